@@ -1,0 +1,204 @@
+//! The boundary between generated CPU kernels and the code they call: the [`Frame`] that a kernel receives, the
+//! [`Atom`]s (microkernels) that it reaches through a function table, and the memory layouts that both sides agree on.
+//!
+//! A CPU kernel is position-independent code of the form [`KernelFn`]; everything it touches hangs off the frame, so it
+//! has no relocations. Next hop: `microkernels` implements the atoms, `runtime` fills the frames, `codegen` emits the calls.
+
+use crate::quant::{DotForm, FloatKind, Scale};
+
+/// Version of everything in this module; the manifest records it and the runtime refuses another.
+pub const VERSION: u32 = 1;
+
+/// Rows that [`crate::tensor::Layout::Rows16`] interleaves, and that a dot atom computes at once.
+pub const TILE_ROWS: usize = 16;
+/// Elements that share one scale in int8 activations.
+pub const Q8_BLOCK: usize = 32;
+/// KV positions that an attention kernel handles between two rescalings of its running sums.
+pub const KV_BLOCK: usize = 64;
+/// Row alignment of activation buffers, bytes.
+pub const ROW_ALIGN: usize = 64;
+
+/// Bytes of one row of `k` float activations: f32, padded to [`ROW_ALIGN`].
+pub const fn f32_row_bytes(k: usize) -> usize {
+    (k * 4).next_multiple_of(ROW_ALIGN)
+}
+
+/// Bytes of one row of `k` int8 activations (`k` a multiple of 32): `k` codes, then per block of 32 eight bytes
+/// {scale: f32, sum of the first 16 codes: i16, sum of the last 16 codes: i16}; padded to [`ROW_ALIGN`].
+/// Element = scale * code.
+pub const fn q8_row_bytes(k: usize) -> usize {
+    (k + k / Q8_BLOCK * 8).next_multiple_of(ROW_ALIGN)
+}
+
+/// Bytes of one position of one KV head of `head` elements in f16: just the elements.
+pub const fn kv_f16_row_bytes(head: usize) -> usize {
+    head * 2
+}
+
+/// Bytes of one position of one KV head of `head` elements in 8 bits: `head` rounded up to 32 codes (i8, the excess
+/// zero), then one f16 scale for every 32 of them. Element = scale * code.
+pub const fn kv_q8_row_bytes(head: usize) -> usize {
+    let padded = head.next_multiple_of(Q8_BLOCK);
+    padded + padded / Q8_BLOCK * 2
+}
+
+/// A generated CPU kernel. Every worker of the pool calls it with its own frame.
+pub type KernelFn = unsafe extern "C" fn(*const Frame);
+
+/// What a kernel receives. Field order is part of the ABI: generated code reads fields by their offsets.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Frame {
+    /// Function table: the address of each [`Atom`], indexed by its discriminant.
+    pub atoms: *const usize,
+    /// Addresses of the kernel's buffers, in the order of its parameters.
+    pub buffers: *const *mut u8,
+    /// The dynamic values of this step.
+    pub control: *const Control,
+    /// Work counters of this launch, one `u32` for each stage of the kernel, zero at launch, 64 bytes apart.
+    pub tickets: *const u32,
+    /// This worker's scratch memory, aligned to 64 bytes, at least the kernel's `scratch_bytes`.
+    pub scratch: *mut u8,
+    /// Opaque argument of [`Atom::Barrier`].
+    pub pool: *const u8,
+    /// This worker's index, from 0.
+    pub worker: u32,
+    /// Number of workers.
+    pub workers: u32,
+}
+
+/// The only values that change between two launches of the same plan.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Control {
+    /// Position of the first token of this step; also the KV length before it.
+    pub position: u32,
+    /// Tokens in this step, 1 to the entry point's capacity.
+    pub tokens: u32,
+}
+
+/// `out[t * out_stride + r] = sum over k of w[r, k] * a[t, k]` for the 16 rows r of one tile and `tokens` tokens.
+/// `w` is one tile of [`crate::tensor::Layout::Rows16`]; `a` rows of [`q8_row_bytes`] or [`f32_row_bytes`] bytes, as the
+/// form wants; `out_stride` in floats. `k` is a multiple of the format's block. The result of a token does not depend on
+/// `tokens`.
+pub type DotFn =
+    unsafe extern "C" fn(w: *const u8, a: *const u8, out: *mut f32, k: usize, tokens: usize, out_stride: usize);
+/// `out[r * KV_BLOCK + p] = q[r] . K[p]` for `rows` query rows of `head` floats and `positions <= KV_BLOCK` positions.
+pub type ScoresFn =
+    unsafe extern "C" fn(q: *const f32, keys: *const u8, out: *mut f32, head: usize, positions: usize, rows: usize);
+/// `acc[r * head + d] += sum over p of weights[r * KV_BLOCK + p] * V[p, d]`.
+pub type AccumulateFn = unsafe extern "C" fn(
+    weights: *const f32,
+    values: *const u8,
+    acc: *mut f32,
+    head: usize,
+    positions: usize,
+    rows: usize,
+);
+/// `out[t * dim + 2 i] = cos`, `out[t * dim + 2 i + 1] = sin` of `(position + t) * theta^(-2 i / dim) / factors[i]`
+/// (factors null: 1), i < dim / 2. Computed in f64.
+pub type RopeAnglesFn =
+    unsafe extern "C" fn(out: *mut f32, position: usize, tokens: usize, dim: usize, theta: f32, factors: *const f32);
+/// Returns when every worker of the pool has called it; memory written before is visible after.
+pub type BarrierFn = unsafe extern "C" fn(pool: *const u8, worker: usize);
+
+/// The kinds of operand lists, one for each function type above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Signature {
+    /// [`DotFn`].
+    Dot,
+    /// [`ScoresFn`].
+    Scores,
+    /// [`AccumulateFn`].
+    Accumulate,
+    /// [`RopeAnglesFn`].
+    RopeAngles,
+    /// [`BarrierFn`].
+    Barrier,
+}
+
+/// What an atom computes, so that generators choose it by meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// Dot products of a weight tile of this form.
+    Dot(DotForm),
+    /// Attention scores; the flag says whether KV rows are 8-bit.
+    Scores {
+        /// 8-bit KV rows instead of f16.
+        q8: bool,
+    },
+    /// Attention-weighted sum of values.
+    Accumulate {
+        /// 8-bit KV rows instead of f16.
+        q8: bool,
+    },
+    /// Rotary angles.
+    RopeAngles,
+    /// Barrier of the worker pool.
+    Barrier,
+}
+
+macro_rules! atoms {
+    ($($(#[$doc:meta])* $id:ident = $name:literal, $meaning:expr;)*) => {
+        /// A microkernel, as an index into the function table of [`Frame::atoms`].
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Atom { $($(#[$doc])* $id),* }
+        impl Atom {
+            /// Every atom, in table order.
+            pub const ALL: &[Atom] = &[$(Atom::$id),*];
+            /// The name in text forms.
+            pub fn name(self) -> &'static str { match self { $(Atom::$id => $name),* } }
+            /// What it computes.
+            pub fn meaning(self) -> Meaning { match self { $(Atom::$id => $meaning),* } }
+        }
+    };
+}
+
+atoms! {
+    /// Provided by the runtime's pool.
+    Barrier = "barrier", Meaning::Barrier;
+    /// Portable code, the same for every target.
+    RopeAngles = "rope_angles", Meaning::RopeAngles;
+    /// f32 weights.
+    DotF32 = "dot_f32", Meaning::Dot(DotForm::Float(FloatKind::F32));
+    /// f16 weights.
+    DotF16 = "dot_f16", Meaning::Dot(DotForm::Float(FloatKind::F16));
+    /// bf16 weights.
+    DotBf16 = "dot_bf16", Meaning::Dot(DotForm::Float(FloatKind::Bf16));
+    /// 4-bit codes, f16 scale per 32.
+    DotU4Half = "dot_u4_half", Meaning::Dot(DotForm::Int { bits: 4, offset: 8, group: 32, scale: Scale::Half });
+    /// 8-bit signed codes, f16 scale per 32.
+    DotS8Half = "dot_s8_half", Meaning::Dot(DotForm::Int { bits: 8, offset: 0, group: 32, scale: Scale::Half });
+    /// 3-bit codes, 6-bit scale per 16.
+    DotU3Super6 = "dot_u3_super6", Meaning::Dot(DotForm::Int { bits: 3, offset: 4, group: 16, scale: Scale::Super6 });
+    /// 4-bit codes, 6-bit scale and min per 32.
+    DotU4Super6Min = "dot_u4_super6min", Meaning::Dot(DotForm::Int { bits: 4, offset: 0, group: 32, scale: Scale::Super6Min });
+    /// 5-bit codes, 6-bit scale and min per 32.
+    DotU5Super6Min = "dot_u5_super6min", Meaning::Dot(DotForm::Int { bits: 5, offset: 0, group: 32, scale: Scale::Super6Min });
+    /// 6-bit codes, 8-bit scale per 16.
+    DotU6Super8 = "dot_u6_super8", Meaning::Dot(DotForm::Int { bits: 6, offset: 32, group: 16, scale: Scale::Super8 });
+    /// 4-bit indices into 16 values, split 6-bit scale per 32.
+    DotLut4Split6 = "dot_lut4_split6", Meaning::Dot(DotForm::Codebook { bits: 4, group: 32, scale: Scale::Split6 });
+    /// f16 KV.
+    ScoresF16 = "scores_f16", Meaning::Scores { q8: false };
+    /// 8-bit KV.
+    ScoresQ8 = "scores_q8", Meaning::Scores { q8: true };
+    /// f16 KV.
+    AccumulateF16 = "accumulate_f16", Meaning::Accumulate { q8: false };
+    /// 8-bit KV.
+    AccumulateQ8 = "accumulate_q8", Meaning::Accumulate { q8: true };
+}
+
+impl Atom {
+    /// The operand list.
+    pub fn signature(self) -> Signature {
+        match self.meaning() {
+            Meaning::Dot(_) => Signature::Dot,
+            Meaning::Scores { .. } => Signature::Scores,
+            Meaning::Accumulate { .. } => Signature::Accumulate,
+            Meaning::RopeAngles => Signature::RopeAngles,
+            Meaning::Barrier => Signature::Barrier,
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The artifact: everything that passes from the compiler to the runtime, except the weights, which stay in the GGUF.
+//!
+//! On disk it is a directory `NAME.rig/` with `manifest.ron` (this module's [`Manifest`]) and one file for each module.
+//! Invariant: the indices inside are in range once [`Manifest::verify`] has passed. Next hop: `runtime` reads it.
+
+use crate::front::ModelConfig;
+use crate::gguf::ModelIdentity;
+use crate::plan::{Place, Plan, Step};
+use crate::quant::Format;
+use crate::tensor::TensorType;
+use crate::{Error, Result, Verified};
+use serde::{Deserialize, Serialize};
+
+/// First line of the manifest's contents; another means another format version.
+pub const SIGNATURE: &str = "rigc-artifact-1";
+
+/// A weight tensor as kernels want it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weight {
+    /// Name in the GGUF.
+    pub name: String,
+    /// Format, shape \[rows, columns\] or \[n\], and the layout to repack to.
+    pub ty: TensorType,
+}
+
+/// A KV cache of one layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Name in the graph.
+    pub name: String,
+    /// Format and shape \[kv heads, context, head\].
+    pub ty: TensorType,
+    /// Size, with row padding.
+    pub bytes: u64,
+}
+
+/// A compiled kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelEntry {
+    /// Unique name.
+    pub name: String,
+    /// Hex SHA-256 of its spec and schedule text.
+    pub hash: String,
+    /// Module number.
+    pub module: u32,
+    /// Byte offset of its code in the module.
+    pub offset: u64,
+    /// Bytes of code.
+    pub bytes: u64,
+    /// Work counters that it uses: [`crate::abi::Frame::tickets`].
+    pub tickets: u32,
+    /// Scratch bytes for each worker.
+    pub scratch_bytes: u64,
+    /// Number of buffers it takes.
+    pub params: u32,
+}
+
+/// An emitted unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleEntry {
+    /// File name in the artifact's directory.
+    pub file: String,
+    /// Hex SHA-256 of its bytes.
+    pub sha256: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A way to run the model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryPoint {
+    /// `decode`, `batch@N` or `prefill@N`.
+    pub name: String,
+    /// Most tokens that a step may have.
+    pub tokens: u32,
+    /// Whether it computes logits for every token, or for the last only.
+    pub all_logits: bool,
+    /// Its launches.
+    pub plan: Plan,
+}
+
+/// All that the runtime needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`SIGNATURE`].
+    pub signature: String,
+    /// Version of rigc that wrote it.
+    pub rigc: String,
+    /// [`crate::abi::VERSION`] of the kernels.
+    pub abi: u32,
+    /// Name of the target.
+    pub target: String,
+    /// The GGUF that it was compiled for.
+    pub model: ModelIdentity,
+    /// Where that was; a file of the same name beside the artifact serves as well.
+    pub model_path: String,
+    /// The model's figures.
+    pub config: ModelConfig,
+    /// Positions of the KV cache.
+    pub context: u32,
+    /// Format of the KV cache.
+    pub kv: Format,
+    /// Weights in the order of their numbers.
+    pub weights: Vec<Weight>,
+    /// KV caches in the order of their numbers.
+    pub states: Vec<State>,
+    /// Entry points, by capacity, smallest first.
+    pub entries: Vec<EntryPoint>,
+    /// Kernels in the order of their numbers.
+    pub kernels: Vec<KernelEntry>,
+    /// Modules in the order of their numbers.
+    pub modules: Vec<ModuleEntry>,
+}
+
+/// A manifest and the bytes of its modules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifact {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// One for each [`Manifest::modules`].
+    pub modules: Vec<Vec<u8>>,
+}
+
+impl Manifest {
+    /// Checks signature, versions and every index and range.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for another version, [`Error::Verify`] for an index out of range.
+    pub fn verify(self) -> Result<Verified<Manifest>> {
+        if self.signature != SIGNATURE || self.rigc != env!("CARGO_PKG_VERSION") || self.abi != crate::abi::VERSION {
+            return Err(Error::malformed(format!(
+                "the artifact was written by rigc {} ({}, kernel ABI {}), this is rigc {} ({SIGNATURE}, kernel ABI {}); compile the model again",
+                self.rigc,
+                self.signature,
+                self.abi,
+                env!("CARGO_PKG_VERSION"),
+                crate::abi::VERSION,
+            )));
+        }
+        let bad = |what: String| Err(Error::verify("manifest", what));
+        if self.context == 0 || self.entries.is_empty() || self.entries[0].tokens != 1 {
+            return bad("it has no context or no decode entry point".into());
+        }
+        for (i, k) in self.kernels.iter().enumerate() {
+            let Some(module) = self.modules.get(k.module as usize) else {
+                return bad(format!("kernel {i} is in module {}, which is not there", k.module));
+            };
+            if k.offset.checked_add(k.bytes).is_none_or(|end| end > module.bytes) {
+                return bad(format!("kernel {i} lies outside its module"));
+            }
+        }
+        for (i, s) in self.states.iter().enumerate() {
+            if s.ty.shape.len() != 3
+                || s.ty.shape[1] != self.context as usize
+                || crate::tensor::kv_bytes(&s.ty) != Some(s.bytes)
+            {
+                return bad(format!("state {i} has the wrong shape or size"));
+            }
+        }
+        for e in &self.entries {
+            self.verify_plan(e)?;
+        }
+        Ok(Verified::assert(self))
+    }
+
+    fn verify_plan(&self, e: &EntryPoint) -> Result<()> {
+        let bad = |what: String| Err(Error::verify("manifest", format!("entry {}: {what}", e.name)));
+        for (i, b) in e.plan.buffers.iter().enumerate() {
+            let room = match b.place {
+                Place::Arena { offset } => e.plan.arena_bytes.checked_sub(offset),
+                Place::Weight(n) => self.weights.get(n as usize).and_then(|w| w.ty.weight_bytes()),
+                Place::State(n) => self.states.get(n as usize).map(|s| s.bytes),
+                Place::Tokens => Some(u64::from(e.tokens) * 4),
+                Place::Control => Some(0),
+            };
+            if room.is_none_or(|room| b.bytes > room) {
+                return bad(format!("buffer {i} ({}) is out of range", b.name));
+            }
+        }
+        for Step::Launch { kernel, buffers } in &e.plan.steps {
+            let Some(k) = self.kernels.get(*kernel as usize) else {
+                return bad(format!("kernel {kernel} is not there"));
+            };
+            if buffers.len() != k.params as usize || buffers.iter().any(|&b| b as usize >= e.plan.buffers.len()) {
+                return bad(format!("kernel {kernel} is launched with the wrong buffers"));
+            }
+        }
+        let rows = if e.all_logits { u64::from(e.tokens) } else { 1 };
+        let need = rows * crate::abi::f32_row_bytes(self.config.vocab) as u64;
+        match e.plan.buffers.get(e.plan.logits as usize) {
+            Some(b) if b.bytes >= need && matches!(b.place, Place::Arena { .. }) => Ok(()),
+            _ => bad("the logits buffer is missing or too small".into()),
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What each primitive computes. Formulas stand in the doc of [`Op`]; the code here is their plainest form.
+
+use super::super::{Op, RopeStyle};
+use super::{Q8, Value, mismatch};
+use crate::abi::Q8_BLOCK;
+use crate::quant;
+use crate::tensor::{Elem, TensorType};
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// `op` applied to values of these types, in a step of `tokens` tokens.
+pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, tokens: usize) -> Result<Value> {
+    if operands.len() != types.len() {
+        return Err(mismatch("as many values as types"));
+    }
+    let f32s = |i: usize| operands[i].f32();
+    let position = |i: usize| Ok::<_, Error>(operands[i].i32()?[0] as usize);
+    Ok(match op {
+        Op::Embed => embed(f32s(0)?, types[0].columns(), operands[1].i32()?)?.into(),
+        Op::RmsNorm { eps } => rms_norm(f32s(0)?, f32s(1)?, f64::from(eps.0)).into(),
+        Op::MatMul => {
+            let x = match &operands[1] {
+                Value::Q8(q) => dequantize(q),
+                x => x.f32()?.iter().map(|&x| f64::from(x)).collect(),
+            };
+            matmul(f32s(0)?, &x, types[0].columns()).into()
+        }
+        Op::Quantize => Value::Q8(Arc::new(quantize(f32s(0)?))),
+        Op::Add => {
+            let (a, b) = (f32s(0)?, f32s(1)?);
+            a.iter().zip(b.iter().cycle()).map(|(a, b)| a + b).collect::<Vec<f32>>().into()
+        }
+        Op::Mul => f32s(0)?.iter().zip(f32s(1)?).map(|(a, b)| a * b).collect::<Vec<f32>>().into(),
+        Op::Silu => {
+            f32s(0)?.iter().map(|&x| (f64::from(x) / (1.0 + (-f64::from(x)).exp())) as f32).collect::<Vec<_>>().into()
+        }
+        Op::Reshape(_) => operands.swap_remove(0),
+        Op::RopeAngles { dim, theta, .. } => {
+            let factors = if types.len() > 1 { Some(f32s(1)?) } else { None };
+            rope_angles(position(0)?, tokens, *dim, f64::from(theta.0), factors).into()
+        }
+        Op::Rope { style } => rope(f32s(0)?, f32s(1)?, *style, types[0], types[1].columns()).into(),
+        Op::KvAppend => {
+            let at = position(2)?;
+            let x = operands.swap_remove(1);
+            let Value::F32(mut state) = operands.swap_remove(0) else { return Err(mismatch("floats")) };
+            kv_append(Arc::make_mut(&mut state).as_mut_slice(), x.f32()?, at, types[0])?;
+            Value::F32(state)
+        }
+        Op::Attention { scale } => {
+            let [q, k, v] = [f32s(0)?, f32s(1)?, f32s(2)?];
+            attention(q, k, v, position(3)?, f64::from(scale.0), types[0], types[1])?.into()
+        }
+        Op::LastToken => {
+            let x = f32s(0)?;
+            x[x.len() - types[0].columns()..].to_vec().into()
+        }
+        Op::Input(_) | Op::Weight(_) | Op::State(_) | Op::Param(_) | Op::Fusion(_) => {
+            return Err(mismatch("a primitive"));
+        }
+    })
+}
+
+fn embed(table: &[f32], columns: usize, tokens: &[i32]) -> Result<Vec<f32>> {
+    let mut out = Vec::with_capacity(tokens.len() * columns);
+    for &id in tokens {
+        let row = usize::try_from(id).ok().and_then(|id| table.chunks_exact(columns).nth(id));
+        out.extend_from_slice(row.ok_or_else(|| Error::Limit {
+            what: "a token id".into(),
+            need: id as u64,
+            have: (table.len() / columns) as u64 - 1,
+        })?);
+    }
+    Ok(out)
+}
+
+fn rms_norm(x: &[f32], w: &[f32], eps: f64) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len());
+    for row in x.chunks_exact(w.len()) {
+        let squares: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        let inverse = 1.0 / (squares / w.len() as f64 + eps).sqrt();
+        out.extend(row.iter().zip(w).map(|(&x, &w)| (f64::from(x) * inverse * f64::from(w)) as f32));
+    }
+    out
+}
+
+fn matmul(w: &[f32], x: &[f64], columns: usize) -> Vec<f32> {
+    let (rows, tokens) = (w.len() / columns, x.len() / columns);
+    let mut out = vec![0.0; tokens * rows];
+    let mut wide = vec![0.0; columns];
+    for (r, row) in w.chunks_exact(columns).enumerate() {
+        wide.iter_mut().zip(row).for_each(|(d, &s)| *d = f64::from(s));
+        for (t, x) in x.chunks_exact(columns).enumerate() {
+            out[t * rows + r] = dot(&wide, x) as f32;
+        }
+    }
+    out
+}
+
+/// Eight running sums, added in order.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut sums = [0.0; 8];
+    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
+    let tail: f64 = a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a8.zip(b8) {
+        for (s, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *s += a * b;
+        }
+    }
+    sums.iter().sum::<f64>() + tail
+}
+
+fn quantize(x: &[f32]) -> Q8 {
+    let mut out = Q8 { codes: Vec::with_capacity(x.len()), scales: Vec::with_capacity(x.len() / Q8_BLOCK) };
+    for block in x.chunks_exact(Q8_BLOCK) {
+        let scale = max_abs(block) / 127.0;
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        out.codes.extend(block.iter().map(|x| (x * inverse).round_ties_even() as i8));
+        out.scales.push(scale);
+    }
+    out
+}
+
+fn max_abs(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |m, x| x.abs().max(m))
+}
+
+fn dequantize(x: &Q8) -> Vec<f64> {
+    let scales = x.scales.iter().flat_map(|s| std::iter::repeat_n(f64::from(*s), Q8_BLOCK));
+    x.codes.iter().zip(scales).map(|(&c, s)| s * f64::from(c)).collect()
+}
+
+fn rope_angles(position: usize, tokens: usize, dim: usize, theta: f64, factors: Option<&[f32]>) -> Vec<f32> {
+    let mut out = Vec::with_capacity(tokens * dim);
+    for t in 0..tokens {
+        for i in 0..dim / 2 {
+            let factor = factors.map_or(1.0, |f| f64::from(f[i]));
+            let angle = (position + t) as f64 * theta.powf(-((2 * i) as f64) / dim as f64) / factor;
+            out.extend([angle.cos() as f32, angle.sin() as f32]);
+        }
+    }
+    out
+}
+
+fn rope(x: &[f32], angles: &[f32], style: RopeStyle, ty: &TensorType, dim: usize) -> Vec<f32> {
+    let mut out = x.to_vec();
+    let (heads, head) = (ty.shape[1], ty.shape[2]);
+    for (token, angles) in out.chunks_exact_mut(heads * head).zip(angles.chunks_exact(dim)) {
+        for x in token.chunks_exact_mut(head) {
+            for (i, angle) in angles.chunks_exact(2).enumerate() {
+                let (a, b) = match style {
+                    RopeStyle::Adjacent => (2 * i, 2 * i + 1),
+                    RopeStyle::Halves => (i, i + dim / 2),
+                };
+                let [xa, xb, cos, sin] = [x[a], x[b], angle[0], angle[1]].map(f64::from);
+                x[a] = (xa * cos - xb * sin) as f32;
+                x[b] = (xb * cos + xa * sin) as f32;
+            }
+        }
+    }
+    out
+}
+
+/// `state` is \[G, context, h\], `x` \[n, G, h\].
+fn kv_append(state: &mut [f32], x: &[f32], position: usize, ty: &TensorType) -> Result<()> {
+    let [heads, context, head] = [ty.shape[0], ty.shape[1], ty.shape[2]];
+    let tokens = x.len() / (heads * head);
+    check_context(position + tokens, context)?;
+    for (t, token) in x.chunks_exact(heads * head).enumerate() {
+        for (g, x) in token.chunks_exact(head).enumerate() {
+            let row = &mut state[(g * context + position + t) * head..][..head];
+            row.copy_from_slice(x);
+            if ty.elem == Elem::Ggml(quant::F16) {
+                row.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32());
+            } else {
+                row.chunks_mut(Q8_BLOCK).for_each(round_kv_q8);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn round_kv_q8(block: &mut [f32]) {
+    let scale = max_abs(block) / 127.0;
+    let rounded = half::f16::from_f32(scale).to_f32();
+    for x in block {
+        *x = if scale > 0.0 { rounded * (*x / scale).round_ties_even() } else { 0.0 };
+    }
+}
+
+fn check_context(need: usize, have: usize) -> Result<()> {
+    if need > have {
+        return Err(Error::Limit { what: "the context".into(), need: need as u64, have: have as u64 });
+    }
+    Ok(())
+}
+
+/// `q` is \[n, H, h\], `k` and `v` \[G, context, h\].
+fn attention(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    position: usize,
+    scale: f64,
+    q_type: &TensorType,
+    kv_type: &TensorType,
+) -> Result<Vec<f32>> {
+    let (heads, head) = (q_type.shape[1], q_type.shape[2]);
+    let context = kv_type.shape[1];
+    let share = heads / kv_type.shape[0];
+    check_context(position + q.len() / (heads * head), context)?;
+    let mut out = Vec::with_capacity(q.len());
+    for (t, token) in q.chunks_exact(heads * head).enumerate() {
+        let length = position + t + 1;
+        for (i, q) in token.chunks_exact(head).enumerate() {
+            let rows = i / share * context * head..(i / share * context + length) * head;
+            let wide: Vec<f64> = q.iter().map(|&q| f64::from(q)).collect();
+            let mut weights: Vec<f64> = k[rows.clone()]
+                .chunks_exact(head)
+                .map(|k| k.iter().zip(&wide).map(|(&k, q)| f64::from(k) * q).sum::<f64>() * scale)
+                .collect();
+            let max = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            weights.iter_mut().for_each(|w| *w = (*w - max).exp());
+            let sum: f64 = weights.iter().sum();
+            let mut acc = vec![0.0; head];
+            for (v, w) in v[rows].chunks_exact(head).zip(&weights) {
+                acc.iter_mut().zip(v).for_each(|(a, &v)| *a += w * f64::from(v));
+            }
+            out.extend(acc.iter().map(|a| (a / sum) as f32));
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,372 @@
+//! The graph: what a model computes, as an append-only, hash-consed arena of a few primitive ops.
+//!
+//! A [`Fusion`] keeps its unfused body, so the interpreter, the verifier and every differential test need to know no
+//! fused op. Invariant: nodes are in topological order (operands precede users) and types are those that
+//! [`infer()`] gives; a graph grows only through [`Graph::leaf`], [`Graph::push`] and [`Graph::output`], which hold it.
+//! [`Graph::verify`] checks what concerns the graph as a whole, [`text`] prints and parses it, [`interp`] executes it.
+//! Next hop: `codegen`'s passes rewrite a graph, its lowering turns each fusion into a kernel.
+
+mod infer;
+pub mod interp;
+pub mod text;
+mod verify;
+
+pub use infer::infer;
+
+use crate::tensor::TensorType;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// A node, as an index into its graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NodeId(pub u32);
+
+/// One result of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Ref {
+    /// The node.
+    pub node: NodeId,
+    /// Which of its results.
+    pub result: u32,
+}
+
+/// How rotary pairs lie in a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RopeStyle {
+    /// Pair i is elements 2 i and 2 i + 1.
+    Adjacent,
+    /// Pair i is elements i and i + dim / 2 (NEOX).
+    Halves,
+}
+
+/// What the runtime feeds at every step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Input {
+    /// Token ids, i32\[T\]; T is the entry point's capacity, a step may use fewer.
+    Tokens,
+    /// Position of the first token, i32\[1\].
+    Position,
+}
+
+/// An f32 attribute, compared and hashed by its bits.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct F32(pub f32);
+
+impl PartialEq for F32 {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_bits() == other.0.to_bits()
+    }
+}
+
+impl Eq for F32 {}
+
+impl std::hash::Hash for F32 {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.to_bits().hash(state);
+    }
+}
+
+/// The primitives. T tokens, d model width, H heads of h elements; results are f32 unless said otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// A step's input.
+    Input(Input),
+    /// A tensor of the GGUF file, by name.
+    Weight(String),
+    /// A KV cache before this step, of a GGML format, \[kv heads, context, h\], by name.
+    State(String),
+    /// Operand `0` of the fusion whose body this graph is.
+    Param(u32),
+    /// (table\[vocab, d\], tokens\[T\]) -> \[T, d\]: one row for each token.
+    Embed,
+    /// (x\[.., n\], w\[n\]) -> x: x / sqrt(mean(x^2) + eps) * w over the last dimension.
+    RmsNorm {
+        /// Added to the mean square.
+        eps: F32,
+    },
+    /// (w\[R, C\], x\[T, C\]) -> \[T, R\]: x times w transposed; x is f32 or q8.
+    MatMul,
+    /// f32\[T, C\] -> q8\[T, C\]: for each block of 32, scale = max |x| / 127 and code = round-half-to-even(x * (1 / scale)),
+    /// all in f32 (all zero: scale 0, codes 0).
+    Quantize,
+    /// (a, b) -> a + b: same shape, or b\[n\] along the last dimension of a.
+    Add,
+    /// (a, b) -> a * b: same shape.
+    Mul,
+    /// x -> x / (1 + exp(-x)).
+    Silu,
+    /// x -> the same elements in another shape.
+    Reshape(Vec<usize>),
+    /// (position, factors\[dim / 2\]?) -> \[T, dim\]: element 2 i is the cosine, 2 i + 1 the sine of
+    /// (position + t) * theta^(-2 i / dim) / factors\[i\].
+    RopeAngles {
+        /// T.
+        tokens: usize,
+        /// Rotated elements of a head, even.
+        dim: usize,
+        /// Base.
+        theta: F32,
+    },
+    /// (x\[T, H, h\], angles\[T, dim\]) -> x with the first dim elements of each head rotated.
+    Rope {
+        /// Where the pairs are.
+        style: RopeStyle,
+    },
+    /// (state\[H, context, h\], x\[T, H, h\], position) -> state with rows position.. of every head replaced by x, rounded to
+    /// the state's format (8-bit: [`crate::abi::kv_q8_row_bytes`], scale max |x| / 127 rounded to f16, code
+    /// round-half-to-even(x / scale before rounding)).
+    KvAppend,
+    /// (q\[T, H, h\], k\[G, context, h\], v, position) -> \[T, H h\]: softmax(q . k * scale) v over positions <= position + t;
+    /// H / G query heads share a KV head.
+    Attention {
+        /// Multiplies the scores.
+        scale: F32,
+    },
+    /// \[T, d\] -> \[1, d\]: the row of the step's last token.
+    LastToken,
+    /// Computes what its body computes; results are the body's outputs in order.
+    Fusion(Box<Fusion>),
+}
+
+/// A group of ops that one kernel computes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Fusion {
+    /// Name of the fused op, a row of `kernels-gen`'s registry.
+    pub kind: String,
+    /// What it means: a graph over [`Op::Param`]s.
+    pub body: Graph,
+}
+
+/// An op applied to operands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Node {
+    /// The op.
+    pub op: Op,
+    /// Its operands.
+    pub inputs: Vec<Ref>,
+    /// Types of its results; all ops but fusions have one.
+    pub results: Vec<TensorType>,
+}
+
+/// Nodes in topological order, and named outputs.
+#[derive(Debug, Clone, Default)]
+pub struct Graph {
+    nodes: Vec<Node>,
+    outputs: Vec<(String, Ref)>,
+    /// Nodes by the hash of their op, operands and types.
+    index: HashMap<u64, Vec<NodeId>>,
+}
+
+impl PartialEq for Graph {
+    fn eq(&self, other: &Self) -> bool {
+        self.nodes == other.nodes && self.outputs == other.outputs
+    }
+}
+
+impl Eq for Graph {}
+
+impl Hash for Graph {
+    fn hash<S: Hasher>(&self, state: &mut S) {
+        self.nodes.hash(state);
+        self.outputs.hash(state);
+    }
+}
+
+impl NodeId {
+    /// Result `result` of this node.
+    pub fn at(self, result: u32) -> Ref {
+        Ref { node: self, result }
+    }
+}
+
+impl std::fmt::Display for NodeId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "%{}", self.0)
+    }
+}
+
+impl std::fmt::Display for Ref {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.result {
+            0 => self.node.fmt(f),
+            r => write!(f, "{}.{r}", self.node),
+        }
+    }
+}
+
+impl From<NodeId> for Ref {
+    fn from(node: NodeId) -> Self {
+        node.at(0)
+    }
+}
+
+impl Op {
+    /// Whether it takes no operands and is typed by whoever adds it.
+    pub fn is_leaf(&self) -> bool {
+        matches!(self, Op::Input(_) | Op::Weight(_) | Op::State(_) | Op::Param(_))
+    }
+}
+
+impl Graph {
+    /// A graph without nodes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The nodes, operands before users.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The nodes with their ids.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().enumerate().map(|(i, n)| (NodeId(i as u32), n))
+    }
+
+    /// A node of this graph.
+    ///
+    /// # Panics
+    /// If `id` is not of this graph.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0 as usize]
+    }
+
+    /// The type of a value of this graph.
+    ///
+    /// # Panics
+    /// If `value` is not of this graph.
+    pub fn ty(&self, value: Ref) -> &TensorType {
+        &self.node(value.node).results[value.result as usize]
+    }
+
+    /// The named results.
+    pub fn outputs(&self) -> &[(String, Ref)] {
+        &self.outputs
+    }
+
+    /// The output of this name.
+    pub fn find_output(&self, name: &str) -> Option<Ref> {
+        self.outputs.iter().find(|(n, _)| n == name).map(|&(_, r)| r)
+    }
+
+    /// Types of [`Op::Param`] 0, 1, …: the operands of the fusion whose body this is.
+    ///
+    /// # Errors
+    /// If the numbers have gaps or occur with two types.
+    pub fn params(&self) -> Result<Vec<&TensorType>> {
+        let mut params: Vec<(u32, &TensorType)> = self
+            .nodes
+            .iter()
+            .filter_map(|n| if let Op::Param(i) = n.op { Some((i, &n.results[0])) } else { None })
+            .collect();
+        params.sort_by_key(|&(i, _)| i);
+        for (at, &(i, _)) in params.iter().enumerate() {
+            if i as usize != at {
+                return Err(Error::verify("graph", format!("a body uses param {i} where param {at} is expected")));
+            }
+        }
+        Ok(params.into_iter().map(|(_, ty)| ty).collect())
+    }
+
+    /// Adds an input, weight, state or param of type `ty`, or finds it.
+    ///
+    /// # Errors
+    /// If `op` takes operands or cannot be of this type.
+    pub fn leaf(&mut self, op: Op, ty: TensorType) -> Result<Ref> {
+        infer::check_leaf(&op, &ty).map_err(|what| self.refusal(&op, &[], &what))?;
+        Ok(self.intern(Node { op, inputs: Vec::new(), results: vec![ty] }).at(0))
+    }
+
+    /// Adds an op applied to operands, or finds the node that computes the same.
+    ///
+    /// # Errors
+    /// If an operand is not in the graph or the op's rule ([`infer()`]) refuses the operands; names the node and figures.
+    pub fn push(&mut self, op: Op, inputs: &[Ref]) -> Result<NodeId> {
+        let mut types = Vec::with_capacity(inputs.len());
+        for r in inputs {
+            match self.nodes.get(r.node.0 as usize).and_then(|n| n.results.get(r.result as usize)) {
+                Some(ty) => types.push(ty),
+                None => return Err(self.refusal(&op, inputs, &format!("operand {r} does not exist"))),
+            }
+        }
+        let results = infer(&op, &types).map_err(|what| self.refusal(&op, inputs, &what))?;
+        Ok(self.intern(Node { op, inputs: inputs.to_vec(), results }))
+    }
+
+    /// [`Graph::push`] for ops with one result.
+    ///
+    /// # Errors
+    /// As [`Graph::push`].
+    pub fn add(&mut self, op: Op, inputs: &[Ref]) -> Result<Ref> {
+        Ok(self.push(op, inputs)?.at(0))
+    }
+
+    /// Names a result. Order is kept.
+    ///
+    /// # Errors
+    /// If the value does not exist or the name is taken.
+    pub fn output(&mut self, name: impl Into<String>, value: Ref) -> Result<()> {
+        let name = name.into();
+        if self.nodes.get(value.node.0 as usize).is_none_or(|n| value.result as usize >= n.results.len()) {
+            return Err(Error::verify("graph", format!("output '{name}' names {value}, which does not exist")));
+        }
+        if self.find_output(&name).is_some() {
+            return Err(Error::verify("graph", format!("two outputs are named '{name}'")));
+        }
+        self.outputs.push((name, value));
+        Ok(())
+    }
+
+    /// Whether a node adds two values of one shape: a residual, not a bias.
+    pub fn is_residual(&self, id: NodeId) -> bool {
+        let node = self.node(id);
+        node.op == Op::Add && self.ty(node.inputs[0]) == self.ty(node.inputs[1])
+    }
+
+    /// The nodes that `roots` depend on, and the roots, operands before users: depth first, operands from left to right.
+    /// `enter` says whether to go on to a node's operands.
+    pub fn cone(&self, roots: impl IntoIterator<Item = Ref>, enter: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+        let mut seen = vec![false; self.nodes.len()];
+        let mut order = Vec::new();
+        let mut stack: Vec<(NodeId, usize)> = Vec::new();
+        for root in roots {
+            if !std::mem::replace(&mut seen[root.node.0 as usize], true) {
+                stack.push((root.node, 0));
+            }
+            while let Some((id, next)) = stack.pop() {
+                let inputs = if enter(id) { self.node(id).inputs.as_slice() } else { &[] };
+                match inputs.get(next) {
+                    None => order.push(id),
+                    Some(input) => {
+                        stack.push((id, next + 1));
+                        if !std::mem::replace(&mut seen[input.node.0 as usize], true) {
+                            stack.push((input.node, 0));
+                        }
+                    }
+                }
+            }
+        }
+        order
+    }
+
+    fn intern(&mut self, node: Node) -> NodeId {
+        let mut hasher = DefaultHasher::new();
+        node.hash(&mut hasher);
+        let slot = self.index.entry(hasher.finish()).or_default();
+        if let Some(&id) = slot.iter().find(|id| self.nodes[id.0 as usize] == node) {
+            return id;
+        }
+        let id = NodeId(self.nodes.len() as u32);
+        slot.push(id);
+        self.nodes.push(node);
+        id
+    }
+
+    fn refusal(&self, op: &Op, inputs: &[Ref], what: &str) -> Error {
+        let operands: Vec<String> = inputs.iter().map(Ref::to_string).collect();
+        let id = NodeId(self.nodes.len() as u32);
+        Error::verify("graph", format!("{id} = {} {}: {what}", text::mnemonic(op), operands.join(", ")))
+    }
+}

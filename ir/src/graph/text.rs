@@ -1,0 +1,347 @@
+//! The text form of a graph: one line a node, fusion bodies indented, outputs last.
+//!
+//! ```text
+//! %0 = weight "token_embd.weight" : q8_0[2048,512]
+//! %1 = tokens : i32[1]
+//! %2 = fusion embed %0, %1 : f32[1,512] {
+//!   %0 = param 0 : q8_0[2048,512]
+//!   %1 = param 1 : i32[1]
+//!   %2 = embed %0, %1 : f32[1,512]
+//!   output "out" %2
+//! }
+//! output "x" %2
+//! ```
+//! `%4.1` is the second result of node 4. Shapes that an op takes as an attribute (`reshape`, `rope_angles`) are read off
+//! its type. Invariant: parsing what was printed gives an equal graph; no input panics.
+
+use super::{F32, Fusion, Graph, Input, Op, Ref, RopeStyle};
+use crate::quant::Format;
+use crate::tensor::{Elem, Layout, TensorType};
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::fmt::{Display, Formatter, Write};
+
+/// The name of an op in text.
+pub fn mnemonic(op: &Op) -> &'static str {
+    match op {
+        Op::Input(Input::Tokens) => "tokens",
+        Op::Input(Input::Position) => "position",
+        Op::Weight(_) => "weight",
+        Op::State(_) => "state",
+        Op::Param(_) => "param",
+        Op::Embed => "embed",
+        Op::RmsNorm { .. } => "rms_norm",
+        Op::MatMul => "matmul",
+        Op::Quantize => "quantize",
+        Op::Add => "add",
+        Op::Mul => "mul",
+        Op::Silu => "silu",
+        Op::Reshape(_) => "reshape",
+        Op::RopeAngles { .. } => "rope_angles",
+        Op::Rope { .. } => "rope",
+        Op::KvAppend => "kv_append",
+        Op::Attention { .. } => "attention",
+        Op::LastToken => "last_token",
+        Op::Fusion(_) => "fusion",
+    }
+}
+
+impl RopeStyle {
+    /// Every style with its name in text.
+    const NAMES: [(RopeStyle, &str); 2] = [(RopeStyle::Adjacent, "adjacent"), (RopeStyle::Halves, "halves")];
+
+    /// The name in text.
+    pub fn name(self) -> &'static str {
+        if self == RopeStyle::Adjacent { Self::NAMES[0].1 } else { Self::NAMES[1].1 }
+    }
+}
+
+impl Display for Graph {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let mut text = String::new();
+        print(self, "", &mut text)?;
+        f.write_str(&text)
+    }
+}
+
+fn print(graph: &Graph, indent: &str, out: &mut String) -> std::fmt::Result {
+    for (id, node) in graph.iter() {
+        write!(out, "{indent}{id} = {}", mnemonic(&node.op))?;
+        match &node.op {
+            Op::Weight(name) | Op::State(name) => write!(out, " \"{}\"", name.escape_default())?,
+            Op::Param(i) => write!(out, " {i}")?,
+            Op::Fusion(fusion) => write!(out, " \"{}\"", fusion.kind.escape_default())?,
+            _ => {}
+        }
+        list(out, &node.inputs)?;
+        match &node.op {
+            Op::RmsNorm { eps } => write!(out, " eps={:?}", eps.0)?,
+            Op::RopeAngles { theta, .. } => write!(out, " theta={:?}", theta.0)?,
+            Op::Rope { style } => write!(out, " style={}", style.name())?,
+            Op::Attention { scale } => write!(out, " scale={:?}", scale.0)?,
+            _ => {}
+        }
+        out.push_str(" :");
+        list(out, &node.results)?;
+        if let Op::Fusion(fusion) = &node.op {
+            out.push_str(" {\n");
+            print(&fusion.body, &format!("{indent}  "), out)?;
+            write!(out, "{indent}}}")?;
+        }
+        out.push('\n');
+    }
+    for (name, value) in graph.outputs() {
+        writeln!(out, "{indent}output \"{}\" {value}", name.escape_default())?;
+    }
+    Ok(())
+}
+
+fn list<T: Display>(out: &mut String, items: &[T]) -> std::fmt::Result {
+    items.iter().enumerate().try_for_each(|(i, item)| write!(out, "{} {item}", if i > 0 { "," } else { "" }))
+}
+
+impl std::str::FromStr for Graph {
+    type Err = Error;
+
+    /// Parses the text form.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] with the line, or [`Error::Verify`] where an op refuses its operands.
+    fn from_str(text: &str) -> Result<Graph> {
+        let mut lines = text.lines().enumerate();
+        block(&mut lines, false)
+    }
+}
+
+type Lines<'a> = std::iter::Enumerate<std::str::Lines<'a>>;
+
+/// The lines of a graph, or of a fusion's body up to its brace.
+fn block(lines: &mut Lines<'_>, body: bool) -> Result<Graph> {
+    let mut graph = Graph::new();
+    let mut names: HashMap<u32, Ref> = HashMap::new();
+    while let Some((at, line)) = lines.next() {
+        let mut cursor = Cursor { rest: line, line: at + 1 };
+        if cursor.end() {
+            continue;
+        }
+        if body && cursor.eat("}") {
+            cursor.finish()?;
+            return Ok(graph);
+        }
+        if cursor.eat("output") {
+            let name = cursor.string()?;
+            let value = cursor.value(&names)?;
+            cursor.finish()?;
+            graph.output(name, value).map_err(|e| cursor.error(e))?;
+            continue;
+        }
+        let id = cursor.expect("%").and_then(|()| cursor.number())?;
+        cursor.expect("=")?;
+        let value = node(&mut cursor, &names, &mut graph, lines, body)?;
+        if names.insert(id, value).is_some() {
+            return Err(cursor.error(format!("%{id} is defined twice")));
+        }
+    }
+    if body { Err(Error::malformed("a fusion's body has no closing brace")) } else { Ok(graph) }
+}
+
+/// One node, after `=`.
+fn node(
+    c: &mut Cursor<'_>,
+    names: &HashMap<u32, Ref>,
+    graph: &mut Graph,
+    lines: &mut Lines<'_>,
+    body: bool,
+) -> Result<Ref> {
+    let word = c.word().to_string();
+    let label = if matches!(word.as_str(), "weight" | "state" | "fusion") { c.string()? } else { String::new() };
+    let param = if word == "param" { c.number()? } else { 0 };
+    let mut inputs = Vec::new();
+    while c.peek("%") || (!inputs.is_empty() && c.eat(",")) {
+        inputs.push(c.value(names)?);
+    }
+    let attribute = match word.as_str() {
+        "rms_norm" => c.attribute("eps")?,
+        "rope_angles" => c.attribute("theta")?,
+        "rope" => c.attribute("style")?,
+        "attention" => c.attribute("scale")?,
+        _ => "",
+    };
+    let number = || attribute.parse().map(F32).map_err(|_| c.error(format!("'{attribute}' is no number")));
+    let op = match word.as_str() {
+        "tokens" => Op::Input(Input::Tokens),
+        "position" => Op::Input(Input::Position),
+        "weight" => Op::Weight(label),
+        "state" => Op::State(label),
+        "param" => Op::Param(param),
+        "embed" => Op::Embed,
+        "rms_norm" => Op::RmsNorm { eps: number()? },
+        "matmul" => Op::MatMul,
+        "quantize" => Op::Quantize,
+        "add" => Op::Add,
+        "mul" => Op::Mul,
+        "silu" => Op::Silu,
+        "reshape" => Op::Reshape(Vec::new()),
+        "rope_angles" => Op::RopeAngles { tokens: 0, dim: 0, theta: number()? },
+        "rope" => match RopeStyle::NAMES.iter().find(|(_, name)| *name == attribute) {
+            Some(&(style, _)) => Op::Rope { style },
+            None => return Err(c.error(format!("'{attribute}' is no rope style"))),
+        },
+        "kv_append" => Op::KvAppend,
+        "attention" => Op::Attention { scale: number()? },
+        "last_token" => Op::LastToken,
+        "fusion" if body => return Err(c.error("a fusion inside a fusion's body")),
+        "fusion" => Op::Fusion(Box::new(Fusion { kind: label, body: Graph::new() })),
+        _ => return Err(c.error(format!("'{word}' is no op"))),
+    };
+    c.expect(":")?;
+    let mut types = vec![c.tensor_type()?];
+    while c.eat(",") {
+        types.push(c.tensor_type()?);
+    }
+    let op = match op {
+        Op::Reshape(_) => Op::Reshape(types[0].shape.clone()),
+        Op::RopeAngles { theta, .. } => {
+            let &[tokens, dim] = types[0].shape.as_slice() else { return Err(c.error("angles are f32[T,dim]")) };
+            Op::RopeAngles { tokens, dim, theta }
+        }
+        Op::Fusion(fusion) => {
+            c.expect("{")?;
+            c.finish()?;
+            Op::Fusion(Box::new(Fusion { kind: fusion.kind, body: block(lines, true)? }))
+        }
+        op => op,
+    };
+    c.finish_unless_fusion(&op)?;
+    let id = if op.is_leaf() {
+        if types.len() != 1 || !inputs.is_empty() {
+            return Err(c.error("a leaf has one type and no operands"));
+        }
+        graph.leaf(op, types[0].clone()).map_err(|e| c.error(e))?.node
+    } else {
+        graph.push(op, &inputs).map_err(|e| c.error(e))?
+    };
+    if graph.node(id).results != types {
+        return Err(c.error("the type is not what the op gives"));
+    }
+    Ok(id.into())
+}
+
+/// A position in a line; spaces between tokens do not count.
+struct Cursor<'a> {
+    rest: &'a str,
+    line: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn error(&self, what: impl Display) -> Error {
+        Error::malformed(format!("graph text, line {}: {what}", self.line))
+    }
+
+    fn peek(&mut self, token: &str) -> bool {
+        self.rest = self.rest.trim_start();
+        self.rest.starts_with(token)
+    }
+
+    fn eat(&mut self, token: &str) -> bool {
+        let found = self.peek(token);
+        if found {
+            self.rest = &self.rest[token.len()..];
+        }
+        found
+    }
+
+    fn expect(&mut self, token: &str) -> Result<()> {
+        if self.eat(token) { Ok(()) } else { Err(self.error(format!("'{token}' expected at '{}'", self.rest))) }
+    }
+
+    fn end(&mut self) -> bool {
+        self.rest = self.rest.trim_start();
+        self.rest.is_empty()
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        if self.end() { Ok(()) } else { Err(self.error(format!("'{}' is left over", self.rest))) }
+    }
+
+    fn finish_unless_fusion(&mut self, op: &Op) -> Result<()> {
+        if matches!(op, Op::Fusion(_)) { Ok(()) } else { self.finish() }
+    }
+
+    fn take(&mut self, keep: impl Fn(char) -> bool) -> &'a str {
+        self.rest = self.rest.trim_start();
+        let (token, rest) = self.rest.split_at(self.rest.find(|ch| !keep(ch)).unwrap_or(self.rest.len()));
+        self.rest = rest;
+        token
+    }
+
+    fn word(&mut self) -> &'a str {
+        self.take(|ch| ch.is_ascii_alphanumeric() || ch == '_')
+    }
+
+    fn number<N: std::str::FromStr>(&mut self) -> Result<N> {
+        let digits = self.take(|ch| ch.is_ascii_digit());
+        digits.parse().map_err(|_| self.error(format!("a number expected, not '{digits}{}'", self.rest)))
+    }
+
+    fn attribute(&mut self, name: &str) -> Result<&'a str> {
+        self.expect(name)?;
+        self.expect("=")?;
+        Ok(self.take(|ch| !ch.is_whitespace()))
+    }
+
+    fn value(&mut self, names: &HashMap<u32, Ref>) -> Result<Ref> {
+        self.expect("%")?;
+        let id = self.number()?;
+        let result = if self.rest.starts_with('.') && self.eat(".") { self.number()? } else { 0 };
+        match names.get(&id) {
+            Some(r) => Ok(r.node.at(result)),
+            None => Err(self.error(format!("%{id} is not defined"))),
+        }
+    }
+
+    /// A quoted string as [`str::escape_default`] writes it.
+    fn string(&mut self) -> Result<String> {
+        self.expect("\"")?;
+        let mut out = String::new();
+        let mut chars = self.rest.chars();
+        loop {
+            out.push(match chars.next() {
+                Some('"') => break,
+                Some('\\') => match chars.next() {
+                    Some('n') => '\n',
+                    Some('r') => '\r',
+                    Some('t') => '\t',
+                    Some('u') => {
+                        let hex: String = chars.by_ref().take_while(|&ch| ch != '}').take(8).collect();
+                        let code = hex.strip_prefix('{').and_then(|h| u32::from_str_radix(h, 16).ok());
+                        code.and_then(char::from_u32).ok_or_else(|| self.error("a bad escape"))?
+                    }
+                    Some(ch @ ('\\' | '"' | '\'')) => ch,
+                    _ => return Err(self.error("a bad escape")),
+                },
+                Some(ch) => ch,
+                None => return Err(self.error("a string has no closing quote")),
+            });
+        }
+        self.rest = chars.as_str();
+        Ok(out)
+    }
+
+    fn tensor_type(&mut self) -> Result<TensorType> {
+        let name = self.word();
+        let elem = match name {
+            "i32" => Elem::I32,
+            "q8" => Elem::Q8,
+            _ => Elem::Ggml(Format::by_name(name).ok_or_else(|| self.error(format!("'{name}' is no element type")))?),
+        };
+        self.expect("[")?;
+        let mut shape = vec![self.number()?];
+        while self.eat(",") {
+            shape.push(self.number()?);
+        }
+        self.expect("]")?;
+        let layout = if self.eat("@rows16") { Layout::Rows16 } else { Layout::Rows };
+        Ok(TensorType { elem, shape, layout })
+    }
+}

@@ -1,0 +1,310 @@
+//! Kernel IR: what one kernel does, as structured code over typed values.
+//!
+//! Values are 32-bit integers, floats and predicates, scalar or in four lanes. Control flow is loops and ifs; state that
+//! survives an iteration lives in [`Var`]s. Memory operands are (buffer, 32-bit element index); raw addresses exist only
+//! in backends. Invariant: a [`Kernel`] is built by [`Builder`], and only a [`Verified`](crate::Verified) one is emitted.
+
+mod builder;
+mod text;
+mod verify;
+
+pub use builder::Builder;
+
+use crate::abi::Atom;
+
+/// The result of an instruction, an index into the kernel's value table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Value(pub u32);
+
+/// A mutable local, an index into the kernel's variable table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Var(pub u32);
+
+/// A buffer, an index into the kernel's buffer table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Buf(pub u32);
+
+/// Type of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Ty {
+    Bool,
+    I32,
+    F32,
+    Bool4,
+    I32x4,
+    F32x4,
+}
+
+impl Ty {
+    /// Four lanes?
+    pub fn is_vector(self) -> bool {
+        matches!(self, Ty::Bool4 | Ty::I32x4 | Ty::F32x4)
+    }
+
+    /// The four-lane type of a scalar one.
+    pub fn vector(self) -> Ty {
+        match self {
+            Ty::Bool | Ty::Bool4 => Ty::Bool4,
+            Ty::I32 | Ty::I32x4 => Ty::I32x4,
+            Ty::F32 | Ty::F32x4 => Ty::F32x4,
+        }
+    }
+
+    /// The type of one lane.
+    pub fn scalar(self) -> Ty {
+        match self {
+            Ty::Bool | Ty::Bool4 => Ty::Bool,
+            Ty::I32 | Ty::I32x4 => Ty::I32,
+            Ty::F32 | Ty::F32x4 => Ty::F32,
+        }
+    }
+}
+
+/// Type of an element in memory; narrow integers widen to i32 when loaded and are truncated when stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Mem {
+    U8,
+    I8,
+    U16,
+    I16,
+    I32,
+    F32,
+}
+
+impl Mem {
+    /// Size in bytes.
+    pub fn bytes(self) -> u32 {
+        match self {
+            Mem::U8 | Mem::I8 => 1,
+            Mem::U16 | Mem::I16 => 2,
+            Mem::I32 | Mem::F32 => 4,
+        }
+    }
+
+    /// Type of a loaded element.
+    pub fn ty(self) -> Ty {
+        if self == Mem::F32 { Ty::F32 } else { Ty::I32 }
+    }
+}
+
+/// One-operand instructions, lane by lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unary {
+    /// |x|, f32.
+    Abs,
+    /// Square root, f32.
+    Sqrt,
+    /// e^x within 2e-7 relative, f32; below -87 exactly 0.
+    Exp,
+    /// f32 to the nearest i32, ties to even; |x| < 2^22.
+    Round,
+    /// i32 to f32.
+    ToFloat,
+    /// The finite f16 in the low 16 bits of an i32 (the rest zero) to f32.
+    FromHalf,
+    /// f32 to the nearest f16 (ties to even, overflow to infinity) in the low 16 bits of an i32.
+    ToHalf,
+    /// The bf16 in the low 16 bits of an i32 to f32.
+    FromBf16,
+}
+
+/// Two-operand instructions, lane by lane; integers wrap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Binary {
+    IAdd,
+    ISub,
+    IMul,
+    /// Unsigned minimum.
+    UMin,
+    /// Unsigned quotient by a constant.
+    UDiv,
+    /// Unsigned remainder by a constant.
+    URem,
+    And,
+    Or,
+    Xor,
+    /// Shift by a constant.
+    Shl,
+    /// Zero-filling shift by a constant.
+    ShrU,
+    /// Sign-filling shift by a constant.
+    ShrS,
+    /// Each of the four bytes of a word minus the other's, wrapping.
+    SubBytes,
+    FAdd,
+    FSub,
+    FMul,
+    FDiv,
+    /// The larger; undefined for NaN.
+    FMax,
+}
+
+/// Comparisons, lane by lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Compare {
+    ULt,
+    IEq,
+    FLt,
+    FEq,
+}
+
+/// Values that the frame supplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Special {
+    /// Position of the first token.
+    Position,
+    /// Tokens in this step.
+    Tokens,
+}
+
+/// A pure or reading instruction.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Inst {
+    /// i32 constant.
+    Int(i32),
+    /// f32 constant, by its bits.
+    Float(u32),
+    /// From the frame.
+    Special(Special),
+    /// The value of a variable.
+    Get(Var),
+    /// The index of a loop (defined by the loop statement).
+    Index,
+    Unary(Unary, Value),
+    Binary(Binary, Value, Value),
+    Compare(Compare, Value, Value),
+    /// (condition, if true, if false), lane by lane or by a scalar condition.
+    Select(Value, Value, Value),
+    /// a * b + c, rounded once or twice as the target does.
+    Fma(Value, Value, Value),
+    /// A scalar in four lanes.
+    Splat(Value),
+    /// Four scalars as lanes.
+    Pack([Value; 4]),
+    /// One lane.
+    Lane(Value, u8),
+    /// Sum of the lanes, (0 + 1) + (2 + 3) or (0 + 2) + (1 + 3) as the target does.
+    Sum(Value),
+    /// Largest lane, f32.
+    Max(Value),
+    /// (a, b, c): c plus, in each 32-bit lane, the dot product of the four signed bytes of a and of b.
+    Dot4(Value, Value, Value),
+    /// Sixteen i32 as signed bytes, saturating, in the order of the operands' lanes.
+    Narrow([Value; 4]),
+    /// Each byte (below 16) of a vector of words replaced by its entry of a 16-byte table.
+    Lut16(Value, [i8; 16]),
+    /// An element, or four consecutive ones, at an element index of the buffer.
+    Load {
+        buf: Buf,
+        index: Value,
+        mem: Mem,
+        vector: bool,
+    },
+}
+
+/// Operand of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Arg {
+    /// Address of an element of a buffer.
+    Address(Buf, Value),
+    /// A zero-extended i32.
+    Int(Value),
+    /// An f32.
+    Float(Value),
+    /// A null address.
+    Null,
+}
+
+/// A statement.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Stmt {
+    /// Defines a value.
+    Let(Value),
+    /// Changes a variable.
+    Set(Var, Value),
+    /// Writes an element, or four consecutive ones.
+    Store { buf: Buf, index: Value, mem: Mem, value: Value },
+    /// index = from, from + step, .. while index < to (unsigned).
+    For { index: Value, from: Value, to: Value, step: u32, body: Vec<Stmt> },
+    /// Runs one side.
+    If { cond: Value, then: Vec<Stmt>, other: Vec<Stmt> },
+    /// Runs the body once for each index below count, each on some worker; `ticket` numbers the work counter.
+    Parallel { ticket: u32, index: Value, count: Value, body: Vec<Stmt> },
+    /// All workers wait for each other; memory written before is visible after.
+    Barrier,
+    /// Calls a microkernel.
+    Call { atom: Atom, args: Vec<Arg> },
+}
+
+/// Where a buffer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// Parameter number n.
+    Param(u32),
+    /// This worker's scratch memory, at a byte offset.
+    Scratch(u32),
+    /// These words, part of the kernel itself.
+    Constant(&'static [u32]),
+}
+
+/// A buffer that a kernel uses; an index counts elements of `mem`, and byte buffers (u8) may be accessed as any type.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct BufDecl {
+    /// Name in prints.
+    pub name: String,
+    /// Element type.
+    pub mem: Mem,
+    /// Where it is.
+    pub space: Space,
+    /// Size.
+    pub bytes: u64,
+    /// Whether the kernel may write it.
+    pub writable: bool,
+}
+
+/// What one kernel does.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// Unique name.
+    pub name: String,
+    /// Buffers; parameters in their order, scratch and constants between them.
+    pub buffers: Vec<BufDecl>,
+    /// Types of variables.
+    pub vars: Vec<Ty>,
+    /// Instruction and type of each value.
+    pub values: Vec<(Inst, Ty)>,
+    /// The code.
+    pub body: Vec<Stmt>,
+    /// Work counters.
+    pub tickets: u32,
+    /// Scratch bytes for each worker.
+    pub scratch_bytes: u64,
+}
+
+impl Kernel {
+    /// Type of a value.
+    pub fn ty(&self, v: Value) -> Ty {
+        self.values[v.0 as usize].1
+    }
+
+    /// Instruction of a value.
+    pub fn inst(&self, v: Value) -> &Inst {
+        &self.values[v.0 as usize].0
+    }
+
+    /// The buffers that are parameters, in order.
+    pub fn param_buffers(&self) -> impl Iterator<Item = &BufDecl> {
+        self.buffers.iter().filter(|b| matches!(b.space, Space::Param(_)))
+    }
+
+    /// Number of parameters.
+    pub fn params(&self) -> u32 {
+        self.param_buffers().count() as u32
+    }
+}

@@ -1,0 +1,117 @@
+//! The text form of a kernel: for people, snapshots and hashes.
+
+use super::{Arg, Inst, Kernel, Space, Special, Stmt, Value};
+use crate::spec::hex;
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+struct V(Value);
+
+/// The start of the SHA-256 of the words' little-endian bytes.
+fn digest(words: &[u32]) -> String {
+    let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+    hex(&Sha256::digest(bytes)[..8])
+}
+
+impl fmt::Display for V {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "%{}", self.0.0)
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "kernel {} (tickets {}, scratch {} bytes)", self.name, self.tickets, self.scratch_bytes)?;
+        for b in &self.buffers {
+            let space = match b.space {
+                Space::Param(n) => format!("param {n}"),
+                Space::Scratch(offset) => format!("scratch+{offset}"),
+                Space::Constant(words) => format!("constant {}", digest(words)),
+            };
+            let access = if b.writable { "rw" } else { "ro" };
+            writeln!(f, "  {} : {:?} {space} {access}, {} bytes", b.name, b.mem, b.bytes)?;
+        }
+        self.block(f, &self.body, 0)
+    }
+}
+
+impl Kernel {
+    fn block(&self, f: &mut fmt::Formatter<'_>, code: &[Stmt], depth: usize) -> fmt::Result {
+        let pad = "  ".repeat(depth);
+        for stmt in code {
+            write!(f, "{pad}")?;
+            match stmt {
+                Stmt::Let(v) => {
+                    write!(f, "{} = ", V(*v))?;
+                    self.print_inst(f, self.inst(*v))?;
+                    writeln!(f, " : {:?}", self.ty(*v))?;
+                }
+                Stmt::Set(var, v) => writeln!(f, "${} := {}", var.0, V(*v))?,
+                Stmt::Store { buf, index, mem, value } => {
+                    writeln!(f, "store {mem:?} {}[{}], {}", self.buffers[buf.0 as usize].name, V(*index), V(*value))?;
+                }
+                Stmt::For { index, from, to, step, body } => {
+                    writeln!(f, "for {} in {}..{} step {step} {{", V(*index), V(*from), V(*to))?;
+                    self.block(f, body, depth + 1)?;
+                    writeln!(f, "{pad}}}")?;
+                }
+                Stmt::If { cond, then, other } => {
+                    writeln!(f, "if {} {{", V(*cond))?;
+                    self.block(f, then, depth + 1)?;
+                    if !other.is_empty() {
+                        writeln!(f, "{pad}}} else {{")?;
+                        self.block(f, other, depth + 1)?;
+                    }
+                    writeln!(f, "{pad}}}")?;
+                }
+                Stmt::Parallel { ticket, index, count, body } => {
+                    writeln!(f, "parallel {} in 0..{} ticket {ticket} {{", V(*index), V(*count))?;
+                    self.block(f, body, depth + 1)?;
+                    writeln!(f, "{pad}}}")?;
+                }
+                Stmt::Barrier => writeln!(f, "barrier")?,
+                Stmt::Call { atom, args } => {
+                    write!(f, "call {}(", atom.name())?;
+                    for (i, a) in args.iter().enumerate() {
+                        let sep = if i > 0 { ", " } else { "" };
+                        match a {
+                            Arg::Address(b, v) => write!(f, "{sep}&{}[{}]", self.buffers[b.0 as usize].name, V(*v))?,
+                            Arg::Int(v) | Arg::Float(v) => write!(f, "{sep}{}", V(*v))?,
+                            Arg::Null => write!(f, "{sep}null")?,
+                        }
+                    }
+                    writeln!(f, ")")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn print_inst(&self, f: &mut fmt::Formatter<'_>, inst: &Inst) -> fmt::Result {
+        match inst {
+            Inst::Int(i) => write!(f, "{i}"),
+            Inst::Float(bits) => write!(f, "{:?} ({bits:#010x})", f32::from_bits(*bits)),
+            Inst::Special(Special::Position) => write!(f, "position"),
+            Inst::Special(Special::Tokens) => write!(f, "tokens"),
+            Inst::Get(var) => write!(f, "${}", var.0),
+            Inst::Index => write!(f, "index"),
+            Inst::Unary(op, a) => write!(f, "{} {}", format!("{op:?}").to_lowercase(), V(*a)),
+            Inst::Binary(op, a, b) => write!(f, "{} {}, {}", format!("{op:?}").to_lowercase(), V(*a), V(*b)),
+            Inst::Compare(op, a, b) => write!(f, "{} {}, {}", format!("{op:?}").to_lowercase(), V(*a), V(*b)),
+            Inst::Select(c, a, b) => write!(f, "select {}, {}, {}", V(*c), V(*a), V(*b)),
+            Inst::Fma(a, b, c) => write!(f, "fma {}, {}, {}", V(*a), V(*b), V(*c)),
+            Inst::Splat(a) => write!(f, "splat {}", V(*a)),
+            Inst::Pack([a, b, c, d]) => write!(f, "pack {}, {}, {}, {}", V(*a), V(*b), V(*c), V(*d)),
+            Inst::Narrow([a, b, c, d]) => write!(f, "narrow {}, {}, {}, {}", V(*a), V(*b), V(*c), V(*d)),
+            Inst::Lane(a, n) => write!(f, "lane {}, {n}", V(*a)),
+            Inst::Sum(a) => write!(f, "sum {}", V(*a)),
+            Inst::Max(a) => write!(f, "max {}", V(*a)),
+            Inst::Dot4(a, b, c) => write!(f, "dot4 {}, {}, {}", V(*a), V(*b), V(*c)),
+            Inst::Lut16(a, table) => write!(f, "lut16 {}, {table:?}", V(*a)),
+            Inst::Load { buf, index, mem, vector } => {
+                let lanes = if *vector { "x4" } else { "" };
+                write!(f, "load {mem:?}{lanes} {}[{}]", self.buffers[buf.0 as usize].name, V(*index))
+            }
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The rules of kernel IR.
+
+use super::{Arg, Binary, Buf, Compare, Inst, Kernel, Mem, Space, Stmt, Ty, Unary, Value, Var};
+use crate::abi::Signature;
+use crate::{Error, Result, Verified};
+
+impl Kernel {
+    /// Checks that every value is defined before it is used in its scope, that types agree, that buffers exist and are
+    /// writable where written, that calls match their signatures, that scratch buffers do not overlap and that constants
+    /// are declared as what they are.
+    ///
+    /// # Errors
+    /// [`Error::Verify`] naming the rule and the value.
+    pub fn verify(self) -> Result<Verified<Kernel>> {
+        let mut v = Verifier { kernel: &self, defined: vec![false; self.values.len()], tickets: 0 };
+        v.buffers()?;
+        v.block(&self.body)?;
+        if v.tickets != self.tickets {
+            return v.bad(format!("it has {} parallel loops for {} tickets", v.tickets, self.tickets));
+        }
+        Ok(Verified::assert(self))
+    }
+}
+
+struct Verifier<'a> {
+    kernel: &'a Kernel,
+    defined: Vec<bool>,
+    tickets: u32,
+}
+
+impl Verifier<'_> {
+    fn bad<T>(&self, what: impl std::fmt::Display) -> Result<T> {
+        Err(Error::verify("kernel", format!("{}: {what}", self.kernel.name)))
+    }
+
+    fn ensure(&self, ok: bool, what: impl FnOnce() -> String) -> Result<()> {
+        if ok { Ok(()) } else { self.bad(what()) }
+    }
+
+    fn buffers(&self) -> Result<()> {
+        let (mut params, mut scratch) = (0, 0);
+        for b in &self.kernel.buffers {
+            match b.space {
+                Space::Param(n) => {
+                    self.ensure(n == params, || format!("buffer {} is out of order", b.name))?;
+                    params += 1;
+                }
+                Space::Scratch(offset) => {
+                    let offset = u64::from(offset);
+                    let ok = offset >= scratch && offset % 64 == 0 && offset + b.bytes <= self.kernel.scratch_bytes;
+                    self.ensure(ok, || format!("scratch buffer {} overlaps or exceeds the scratch memory", b.name))?;
+                    scratch = offset + b.bytes;
+                }
+                Space::Constant(words) => {
+                    let ok = !b.writable && b.mem == Mem::I32 && b.bytes == size_of_val(words) as u64;
+                    self.ensure(ok, || format!("constant {} is not what its words are", b.name))?;
+                }
+            }
+            self.ensure(b.bytes.div_ceil(u64::from(b.mem.bytes())) <= 1 << 32, || {
+                format!("buffer {} has more elements than a 32-bit index reaches", b.name)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn ty(&self, v: Value) -> Result<Ty> {
+        match self.defined.get(v.0 as usize) {
+            Some(true) => Ok(self.kernel.ty(v)),
+            _ => self.bad(format!("%{} is used where it is not defined", v.0)),
+        }
+    }
+
+    fn want(&self, v: Value, ty: Ty) -> Result<()> {
+        let have = self.ty(v)?;
+        self.ensure(have == ty, || format!("%{} is {have:?}, expected {ty:?}", v.0))
+    }
+
+    fn buf(&self, b: Buf) -> Result<&super::BufDecl> {
+        match self.kernel.buffers.get(b.0 as usize) {
+            Some(decl) => Ok(decl),
+            None => self.bad(format!("buffer {} does not exist", b.0)),
+        }
+    }
+
+    fn var(&self, v: Var) -> Result<Ty> {
+        match self.kernel.vars.get(v.0 as usize) {
+            Some(ty) => Ok(*ty),
+            None => self.bad(format!("variable {} does not exist", v.0)),
+        }
+    }
+
+    fn access(&self, b: Buf, index: Value, mem: Mem, vector: bool) -> Result<()> {
+        self.want(index, Ty::I32)?;
+        let decl = self.buf(b)?;
+        self.ensure(decl.mem == mem || decl.mem == Mem::U8, || format!("buffer {} is not of {mem:?}", decl.name))?;
+        self.ensure(!vector || mem.bytes() == 4, || "vector accesses are of four-byte elements".into())
+    }
+
+    /// Checks a block; what it defines goes out of scope at its end.
+    fn block(&mut self, code: &[Stmt]) -> Result<()> {
+        let mut scope = Vec::new();
+        for stmt in code {
+            self.stmt(stmt, &mut scope)?;
+        }
+        for v in scope {
+            self.define(v, false)?;
+        }
+        Ok(())
+    }
+
+    fn define(&mut self, v: Value, defined: bool) -> Result<()> {
+        match self.defined.get_mut(v.0 as usize) {
+            Some(d) if *d != defined => {
+                *d = defined;
+                Ok(())
+            }
+            _ => self.bad(format!("%{} is defined twice or does not exist", v.0)),
+        }
+    }
+
+    fn indexed(&mut self, index: Value, body: &[Stmt]) -> Result<()> {
+        self.define(index, true)?;
+        self.ensure(*self.kernel.inst(index) == Inst::Index, || format!("%{} is no loop index", index.0))?;
+        self.block(body)?;
+        self.define(index, false)
+    }
+
+    fn stmt(&mut self, stmt: &Stmt, scope: &mut Vec<Value>) -> Result<()> {
+        match stmt {
+            Stmt::Let(v) => {
+                let Some((inst, ty)) = self.kernel.values.get(v.0 as usize) else {
+                    return self.bad(format!("%{} does not exist", v.0));
+                };
+                let have = self.inst(inst)?;
+                self.ensure(have == *ty, || format!("%{} is declared {ty:?} but gives {have:?}", v.0))?;
+                self.define(*v, true)?;
+                scope.push(*v);
+            }
+            Stmt::Set(var, v) => self.want(*v, self.var(*var)?)?,
+            Stmt::Store { buf, index, mem, value } => {
+                let ty = self.ty(*value)?;
+                self.access(*buf, *index, *mem, ty.is_vector())?;
+                self.ensure(ty.scalar() == mem.ty(), || format!("%{} is stored as {mem:?}", value.0))?;
+                let decl = self.buf(*buf)?;
+                self.ensure(decl.writable, || format!("buffer {} is read-only", decl.name))?;
+            }
+            Stmt::For { index, from, to, step, body } => {
+                self.want(*from, Ty::I32)?;
+                self.want(*to, Ty::I32)?;
+                self.ensure(*step > 0, || "a loop has step 0".into())?;
+                self.indexed(*index, body)?;
+            }
+            Stmt::If { cond, then, other } => {
+                self.want(*cond, Ty::Bool)?;
+                self.block(then)?;
+                self.block(other)?;
+            }
+            Stmt::Parallel { ticket, index, count, body } => {
+                self.want(*count, Ty::I32)?;
+                self.ensure(*ticket == self.tickets, || format!("ticket {ticket} is out of order"))?;
+                self.tickets += 1;
+                self.indexed(*index, body)?;
+            }
+            Stmt::Barrier => {}
+            Stmt::Call { atom, args } => self.call(atom.signature(), args)?,
+        }
+        Ok(())
+    }
+
+    fn call(&self, signature: Signature, args: &[Arg]) -> Result<()> {
+        // a: address, n: address or null, i: integer, f: float.
+        let pattern = match signature {
+            Signature::Dot => "aaaiii",
+            Signature::Scores | Signature::Accumulate => "aaaiii",
+            Signature::RopeAngles => "aiiifn",
+            Signature::Barrier => return self.bad("the barrier is a statement, not a call"),
+        };
+        self.ensure(args.len() == pattern.len(), || format!("a call has {} arguments", args.len()))?;
+        for (arg, want) in args.iter().zip(pattern.chars()) {
+            let ok = match *arg {
+                Arg::Address(b, index) => {
+                    self.buf(b)?;
+                    self.want(index, Ty::I32)?;
+                    want == 'a' || want == 'n'
+                }
+                Arg::Int(v) => {
+                    self.want(v, Ty::I32)?;
+                    want == 'i'
+                }
+                Arg::Float(v) => {
+                    self.want(v, Ty::F32)?;
+                    want == 'f'
+                }
+                Arg::Null => want == 'n',
+            };
+            self.ensure(ok, || format!("argument {arg:?} does not fit {signature:?}"))?;
+        }
+        Ok(())
+    }
+
+    fn constant(&self, v: Value) -> Result<u32> {
+        self.want(v, Ty::I32)?;
+        match self.kernel.inst(v) {
+            Inst::Int(i) => Ok(*i as u32),
+            _ => self.bad(format!("%{} must be a constant", v.0)),
+        }
+    }
+
+    /// The type that an instruction gives.
+    fn inst(&self, inst: &Inst) -> Result<Ty> {
+        let like = |scalar: Ty, vector: bool| if vector { scalar.vector() } else { scalar };
+        Ok(match inst {
+            Inst::Int(_) | Inst::Special(_) => Ty::I32,
+            Inst::Index => return self.bad("a loop index is defined by its loop"),
+            Inst::Float(_) => Ty::F32,
+            Inst::Get(var) => self.var(*var)?,
+            Inst::Unary(op, a) => {
+                let vector = self.ty(*a)?.is_vector();
+                let (from, to) = match op {
+                    Unary::Abs | Unary::Sqrt | Unary::Exp => (Ty::F32, Ty::F32),
+                    Unary::Round | Unary::ToHalf => (Ty::F32, Ty::I32),
+                    Unary::ToFloat | Unary::FromHalf | Unary::FromBf16 => (Ty::I32, Ty::F32),
+                };
+                self.want(*a, like(from, vector))?;
+                like(to, vector)
+            }
+            Inst::Binary(op, a, b) => {
+                let ty = self.ty(*a)?;
+                match op {
+                    Binary::UDiv | Binary::URem => {
+                        self.want(*a, Ty::I32)?;
+                        let by = self.constant(*b)?;
+                        self.ensure(by != 0, || "a division by zero".into())?;
+                    }
+                    Binary::Shl | Binary::ShrU | Binary::ShrS => {
+                        self.ensure(ty.scalar() == Ty::I32, || format!("a shift of {ty:?}"))?;
+                        let by = self.constant(*b)?;
+                        self.ensure(by < 32, || format!("a shift by {by}"))?;
+                    }
+                    Binary::FAdd | Binary::FSub | Binary::FMul | Binary::FDiv | Binary::FMax => {
+                        self.ensure(ty.scalar() == Ty::F32, || format!("{op:?} of {ty:?}"))?;
+                        self.want(*b, ty)?;
+                    }
+                    _ => {
+                        self.ensure(ty.scalar() == Ty::I32, || format!("{op:?} of {ty:?}"))?;
+                        self.want(*b, ty)?;
+                    }
+                }
+                ty
+            }
+            Inst::Compare(op, a, b) => {
+                let ty = self.ty(*a)?;
+                let float = matches!(op, Compare::FLt | Compare::FEq);
+                self.ensure(ty.scalar() == if float { Ty::F32 } else { Ty::I32 }, || format!("{op:?} of {ty:?}"))?;
+                self.want(*b, ty)?;
+                like(Ty::Bool, ty.is_vector())
+            }
+            Inst::Select(c, a, b) => {
+                let (cond, ty) = (self.ty(*c)?, self.ty(*a)?);
+                let ok = cond == Ty::Bool || (cond == Ty::Bool4 && ty.is_vector());
+                self.ensure(ok, || format!("a select by {cond:?} of {ty:?}"))?;
+                self.want(*b, ty)?;
+                ty
+            }
+            Inst::Fma(a, b, c) => {
+                let ty = self.ty(*a)?;
+                self.ensure(ty.scalar() == Ty::F32, || format!("fma of {ty:?}"))?;
+                self.want(*b, ty)?;
+                self.want(*c, ty)?;
+                ty
+            }
+            Inst::Splat(a) => {
+                let ty = self.ty(*a)?;
+                self.ensure(!ty.is_vector() && ty != Ty::Bool, || format!("a splat of {ty:?}"))?;
+                ty.vector()
+            }
+            Inst::Pack(lanes) => {
+                let ty = self.ty(lanes[0])?;
+                self.ensure(!ty.is_vector() && ty != Ty::Bool, || format!("a pack of {ty:?}"))?;
+                for l in lanes {
+                    self.want(*l, ty)?;
+                }
+                ty.vector()
+            }
+            Inst::Lane(a, n) => {
+                let ty = self.ty(*a)?;
+                self.ensure(ty.is_vector() && ty != Ty::Bool4 && *n < 4, || format!("lane {n} of {ty:?}"))?;
+                ty.scalar()
+            }
+            Inst::Sum(a) => {
+                let ty = self.ty(*a)?;
+                self.ensure(matches!(ty, Ty::I32x4 | Ty::F32x4), || format!("a sum of {ty:?}"))?;
+                ty.scalar()
+            }
+            Inst::Max(a) => {
+                self.want(*a, Ty::F32x4)?;
+                Ty::F32
+            }
+            Inst::Dot4(a, b, c) => {
+                let ty = self.ty(*c)?;
+                self.ensure(ty == Ty::I32x4, || format!("dot4 of {ty:?}"))?;
+                self.want(*a, ty)?;
+                self.want(*b, ty)?;
+                ty
+            }
+            Inst::Narrow(parts) => {
+                for p in parts {
+                    self.want(*p, Ty::I32x4)?;
+                }
+                Ty::I32x4
+            }
+            Inst::Lut16(a, _) => {
+                self.want(*a, Ty::I32x4)?;
+                Ty::I32x4
+            }
+            Inst::Load { buf, index, mem, vector } => {
+                self.access(*buf, *index, *mem, *vector)?;
+                like(mem.ty(), *vector)
+            }
+        })
+    }
+}

@@ -1,0 +1,24 @@
+//! The forms that a model takes inside rigc, and what they mean.
+//!
+//! `gguf` reads a file's header over bytes, `front` turns its metadata into a [`graph::Graph`], `codegen` rewrites the
+//! graph and lowers it to [`kernel::Kernel`]s and a [`plan::Plan`], and the [`artifact::Manifest`] carries the result to
+//! the runtime. Invariant: nothing here does I/O, uses `unsafe` or depends on the machine it runs on.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod abi;
+pub mod artifact;
+pub mod error;
+pub mod front;
+pub mod gguf;
+pub mod graph;
+pub mod kernel;
+pub mod plan;
+pub mod quant;
+pub mod spec;
+pub mod target;
+pub mod tensor;
+mod verified;
+
+pub use error::{Error, Result};
+pub use verified::Verified;

@@ -1,0 +1,52 @@
+//! IQ4_XS: 256 indices of 4 bits into [`super::LUT4`] in 8 groups with 6-bit scales (offset 32); in a group element j is
+//! the low nibble of byte j, element j + 16 the high one.
+use super::{DotForm, Field, LUT4, QuantFormat, Scale, Unpack, Unpacked};
+
+/// IQ4_XS.
+pub static FORMAT: QuantFormat = QuantFormat {
+    id: 23,
+    name: "iq4_xs",
+    block: 256,
+    bytes: 136,
+    multiple: 256,
+    fields: &[
+        Field { name: "d", offset: 0, bytes: 2, unit: 2 },
+        Field { name: "scales_h", offset: 2, bytes: 2, unit: 2 },
+        Field { name: "scales_l", offset: 4, bytes: 4, unit: 1 },
+        Field { name: "qs", offset: 8, bytes: 128, unit: 4 },
+    ],
+    dot: DotForm::Codebook { bits: 4, group: 32, scale: Scale::Split6 },
+    decode: |b, out| {
+        let d = super::half(b, 0);
+        let high = u16::from_le_bytes([b[2], b[3]]);
+        for (e, o) in out.iter_mut().enumerate() {
+            let g = e / 32;
+            let low = b[4 + g / 2] >> (g % 2 * 4) & 15;
+            let scale = f32::from(low | ((high >> (2 * g) & 3) as u8) << 4) - 32.0;
+            let code = b[8 + g * 16 + e % 16] >> (e % 32 / 16 * 4) & 15;
+            *o = d * scale * f32::from(LUT4[usize::from(code)]);
+        }
+    },
+    unpack: Some(unpack),
+    set_scale: Some(|b, scale| super::put_half(b, 0, scale)),
+};
+
+fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
+    let g = e / 32;
+    let qs = u.words(3, g * 16);
+    let codes = u.shr(qs, e % 32 / 16 * 4);
+    let codes = u.and(codes, 0x0f0f_0f0f);
+
+    let low = u.byte(2, g / 2);
+    let low = u.ishr(low, g % 2 * 4);
+    let low = u.iand(low, 15);
+    let high = u.byte(1, g / 4);
+    let high = u.ishr(high, g % 4 * 2);
+    let high = u.iand(high, 3);
+    let high = u.ishl(high, 4);
+    let scale = u.ior(low, high);
+    let scale = u.iadd(scale, -32);
+    let scale = u.to_f32(scale);
+    let d = u.half(0, 0);
+    Unpacked { codes: u.lut16(codes, &LUT4), scale: u.fmul(d, scale), min: None }
+}

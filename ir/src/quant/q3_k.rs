@@ -1,0 +1,60 @@
+//! Q3_K: 256 codes of 3 bits in 16 groups with 6-bit scales (offset 32). In each half of 128, element e has its two low
+//! bits in byte e % 32 of `qs` at bit 2 (e / 32); the third bit is bit e / 32 (counted over the whole block) of byte e % 32
+//! of `hmask`.
+use super::{DotForm, Field, QuantFormat, Scale, Unpack, Unpacked};
+
+/// Q3_K.
+pub static FORMAT: QuantFormat = QuantFormat {
+    id: 11,
+    name: "q3_k",
+    block: 256,
+    bytes: 110,
+    multiple: 256,
+    fields: &[
+        Field { name: "hmask", offset: 0, bytes: 32, unit: 4 },
+        Field { name: "qs", offset: 32, bytes: 64, unit: 4 },
+        Field { name: "scales", offset: 96, bytes: 12, unit: 1 },
+        Field { name: "d", offset: 108, bytes: 2, unit: 2 },
+    ],
+    dot: DotForm::Int { bits: 3, offset: 4, group: 16, scale: Scale::Super6 },
+    decode: |b, out| {
+        let d = super::half(b, 108);
+        let s = &b[96..108];
+        for (e, o) in out.iter_mut().enumerate() {
+            let g = e / 16;
+            let low = s[g % 8] >> (g / 8 * 4) & 15;
+            let high = s[8 + g % 4] >> (g / 4 * 2) & 3;
+            let scale = f32::from(low | high << 4) - 32.0;
+            let code = b[32 + e / 128 * 32 + e % 32] >> (e % 128 / 32 * 2) & 3;
+            let bit = b[e % 32] >> (e / 32) & 1;
+            *o = d * scale * (f32::from(code | bit << 2) - 4.0);
+        }
+    },
+    unpack: Some(unpack),
+    set_scale: Some(|b, scale| super::put_half(b, 108, scale)),
+};
+
+fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
+    let qs = u.words(1, e / 128 * 32 + e % 32);
+    let low = u.shr(qs, e % 128 / 32 * 2);
+    let low = u.and(low, 0x0303_0303);
+    let hmask = u.words(0, e % 32);
+    let high = u.shr(hmask, e / 32);
+    let high = u.and(high, 0x0101_0101);
+    let high = u.shl(high, 2);
+    let codes = u.or(low, high);
+
+    let g = e / 16;
+    let low = u.byte(2, g % 8);
+    let low = u.ishr(low, g / 8 * 4);
+    let low = u.iand(low, 15);
+    let high = u.byte(2, 8 + g % 4);
+    let high = u.ishr(high, g / 4 * 2);
+    let high = u.iand(high, 3);
+    let high = u.ishl(high, 4);
+    let scale = u.ior(low, high);
+    let scale = u.iadd(scale, -32);
+    let scale = u.to_f32(scale);
+    let d = u.half(3, 0);
+    Unpacked { codes: u.sub_bytes(codes, 4), scale: u.fmul(d, scale), min: None }
+}

@@ -1,0 +1,48 @@
+//! Q6_K: 256 codes of 6 bits in 16 groups with signed 8-bit scales. In each half of 128, element e has its low nibble in
+//! byte e % 64 (high half of the byte from e = 64) and its two high bits in byte e % 32 of `qh` at bit 2 (e / 32).
+use super::{DotForm, Field, QuantFormat, Scale, Unpack, Unpacked};
+
+/// Q6_K.
+pub static FORMAT: QuantFormat = QuantFormat {
+    id: 14,
+    name: "q6_k",
+    block: 256,
+    bytes: 210,
+    multiple: 256,
+    fields: &[
+        Field { name: "ql", offset: 0, bytes: 128, unit: 4 },
+        Field { name: "qh", offset: 128, bytes: 64, unit: 4 },
+        Field { name: "scales", offset: 192, bytes: 16, unit: 1 },
+        Field { name: "d", offset: 208, bytes: 2, unit: 2 },
+    ],
+    dot: DotForm::Int { bits: 6, offset: 32, group: 16, scale: Scale::Super8 },
+    decode: |b, out| {
+        let d = super::half(b, 208);
+        for (i, o) in out.iter_mut().enumerate() {
+            let (half, e) = (i / 128, i % 128);
+            let low = b[half * 64 + e % 64] >> (e / 64 * 4) & 15;
+            let high = b[128 + half * 32 + e % 32] >> (e / 32 * 2) & 3;
+            let scale = b[192 + i / 16] as i8;
+            *o = d * f32::from(scale) * (f32::from(low | high << 4) - 32.0);
+        }
+    },
+    unpack: Some(unpack),
+    set_scale: Some(|b, scale| super::put_half(b, 208, scale)),
+};
+
+fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
+    let (half, r) = (e / 128, e % 128);
+    let ql = u.words(0, half * 64 + r % 64);
+    let low = u.shr(ql, r / 64 * 4);
+    let low = u.and(low, 0x0f0f_0f0f);
+    let qh = u.words(1, half * 32 + r % 32);
+    let high = u.shr(qh, r / 32 * 2);
+    let high = u.and(high, 0x0303_0303);
+    let high = u.shl(high, 4);
+    let codes = u.or(low, high);
+    let scale = u.byte(2, e / 16);
+    let scale = u.sign_extend8(scale);
+    let scale = u.to_f32(scale);
+    let d = u.half(3, 0);
+    Unpacked { codes: u.sub_bytes(codes, 32), scale: u.fmul(d, scale), min: None }
+}

@@ -1,0 +1,112 @@
+//! The view of one block that a format's `unpack` writes its decoding over.
+//!
+//! A [`Wide`] holds four 32-bit words, each with four 8-bit codes: 16 consecutive elements. Whether that is one vector
+//! or four scalars, and where a field's bytes lie, is the implementor's business, so one `unpack` serves every layout,
+//! lane width and backend.
+
+use crate::kernel::Value;
+
+/// Four 32-bit words, as a handle into whatever implements [`Unpack`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wide(pub u32);
+
+/// Sixteen decoded elements: value = `scale` * code - `min`.
+#[derive(Debug, Clone, Copy)]
+pub struct Unpacked {
+    /// Sixteen signed 8-bit codes, in element order.
+    pub codes: Wide,
+    /// f32 scalar.
+    pub scale: Value,
+    /// f32 scalar, where the format has one.
+    pub min: Option<Value>,
+}
+
+/// Operations that an `unpack` may use; scalars are kernel values of 32 bits.
+pub trait Unpack {
+    /// The 16 bytes at `byte` of field `field` (an index into the format's fields).
+    fn words(&mut self, field: usize, byte: u32) -> Wide;
+    /// Four scalars as one.
+    fn wide(&mut self, words: [Value; 4]) -> Wide;
+    /// The byte at `byte` of a field, zero-extended to u32.
+    fn byte(&mut self, field: usize, byte: u32) -> Value;
+    /// The two bytes at `byte` of a field, zero-extended to u32; in one unit.
+    fn short(&mut self, field: usize, byte: u32) -> Value;
+    /// The four bytes at `byte` of a field; in one unit.
+    fn word(&mut self, field: usize, byte: u32) -> Value;
+    /// Word `index` of a table, below its length.
+    fn table(&mut self, table: &'static [u32], index: Value) -> Value;
+
+    /// Each word AND `mask`.
+    fn and(&mut self, a: Wide, mask: u32) -> Wide;
+    /// Word-wise OR.
+    fn or(&mut self, a: Wide, b: Wide) -> Wide;
+    /// Word-wise exclusive OR.
+    fn xor(&mut self, a: Wide, b: Wide) -> Wide;
+    /// Each word shifted left.
+    fn shl(&mut self, a: Wide, by: u32) -> Wide;
+    /// Each word shifted right, zero-filling.
+    fn shr(&mut self, a: Wide, by: u32) -> Wide;
+    /// Each byte minus `by`, wrapping.
+    fn sub_bytes(&mut self, a: Wide, by: u8) -> Wide;
+    /// Each byte minus that of `b`, wrapping.
+    fn sub(&mut self, a: Wide, b: Wide) -> Wide;
+    /// Each byte, which is below 16, replaced by its table entry.
+    fn lut16(&mut self, a: Wide, table: &[i8; 16]) -> Wide;
+
+    /// A u32 constant.
+    fn int(&mut self, v: u32) -> Value;
+    /// u32 AND constant.
+    fn iand(&mut self, a: Value, mask: u32) -> Value;
+    /// u32 OR.
+    fn ior(&mut self, a: Value, b: Value) -> Value;
+    /// u32 exclusive OR.
+    fn ixor(&mut self, a: Value, b: Value) -> Value;
+    /// u32 shifted left.
+    fn ishl(&mut self, a: Value, by: u32) -> Value;
+    /// u32 shifted right, zero-filling.
+    fn ishr(&mut self, a: Value, by: u32) -> Value;
+    /// u32 plus a signed constant, wrapping.
+    fn iadd(&mut self, a: Value, by: i32) -> Value;
+    /// u32 times a constant, wrapping.
+    fn imul(&mut self, a: Value, by: u32) -> Value;
+    /// The low byte as a signed number, sign-extended.
+    fn sign_extend8(&mut self, a: Value) -> Value;
+    /// Signed 32-bit integer to f32.
+    fn to_f32(&mut self, a: Value) -> Value;
+    /// The finite f16 in the low 16 bits of an integer, the rest zero, to f32.
+    fn half_to_f32(&mut self, a: Value) -> Value;
+    /// The bf16 in the low 16 bits of an integer to f32.
+    fn bf16_to_f32(&mut self, a: Value) -> Value;
+    /// f32 product.
+    fn fmul(&mut self, a: Value, b: Value) -> Value;
+    /// f32 product with a constant.
+    fn fscale(&mut self, a: Value, by: f32) -> Value;
+
+    /// The f16 at `byte` of a field, as f32.
+    fn half(&mut self, field: usize, byte: u32) -> Value {
+        let bits = self.short(field, byte);
+        self.half_to_f32(bits)
+    }
+    /// `width` bits of `a` from bit `from`.
+    fn bits(&mut self, a: Value, from: u32, width: u32) -> Value {
+        let a = self.ishr(a, from);
+        if from + width == 32 { a } else { self.iand(a, (1 << width) - 1) }
+    }
+    /// The low 16 bits of `a`, each as a byte: `byte` where it is set, else 0.
+    fn spread(&mut self, a: Value, byte: u8) -> Wide {
+        let words = [0, 4, 8, 12].map(|from| {
+            let four = self.bits(a, from, 4);
+            // Bit i goes to bit 8 i; the other products of the factors' bits fall between.
+            let spread = self.imul(four, 0x0020_4081);
+            let spread = self.iand(spread, 0x0101_0101);
+            if byte == 1 { spread } else { self.imul(spread, byte.into()) }
+        });
+        self.wide(words)
+    }
+    /// The codes, those negated whose bit of the low 16 of `signs` is set.
+    fn negate(&mut self, codes: Wide, signs: Value) -> Wide {
+        let mask = self.spread(signs, 0xff);
+        let flipped = self.xor(codes, mask);
+        self.sub(flipped, mask)
+    }
+}

@@ -1,0 +1,112 @@
+//! Tensor types: what an edge of the graph carries.
+
+use crate::quant::{self, Format};
+use serde::{Deserialize, Serialize};
+
+/// Element type. Activations are f32 or [`Elem::Q8`]; weights and KV caches are of a GGML format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Elem {
+    /// Token ids and positions.
+    I32,
+    /// int8 activations, 32 a block with an f32 scale: [`crate::abi::q8_row_bytes`].
+    Q8,
+    /// A GGML format; f32 is one.
+    Ggml(Format),
+}
+
+impl Elem {
+    /// f32.
+    pub const F32: Elem = Elem::Ggml(quant::F32);
+    /// f16.
+    pub const F16: Elem = Elem::Ggml(quant::F16);
+}
+
+impl std::fmt::Display for Elem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Elem::I32 => f.write_str("i32"),
+            Elem::Q8 => f.write_str("q8"),
+            Elem::Ggml(q) => f.write_str(q.name),
+        }
+    }
+}
+
+/// How a tensor's elements lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+pub enum Layout {
+    /// Row after row; quantised rows as in the GGUF file.
+    #[default]
+    Rows,
+    /// Weights only. Tiles of 16 rows; in a tile block after block; in a block field after field; in a field unit after
+    /// unit, each for the 16 rows in turn. Rows are padded to a multiple of 16 with zero bytes.
+    Rows16,
+}
+
+/// Element type, shape (slowest dimension first) and layout.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TensorType {
+    /// Element type.
+    pub elem: Elem,
+    /// Dimensions, slowest first: a weight matrix is \[rows, columns\], columns being the contraction length.
+    pub shape: Vec<usize>,
+    /// Memory layout.
+    pub layout: Layout,
+}
+
+impl TensorType {
+    /// A type in [`Layout::Rows`].
+    pub fn new(elem: Elem, shape: impl Into<Vec<usize>>) -> Self {
+        TensorType { elem, shape: shape.into(), layout: Layout::Rows }
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Length of the fastest dimension.
+    pub fn columns(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Product of all dimensions but the fastest.
+    pub fn rows(&self) -> usize {
+        self.shape.iter().rev().skip(1).product()
+    }
+
+    /// Bytes of a weight in its layout, padding included; `None` if it is no GGML format.
+    pub fn weight_bytes(&self) -> Option<u64> {
+        let Elem::Ggml(format) = self.elem else { return None };
+        let rows = match self.layout {
+            Layout::Rows => self.rows(),
+            Layout::Rows16 => self.rows().next_multiple_of(crate::abi::TILE_ROWS),
+        };
+        Some(rows as u64 * format.bytes_of(self.columns() as u64))
+    }
+}
+
+impl std::fmt::Display for TensorType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}[", self.elem)?;
+        for (i, d) in self.shape.iter().enumerate() {
+            write!(f, "{}{d}", if i > 0 { "," } else { "" })?;
+        }
+        write!(f, "]{}", if self.layout == Layout::Rows16 { "@rows16" } else { "" })
+    }
+}
+
+/// Bytes of a KV cache \[heads, context, head\] of a GGML format, rows as in [`crate::abi`]; `None` if the format is not
+/// one of a KV cache.
+pub fn kv_bytes(ty: &TensorType) -> Option<u64> {
+    let &[heads, context, head] = ty.shape.as_slice() else { return None };
+    (heads as u64).checked_mul(context as u64)?.checked_mul(kv_row_bytes(ty.elem, head)? as u64)
+}
+
+/// Bytes of one position of one head in a KV cache of `elem`.
+pub fn kv_row_bytes(elem: Elem, head: usize) -> Option<usize> {
+    match elem {
+        Elem::Ggml(q) if q == quant::F16 => Some(crate::abi::kv_f16_row_bytes(head)),
+        Elem::Ggml(q) if q == quant::Q8_0 => Some(crate::abi::kv_q8_row_bytes(head)),
+        _ => None,
+    }
+}

@@ -1,0 +1,334 @@
+//! The graph's type rules, verifier, text form and interpreter on small cases.
+
+use ir::graph::interp::{self, KvCache, Step, Value, Weights};
+use ir::graph::{F32, Fusion, Graph, Input, NodeId, Op, Ref, RopeStyle};
+use ir::quant::{self, Format};
+use ir::tensor::{Elem, Layout, TensorType};
+use proptest::prelude::*;
+
+fn ty(elem: Elem, shape: &[usize]) -> TensorType {
+    TensorType::new(elem, shape)
+}
+
+fn weight(g: &mut Graph, name: &str, format: &str, shape: &[usize]) -> Ref {
+    let elem = Elem::Ggml(Format::by_name(format).unwrap());
+    g.leaf(Op::Weight(name.into()), ty(elem, shape)).unwrap()
+}
+
+fn param(g: &mut Graph, n: u32, shape: &[usize]) -> Ref {
+    g.leaf(Op::Param(n), ty(Elem::F32, shape)).unwrap()
+}
+
+fn tokens(g: &mut Graph, n: usize) -> Ref {
+    g.leaf(Op::Input(Input::Tokens), ty(Elem::I32, &[n])).unwrap()
+}
+
+fn position(g: &mut Graph) -> Ref {
+    g.leaf(Op::Input(Input::Position), ty(Elem::I32, &[1])).unwrap()
+}
+
+fn state(g: &mut Graph, name: &str, format: Format, shape: &[usize]) -> Ref {
+    g.leaf(Op::State(name.into()), ty(Elem::Ggml(format), shape)).unwrap()
+}
+
+#[test]
+fn equal_nodes_are_one() {
+    let mut g = Graph::new();
+    let (a, b) = (param(&mut g, 0, &[2, 8]), param(&mut g, 1, &[2, 8]));
+    let first = g.add(Op::Add, &[a, b]).unwrap();
+    assert_eq!(g.add(Op::Add, &[a, b]).unwrap(), first);
+    assert_ne!(g.add(Op::Add, &[b, a]).unwrap(), first);
+    assert_eq!(g.nodes().len(), 4);
+}
+
+/// Adds a node that its rule refuses.
+type Broken = fn(&mut Graph) -> ir::Result<Ref>;
+
+/// The words of the message, and the node.
+const BROKEN: &[(&str, Broken)] = &[
+    ("columns of the weight q4_0[8,64] and of x f32[1,32] differ", |g| {
+        let (w, x) = (weight(g, "w", "q4_0", &[8, 64]), param(g, 0, &[1, 32]));
+        g.add(Op::MatMul, &[w, x])
+    }),
+    ("1 operands, 2 are expected", |g| {
+        let x = param(g, 0, &[1, 32]);
+        g.add(Op::MatMul, &[x])
+    }),
+    ("operand %7 does not exist", |g| g.add(Op::Silu, &[NodeId(7).at(0)])),
+    ("operand %0.1 does not exist", |g| {
+        let x = param(g, 0, &[1, 32]);
+        g.add(Op::Silu, &[x.node.at(1)])
+    }),
+    ("block of 256", |g| g.leaf(Op::Weight("w".into()), ty(Elem::Ggml(Format::by_name("q4_k").unwrap()), &[8, 128]))),
+    ("no elements or more than", |g| g.leaf(Op::Param(0), ty(Elem::F32, &[usize::MAX, 2]))),
+    ("no elements or more than", |g| g.leaf(Op::Param(0), ty(Elem::F32, &[0]))),
+    ("5 dimensions", |g| g.leaf(Op::Param(0), ty(Elem::F32, &[1; 5]))),
+    ("a multiple of 32", |g| {
+        let x = param(g, 0, &[1, 40]);
+        g.add(Op::Quantize, &[x])
+    }),
+    ("b has the shape [8], not f32[4]", |g| {
+        let (a, b) = (param(g, 0, &[2, 8]), param(g, 1, &[4]));
+        g.add(Op::Add, &[a, b])
+    }),
+    ("f32[2,8] cannot become [4, 4]", |g| {
+        let x = param(g, 0, &[2, 8]);
+        g.add(Op::Reshape(vec![4, 4]), &[x])
+    }),
+    ("dim 3 is not even", |g| {
+        let at = position(g);
+        g.add(Op::RopeAngles { tokens: 1, dim: 3, theta: F32(1e4) }, &[at])
+    }),
+    ("theta is inf", |g| {
+        let at = position(g);
+        g.add(Op::RopeAngles { tokens: 1, dim: 4, theta: F32(f32::INFINITY) }, &[at])
+    }),
+    ("dim at most the head size", |g| {
+        let (x, angles) = (param(g, 0, &[1, 2, 8]), param(g, 1, &[1, 16]));
+        g.add(Op::Rope { style: RopeStyle::Halves }, &[x, angles])
+    }),
+    ("do not fit the KV cache", |g| {
+        let (s, x, at) = (state(g, "k", quant::F16, &[2, 4, 8]), param(g, 0, &[1, 3, 8]), position(g));
+        g.add(Op::KvAppend, &[s, x, at])
+    }),
+    ("5 tokens do not fit", |g| {
+        let (s, x, at) = (state(g, "k", quant::F16, &[2, 4, 8]), param(g, 0, &[5, 2, 8]), position(g));
+        g.add(Op::KvAppend, &[s, x, at])
+    }),
+    ("a KV cache is", |g| g.leaf(Op::State("k".into()), ty(Elem::F32, &[2, 4, 8]))),
+    ("heads of q f32[1,3,8] do not fit", |g| {
+        let (k, q, at) = (state(g, "k", quant::F16, &[2, 4, 8]), param(g, 0, &[1, 3, 8]), position(g));
+        g.add(Op::Attention { scale: F32(1.0) }, &[q, k, k, at])
+    }),
+    ("the body has 1 params, 2 operands", |g| {
+        let mut body = Graph::new();
+        let x = param(&mut body, 0, &[1, 8]);
+        body.output("out", x)?;
+        let x = param(g, 0, &[1, 8]);
+        g.add(Op::Fusion(Box::new(Fusion { kind: "id".into(), body })), &[x, x])
+    }),
+];
+
+#[test]
+fn rules_refuse_by_figures() {
+    for (words, case) in BROKEN {
+        let error = case(&mut Graph::new()).unwrap_err().to_string();
+        assert!(error.contains(words), "'{error}' does not say '{words}'");
+    }
+}
+
+#[test]
+fn verifier_refuses_what_no_node_shows() {
+    let mut g = Graph::new();
+    let x = param(&mut g, 0, &[1, 8]);
+    g.output("out", x).unwrap();
+    assert!(g.output("out", x).is_err());
+    assert!(g.verify().unwrap_err().to_string().contains("outside a fusion"));
+
+    let mut g = Graph::new();
+    tokens(&mut g, 1);
+    assert!(g.verify().unwrap_err().to_string().contains("no outputs"));
+
+    let appended = |rename: bool, twice: bool| {
+        let mut g = Graph::new();
+        let table = weight(&mut g, "t", "f32", &[4, 16]);
+        let (ids, at) = (tokens(&mut g, 1), position(&mut g));
+        let x = g.add(Op::Embed, &[table, ids]).unwrap();
+        let x = g.add(Op::Reshape(vec![1, 2, 8]), &[x]).unwrap();
+        let s = state(&mut g, "k.0", quant::F16, &[2, 4, 8]);
+        let k = g.add(Op::KvAppend, &[s, x, at]).unwrap();
+        let v = if twice { s } else { k };
+        let y = g.add(Op::Attention { scale: F32(1.0) }, &[x, k, k, at]).unwrap();
+        let z = g.add(Op::Attention { scale: F32(1.0) }, &[x, v, v, at]).unwrap();
+        let sum = g.add(Op::Add, &[y, z]).unwrap();
+        g.output("out", sum).unwrap();
+        g.output(if rename { "other" } else { "k.0" }, k).unwrap();
+        g.verify().map_err(|e| e.to_string())
+    };
+    appended(false, false).unwrap();
+    assert!(appended(true, false).unwrap_err().contains("no output is named 'k.0'"));
+    assert!(appended(false, true).unwrap_err().contains("more than one user"));
+}
+
+/// A graph with every op, a fusion with two results, and names that need escapes.
+fn everything() -> Graph {
+    let mut g = Graph::new();
+    let table = weight(&mut g, "a \"quoted\" \\ na\u{ef}ve\n : name", "q4_0", &[40, 32]);
+    let tiled = TensorType { layout: Layout::Rows16, ..ty(Elem::Ggml(quant::Q8_0), &[32, 32]) };
+    let w = g.leaf(Op::Weight("w".into()), tiled).unwrap();
+    let norm = weight(&mut g, "norm", "f32", &[32]);
+    let (ids, at) = (tokens(&mut g, 3), position(&mut g));
+    let x = g.add(Op::Embed, &[table, ids]).unwrap();
+    let angles = g.add(Op::RopeAngles { tokens: 3, dim: 8, theta: F32(1e4) }, &[at]).unwrap();
+    let s = state(&mut g, "k", quant::Q8_0, &[2, 6, 16]);
+
+    let mut body = Graph::new();
+    let (p, n) = (param(&mut body, 0, &[3, 32]), param(&mut body, 1, &[32]));
+    let y = body.add(Op::RmsNorm { eps: F32(1e-5) }, &[p, n]).unwrap();
+    let q = body.add(Op::Quantize, &[y]).unwrap();
+    body.output("float", y).unwrap();
+    body.output("int8", q).unwrap();
+    let fused = g.push(Op::Fusion(Box::new(Fusion { kind: "norm".into(), body })), &[x, norm]).unwrap();
+
+    let y = g.add(Op::MatMul, &[w, fused.at(1)]).unwrap();
+    let y = g.add(Op::Reshape(vec![3, 2, 16]), &[y]).unwrap();
+    let y = g.add(Op::Rope { style: RopeStyle::Adjacent }, &[y, angles]).unwrap();
+    let y = g.add(Op::Rope { style: RopeStyle::Halves }, &[y, angles]).unwrap();
+    let k = g.add(Op::KvAppend, &[s, y, at]).unwrap();
+    let y = g.add(Op::Attention { scale: F32(0.25) }, &[y, k, k, at]).unwrap();
+    let y = g.add(Op::Add, &[y, norm]).unwrap();
+    let silu = g.add(Op::Silu, &[y]).unwrap();
+    let y = g.add(Op::Mul, &[silu, fused.at(0)]).unwrap();
+    let y = g.add(Op::LastToken, &[y]).unwrap();
+    g.output("out", y).unwrap();
+    g.output("k", k).unwrap();
+    g
+}
+
+#[test]
+fn text_round_trips() {
+    let graph = everything().verify().unwrap();
+    let text = graph.to_string();
+    let parsed: Graph = text.parse().unwrap_or_else(|e| panic!("{e}\n{text}"));
+    assert_eq!(parsed, *graph);
+    assert_eq!(parsed.to_string(), text);
+}
+
+proptest! {
+    #[test]
+    fn parser_survives_garbage(text in "\\PC{0,80}(\n\\PC{0,40}){0,3}") {
+        let _ = text.parse::<Graph>();
+    }
+
+    /// Mutations of valid text reach deeper than noise.
+    #[test]
+    fn parser_survives_mutations(at in 0usize..3000, cut in 0usize..12, insert in "[%0-9a-z:,.{}\\[\\]\"=\\\\ \n-]{0,6}") {
+        let text: Vec<char> = everything().to_string().chars().collect();
+        let at = at % text.len();
+        let end = (at + cut).min(text.len());
+        let mutated: String =
+            text[..at].iter().copied().chain(insert.chars()).chain(text[end..].iter().copied()).collect();
+        if let Ok(graph) = mutated.parse::<Graph>() {
+            let _ = graph.verify();
+        }
+    }
+}
+
+fn run_body(build: impl FnOnce(&mut Graph) -> Ref, operands: Vec<Value>, tokens: usize) -> Value {
+    let mut body = Graph::new();
+    let out = build(&mut body);
+    body.output("out", out).unwrap();
+    interp::run_body(&body, operands, tokens).unwrap().remove(0)
+}
+
+#[test]
+fn ops_mean_what_their_docs_say() {
+    let norm = run_body(
+        |g| {
+            let (x, w) = (param(g, 0, &[1, 2]), param(g, 1, &[2]));
+            g.add(Op::RmsNorm { eps: F32(0.5) }, &[x, w]).unwrap()
+        },
+        vec![vec![3.0, 4.0].into(), vec![1.0, 2.0].into()],
+        1,
+    );
+    let inverse = 1.0 / 13f64.sqrt();
+    assert_eq!(norm.f32().unwrap(), [(3.0 * inverse) as f32, (4.0 * inverse * 2.0) as f32]);
+
+    // 64 elements: a block with ties, which round to even, and a block of zeros.
+    let mut x = vec![0.0f32; 64];
+    (x[0], x[1], x[2]) = (127.0, 2.5, -3.5);
+    let quantise = |g: &mut Graph| {
+        let x = param(g, 0, &[1, 64]);
+        g.add(Op::Quantize, &[x]).unwrap()
+    };
+    let q = run_body(quantise, vec![x.into()], 1);
+    let q = q.q8().unwrap();
+    assert_eq!((&q.codes[..3], &q.scales[..]), ([127, 2, -4].as_slice(), [1.0, 0.0].as_slice()));
+
+    let angles = run_body(
+        |g| {
+            let at = g.leaf(Op::Param(0), ty(Elem::I32, &[1])).unwrap();
+            let factors = param(g, 1, &[2]);
+            g.add(Op::RopeAngles { tokens: 4, dim: 4, theta: F32(100.0) }, &[at, factors]).unwrap()
+        },
+        vec![vec![5].into(), vec![1.0, 2.0].into()],
+        2,
+    );
+    let expected = [5.0f64, 5.0 * 0.1 / 2.0, 6.0, 6.0 * 0.1 / 2.0].map(|a| [a.cos() as f32, a.sin() as f32]);
+    assert_eq!(angles.f32().unwrap(), expected.as_flattened(), "two of four tokens");
+
+    for (style, expected) in
+        [(RopeStyle::Adjacent, [-2.0, 1.0, 3.0, 4.0, 5.0]), (RopeStyle::Halves, [-3.0, 2.0, 1.0, 4.0, 5.0])]
+    {
+        // A quarter turn of the first pair, none of the second; the fifth element is not rotated.
+        let y = run_body(
+            |g| {
+                let (x, angles) = (param(g, 0, &[1, 1, 5]), param(g, 1, &[1, 4]));
+                g.add(Op::Rope { style }, &[x, angles]).unwrap()
+            },
+            vec![vec![1.0, 2.0, 3.0, 4.0, 5.0].into(), vec![0.0, 1.0, 1.0, 0.0].into()],
+            1,
+        );
+        assert_eq!(y.f32().unwrap(), expected);
+    }
+}
+
+/// Two query heads over one KV head: a uniform one, and one that sees only its best key; each token sees itself and what
+/// precedes it.
+#[test]
+fn attention_is_causal_and_shares_heads() {
+    let y = run_body(
+        |g| {
+            let q = param(g, 0, &[2, 2, 2]);
+            let kv = |g: &mut Graph, n| g.leaf(Op::Param(n), ty(Elem::F16, &[1, 4, 2])).unwrap();
+            let (k, v) = (kv(g, 1), kv(g, 2));
+            let at = g.leaf(Op::Param(3), ty(Elem::I32, &[1])).unwrap();
+            g.add(Op::Attention { scale: F32(1.0) }, &[q, k, v, at]).unwrap()
+        },
+        vec![
+            vec![0.0, 0.0, 0.0, 1000.0, 0.0, 0.0, 0.0, 1000.0].into(),
+            vec![0.0, 1.0, 0.0, 0.0, 0.0, 2.0, 9.0, 9.0].into(),
+            vec![1.0, 2.0, 3.0, 6.0, 8.0, 1.0, 9.0, 9.0].into(),
+            vec![1].into(),
+        ],
+        2,
+    );
+    assert_eq!(y.f32().unwrap(), [2.0, 4.0, 1.0, 2.0, 4.0, 3.0, 8.0, 1.0]);
+}
+
+#[test]
+fn kv_caches_round_and_stay() {
+    // Round-to-nearest f16, and f16(1 / 127) times 127 and 42.
+    let scale = half::f16::from_f32(1.0 / 127.0).to_f32();
+    for (format, expected) in [(quant::F16, [1.0, 0.333_251_95]), (quant::Q8_0, [127.0 * scale, 42.0 * scale])] {
+        let mut g = Graph::new();
+        let table = weight(&mut g, "t", "f32", &[2, 8]);
+        let (ids, at) = (tokens(&mut g, 2), position(&mut g));
+        let x = g.add(Op::Embed, &[table, ids]).unwrap();
+        let x = g.add(Op::Reshape(vec![2, 1, 8]), &[x]).unwrap();
+        let s = state(&mut g, "k", format, &[1, 4, 8]);
+        let k = g.add(Op::KvAppend, &[s, x, at]).unwrap();
+        g.output("k", k).unwrap();
+        let graph = g.verify().unwrap();
+        let mut table = [0.0f32; 16];
+        (table[0], table[1], table[8]) = (1.0, 1.0 / 3.0, 2.0);
+        let bytes: Vec<u8> = table.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let mut weights = Weights::default();
+        weights.load(&graph, |_| Some(&bytes)).unwrap();
+        let mut cache = KvCache::default();
+        interp::run(&graph, &weights, &mut cache, Step { position: 0, tokens: &[0] }).unwrap();
+        interp::run(&graph, &weights, &mut cache, Step { position: 3, tokens: &[0] }).unwrap();
+        let k = cache.get("k").unwrap();
+        for row in [0, 3] {
+            assert_eq!(k[8 * row..][..2], expected, "{format}");
+        }
+        assert!(k[8..24].iter().all(|&x| x == 0.0));
+        let mut refuse = |position, tokens: &[u32]| {
+            interp::run(&graph, &weights, &mut cache, Step { position, tokens }).unwrap_err().to_string()
+        };
+        assert!(refuse(4, &[0]).contains("context"));
+        assert!(refuse(0, &[9]).contains("token id"));
+        assert!(refuse(0, &[0, 0, 0]).contains("tokens in a step"));
+        assert!(refuse(0, &[]).contains("tokens in a step"));
+    }
+}
