@@ -1,0 +1,147 @@
+//! Dots of the float forms with f32 activations.
+//!
+//! Columns are taken in panels; in each, a row and token sum into [`Simd::CHAINS`] partial sums, column `c` into sum
+//! `c % CHAINS`, which are added up and then added to the result so far. That order holds for any number of tokens, so
+//! a token's result does not depend on how many there are.
+
+use crate::simd::{Simd, prefetch};
+use ir::abi::{TILE_ROWS, f32_row_bytes};
+use ir::quant::FloatKind;
+
+/// Columns of a panel: its weights stay in L1 while all tokens pass over it.
+const PANEL: usize = 256;
+/// How far ahead of its reads the first pass prefetches, bytes.
+const AHEAD: usize = 4096;
+
+/// A float form.
+pub trait Element {
+    /// The form.
+    const KIND: FloatKind;
+    /// Bytes of an element.
+    const BYTES: usize;
+    /// Loads the 16 elements of a column.
+    ///
+    /// # Safety
+    /// `16 * BYTES` bytes must be readable.
+    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::Float;
+}
+
+macro_rules! elements {
+    ($($(#[$doc:meta])* $name:ident, $bytes:literal, $load:ident;)*) => { $(
+        $(#[$doc])*
+        pub struct $name;
+        impl Element for $name {
+            const KIND: FloatKind = FloatKind::$name;
+            const BYTES: usize = $bytes;
+            #[inline(always)]
+            unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::Float {
+                // SAFETY: the caller's promise.
+                unsafe { s.$load(p) }
+            }
+        }
+    )* };
+}
+
+elements! {
+    /// IEEE single.
+    F32, 4, load_f32;
+    /// IEEE half.
+    F16, 2, load_f16;
+    /// bfloat16.
+    Bf16, 2, load_bf16;
+}
+
+/// A panel of a tile: where its weights lie, how many columns it has, and the first of them.
+#[derive(Clone, Copy)]
+struct Panel {
+    w: *const u8,
+    columns: usize,
+    first: usize,
+}
+
+/// Where the tokens of a dot lie.
+struct Tokens {
+    a: *const u8,
+    row_bytes: usize,
+    out: *mut f32,
+    out_stride: usize,
+}
+
+/// Adds the panel's part for tokens `first..first + N` to `out`, which it initialises in the first panel.
+///
+/// # Safety
+/// The panel and the tokens exist, and its columns are a multiple of 4.
+#[inline(always)]
+unsafe fn pass<S: Simd, E: Element, const N: usize>(s: S, panel: Panel, tokens: &Tokens, first: usize) {
+    let mut acc = [[s.zero_float(); 4]; N];
+    let column = TILE_ROWS * E::BYTES;
+    for c in (0..panel.columns).step_by(4) {
+        if first == 0 {
+            for line in 0..column * 4 / 64 {
+                prefetch(panel.w.wrapping_add(c * column + AHEAD + line * 64));
+            }
+        }
+        for i in 0..4 {
+            // SAFETY: a column of the panel.
+            let w = unsafe { E::load(s, panel.w.add((c + i) * column)) };
+            for (n, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: the caller vouches for the token; the column is in its row.
+                let a = unsafe {
+                    tokens.a.add((first + n) * tokens.row_bytes).cast::<f32>().add(panel.first + c + i).read()
+                };
+                acc[i % S::CHAINS] = s.fma_splat(w, s.splat_float(a), acc[i % S::CHAINS]);
+            }
+        }
+    }
+    for (n, acc) in acc.into_iter().enumerate() {
+        let mut sum = s.add(acc[0], acc[1]);
+        if S::CHAINS == 4 {
+            sum = s.add(sum, s.add(acc[2], acc[3]));
+        }
+        // SAFETY: the caller vouches for the token's 16 floats.
+        unsafe {
+            let out = tokens.out.add((first + n) * tokens.out_stride);
+            if panel.first > 0 {
+                sum = s.add(s.load_f32(out.cast()), sum);
+            }
+            s.store_f32(out, sum);
+        }
+    }
+}
+
+/// [`ir::abi::DotFn`].
+///
+/// # Safety
+/// `w` is a tile of `k` columns in the form's format, `k` a multiple of 4; `a` has `tokens` rows of [`f32_row_bytes`]
+/// bytes aligned to 4, and `out` 16 floats from each multiple of `out_stride`.
+#[inline(always)]
+pub unsafe fn dot<S: Simd, E: Element>(
+    s: S,
+    w: *const u8,
+    a: *const u8,
+    out: *mut f32,
+    k: usize,
+    tokens: usize,
+    out_stride: usize,
+) {
+    let at_once = S::TOKENS[2];
+    let all = Tokens { a, row_bytes: f32_row_bytes(k), out, out_stride };
+    for first in (0..k).step_by(PANEL) {
+        let panel = Panel { w: w.wrapping_add(first * TILE_ROWS * E::BYTES), columns: PANEL.min(k - first), first };
+        let mut t = 0;
+        // SAFETY: a panel of the tile, and tokens below `tokens`.
+        unsafe {
+            while at_once >= 4 && tokens - t >= 4 {
+                pass::<S, E, 4>(s, panel, &all, t);
+                t += 4;
+            }
+            while tokens - t >= 2 {
+                pass::<S, E, 2>(s, panel, &all, t);
+                t += 2;
+            }
+            if tokens > t {
+                pass::<S, E, 1>(s, panel, &all, t);
+            }
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! The integer forms: where a tile's fields lie, how its codes and scales are unpacked.
+//!
+//! A block here is the 32 elements that share an activation scale; a superblock is a block of the weight format, of one
+//! or eight such blocks. Codes are unsigned: value = scale * (code - OFFSET) - min, signed codes being moved up by 128.
+//! Fields interleave 16 rows, so byte `i` of a field that lies at byte `f` of a block begins at byte `16 * f` and, in
+//! units of 4, word `i / 4` of all rows is the 64 bytes from `16 * (f + i)`.
+
+use crate::bytes::Bytes;
+use crate::simd::Simd;
+use ir::abi::TILE_ROWS;
+use ir::quant::{DotForm, LUT4, Scale};
+
+/// Bytes of 16 rows of one word.
+const WORD: usize = 4 * TILE_ROWS;
+
+/// The integer scales and mins of a superblock, as signed bytes; zero where the form has none.
+#[derive(Clone, Copy)]
+pub struct Scales {
+    /// By group.
+    pub scale: [Bytes; 16],
+    /// By block.
+    pub min: [Bytes; 8],
+}
+
+impl Scales {
+    #[inline(always)]
+    fn zero() -> Self {
+        Scales { scale: [Bytes::zero(); 16], min: [Bytes::zero(); 8] }
+    }
+}
+
+/// An integer or codebook form.
+pub trait Form {
+    /// The form.
+    const DOT: DotForm;
+    /// Code width.
+    const BITS: usize;
+    /// What the unsigned codes are too large by.
+    const OFFSET: i16;
+    /// Groups with a scale of their own in a block, 1 or 2.
+    const GROUPS: usize;
+    /// Blocks in a superblock, 1 or 8. With 8 there are integer scales, with 1 only the float one.
+    const BLOCKS: usize;
+    /// Whether there are mins.
+    const MIN: bool = false;
+    /// Bytes of a superblock of one row.
+    const BYTES: usize;
+    /// Where the f16 scale lies in it.
+    const D: usize;
+    /// Where the f16 scale of the mins lies in it, if any.
+    const DMIN: usize = 0;
+
+    /// The integer scales of a superblock.
+    ///
+    /// # Safety
+    /// `w` is a superblock of 16 rows.
+    #[inline(always)]
+    unsafe fn scales(w: *const u8) -> Scales {
+        let _ = w;
+        Scales::zero()
+    }
+
+    /// Quad `q` (elements `4 q` to `4 q + 3`) of block `b`: in planes of 4 bits if they are wide and `S` splits such,
+    /// otherwise in the first word.
+    ///
+    /// # Safety
+    /// `w` is a superblock of 16 rows, `b < BLOCKS` and `q < 8`.
+    unsafe fn codes<S: Simd>(s: S, w: *const u8, b: usize, q: usize) -> [S::Word; 2];
+}
+
+/// Bits `from..from + mask.count_ones()` of each byte of the word of all rows at `w`, moved to where `mask` is.
+///
+/// # Safety
+/// 64 bytes must be readable.
+#[inline(always)]
+unsafe fn bits<S: Simd>(s: S, w: *const u8, from: usize, mask: u8) -> S::Word {
+    // SAFETY: the caller's promise.
+    let word = unsafe { s.load(w) };
+    let to = mask.trailing_zeros() as usize;
+    let moved = match from.cmp(&to) {
+        std::cmp::Ordering::Less => s.shl(word, (to - from) as u32),
+        std::cmp::Ordering::Equal => word,
+        std::cmp::Ordering::Greater => s.shr(word, (from - to) as u32),
+    };
+    s.and(moved, s.splat(u32::from_ne_bytes([mask; 4])))
+}
+
+/// 4-bit codes, f16 scale per 32.
+pub struct U4Half;
+
+impl Form for U4Half {
+    const DOT: DotForm = DotForm::Int { bits: 4, offset: 8, group: 32, scale: Scale::Half };
+    const BITS: usize = 4;
+    const OFFSET: i16 = 8;
+    const GROUPS: usize = 1;
+    const BLOCKS: usize = 1;
+    const BYTES: usize = 18;
+    const D: usize = 0;
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(s: S, w: *const u8, _: usize, q: usize) -> [S::Word; 2] {
+        // SAFETY: in the superblock.
+        [unsafe { bits(s, w.add(TILE_ROWS * 2 + q % 4 * WORD), q / 4 * 4, 15) }, s.zero()]
+    }
+}
+
+/// 8-bit signed codes, f16 scale per 32.
+pub struct S8Half;
+
+impl Form for S8Half {
+    const DOT: DotForm = DotForm::Int { bits: 8, offset: 0, group: 32, scale: Scale::Half };
+    const BITS: usize = 8;
+    const OFFSET: i16 = 128;
+    const GROUPS: usize = 1;
+    const BLOCKS: usize = 1;
+    const BYTES: usize = 34;
+    const D: usize = 0;
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(s: S, w: *const u8, _: usize, q: usize) -> [S::Word; 2] {
+        // SAFETY: in the superblock.
+        let signed = unsafe { s.load(w.add(TILE_ROWS * 2 + q * WORD)) };
+        let code = s.xor(signed, s.splat(0x8080_8080));
+        if S::SPLIT8 {
+            let low = s.splat(0x0f0f_0f0f);
+            [s.and(code, low), s.and(s.shr(code, 4), low)]
+        } else {
+            [code, s.zero()]
+        }
+    }
+}
+
+/// 3-bit codes, 6-bit scale per 16.
+pub struct U3Super6;
+
+impl Form for U3Super6 {
+    const DOT: DotForm = DotForm::Int { bits: 3, offset: 4, group: 16, scale: Scale::Super6 };
+    const BITS: usize = 3;
+    const OFFSET: i16 = 4;
+    const GROUPS: usize = 2;
+    const BLOCKS: usize = 8;
+    const BYTES: usize = 110;
+    const D: usize = 108;
+
+    #[inline(always)]
+    unsafe fn scales(w: *const u8) -> Scales {
+        let mut out = Scales::zero();
+        for g in 0..4 {
+            // SAFETY: in the superblock.
+            let [low, more, high] =
+                unsafe { [Bytes::load(w, 96 + g), Bytes::load(w, 100 + g), Bytes::load(w, 104 + g)] };
+            out.scale[g] = low.bits(0, 15).or(high.bits(0, 0x30)).less(32);
+            out.scale[4 + g] = more.bits(0, 15).or(high.bits(2, 0x30)).less(32);
+            out.scale[8 + g] = low.bits(4, 15).or(high.bits(4, 0x30)).less(32);
+            out.scale[12 + g] = more.bits(4, 15).or(high.bits(6, 0x30)).less(32);
+        }
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(s: S, w: *const u8, b: usize, q: usize) -> [S::Word; 2] {
+        // SAFETY: in the superblock.
+        let (low, high) = unsafe {
+            let low = bits(s, w.add(TILE_ROWS * 32 + (b / 4 * 8 + q) * WORD), b % 4 * 2, 3);
+            (low, bits(s, w.add(q * WORD), b, 4))
+        };
+        [s.or(low, high), s.zero()]
+    }
+}
+
+/// The 6-bit scales and mins of [`Scale::Super6Min`] in the 12 bytes from `at`.
+///
+/// # Safety
+/// They must be readable for 16 rows.
+#[inline(always)]
+unsafe fn super6min(w: *const u8, at: usize) -> Scales {
+    let mut out = Scales::zero();
+    for g in 0..4 {
+        // SAFETY: the caller's promise.
+        let [scale, min, both] =
+            unsafe { [Bytes::load(w, at + g), Bytes::load(w, at + 4 + g), Bytes::load(w, at + 8 + g)] };
+        out.scale[g] = scale.bits(0, 63);
+        out.min[g] = min.bits(0, 63);
+        out.scale[4 + g] = both.bits(0, 15).or(scale.bits(6, 0x30));
+        out.min[4 + g] = both.bits(4, 15).or(min.bits(6, 0x30));
+    }
+    out
+}
+
+/// 4-bit codes, 6-bit scale and min per 32.
+pub struct U4Super6Min;
+
+impl Form for U4Super6Min {
+    const DOT: DotForm = DotForm::Int { bits: 4, offset: 0, group: 32, scale: Scale::Super6Min };
+    const BITS: usize = 4;
+    const OFFSET: i16 = 0;
+    const GROUPS: usize = 1;
+    const BLOCKS: usize = 8;
+    const MIN: bool = true;
+    const BYTES: usize = 144;
+    const D: usize = 0;
+    const DMIN: usize = 2;
+
+    #[inline(always)]
+    unsafe fn scales(w: *const u8) -> Scales {
+        // SAFETY: in the superblock.
+        unsafe { super6min(w, 4) }
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(s: S, w: *const u8, b: usize, q: usize) -> [S::Word; 2] {
+        // SAFETY: in the superblock.
+        [unsafe { bits(s, w.add(TILE_ROWS * 16 + (b / 2 * 8 + q) * WORD), b % 2 * 4, 15) }, s.zero()]
+    }
+}
+
+/// 5-bit codes, 6-bit scale and min per 32.
+pub struct U5Super6Min;
+
+impl Form for U5Super6Min {
+    const DOT: DotForm = DotForm::Int { bits: 5, offset: 0, group: 32, scale: Scale::Super6Min };
+    const BITS: usize = 5;
+    const OFFSET: i16 = 0;
+    const GROUPS: usize = 1;
+    const BLOCKS: usize = 8;
+    const MIN: bool = true;
+    const BYTES: usize = 176;
+    const D: usize = 0;
+    const DMIN: usize = 2;
+
+    #[inline(always)]
+    unsafe fn scales(w: *const u8) -> Scales {
+        // SAFETY: in the superblock.
+        unsafe { super6min(w, 4) }
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(s: S, w: *const u8, b: usize, q: usize) -> [S::Word; 2] {
+        // SAFETY: in the superblock.
+        let (low, high) = unsafe {
+            let low = bits(s, w.add(TILE_ROWS * 48 + (b / 2 * 8 + q) * WORD), b % 2 * 4, 15);
+            (low, bits(s, w.add(TILE_ROWS * 16 + q * WORD), b, 16))
+        };
+        [s.or(low, high), s.zero()]
+    }
+}
+
+/// 6-bit codes, 8-bit scale per 16.
+pub struct U6Super8;
+
+impl Form for U6Super8 {
+    const DOT: DotForm = DotForm::Int { bits: 6, offset: 32, group: 16, scale: Scale::Super8 };
+    const BITS: usize = 6;
+    const OFFSET: i16 = 32;
+    const GROUPS: usize = 2;
+    const BLOCKS: usize = 8;
+    const BYTES: usize = 210;
+    const D: usize = 208;
+
+    #[inline(always)]
+    unsafe fn scales(w: *const u8) -> Scales {
+        let mut out = Scales::zero();
+        for g in 0..16 {
+            // SAFETY: in the superblock.
+            out.scale[g] = unsafe { Bytes::load(w, 192 + g) };
+        }
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(s: S, w: *const u8, b: usize, q: usize) -> [S::Word; 2] {
+        // SAFETY: in the superblock.
+        let (low, high) = unsafe {
+            let low = bits(s, w.add((b / 4 * 16 + b % 2 * 8 + q) * WORD), b % 4 / 2 * 4, 15);
+            (low, bits(s, w.add(TILE_ROWS * 128 + (b / 4 * 8 + q) * WORD), b % 4 * 2, 0x30))
+        };
+        [s.or(low, high), s.zero()]
+    }
+}
+
+/// 4-bit indices into 16 values, split 6-bit scale per 32.
+pub struct Lut4Split6;
+
+/// [`LUT4`] plus 128: bits `shift..` under `mask`.
+const fn lut4(shift: u32, mask: u8) -> [u8; 16] {
+    let mut table = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        table[i] = (LUT4[i] as u8 ^ 128) >> shift & mask;
+        i += 1;
+    }
+    table
+}
+
+impl Form for Lut4Split6 {
+    const DOT: DotForm = DotForm::Codebook { bits: 4, group: 32, scale: Scale::Split6 };
+    const BITS: usize = 8;
+    const OFFSET: i16 = 128;
+    const GROUPS: usize = 1;
+    const BLOCKS: usize = 8;
+    const BYTES: usize = 136;
+    const D: usize = 0;
+
+    #[inline(always)]
+    unsafe fn scales(w: *const u8) -> Scales {
+        // SAFETY: in the superblock; the units of the high bits are 2 bytes.
+        let high = unsafe { Bytes::load_units2(w, 2) };
+        let mut out = Scales::zero();
+        for g in 0..8 {
+            // SAFETY: in the superblock.
+            let low = unsafe { Bytes::load(w, 4 + g / 2) };
+            out.scale[g] = low.bits(g % 2 * 4, 15).or(high[g / 4].bits(g % 4 * 2, 0x30)).less(32);
+        }
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(s: S, w: *const u8, b: usize, q: usize) -> [S::Word; 2] {
+        const WHOLE: [u8; 16] = lut4(0, 255);
+        const PLANES: [[u8; 16]; 2] = [lut4(0, 15), lut4(4, 15)];
+        // SAFETY: in the superblock.
+        let index = unsafe { bits(s, w.add(TILE_ROWS * 8 + (b * 4 + q % 4) * WORD), q / 4 * 4, 15) };
+        if S::SPLIT8 { [s.lut(index, &PLANES[0]), s.lut(index, &PLANES[1])] } else { [s.lut(index, &WHOLE), s.zero()] }
+    }
+}

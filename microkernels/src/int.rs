@@ -1,0 +1,490 @@
+//! Dots of the integer forms with int8 activations.
+//!
+//! One token, or a few, stream the packed tile. More unpack a panel of 16 rows and 256 columns to the stack, where it
+//! stays in L1, and pass over it with as many tokens at a time as registers hold. Both compute, per row and token, the
+//! same float operations in the same order, so a token's result does not depend on how many there are:
+//! for each superblock `t = sum of isum(block) * scale(activations of block)` with exact integer sums that include the
+//! integer scales, then `acc += t * d`, then `acc -= dmin * min(block) * (scale * sum)(activations of block)`.
+
+use crate::forms::{Form, Scales};
+use crate::simd::{Simd, prefetch};
+use ir::abi::{Q8_BLOCK, TILE_ROWS, q8_row_bytes};
+use std::mem::MaybeUninit;
+use std::sync::atomic::{Ordering, compiler_fence};
+
+/// Blocks of a panel.
+const PANEL: usize = 8;
+/// How far ahead of its reads the streaming path prefetches, bytes.
+const AHEAD: usize = 4096;
+
+/// A row of activations from some block on.
+#[derive(Clone, Copy)]
+struct Activations {
+    codes: *const u8,
+    /// {scale: f32, sums: [i16; 2]} per block.
+    blocks: *const u8,
+}
+
+/// All methods but [`Activations::at`]: block `b` must be in the row.
+impl Activations {
+    /// The row at `row`, of `k` elements, from block `block`.
+    ///
+    /// # Safety
+    /// `row` is a row of [`q8_row_bytes`] bytes and the block is in it.
+    #[inline(always)]
+    unsafe fn at(row: *const u8, k: usize, block: usize) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Activations { codes: row.add(block * Q8_BLOCK), blocks: row.add(k + block * 8) } }
+    }
+
+    #[inline(always)]
+    unsafe fn quad<S: Simd>(self, s: S, b: usize, q: usize) -> S::SplatWord {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_splat(self.codes.add(b * Q8_BLOCK + q * 4)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale(self, b: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.blocks.add(b * 8).cast::<f32>().read() }
+    }
+
+    #[inline(always)]
+    unsafe fn sums<S: Simd>(self, s: S, b: usize) -> S::SplatWord {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_splat(self.blocks.add(b * 8 + 4)) }
+    }
+
+    /// The sums of the activations of eight blocks, scale included.
+    #[inline(always)]
+    unsafe fn scaled_sums<S: Simd>(self, s: S) -> [f32; 8] {
+        let (mut lanes, mut out) = ([0.0; TILE_ROWS], [0.0; 8]);
+        // SAFETY: the caller's promise; `lanes` has the lanes.
+        unsafe { s.store_f32(lanes.as_mut_ptr(), s.scaled_sums(self.blocks)) };
+        for (b, out) in out.iter_mut().enumerate() {
+            *out = lanes[2 * b + 1];
+        }
+        out
+    }
+}
+
+/// Codes and integer scales of blocks: packed ([`Packed`]) or unpacked ([`Panel`]). Block `b` must be in it, `q < 8`.
+trait Source<S: Simd> {
+    unsafe fn codes(&self, s: S, b: usize, q: usize) -> [S::Word; 2];
+    unsafe fn scale(&self, s: S, group: usize) -> S::Scale;
+    unsafe fn correction(&self, s: S, b: usize) -> S::Word;
+}
+
+/// A superblock of a tile.
+struct Packed<F> {
+    w: *const u8,
+    scales: Scales,
+    form: std::marker::PhantomData<F>,
+}
+
+impl<F: Form> Packed<F> {
+    /// The superblock at `w`.
+    ///
+    /// # Safety
+    /// It is readable for as long as this lives.
+    #[inline(always)]
+    unsafe fn new(w: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        Packed { w, scales: unsafe { F::scales(w) }, form: std::marker::PhantomData }
+    }
+
+    #[inline(always)]
+    fn d<S: Simd>(&self, s: S) -> S::Float {
+        // SAFETY: `w` is a superblock.
+        unsafe { s.load_f16(self.w.add(F::D * TILE_ROWS)) }
+    }
+
+    #[inline(always)]
+    fn min<S: Simd>(&self, s: S, b: usize) -> S::Float {
+        // SAFETY: `w` is a superblock.
+        let d = unsafe { s.load_f16(self.w.add(F::DMIN * TILE_ROWS)) };
+        s.mul(s.load_i8(self.scales.min[b]), d)
+    }
+}
+
+impl<S: Simd, F: Form> Source<S> for Packed<F> {
+    #[inline(always)]
+    unsafe fn codes(&self, s: S, b: usize, q: usize) -> [S::Word; 2] {
+        // SAFETY: `w` is a superblock; the caller vouches for b and q.
+        unsafe { F::codes(s, self.w, b, q) }
+    }
+    #[inline(always)]
+    unsafe fn scale(&self, s: S, group: usize) -> S::Scale {
+        if F::BLOCKS == 1 { s.unit_scale() } else { s.scale(self.scales.scale[group]) }
+    }
+    #[inline(always)]
+    unsafe fn correction(&self, s: S, b: usize) -> S::Word {
+        if F::OFFSET == 0 {
+            return s.zero();
+        }
+        // SAFETY: groups of block b.
+        let (first, last) = unsafe {
+            (Source::<S>::scale(self, s, b * F::GROUPS), Source::<S>::scale(self, s, (b + 1) * F::GROUPS - 1))
+        };
+        s.correction(F::OFFSET, first, last)
+    }
+}
+
+/// Runs the body for each of `$n`, 1 or 8, blocks, whose index is a constant in each copy.
+macro_rules! unrolled {
+    ($n:expr, $b:ident => $body:block) => {{
+        unrolled!(@ $b $body 0);
+        if $n == 8 {
+            unrolled!(@ $b $body 1 2 3 4 5 6 7);
+        }
+    }};
+    (@ $b:ident $body:block $($i:literal)*) => { $({ let $b: usize = $i; $body })* };
+}
+
+/// Words of a quad.
+const fn planes<S: Simd, F: Form>() -> usize {
+    if S::SPLIT8 && F::BITS == 8 { 2 } else { 1 }
+}
+
+/// Quads of a group that one accumulator holds.
+const fn run<S: Simd, F: Form>() -> usize {
+    let quads = 8 / F::GROUPS;
+    if S::RUN[F::BITS] < quads { S::RUN[F::BITS] } else { quads }
+}
+
+/// Most tokens that are faster without a panel: few, and only where unpacking is cheap, since it takes registers.
+const fn streamed<S: Simd, F: Form>() -> usize {
+    match (F::GROUPS == 1 && run::<S, F>() == 8, F::BLOCKS == 1 && planes::<S, F>() == 1) {
+        (true, true) => 4,
+        (true, false) => 2,
+        _ => 1,
+    }
+}
+
+/// Up to [`PANEL`] blocks of a tile, unpacked. Corrections and mins are there only if the form has them.
+struct Panel<S: Simd, F> {
+    /// By block, quad and plane.
+    codes: [MaybeUninit<S::Word>; PANEL * 8 * 2],
+    scales: [MaybeUninit<S::Scale>; PANEL * 2],
+    corrections: [MaybeUninit<S::Word>; PANEL],
+    mins: [MaybeUninit<S::Float>; PANEL],
+    /// By superblock.
+    d: [MaybeUninit<S::Float>; PANEL],
+    form: std::marker::PhantomData<F>,
+}
+
+impl<S: Simd, F: Form> Panel<S, F> {
+    #[inline(always)]
+    fn new() -> Self {
+        Panel {
+            codes: [MaybeUninit::uninit(); PANEL * 8 * 2],
+            scales: [MaybeUninit::uninit(); PANEL * 2],
+            corrections: [MaybeUninit::uninit(); PANEL],
+            mins: [MaybeUninit::uninit(); PANEL],
+            d: [MaybeUninit::uninit(); PANEL],
+            form: std::marker::PhantomData,
+        }
+    }
+
+    /// Unpacks the superblock at `w` to the blocks from `first`.
+    ///
+    /// # Safety
+    /// `w` is a superblock of 16 rows and `first + F::BLOCKS <= PANEL`.
+    #[inline(always)]
+    unsafe fn unpack(&mut self, s: S, w: *const u8, first: usize) {
+        // SAFETY: the caller's promise.
+        let packed = unsafe { Packed::<F>::new(w) };
+        self.d[first / F::BLOCKS].write(packed.d(s));
+        unrolled!(F::BLOCKS, b => {
+            prefetch_share::<F>(w, b, F::BYTES * TILE_ROWS * (PANEL / F::BLOCKS));
+            for q in 0..8 {
+                // SAFETY: b and q are in the superblock.
+                let codes = unsafe { Source::<S>::codes(&packed, s, b, q) };
+                for (p, &word) in codes.iter().enumerate().take(planes::<S, F>()) {
+                    self.codes[((first + b) * 8 + q) * planes::<S, F>() + p].write(word);
+                }
+            }
+            for g in 0..F::GROUPS {
+                // SAFETY: groups of block b.
+                let scale = unsafe { Source::<S>::scale(&packed, s, b * F::GROUPS + g) };
+                self.scales[(first + b) * F::GROUPS + g].write(scale);
+            }
+            if F::OFFSET != 0 {
+                // SAFETY: b is in the superblock.
+                self.corrections[first + b].write(unsafe { packed.correction(s, b) });
+            }
+            if F::MIN {
+                self.mins[first + b].write(packed.min(s, b));
+            }
+        });
+    }
+}
+
+impl<S: Simd, F: Form> Source<S> for Panel<S, F> {
+    #[inline(always)]
+    unsafe fn codes(&self, s: S, b: usize, q: usize) -> [S::Word; 2] {
+        let at = (b * 8 + q) * planes::<S, F>();
+        // SAFETY: the caller vouches that block b is unpacked.
+        unsafe {
+            let low = self.codes.get_unchecked(at).assume_init();
+            let high = if planes::<S, F>() == 2 { self.codes.get_unchecked(at + 1).assume_init() } else { s.zero() };
+            [low, high]
+        }
+    }
+    #[inline(always)]
+    unsafe fn scale(&self, s: S, group: usize) -> S::Scale {
+        if F::BLOCKS == 1 {
+            return s.unit_scale();
+        }
+        // SAFETY: the caller vouches that the group's block is unpacked.
+        unsafe { self.scales.get_unchecked(group).assume_init() }
+    }
+    #[inline(always)]
+    unsafe fn correction(&self, s: S, b: usize) -> S::Word {
+        if F::OFFSET == 0 {
+            return s.zero();
+        }
+        // SAFETY: the caller vouches that block b is unpacked.
+        unsafe { self.corrections.get_unchecked(b).assume_init() }
+    }
+}
+
+/// Prefetches block `b`'s share of the lines of the superblock that lies `ahead` bytes after the one at `w`.
+#[inline(always)]
+fn prefetch_share<F: Form>(w: *const u8, b: usize, ahead: usize) {
+    let bytes = F::BYTES * TILE_ROWS;
+    for line in (bytes * b / F::BLOCKS).div_ceil(64)..(bytes * (b + 1) / F::BLOCKS).div_ceil(64) {
+        prefetch(w.wrapping_add(ahead + line * 64));
+    }
+}
+
+/// The exact integer sums of block `b` for `N` tokens.
+///
+/// # Safety
+/// Block `b` is in the source and in the rows.
+#[inline(always)]
+unsafe fn block<S: Simd, F: Form, const N: usize>(
+    s: S,
+    source: &impl Source<S>,
+    rows: &[Activations; N],
+    b: usize,
+) -> [S::Float; N] {
+    let (quads, run, planes) = (8 / F::GROUPS, run::<S, F>(), planes::<S, F>());
+    // SAFETY: here and below, the caller's promise.
+    let correction = unsafe { source.correction(s, b) };
+    let mut total = [s.total_start(unsafe { rows[0].sums(s, b) }, correction); N];
+    for n in 1..N {
+        total[n] = s.total_start(unsafe { rows[n].sums(s, b) }, correction);
+    }
+    for g in 0..F::GROUPS {
+        let scale = unsafe { source.scale(s, b * F::GROUPS + g) };
+        for r in 0..quads / run {
+            let mut acc = [[s.zero(); 2]; N];
+            if r == 0 {
+                for (acc, row) in acc.iter_mut().zip(rows) {
+                    acc[0] = s.group_start(F::OFFSET, unsafe { row.sums(s, b) }, g, F::GROUPS);
+                }
+            }
+            for q in 0..run {
+                // Keeps the compiler from interleaving quads, which would spill most of them.
+                compiler_fence(Ordering::SeqCst);
+                let q = g * quads + r * run + q;
+                let codes = unsafe { source.codes(s, b, q) };
+                for (acc, row) in acc.iter_mut().zip(rows) {
+                    let quad = unsafe { row.quad(s, b, q) };
+                    for p in 0..planes {
+                        acc[p] = s.dot4(acc[p], codes[p], quad);
+                    }
+                }
+            }
+            for (total, acc) in total.iter_mut().zip(acc) {
+                *total = s.fold(*total, acc[0], scale);
+                if planes == 2 {
+                    *total = s.fold(*total, acc[1], s.scale16(scale));
+                }
+            }
+        }
+    }
+    let mut out = [s.zero_float(); N];
+    for n in 0..N {
+        out[n] = s.total(total[n]);
+    }
+    out
+}
+
+/// Streams the tile for all of `N` tokens.
+///
+/// # Safety
+/// That of [`dot`].
+#[inline(always)]
+unsafe fn stream<S: Simd, F: Form, const N: usize>(
+    s: S,
+    w: *const u8,
+    a: *const u8,
+    out: *mut f32,
+    k: usize,
+    out_stride: usize,
+) {
+    let mut acc = [s.zero_float(); N];
+    for i in 0..k / (F::BLOCKS * Q8_BLOCK) {
+        // SAFETY: superblock i of the tile, and the activations that it meets.
+        unsafe {
+            let packed = Packed::<F>::new(w.add(i * F::BYTES * TILE_ROWS));
+            let mut rows = [Activations::at(a, k, i * F::BLOCKS); N];
+            for n in 1..N {
+                rows[n] = Activations::at(a.add(n * q8_row_bytes(k)), k, i * F::BLOCKS);
+            }
+            let mut t = [s.zero_float(); N];
+            unrolled!(F::BLOCKS, b => {
+                prefetch_share::<F>(packed.w, b, AHEAD);
+                let sums = block::<S, F, N>(s, &packed, &rows, b);
+                for n in 0..N {
+                    t[n] = scaled_sum(s, sums[n], rows[n].scale(b), t[n], b);
+                }
+            });
+            for n in 0..N {
+                acc[n] = s.fma(t[n], packed.d(s), acc[n]);
+                if F::MIN {
+                    let sums = rows[n].scaled_sums(s);
+                    unrolled!(F::BLOCKS, b => {
+                        acc[n] = s.fnma_splat(packed.min(s, b), s.splat_float(sums[b]), acc[n]);
+                    });
+                }
+            }
+        }
+    }
+    for n in 0..N {
+        // SAFETY: the caller vouches for 16 floats a token.
+        unsafe { s.store_f32(out.add(n * out_stride), acc[n]) };
+    }
+}
+
+/// `sum * scale + t`, where `t` is zero in the first block.
+#[inline(always)]
+fn scaled_sum<S: Simd>(s: S, sum: S::Float, scale: f32, t: S::Float, b: usize) -> S::Float {
+    let scale = s.splat_float(scale);
+    if b == 0 { s.mul_splat(sum, scale) } else { s.fma_splat(sum, scale, t) }
+}
+
+/// Where the tokens of a dot lie.
+struct Tokens {
+    /// First block of the panel and number of blocks in it.
+    blocks: (usize, usize),
+    k: usize,
+    a: *const u8,
+    out: *mut f32,
+    out_stride: usize,
+}
+
+/// Adds the panel's part for tokens `first..first + N` to `out`, which it initialises in the first panel.
+///
+/// # Safety
+/// The panel holds the blocks and the tokens exist.
+#[inline(always)]
+unsafe fn pass<S: Simd, F: Form, const N: usize>(s: S, panel: &Panel<S, F>, tokens: &Tokens, first: usize) {
+    let (first_block, blocks) = tokens.blocks;
+    let row_bytes = q8_row_bytes(tokens.k);
+    let mut rows = [Activations { codes: tokens.a, blocks: tokens.a }; N];
+    let mut acc = [s.zero_float(); N];
+    for i in 0..N {
+        let row = tokens.a.wrapping_add((first + i) * row_bytes);
+        // SAFETY: the caller vouches for the token.
+        unsafe {
+            rows[i] = Activations::at(row, tokens.k, first_block);
+            if first_block > 0 {
+                acc[i] = s.load_f32(tokens.out.add((first + i) * tokens.out_stride).cast());
+            }
+        }
+        for line in 0..PANEL * Q8_BLOCK / 64 {
+            prefetch(rows[i].codes.wrapping_add(N * row_bytes + line * 64));
+        }
+        prefetch(rows[i].blocks.wrapping_add(N * row_bytes));
+    }
+    for i in 0..blocks / F::BLOCKS {
+        let mut t = [s.zero_float(); N];
+        for b in 0..F::BLOCKS {
+            // SAFETY: the caller vouches for the block.
+            unsafe {
+                let sums = block::<S, F, N>(s, panel, &rows, i * F::BLOCKS + b);
+                for n in 0..N {
+                    t[n] = scaled_sum(s, sums[n], rows[n].scale(i * F::BLOCKS + b), t[n], b);
+                }
+            }
+        }
+        // SAFETY: the superblock is unpacked.
+        let d = unsafe { panel.d.get_unchecked(i).assume_init() };
+        for n in 0..N {
+            acc[n] = s.fma(t[n], d, acc[n]);
+        }
+    }
+    if F::MIN {
+        for n in 0..N {
+            // SAFETY: forms with mins have eight blocks a superblock, so the panel is full.
+            unsafe {
+                let sums = rows[n].scaled_sums(s);
+                for b in 0..PANEL {
+                    acc[n] = s.fnma_splat(panel.mins[b].assume_init(), s.splat_float(sums[b]), acc[n]);
+                }
+            }
+        }
+    }
+    for (i, acc) in acc.into_iter().enumerate() {
+        // SAFETY: the caller vouches for the token.
+        unsafe { s.store_f32(tokens.out.add((first + i) * tokens.out_stride), acc) };
+    }
+}
+
+/// [`ir::abi::DotFn`].
+///
+/// # Safety
+/// `w` is a tile of `k` columns in the form's format, `k` a multiple of the superblock; `a` has `tokens` rows of
+/// [`q8_row_bytes`] bytes aligned to 4, and `out` 16 floats from each multiple of `out_stride`.
+#[inline(always)]
+pub unsafe fn dot<S: Simd, F: Form>(
+    s: S,
+    w: *const u8,
+    a: *const u8,
+    out: *mut f32,
+    k: usize,
+    tokens: usize,
+    out_stride: usize,
+) {
+    let at_once = S::TOKENS[planes::<S, F>() - 1];
+    // SAFETY: the caller's promise.
+    unsafe {
+        match tokens {
+            1 => return stream::<S, F, 1>(s, w, a, out, k, out_stride),
+            2 if streamed::<S, F>() >= 2 => return stream::<S, F, 2>(s, w, a, out, k, out_stride),
+            4 if streamed::<S, F>() >= 4 => return stream::<S, F, 4>(s, w, a, out, k, out_stride),
+            _ => {}
+        }
+    }
+    let mut panel = Panel::<S, F>::new();
+    for first_block in (0..k / Q8_BLOCK).step_by(PANEL) {
+        let blocks = PANEL.min(k / Q8_BLOCK - first_block);
+        let here = Tokens { blocks: (first_block, blocks), k, a, out, out_stride };
+        for b in (0..blocks).step_by(F::BLOCKS) {
+            // SAFETY: superblocks of the tile, as many as a panel holds.
+            unsafe { panel.unpack(s, w.add((first_block + b) / F::BLOCKS * F::BYTES * TILE_ROWS), b) };
+        }
+        let mut t = 0;
+        // SAFETY: the blocks of the panel, and tokens below `tokens`.
+        unsafe {
+            while at_once >= 8 && tokens - t >= 8 {
+                pass::<S, F, 8>(s, &panel, &here, t);
+                t += 8;
+            }
+            while at_once >= 4 && tokens - t >= 4 {
+                pass::<S, F, 4>(s, &panel, &here, t);
+                t += 4;
+            }
+            while tokens - t >= 2 {
+                pass::<S, F, 2>(s, &panel, &here, t);
+                t += 2;
+            }
+            if tokens > t {
+                pass::<S, F, 1>(s, &panel, &here, t);
+            }
+        }
+    }
+}

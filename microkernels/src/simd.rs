@@ -1,0 +1,144 @@
+//! The vector operations that the dots are written over.
+//!
+//! Every vector has 16 lanes of 32 bits, lane = row of the weight tile, whatever the width of a register: AVX2 uses
+//! pairs of registers. Implementors are tokens whose existence proves that the CPU has the features, so arithmetic is
+//! safe and only memory accesses are not. Everything is `inline(always)`, so that it lands in the entry point that
+//! enables the features. Next hop: `int` and `float` use this.
+
+use crate::bytes::Bytes;
+
+/// A set of vector instructions.
+///
+/// The integer dot is split so that each instruction set can scale where it is cheapest: [`dot4`](Simd::dot4) sums
+/// quads into an accumulator that begins as [`group_start`](Simd::group_start), and [`fold`](Simd::fold) multiplies it
+/// by the group's scale into a `Total`, which begins as [`total_start`](Simd::total_start). Exactly one of the two
+/// starts carries the correction for the offset of the codes. All of it is exact in every implementation, so that the
+/// results do not depend on it.
+pub trait Simd: Copy {
+    /// 16 words of 32 bits.
+    type Word: Copy;
+    /// 16 f32.
+    type Float: Copy;
+    /// One 32-bit word for all lanes.
+    type SplatWord: Copy;
+    /// One f32 for all lanes.
+    type SplatFloat: Copy;
+    /// Integer scales of 16 rows, as `fold` wants them.
+    type Scale: Copy;
+    /// Sum of scaled group sums.
+    type Total: Copy;
+
+    /// Quads that an accumulator of `dot4` holds without overflow, by code width.
+    const RUN: [usize; 9];
+    /// Whether 8-bit codes are split into planes of 4 bits, low and high, each with its own accumulator.
+    const SPLIT8: bool;
+    /// Tokens that the registers hold at once: in integer dots of one plane and of two, in float dots.
+    const TOKENS: [usize; 3];
+    /// Independent partial sums of a float dot, 2 or 4.
+    const CHAINS: usize;
+
+    /// Zeros.
+    fn zero(self) -> Self::Word;
+    /// `x` in every lane.
+    fn splat(self, x: u32) -> Self::Word;
+    /// Loads 64 bytes.
+    ///
+    /// # Safety
+    /// They must be readable.
+    unsafe fn load(self, p: *const u8) -> Self::Word;
+    /// Loads 4 bytes into every lane.
+    ///
+    /// # Safety
+    /// They must be readable.
+    unsafe fn load_splat(self, p: *const u8) -> Self::SplatWord;
+    /// Bitwise AND.
+    fn and(self, a: Self::Word, b: Self::Word) -> Self::Word;
+    /// Bitwise OR.
+    fn or(self, a: Self::Word, b: Self::Word) -> Self::Word;
+    /// Bitwise XOR.
+    fn xor(self, a: Self::Word, b: Self::Word) -> Self::Word;
+    /// Each word shifted left.
+    fn shl(self, a: Self::Word, by: u32) -> Self::Word;
+    /// Each word shifted right, zero-filling.
+    fn shr(self, a: Self::Word, by: u32) -> Self::Word;
+    /// Each byte, which is below 16, replaced by its table entry.
+    fn lut(self, index: Self::Word, table: &[u8; 16]) -> Self::Word;
+
+    /// Accumulator before the first quad of group `group` of the `groups` of a block, whose codes are `offset` too
+    /// large; `sums` are the block's two activation sums.
+    fn group_start(self, offset: i16, sums: Self::SplatWord, group: usize, groups: usize) -> Self::Word;
+    /// Adds to each lane the dot product of four unsigned codes and four signed activations.
+    fn dot4(self, acc: Self::Word, codes: Self::Word, activations: Self::SplatWord) -> Self::Word;
+    /// Total before the first group of a block.
+    fn total_start(self, sums: Self::SplatWord, correction: Self::Word) -> Self::Total;
+    /// What `total_start` needs of the scales of the first and last 16 codes of a block.
+    fn correction(self, offset: i16, first: Self::Scale, last: Self::Scale) -> Self::Word;
+    /// `total + acc * scale`.
+    fn fold(self, total: Self::Total, acc: Self::Word, scale: Self::Scale) -> Self::Total;
+    /// The total, which has at most 24 significant bits, as floats.
+    fn total(self, total: Self::Total) -> Self::Float;
+    /// Scales from signed bytes.
+    fn scale(self, bytes: Bytes) -> Self::Scale;
+    /// All scales 1.
+    fn unit_scale(self) -> Self::Scale;
+    /// Scales times 16.
+    fn scale16(self, scale: Self::Scale) -> Self::Scale;
+    /// From eight {scale: f32, sums: [i16; 2]}: lane 2 i + 1 is scale i times the sum of both sums i; the other lanes are
+    /// arbitrary.
+    ///
+    /// # Safety
+    /// 64 bytes must be readable.
+    unsafe fn scaled_sums(self, p: *const u8) -> Self::Float;
+
+    /// Zeros.
+    fn zero_float(self) -> Self::Float;
+    /// `x` in every lane.
+    fn splat_float(self, x: f32) -> Self::SplatFloat;
+    /// Loads 16 f32.
+    ///
+    /// # Safety
+    /// 64 bytes must be readable.
+    unsafe fn load_f32(self, p: *const u8) -> Self::Float;
+    /// Loads 16 f16.
+    ///
+    /// # Safety
+    /// 32 bytes must be readable.
+    unsafe fn load_f16(self, p: *const u8) -> Self::Float;
+    /// Loads 16 bf16.
+    ///
+    /// # Safety
+    /// 32 bytes must be readable.
+    unsafe fn load_bf16(self, p: *const u8) -> Self::Float;
+    /// Signed bytes as floats.
+    fn load_i8(self, bytes: Bytes) -> Self::Float;
+    /// Stores 16 f32.
+    ///
+    /// # Safety
+    /// 64 bytes must be writable.
+    unsafe fn store_f32(self, p: *mut f32, a: Self::Float);
+    /// `a + b`.
+    fn add(self, a: Self::Float, b: Self::Float) -> Self::Float;
+    /// `a * b`.
+    fn mul(self, a: Self::Float, b: Self::Float) -> Self::Float;
+    /// `a * b`.
+    fn mul_splat(self, a: Self::Float, b: Self::SplatFloat) -> Self::Float;
+    /// `a * b + c` with one rounding.
+    fn fma(self, a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
+    /// `c - a * b` with one rounding.
+    fn fnma_splat(self, a: Self::Float, b: Self::SplatFloat, c: Self::Float) -> Self::Float;
+    /// `a * b + c` with one rounding.
+    fn fma_splat(self, a: Self::Float, b: Self::SplatFloat, c: Self::Float) -> Self::Float;
+}
+
+/// Hints that the line at `p` is read soon; `p` may point anywhere.
+#[inline(always)]
+pub fn prefetch(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is in the baseline of the architecture, and a prefetch of any address is harmless.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}

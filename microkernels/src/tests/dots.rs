@@ -1,0 +1,281 @@
+//! Dots against [`QuantFormat::decode`], with random and with extreme codes.
+
+use super::{Aligned, Rng, vector_isas};
+use crate::emulated::Emulated;
+use crate::{float, forms, int, table};
+use ir::abi::{Atom, DotFn, Meaning, Q8_BLOCK, TILE_ROWS, f32_row_bytes, q8_row_bytes};
+use ir::quant::{self, DotForm, FloatKind, Format, QuantFormat};
+use ir::target::Isa;
+
+/// Error of an output over the sum of the absolute products.
+const TOLERANCE: f64 = 1e-5;
+/// Floats between the outputs of two tokens; the excess over a tile must stay untouched.
+const STRIDE: usize = 19;
+
+unsafe extern "C" fn emulated_int<F: forms::Form>(
+    w: *const u8,
+    a: *const u8,
+    out: *mut f32,
+    k: usize,
+    tokens: usize,
+    out_stride: usize,
+) {
+    // SAFETY: the caller keeps the contract.
+    unsafe { int::dot::<_, F>(Emulated, w, a, out, k, tokens, out_stride) }
+}
+
+unsafe extern "C" fn emulated_float<E: float::Element>(
+    w: *const u8,
+    a: *const u8,
+    out: *mut f32,
+    k: usize,
+    tokens: usize,
+    out_stride: usize,
+) {
+    // SAFETY: the caller keeps the contract.
+    unsafe { float::dot::<_, E>(Emulated, w, a, out, k, tokens, out_stride) }
+}
+
+/// The emulated dot of an atom.
+fn emulated(atom: Atom) -> DotFn {
+    match atom {
+        Atom::DotF32 => emulated_float::<float::F32>,
+        Atom::DotF16 => emulated_float::<float::F16>,
+        Atom::DotBf16 => emulated_float::<float::Bf16>,
+        Atom::DotU4Half => emulated_int::<forms::U4Half>,
+        Atom::DotS8Half => emulated_int::<forms::S8Half>,
+        Atom::DotU3Super6 => emulated_int::<forms::U3Super6>,
+        Atom::DotU4Super6Min => emulated_int::<forms::U4Super6Min>,
+        Atom::DotU5Super6Min => emulated_int::<forms::U5Super6Min>,
+        Atom::DotU6Super8 => emulated_int::<forms::U6Super8>,
+        Atom::DotLut4Split6 => emulated_int::<forms::Lut4Split6>,
+        other => panic!("{} is no dot", other.name()),
+    }
+}
+
+/// The dot of an instruction set that this machine has.
+fn native(isa: Isa, atom: Atom) -> DotFn {
+    // SAFETY: the entry of a dot is of that type.
+    unsafe { std::mem::transmute(table(isa).expect("available")[atom as usize]) }
+}
+
+/// Every implementation of an atom.
+fn implementations(atom: Atom) -> Vec<(String, DotFn)> {
+    let native = vector_isas().into_iter().map(|isa| (format!("{isa:?}"), native(isa, atom)));
+    native.chain([("emulated".to_owned(), emulated(atom))]).collect()
+}
+
+/// Every dot with a format of its form.
+fn dots() -> impl Iterator<Item = (Atom, Format)> {
+    Atom::ALL.iter().filter_map(|&atom| {
+        let Meaning::Dot(form) = atom.meaning() else { return None };
+        Some((atom, Format(quant::ALL.iter().find(|f| f.dot == form).expect("a format for each dot"))))
+    })
+}
+
+/// How codes are chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Codes {
+    Random,
+    /// Bytes of the weights from {0, 127, 128, 255}, activations all of this value.
+    Extreme(i8),
+}
+
+/// One row of random weights.
+fn weight_row(rng: &mut Rng, format: &QuantFormat, k: usize, codes: Codes) -> Vec<u8> {
+    let mut row = Vec::new();
+    for _ in 0..k / format.block as usize {
+        let start = row.len();
+        let extreme = [0, 127, 128, 255][rng.below(4)];
+        row.extend((0..format.bytes).map(|_| if codes == Codes::Random { rng.byte() } else { extreme }));
+        match format.dot {
+            DotForm::Float(FloatKind::F32) => row[start..].copy_from_slice(&rng.float().to_le_bytes()),
+            DotForm::Float(FloatKind::F16) => {
+                row[start..].copy_from_slice(&half::f16::from_f32(rng.float()).to_le_bytes());
+            }
+            DotForm::Float(FloatKind::Bf16) => {
+                row[start..].copy_from_slice(&half::bf16::from_f32(rng.float()).to_le_bytes());
+            }
+            _ => {
+                for field in format.fields.iter().filter(|f| f.name.starts_with('d')) {
+                    let at = start + field.offset as usize;
+                    row[at..at + 2].copy_from_slice(&half::f16::from_f32(rng.float()).to_le_bytes());
+                }
+            }
+        }
+    }
+    row
+}
+
+/// [`ir::tensor::Layout::Rows16`] of one tile.
+fn interleave(format: &QuantFormat, rows: &[Vec<u8>]) -> Vec<u8> {
+    let mut tile = Vec::new();
+    for block in (0..rows[0].len()).step_by(format.bytes as usize) {
+        for field in format.fields {
+            for unit in (0..field.bytes).step_by(field.unit as usize) {
+                let at = block + (field.offset + unit) as usize;
+                for row in rows {
+                    tile.extend(&row[at..at + field.unit as usize]);
+                }
+            }
+        }
+    }
+    tile
+}
+
+/// One row of int8 activations, and its values.
+fn q8_row(rng: &mut Rng, k: usize, codes: Codes) -> (Vec<u8>, Vec<f64>) {
+    let codes: Vec<i8> = (0..k)
+        .map(|_| match codes {
+            Codes::Random => (rng.below(255) as i32 - 127) as i8,
+            Codes::Extreme(code) => code,
+        })
+        .collect();
+    let mut row: Vec<u8> = codes.iter().map(|&c| c as u8).collect();
+    let mut values = Vec::new();
+    for block in codes.chunks(Q8_BLOCK) {
+        let scale = rng.float();
+        row.extend(scale.to_le_bytes());
+        for half in block.chunks(Q8_BLOCK / 2) {
+            row.extend(half.iter().map(|&c| i16::from(c)).sum::<i16>().to_le_bytes());
+        }
+        values.extend(block.iter().map(|&c| f64::from(scale) * f64::from(c)));
+    }
+    row.resize(q8_row_bytes(k), 0xff);
+    (row, values)
+}
+
+/// One row of f32 activations, and its values.
+fn f32_row(rng: &mut Rng, k: usize) -> (Vec<u8>, Vec<f64>) {
+    let values = rng.floats(k);
+    let mut row: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    row.resize(f32_row_bytes(k), 0xff);
+    (row, values.iter().map(|&v| f64::from(v)).collect())
+}
+
+/// A tile, activations of some tokens, and per token and row the dot and the sum of absolute products, in f64.
+struct Case {
+    tile: Aligned,
+    activations: Aligned,
+    expected: Vec<[(f64, f64); TILE_ROWS]>,
+    k: usize,
+}
+
+impl Case {
+    fn new(seed: u64, format: Format, k: usize, tokens: usize, codes: Codes) -> Self {
+        let rng = &mut Rng::new(seed);
+        let rows: Vec<Vec<u8>> = (0..TILE_ROWS).map(|_| weight_row(rng, format.0, k, codes)).collect();
+        let weights: Vec<Vec<f32>> = rows
+            .iter()
+            .map(|row| {
+                let mut out = vec![f32::NAN; k];
+                format.decode_into(row, &mut out);
+                out
+            })
+            .collect();
+        let (mut activations, mut expected) = (Vec::new(), Vec::new());
+        for _ in 0..tokens {
+            let (row, a) = if format.dot.wants_int8() { q8_row(rng, k, codes) } else { f32_row(rng, k) };
+            activations.extend(row);
+            expected.push(std::array::from_fn(|r| {
+                let products = weights[r].iter().zip(&a).map(|(&w, &a)| f64::from(w) * a);
+                products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()))
+            }));
+        }
+        let tile = Aligned::new(&interleave(format.0, &rows));
+        Case { tile, activations: Aligned::new(&activations), expected, k }
+    }
+
+    /// The outputs for the first `tokens` tokens; what no output belongs to must stay NaN.
+    fn run(&self, dot: DotFn, tokens: usize) -> Vec<[f32; TILE_ROWS]> {
+        let mut out = vec![f32::NAN; tokens * STRIDE];
+        // SAFETY: a tile of k columns, at least `tokens` rows of activations, STRIDE floats for each token.
+        unsafe { dot(self.tile.ptr(), self.activations.ptr(), out.as_mut_ptr(), self.k, tokens, STRIDE) };
+        out.chunks(STRIDE)
+            .map(|token| {
+                assert!(token[TILE_ROWS..].iter().all(|x| x.is_nan()), "wrote past the tile");
+                std::array::from_fn(|r| token[r])
+            })
+            .collect()
+    }
+
+    fn check(&self, what: &str, outputs: &[[f32; TILE_ROWS]]) {
+        for (t, (outputs, expected)) in outputs.iter().zip(&self.expected).enumerate() {
+            for (r, (&output, &(sum, size))) in outputs.iter().zip(expected).enumerate() {
+                let error = (f64::from(output) - sum).abs();
+                assert!(error <= TOLERANCE * size, "{what} k {}: token {t} row {r}: {output}, not {sum}", self.k);
+            }
+        }
+    }
+}
+
+/// Lengths to test: partial, whole and several panels.
+fn lengths(format: Format) -> Vec<usize> {
+    match format.multiple as usize {
+        m @ ..32 => vec![m, 3 * m, 400, 64 * m + m],
+        32 => vec![32, 96, 256, 544],
+        m => vec![m, 3 * m],
+    }
+}
+
+fn bits(outputs: &[[f32; TILE_ROWS]]) -> Vec<[u32; TILE_ROWS]> {
+    outputs.iter().map(|token| token.map(f32::to_bits)).collect()
+}
+
+#[test]
+fn dots_match_the_oracle_for_any_number_of_tokens() {
+    for (atom, format) in dots() {
+        for k in lengths(format) {
+            let case = Case::new(k as u64 + atom as u64 * 1000, format, k, 128, Codes::Random);
+            for (name, dot) in implementations(atom) {
+                let what = format!("{} {name}", atom.name());
+                let all = case.run(dot, 128);
+                case.check(&what, &all);
+                for tokens in (1..=17).chain([33]) {
+                    let some = case.run(dot, tokens);
+                    assert_eq!(bits(&some), bits(&all[..tokens]), "{what} k {k} depends on tokens, here {tokens}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn extreme_codes_do_not_overflow() {
+    for (atom, format) in dots().filter(|(_, format)| format.dot.wants_int8()) {
+        for (seed, code) in [(1, 127), (2, -127)] {
+            let case = Case::new(seed, format, 1024, 6, Codes::Extreme(code));
+            for (name, dot) in implementations(atom) {
+                for tokens in [1, 6] {
+                    case.check(&format!("{} {name} {code}", atom.name()), &case.run(dot, tokens));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn integer_dots_agree_to_the_bit() {
+    for (atom, format) in dots().filter(|(_, format)| format.dot.wants_int8()) {
+        let case = Case::new(atom as u64, format, 2048, 5, Codes::Random);
+        let expected = case.run(emulated(atom), 5);
+        for isa in vector_isas() {
+            assert_eq!(bits(&case.run(native(isa, atom), 5)), bits(&expected), "{} {isa:?}", atom.name());
+        }
+    }
+}
+
+#[test]
+fn forms_describe_the_formats() {
+    fn check<F: forms::Form>() {
+        let format = quant::ALL.iter().find(|f| f.dot == F::DOT).expect("a format of the form");
+        assert_eq!((F::BYTES, F::BLOCKS * Q8_BLOCK), (format.bytes as usize, format.block as usize), "{}", format.name);
+    }
+    check::<forms::U4Half>();
+    check::<forms::S8Half>();
+    check::<forms::U3Super6>();
+    check::<forms::U4Super6Min>();
+    check::<forms::U5Super6Min>();
+    check::<forms::U6Super8>();
+    check::<forms::Lut4Split6>();
+}
