@@ -1,0 +1,133 @@
+//! Scores and weighted sums over a block of KV positions: through a microkernel, or as code.
+
+use crate::generator::Generator;
+use crate::matmul::sum_columns;
+use ir::abi::{KV_BLOCK, Meaning, Q8_BLOCK};
+use ir::kernel::{Arg, Buf, Builder, Mem, Value};
+use ir::tensor::Elem;
+
+/// The cache of one layer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cache {
+    pub buf: Buf,
+    pub elem: Elem,
+    pub head: usize,
+    pub row_bytes: usize,
+    /// Bytes of all positions of a head.
+    pub head_bytes: usize,
+}
+
+impl Cache {
+    fn is_int8(&self) -> bool {
+        self.elem != Elem::F16
+    }
+
+    /// Byte index of a position of a head.
+    fn row(&self, b: &mut Builder, (h, p): (Value, Value)) -> Value {
+        let first = b.imul_const(h, self.head_bytes);
+        let row = b.imul_const(p, self.row_bytes);
+        b.iadd(first, row)
+    }
+
+    /// Elements i.. i + 4 (i a multiple of 4) of the row at byte `row`.
+    fn load4(&self, b: &mut Builder, row: Value, i: Value) -> Value {
+        if !self.is_int8() {
+            let at = b.imul_const(i, 2);
+            let at = b.iadd(row, at);
+            let lanes = [0, 1, 2, 3].map(|l| {
+                let at = b.iadd_const(at, 2 * l);
+                b.load(self.buf, at, Mem::U16)
+            });
+            let bits = b.pack(lanes);
+            return b.from_half(bits);
+        }
+        let at = b.iadd(row, i);
+        let lanes = [0, 1, 2, 3].map(|l| {
+            let at = b.iadd_const(at, l);
+            b.load(self.buf, at, Mem::I8)
+        });
+        let codes = b.pack(lanes);
+        let codes = b.to_float(codes);
+        let block = b.size(Q8_BLOCK);
+        let scale_at = b.udiv(i, block);
+        let scale_at = b.imul_const(scale_at, 2);
+        let scale_at = b.iadd(row, scale_at);
+        let scale_at = b.iadd_const(scale_at, self.head.next_multiple_of(Q8_BLOCK));
+        let scale = b.load(self.buf, scale_at, Mem::U16);
+        let scale = b.from_half(scale);
+        let scale = b.splat(scale);
+        b.fmul(codes, scale)
+    }
+}
+
+fn call(g: &mut Generator<'_>, meaning: Meaning, operands: [Arg; 3], head: usize, n: Value, rows: Value) -> bool {
+    let Some(atom) = g.target.atom(meaning) else { return false };
+    let head = g.b.size(head);
+    let [x, y, z] = operands;
+    g.b.call(atom, vec![x, y, z, Arg::Int(head), Arg::Int(n), Arg::Int(rows)]);
+    true
+}
+
+/// s\[r * KV_BLOCK + i\] = q\[r\] . K\[p + i\] for `rows` rows and `n` positions.
+pub(crate) fn scores(g: &mut Generator<'_>, keys: &Cache, at: (Value, Value), q: Buf, s: Buf, n: Value, rows: Value) {
+    let zero = g.b.int(0);
+    let base = keys.row(&mut g.b, at);
+    let operands = [Arg::Address(q, zero), Arg::Address(keys.buf, base), Arg::Address(s, zero)];
+    if call(g, Meaning::Scores { q8: keys.is_int8() }, operands, keys.head, n, rows) {
+        return;
+    }
+    let b = &mut g.b;
+    b.for_(zero, n, 1, |b, i| {
+        let row = b.imul_const(i, keys.row_bytes);
+        let row = b.iadd(base, row);
+        b.for_(zero, rows, 1, |b, r| {
+            let from = b.imul_const(r, keys.head);
+            let score = sum_columns(b, keys.head, |b, c, acc| {
+                let at = b.iadd(from, c);
+                let x = b.load4(q, at, Mem::F32);
+                let k = keys.load4(b, row, c);
+                b.fma(x, k, acc)
+            });
+            let to = b.imul_const(r, KV_BLOCK);
+            let to = b.iadd(to, i);
+            b.store(s, to, Mem::F32, score);
+        });
+    });
+}
+
+/// acc\[r\] += sum over i < n of s\[r * KV_BLOCK + i\] * V\[p + i\].
+pub(crate) fn accumulate(
+    g: &mut Generator<'_>,
+    values: &Cache,
+    at: (Value, Value),
+    s: Buf,
+    acc: Buf,
+    n: Value,
+    rows: Value,
+) {
+    let zero = g.b.int(0);
+    let base = values.row(&mut g.b, at);
+    let operands = [Arg::Address(s, zero), Arg::Address(values.buf, base), Arg::Address(acc, zero)];
+    if call(g, Meaning::Accumulate { q8: values.is_int8() }, operands, values.head, n, rows) {
+        return;
+    }
+    let b = &mut g.b;
+    b.for_(zero, n, 1, |b, i| {
+        let row = b.imul_const(i, values.row_bytes);
+        let row = b.iadd(base, row);
+        b.for_n(values.head, 4, |b, c| {
+            let v = values.load4(b, row, c);
+            b.for_(zero, rows, 1, |b, r| {
+                let weight = b.imul_const(r, KV_BLOCK);
+                let weight = b.iadd(weight, i);
+                let weight = b.load(s, weight, Mem::F32);
+                let weight = b.splat(weight);
+                let at = b.imul_const(r, values.head);
+                let at = b.iadd(at, c);
+                let old = b.load4(acc, at, Mem::F32);
+                let new = b.fma(v, weight, old);
+                b.store(acc, at, Mem::F32, new);
+            });
+        });
+    });
+}

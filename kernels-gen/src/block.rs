@@ -1,0 +1,241 @@
+//! The [`Unpack`] view of one weight block over the kernel builder, for both layouts.
+
+use crate::body::Matrix;
+use ir::abi::TILE_ROWS;
+use ir::kernel::{Buf, Builder, Mem, Value};
+use ir::quant::{Format, Unpack, Wide};
+use ir::tensor::Layout;
+use std::collections::HashMap;
+
+/// One block of one row. Wide handles index `wides`, vectors of four words.
+pub(crate) struct BlockView<'b> {
+    b: &'b mut Builder,
+    buf: Buf,
+    format: Format,
+    /// Byte index of the block (rows layout) or of the tile's block (tiled layout).
+    base: Value,
+    /// Row in the tile, in the tiled layout.
+    lane: Option<Value>,
+    wides: Vec<Value>,
+    loaded: HashMap<(usize, u32, Mem), Value>,
+}
+
+/// Byte index of block 0 of `row`, and the row's place in its tile; `row` is an i32 value.
+pub(crate) fn row_base(b: &mut Builder, m: &Matrix, row: Value) -> (Value, Option<Value>) {
+    match m.layout {
+        Layout::Rows => (b.imul_const(row, m.row_bytes()), None),
+        Layout::Rows16 => {
+            let rows = b.size(TILE_ROWS);
+            let (tile, lane) = (b.udiv(row, rows), b.urem(row, rows));
+            (b.imul_const(tile, TILE_ROWS * m.row_bytes()), Some(lane))
+        }
+    }
+}
+
+impl<'b> BlockView<'b> {
+    /// Block number `block` of the row that starts at `base`.
+    pub fn new(
+        b: &'b mut Builder,
+        buf: Buf,
+        m: &Matrix,
+        (base, lane): (Value, Option<Value>),
+        block: Value,
+    ) -> BlockView<'b> {
+        let rows = if lane.is_some() { TILE_ROWS } else { 1 };
+        let offset = b.imul_const(block, m.format.bytes as usize * rows);
+        let base = b.iadd(base, offset);
+        BlockView { b, buf, format: m.format, base, lane, wides: Vec::new(), loaded: HashMap::new() }
+    }
+
+    /// The builder, to go on.
+    pub fn builder(&mut self) -> &mut Builder {
+        self.b
+    }
+
+    /// The vector behind a handle.
+    pub fn vector(&self, w: Wide) -> Value {
+        self.wides[w.0 as usize]
+    }
+
+    /// The element of a float format.
+    pub fn float(&mut self, mem: Mem) -> Value {
+        self.load(0, 0, mem)
+    }
+
+    fn address(&mut self, field: usize, byte: u32) -> Value {
+        let f = self.format.fields[field];
+        match self.lane {
+            None => self.b.iadd_const(self.base, (f.offset + byte) as usize),
+            Some(lane) => {
+                let rows = TILE_ROWS as u32;
+                let fixed = f.offset * rows + byte / f.unit * f.unit * rows + byte % f.unit;
+                let in_tile = self.b.imul_const(lane, f.unit as usize);
+                let at = self.b.iadd(self.base, in_tile);
+                self.b.iadd_const(at, fixed as usize)
+            }
+        }
+    }
+
+    fn load(&mut self, field: usize, byte: u32, mem: Mem) -> Value {
+        if let Some(&v) = self.loaded.get(&(field, byte, mem)) {
+            return v;
+        }
+        let at = self.address(field, byte);
+        let v = self.b.load(self.buf, at, mem);
+        self.loaded.insert((field, byte, mem), v);
+        v
+    }
+
+    fn push(&mut self, v: Value) -> Wide {
+        self.wides.push(v);
+        Wide(self.wides.len() as u32 - 1)
+    }
+
+    fn splat(&mut self, v: i32) -> Value {
+        let v = self.b.int(v);
+        self.b.splat(v)
+    }
+}
+
+impl Unpack for BlockView<'_> {
+    fn words(&mut self, field: usize, byte: u32) -> Wide {
+        let v = if self.lane.is_some() {
+            let words = [0, 4, 8, 12].map(|w| self.load(field, byte + w, Mem::I32));
+            self.b.pack(words)
+        } else {
+            let at = self.address(field, byte);
+            self.b.load4(self.buf, at, Mem::I32)
+        };
+        self.push(v)
+    }
+
+    fn wide(&mut self, words: [Value; 4]) -> Wide {
+        let v = self.b.pack(words);
+        self.push(v)
+    }
+
+    fn byte(&mut self, field: usize, byte: u32) -> Value {
+        self.load(field, byte, Mem::U8)
+    }
+
+    fn short(&mut self, field: usize, byte: u32) -> Value {
+        self.load(field, byte, Mem::U16)
+    }
+
+    fn word(&mut self, field: usize, byte: u32) -> Value {
+        self.load(field, byte, Mem::I32)
+    }
+
+    fn table(&mut self, table: &'static [u32], index: Value) -> Value {
+        let buf = self.b.constant(format!("{}_table", self.format.name), table);
+        self.b.load_constant(buf, index)
+    }
+
+    fn and(&mut self, a: Wide, mask: u32) -> Wide {
+        let mask = self.splat(mask as i32);
+        let v = self.b.and(self.vector(a), mask);
+        self.push(v)
+    }
+
+    fn or(&mut self, a: Wide, b: Wide) -> Wide {
+        let v = self.b.or(self.vector(a), self.vector(b));
+        self.push(v)
+    }
+
+    fn xor(&mut self, a: Wide, b: Wide) -> Wide {
+        let v = self.b.xor(self.vector(a), self.vector(b));
+        self.push(v)
+    }
+
+    fn shl(&mut self, a: Wide, by: u32) -> Wide {
+        let by = self.b.int(by as i32);
+        let v = self.b.shl(self.vector(a), by);
+        self.push(v)
+    }
+
+    fn shr(&mut self, a: Wide, by: u32) -> Wide {
+        let by = self.b.int(by as i32);
+        let v = self.b.shr_u(self.vector(a), by);
+        self.push(v)
+    }
+
+    fn sub_bytes(&mut self, a: Wide, by: u8) -> Wide {
+        let by = self.splat(i32::from_le_bytes([by; 4]));
+        let v = self.b.sub_bytes(self.vector(a), by);
+        self.push(v)
+    }
+
+    fn sub(&mut self, a: Wide, b: Wide) -> Wide {
+        let v = self.b.sub_bytes(self.vector(a), self.vector(b));
+        self.push(v)
+    }
+
+    fn lut16(&mut self, a: Wide, table: &[i8; 16]) -> Wide {
+        let v = self.b.lut16(self.vector(a), *table);
+        self.push(v)
+    }
+
+    fn int(&mut self, v: u32) -> Value {
+        self.b.int(v as i32)
+    }
+
+    fn iand(&mut self, a: Value, mask: u32) -> Value {
+        let mask = self.b.int(mask as i32);
+        self.b.and(a, mask)
+    }
+
+    fn ior(&mut self, a: Value, b: Value) -> Value {
+        self.b.or(a, b)
+    }
+
+    fn ixor(&mut self, a: Value, b: Value) -> Value {
+        self.b.xor(a, b)
+    }
+
+    fn ishl(&mut self, a: Value, by: u32) -> Value {
+        let by = self.b.int(by as i32);
+        self.b.shl(a, by)
+    }
+
+    fn ishr(&mut self, a: Value, by: u32) -> Value {
+        let by = self.b.int(by as i32);
+        self.b.shr_u(a, by)
+    }
+
+    fn iadd(&mut self, a: Value, by: i32) -> Value {
+        let by = self.b.int(by);
+        self.b.iadd(a, by)
+    }
+
+    fn imul(&mut self, a: Value, by: u32) -> Value {
+        let by = self.b.int(by as i32);
+        self.b.imul(a, by)
+    }
+
+    fn sign_extend8(&mut self, a: Value) -> Value {
+        let by = self.b.int(24);
+        let high = self.b.shl(a, by);
+        self.b.shr_s(high, by)
+    }
+
+    fn to_f32(&mut self, a: Value) -> Value {
+        self.b.to_float(a)
+    }
+
+    fn half_to_f32(&mut self, a: Value) -> Value {
+        self.b.from_half(a)
+    }
+
+    fn bf16_to_f32(&mut self, a: Value) -> Value {
+        self.b.from_bf16(a)
+    }
+
+    fn fmul(&mut self, a: Value, b: Value) -> Value {
+        self.b.fmul(a, b)
+    }
+
+    fn fscale(&mut self, a: Value, by: f32) -> Value {
+        let by = self.b.float(by);
+        self.b.fmul(a, by)
+    }
+}

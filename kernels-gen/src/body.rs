@@ -1,0 +1,147 @@
+//! Reads a fusion's body: which matrix products it has, where their input rows come from, what follows them.
+
+use ir::abi::{TILE_ROWS, f32_row_bytes, q8_row_bytes};
+use ir::graph::{Graph, Node, Op, Ref};
+use ir::quant::Format;
+use ir::tensor::{Elem, Layout, TensorType};
+
+/// A weight matrix.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrix {
+    /// Its body parameter.
+    pub param: u32,
+    pub format: Format,
+    pub layout: Layout,
+    pub rows: usize,
+    pub columns: usize,
+}
+
+impl Matrix {
+    pub fn of(param: u32, ty: &TensorType) -> Option<Matrix> {
+        let (Elem::Ggml(format), &[rows, columns]) = (ty.elem, ty.shape.as_slice()) else { return None };
+        Some(Matrix { param, format, layout: ty.layout, rows, columns })
+    }
+
+    /// Bytes of one row.
+    pub fn row_bytes(&self) -> usize {
+        self.format.bytes_of(self.columns as u64) as usize
+    }
+
+    pub fn tiles(&self) -> usize {
+        self.rows.div_ceil(TILE_ROWS)
+    }
+
+    /// Whether its products take int8 activations.
+    pub fn wants_int8(&self) -> bool {
+        self.format.dot.wants_int8()
+    }
+}
+
+/// Where the input rows of matrix products come from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Source {
+    /// Body parameter with the float rows.
+    pub x: u32,
+    pub columns: usize,
+    /// Only the step's last token.
+    pub last_token: bool,
+    /// RMS norm: weight parameter and epsilon.
+    pub norm: Option<(u32, f32)>,
+}
+
+/// A matrix product and its source.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Linear {
+    pub matrix: Matrix,
+    pub source: Source,
+}
+
+/// The node that computes a value.
+pub(crate) fn node(body: &Graph, value: Ref) -> &Node {
+    body.node(value.node)
+}
+
+/// The body parameter that a value is.
+pub(crate) fn param(body: &Graph, value: Ref) -> Option<u32> {
+    match node(body, value).op {
+        Op::Param(n) => Some(n),
+        _ => None,
+    }
+}
+
+/// Reads `value` as a matrix product over a parameter's rows; `None` if it is something else.
+pub(crate) fn linear(body: &Graph, value: Ref) -> Option<Linear> {
+    let product = node(body, value);
+    if product.op != Op::MatMul {
+        return None;
+    }
+    let weight = product.inputs[0];
+    let matrix = Matrix::of(param(body, weight)?, body.ty(weight))?;
+    let mut x = product.inputs[1];
+    let quantised = node(body, x).op == Op::Quantize;
+    if quantised != matrix.wants_int8() {
+        return None;
+    }
+    if quantised {
+        x = node(body, x).inputs[0];
+    }
+    let mut norm = None;
+    if let Op::RmsNorm { eps } = node(body, x).op {
+        norm = Some((param(body, node(body, x).inputs[1])?, eps.0));
+        x = node(body, x).inputs[0];
+    }
+    let last_token = node(body, x).op == Op::LastToken;
+    if last_token {
+        x = node(body, x).inputs[0];
+    }
+    let x = param(body, x)?;
+    Some(Linear { matrix, source: Source { x, columns: matrix.columns, last_token, norm } })
+}
+
+/// Bytes of one prepared row: the float row, then the int8 row, as far as the products want them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowLayout {
+    /// Byte offset of the float row.
+    pub float: Option<usize>,
+    /// Byte offset of the int8 row.
+    pub int8: Option<usize>,
+    float_stride: usize,
+    int8_stride: usize,
+}
+
+impl RowLayout {
+    pub fn new(columns: usize, matrices: &[Matrix], tokens: usize) -> RowLayout {
+        let int8 = matrices.iter().any(Matrix::wants_int8);
+        let float = matrices.iter().any(|m| !m.wants_int8());
+        let (float_stride, int8_stride) = (f32_row_bytes(columns), q8_row_bytes(columns));
+        RowLayout {
+            float: float.then_some(0),
+            int8: int8.then_some(if float { float_stride * tokens } else { 0 }),
+            float_stride,
+            int8_stride,
+        }
+    }
+
+    /// Bytes for `tokens` rows.
+    pub fn bytes(&self, tokens: usize) -> usize {
+        let float = self.float.map_or(0, |_| self.float_stride * tokens);
+        float + self.int8.map_or(0, |_| self.int8_stride * tokens)
+    }
+
+    /// Offset of the first row that `matrix` wants, and the stride of its rows.
+    pub fn rows_for(&self, matrix: &Matrix) -> (usize, usize) {
+        if matrix.wants_int8() {
+            (self.int8.unwrap_or(0), self.int8_stride)
+        } else {
+            (self.float.unwrap_or(0), self.float_stride)
+        }
+    }
+
+    pub fn float_stride(&self) -> usize {
+        self.float_stride
+    }
+
+    pub fn int8_stride(&self) -> usize {
+        self.int8_stride
+    }
+}

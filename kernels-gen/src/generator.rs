@@ -1,0 +1,155 @@
+//! What every op's generator shares: the spec, the builder, the buffers of parameters and results.
+
+use crate::Generated;
+use ir::abi::f32_row_bytes;
+use ir::graph::{Graph, Op};
+use ir::kernel::{Buf, Builder, Mem, Value};
+use ir::spec::{KernelSpec, Schedule};
+use ir::target::Target;
+use ir::tensor::{Elem, TensorType, kv_bytes};
+use ir::{Error, Result};
+
+/// A kernel in the making.
+pub(crate) struct Generator<'a> {
+    pub spec: &'a KernelSpec,
+    pub schedule: &'a Schedule,
+    pub target: &'a Target,
+    pub b: Builder,
+    params: Vec<Buf>,
+    results: Vec<Option<Buf>>,
+    workspaces: usize,
+}
+
+impl<'a> Generator<'a> {
+    /// Declares the buffers of the body's parameters and results.
+    pub fn new(spec: &'a KernelSpec, schedule: &'a Schedule, target: &'a Target) -> Result<Self> {
+        let mut b = Builder::new(spec.kind.as_str());
+        let body = &spec.body;
+        let mut params = Vec::new();
+        for (i, ty) in body.params()?.into_iter().enumerate() {
+            let (mem, bytes) = storage(ty, kind(body, i))?;
+            let appended = body
+                .nodes()
+                .iter()
+                .any(|n| n.op == Op::KvAppend && body.node(n.inputs[0].node).op == Op::Param(i as u32));
+            params.push(b.param(format!("in{i}"), mem, bytes, appended));
+        }
+        let mut results = Vec::new();
+        for (i, (_, value)) in body.outputs().iter().enumerate() {
+            let in_place = body.node(value.node).op == Op::KvAppend;
+            results.push(if in_place {
+                None
+            } else {
+                let (mem, bytes) = storage(body.ty(*value), Kind::Plain)?;
+                Some(b.param(format!("out{i}"), mem, bytes, true))
+            });
+        }
+        Ok(Generator { spec, schedule, target, b, params, results, workspaces: 0 })
+    }
+
+    pub fn body(&self) -> &'a Graph {
+        &self.spec.body
+    }
+
+    /// The buffer of body parameter `n`.
+    pub fn param(&self, n: u32) -> Buf {
+        self.params[n as usize]
+    }
+
+    /// The buffer of result `n`, which is no updated state.
+    pub fn result(&self, n: usize) -> Result<Buf> {
+        self.results.get(n).copied().flatten().ok_or_else(|| self.unsupported("its results"))
+    }
+
+    /// A buffer that all workers share during this kernel.
+    pub fn workspace(&mut self, name: &str, mem: Mem, bytes: usize) -> Buf {
+        self.workspaces += 1;
+        self.b.param(name, mem, bytes as u64, true)
+    }
+
+    /// The refusal of a body whose `what` the op does not cover.
+    pub fn unsupported(&self, what: &str) -> Error {
+        Error::Unsupported {
+            feature: format!("fused op {} with {what}", self.spec.kind),
+            target: Some(self.spec.target.into()),
+            hint: format!("its body is\n{}", self.spec.body),
+        }
+    }
+
+    /// `for index in (from..to).step_by(step)`.
+    pub fn for_(
+        &mut self,
+        from: Value,
+        to: Value,
+        step: u32,
+        f: impl FnOnce(&mut Self, Value) -> Result<()>,
+    ) -> Result<()> {
+        let index = self.b.open_loop();
+        f(self, index)?;
+        self.b.close_for(index, from, to, step);
+        Ok(())
+    }
+
+    /// The body once for each index below `count`, spread over the workers.
+    pub fn parallel(&mut self, count: Value, f: impl FnOnce(&mut Self, Value) -> Result<()>) -> Result<()> {
+        let index = self.b.open_loop();
+        f(self, index)?;
+        self.b.close_parallel(index, count);
+        Ok(())
+    }
+
+    pub fn finish(self) -> Result<Generated> {
+        Ok(Generated { kernel: self.b.finish().verify()?, workspaces: self.workspaces })
+    }
+}
+
+/// How a value is kept in memory.
+enum Kind {
+    State,
+    Matrix,
+    Plain,
+}
+
+/// How the users of body parameter `n` want it.
+fn kind(body: &Graph, n: usize) -> Kind {
+    let used = |at: &dyn Fn(&Op) -> &'static [usize]| {
+        body.nodes()
+            .iter()
+            .any(|node| at(&node.op).iter().any(|&i| body.node(node.inputs[i].node).op == Op::Param(n as u32)))
+    };
+    if used(&|op| match op {
+        Op::KvAppend => &[0],
+        Op::Attention { .. } => &[1, 2],
+        _ => &[],
+    }) {
+        Kind::State
+    } else if used(&|op| match op {
+        Op::MatMul | Op::Embed => &[0],
+        _ => &[],
+    }) {
+        Kind::Matrix
+    } else {
+        Kind::Plain
+    }
+}
+
+/// Element type and size of the buffer of a value. Float activations have a row for each token, padded to
+/// [`f32_row_bytes`]; vectors are contiguous.
+fn storage(ty: &TensorType, kind: Kind) -> Result<(Mem, u64)> {
+    let unsupported =
+        || Error::unsupported(format!("an operand of type {ty}"), "norms and biases are f32, KV caches f16 or q8_0");
+    Ok(match (kind, ty.elem) {
+        (Kind::State, _) => (Mem::U8, kv_bytes(ty).ok_or_else(unsupported)?),
+        (Kind::Matrix, _) => (Mem::U8, ty.weight_bytes().ok_or_else(unsupported)?),
+        (Kind::Plain, Elem::I32) => (Mem::I32, ty.elements() as u64 * 4),
+        (Kind::Plain, elem) if elem == Elem::F32 => {
+            let bytes = match ty.shape.as_slice() {
+                [n] => n * 4,
+                [rows, rest @ ..] => rows * f32_row_bytes(rest.iter().product()),
+                [] => return Err(unsupported()),
+            };
+            (Mem::F32, bytes as u64)
+        }
+        _ => return Err(unsupported()),
+    })
+}

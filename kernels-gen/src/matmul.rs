@@ -1,0 +1,377 @@
+//! Matrix products: preparing the input rows (norm, int8 quantisation) and the dot products of one weight tile, through
+//! a microkernel where the target has one, else as code over the format's `unpack`.
+
+use crate::block::{BlockView, row_base};
+use crate::body::{Linear, Matrix, RowLayout, Source};
+use crate::generator::Generator;
+use ir::abi::{Meaning, Q8_BLOCK, TILE_ROWS, f32_row_bytes};
+use ir::kernel::{Arg, Buf, Builder, Compare, Mem, Value};
+use ir::quant::{DotForm, FloatKind, Unpack};
+use ir::spec::Prologue;
+use ir::tensor::Layout;
+use ir::{Error, Result};
+
+/// Input rows, prepared for the products of one kernel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows {
+    buf: Buf,
+    layout: RowLayout,
+    /// How many there are in this step.
+    pub count: Value,
+}
+
+/// The rows of a tile's result: `count` rows of `stride` floats in a buffer, from an element index.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TileOut {
+    pub buf: Buf,
+    pub index: Value,
+    pub stride: usize,
+}
+
+/// Prepares the rows that the products want; they must share their source.
+pub(crate) fn prepare(g: &mut Generator<'_>, products: &[Linear]) -> Result<Rows> {
+    let source = products[0].source;
+    if products.iter().any(|p| p.source != source) {
+        return Err(g.unsupported("products of different inputs"));
+    }
+    let matrices: Vec<Matrix> = products.iter().map(|p| p.matrix).collect();
+    let capacity = if source.last_token { 1 } else { g.spec.tokens };
+    let layout = RowLayout::new(source.columns, &matrices, capacity);
+    let x = g.param(source.x);
+    let tokens = g.b.tokens();
+    let one = g.b.int(1);
+    let first = if source.last_token { g.b.isub(tokens, one) } else { g.b.int(0) };
+    let count = if capacity == 1 { one } else { tokens };
+    let norm = source.norm.map(|(w, eps)| (g.param(w), eps));
+    let row = |b: &mut Builder, buf: Buf, t: Value| {
+        let from = b.iadd(first, t);
+        prepare_row(b, &source, norm, x, from, buf, t, &layout);
+    };
+    let bytes = layout.bytes(capacity);
+    let buf = match g.schedule.prologue {
+        Prologue::PerWorker => {
+            let buf = g.b.scratch("rows", Mem::U8, bytes as u64);
+            let zero = g.b.int(0);
+            row(&mut g.b, buf, zero);
+            buf
+        }
+        Prologue::Shared => {
+            let buf = g.workspace("rows", Mem::U8, bytes);
+            g.b.parallel(count, |b, t| row(b, buf, t));
+            g.b.barrier();
+            buf
+        }
+    };
+    Ok(Rows { buf, layout, count })
+}
+
+/// Adds up `f(vector of four columns)` over a row.
+pub(crate) fn sum_columns(
+    b: &mut Builder,
+    columns: usize,
+    mut f: impl FnMut(&mut Builder, Value, Value) -> Value,
+) -> Value {
+    let unroll = if columns.is_multiple_of(16) { 4 } else { 1 };
+    let zero = b.float(0.0);
+    let zero = b.splat(zero);
+    let sums: Vec<_> = (0..unroll).map(|_| b.var(zero)).collect();
+    b.for_n(columns, 4 * unroll as u32, |b, c| {
+        for (i, &sum) in sums.iter().enumerate() {
+            let at = b.iadd_const(c, 4 * i);
+            let acc = b.get(sum);
+            let acc = f(b, at, acc);
+            b.set(sum, acc);
+        }
+    });
+    let parts: Vec<_> = sums.iter().map(|&s| b.get(s)).collect();
+    let total = parts.into_iter().reduce(|x, y| b.fadd(x, y)).unwrap_or(zero);
+    b.sum(total)
+}
+
+/// 1 / sqrt(mean of squares + eps) of a row of floats at `base`.
+pub(crate) fn inverse_rms(b: &mut Builder, buf: Buf, base: Value, columns: usize, eps: f32) -> Value {
+    let squares = sum_columns(b, columns, |b, c, acc| {
+        let at = b.iadd(base, c);
+        let v = b.load4(buf, at, Mem::F32);
+        b.fma(v, v, acc)
+    });
+    let n = b.float(columns as f32);
+    let mean = b.fdiv(squares, n);
+    let eps = b.float(eps);
+    let mean = b.fadd(mean, eps);
+    let root = b.sqrt(mean);
+    let one = b.float(1.0);
+    b.fdiv(one, root)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn prepare_row(
+    b: &mut Builder,
+    source: &Source,
+    norm: Option<(Buf, f32)>,
+    x: Buf,
+    from: Value,
+    to: Buf,
+    t: Value,
+    layout: &RowLayout,
+) {
+    let columns = source.columns;
+    let base = b.imul_const(from, f32_row_bytes(columns) / 4);
+    let scale = norm.map(|(w, eps)| (w, inverse_rms(b, x, base, columns, eps)));
+    let input = |b: &mut Builder, c: Value| {
+        let at = b.iadd(base, c);
+        let v = b.load4(x, at, Mem::F32);
+        match scale {
+            None => v,
+            Some((w, r)) => {
+                let r = b.splat(r);
+                let v = b.fmul(v, r);
+                let w = b.load4(w, c, Mem::F32);
+                b.fmul(v, w)
+            }
+        }
+    };
+    if let Some(offset) = layout.float {
+        let row = b.imul_const(t, layout.float_stride());
+        let row = b.iadd_const(row, offset);
+        b.for_n(columns, 4, |b, c| {
+            let v = input(b, c);
+            let at = b.imul_const(c, 4);
+            let at = b.iadd(row, at);
+            b.store(to, at, Mem::F32, v);
+        });
+    }
+    if let Some(offset) = layout.int8 {
+        let row = b.imul_const(t, layout.int8_stride());
+        let row = b.iadd_const(row, offset);
+        b.for_n(columns, Q8_BLOCK as u32, |b, c| {
+            let parts: Vec<Value> = (0..Q8_BLOCK / 4)
+                .map(|i| {
+                    let at = b.iadd_const(c, 4 * i);
+                    input(b, at)
+                })
+                .collect();
+            let at = b.iadd(row, c);
+            let quarter = b.int(2);
+            let meta = b.shr_u(c, quarter);
+            let meta = b.iadd(row, meta);
+            let meta = b.iadd_const(meta, columns);
+            quantise_block(b, &parts, to, at, meta);
+        });
+    }
+}
+
+/// max |x| / 127 over a block of vectors, and its reciprocal (0 for 0).
+pub(crate) fn block_scale(b: &mut Builder, parts: &[Value]) -> (Value, Value) {
+    let magnitudes: Vec<Value> = parts.iter().map(|&p| b.fabs(p)).collect();
+    let largest = magnitudes.into_iter().reduce(|x, y| b.fmax(x, y)).expect("a block is not empty");
+    let largest = b.max(largest);
+    let (zero, one, steps) = (b.float(0.0), b.float(1.0), b.float(127.0));
+    let scale = b.fdiv(largest, steps);
+    let inverse = b.fdiv(one, scale);
+    let empty = b.compare(Compare::FEq, scale, zero);
+    (scale, b.select(empty, zero, inverse))
+}
+
+/// round(x * inverse) of vectors, as bytes, four vectors a result.
+pub(crate) fn codes(b: &mut Builder, parts: &[Value], inverse: Value) -> Vec<Value> {
+    let inverse = b.splat(inverse);
+    let rounded: Vec<Value> = parts
+        .iter()
+        .map(|&p| {
+            let v = b.fmul(p, inverse);
+            b.round(v)
+        })
+        .collect();
+    rounded.chunks_exact(4).map(|c| b.narrow([c[0], c[1], c[2], c[3]])).collect()
+}
+
+/// Quantises 32 floats in eight vectors to codes at byte `at` and {scale, sums} at byte `meta`.
+fn quantise_block(b: &mut Builder, parts: &[Value], to: Buf, at: Value, meta: Value) {
+    let (scale, inverse) = block_scale(b, parts);
+    b.store(to, meta, Mem::F32, scale);
+    let (ones, zero) = (b.int(0x0101_0101), b.int(0));
+    let (ones, zero) = (b.splat(ones), b.splat(zero));
+    for (i, word) in codes(b, parts, inverse).into_iter().enumerate() {
+        let at = b.iadd_const(at, 16 * i);
+        b.store(to, at, Mem::I32, word);
+        let sum = b.dot4(word, ones, zero);
+        let sum = b.sum(sum);
+        let meta = b.iadd_const(meta, 4 + 2 * i);
+        b.store(to, meta, Mem::I16, sum);
+    }
+}
+
+/// Computes one tile of 16 rows of a product for all prepared rows.
+pub(crate) fn tile(g: &mut Generator<'_>, m: &Matrix, index: Value, rows: &Rows, out: TileOut) -> Result<()> {
+    let w = g.param(m.param);
+    let (offset, stride) = rows.layout.rows_for(m);
+    if let (Layout::Rows16, Some(atom)) = (m.layout, g.target.atom(Meaning::Dot(m.format.dot))) {
+        let b = &mut g.b;
+        let at = b.imul_const(index, TILE_ROWS * m.row_bytes());
+        let (from, k, out_stride) = (b.size(offset), b.size(m.columns), b.size(out.stride));
+        b.call(
+            atom,
+            vec![
+                Arg::Address(w, at),
+                Arg::Address(rows.buf, from),
+                Arg::Address(out.buf, out.index),
+                Arg::Int(k),
+                Arg::Int(rows.count),
+                Arg::Int(out_stride),
+            ],
+        );
+        return Ok(());
+    }
+    let b = &mut g.b;
+    let first = b.imul_const(index, TILE_ROWS);
+    let (limit, tile_rows) = (b.size(m.rows), b.size(TILE_ROWS));
+    let left = b.isub(limit, first);
+    let count = b.umin(left, tile_rows);
+    let zero = b.int(0);
+    let mut result = Ok(());
+    b.for_(zero, rows.count, 1, |b, t| {
+        let from = b.imul_const(t, stride);
+        let from = b.iadd_const(from, offset);
+        let to = b.imul_const(t, out.stride);
+        let to = b.iadd(out.index, to);
+        b.for_(zero, count, 1, |b, r| {
+            let row = b.iadd(first, r);
+            match dot(b, w, m, row, rows.buf, from) {
+                Ok(v) => {
+                    let at = b.iadd(to, r);
+                    b.store(out.buf, at, Mem::F32, v);
+                }
+                Err(e) => result = Err(e),
+            }
+        });
+    });
+    result
+}
+
+/// The dot product of one weight row with one prepared row at byte `from`.
+fn dot(b: &mut Builder, w: Buf, m: &Matrix, row: Value, acts: Buf, from: Value) -> Result<Value> {
+    let base = row_base(b, m, row);
+    match (m.format.dot, m.format.unpack) {
+        (DotForm::Float(kind), _) => Ok(float_dot(b, w, m, kind, base, acts, from)),
+        (_, Some(unpack)) => Ok(int_dot(b, w, m, unpack, base, acts, from)),
+        (form, None) => Err(Error::unsupported(format!("{form:?} without an unpack"), "write the format's unpack")),
+    }
+}
+
+/// The element of a float format at `column`, as f32.
+pub(crate) fn float_element(
+    b: &mut Builder,
+    w: Buf,
+    m: &Matrix,
+    kind: FloatKind,
+    base: (Value, Option<Value>),
+    column: Value,
+) -> Value {
+    let mut view = BlockView::new(b, w, m, base, column);
+    match kind {
+        FloatKind::F32 => view.float(Mem::F32),
+        FloatKind::F16 => {
+            let v = view.float(Mem::U16);
+            b.from_half(v)
+        }
+        FloatKind::Bf16 => {
+            let v = view.float(Mem::U16);
+            b.from_bf16(v)
+        }
+    }
+}
+
+fn float_dot(
+    b: &mut Builder,
+    w: Buf,
+    m: &Matrix,
+    kind: FloatKind,
+    base: (Value, Option<Value>),
+    acts: Buf,
+    from: Value,
+) -> Value {
+    sum_columns(b, m.columns, |b, c, acc| {
+        let lanes = [0, 1, 2, 3].map(|i| {
+            let c = b.iadd_const(c, i);
+            float_element(b, w, m, kind, base, c)
+        });
+        let weights = b.pack(lanes);
+        let at = b.imul_const(c, 4);
+        let at = b.iadd(from, at);
+        let x = b.load4(acts, at, Mem::F32);
+        b.fma(weights, x, acc)
+    })
+}
+
+type UnpackFn = fn(&mut dyn Unpack, u32) -> ir::quant::Unpacked;
+
+fn int_dot(
+    b: &mut Builder,
+    w: Buf,
+    m: &Matrix,
+    unpack: UnpackFn,
+    base: (Value, Option<Value>),
+    acts: Buf,
+    from: Value,
+) -> Value {
+    let zero = b.float(0.0);
+    let zeros = b.splat(zero);
+    let (total, mins) = (b.var(zeros), b.var(zero));
+    let block = m.format.block as usize;
+    b.for_n(m.columns / block, 1, |b, i| {
+        let codes_at = b.imul_const(i, block);
+        let codes_at = b.iadd(from, codes_at);
+        let meta_at = b.imul_const(i, block / 4);
+        let meta_at = b.iadd(from, meta_at);
+        let meta_at = b.iadd_const(meta_at, m.columns);
+        let mut view = BlockView::new(b, w, m, base, i);
+        for e in (0..block).step_by(16) {
+            let part = unpack(&mut view, e as u32);
+            let weights = view.vector(part.codes);
+            let b = view.builder();
+            let at = b.iadd_const(codes_at, e);
+            let x = b.load4(acts, at, Mem::I32);
+            let zero = b.int(0);
+            let zero = b.splat(zero);
+            let d = b.dot4(weights, x, zero);
+            let d = b.to_float(d);
+            let at = b.iadd_const(meta_at, e / Q8_BLOCK * 8);
+            let x_scale = b.load(acts, at, Mem::F32);
+            let scale = b.fmul(part.scale, x_scale);
+            let scale = b.splat(scale);
+            let acc = b.get(total);
+            let acc = b.fma(d, scale, acc);
+            b.set(total, acc);
+            if let Some(min) = part.min {
+                let at = b.iadd_const(meta_at, e / Q8_BLOCK * 8 + 4 + e % Q8_BLOCK / 16 * 2);
+                let sum = b.load(acts, at, Mem::I16);
+                let sum = b.to_float(sum);
+                let sum = b.fmul(sum, x_scale);
+                let acc = b.get(mins);
+                let acc = b.fma(sum, min, acc);
+                b.set(mins, acc);
+            }
+        }
+    });
+    let (total, mins) = (b.get(total), b.get(mins));
+    let total = b.sum(total);
+    b.fsub(total, mins)
+}
+
+/// Calls `f` for each tile of `count`, in units spread over the workers.
+pub(crate) fn for_tiles(
+    g: &mut Generator<'_>,
+    count: usize,
+    f: impl FnOnce(&mut Generator<'_>, Value) -> Result<()>,
+) -> Result<()> {
+    let unit = g.schedule.unit_tiles as usize;
+    let units = g.b.size(count.div_ceil(unit));
+    g.parallel(units, |g, u| {
+        let first = g.b.imul_const(u, unit);
+        let end = g.b.iadd_const(first, unit);
+        let limit = g.b.size(count);
+        let end = g.b.umin(end, limit);
+        g.for_(first, end, 1, f)
+    })
+}

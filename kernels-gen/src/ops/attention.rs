@@ -1,0 +1,346 @@
+//! `attention`: causal attention over the KV cache with online softmax (Milakov and Gimelshein 2018; Dao 2022).
+//!
+//! A worker takes one KV head, a few query tokens and, where the schedule splits the cache, a range of positions. All
+//! query rows of the group share the loads of a block of [`KV_BLOCK`] positions. Split results are combined in the order of
+//! their ranges, so the result does not depend on the workers.
+
+use crate::attention_parts::{Cache, accumulate, scores};
+use crate::body;
+use crate::generator::Generator;
+use ir::Result;
+use ir::abi::{KV_BLOCK, f32_row_bytes};
+use ir::graph::{Graph, Op};
+use ir::kernel::{Buf, Builder, Compare, Mem, Value};
+use ir::tensor::kv_row_bytes;
+
+/// Stands for minus infinity: exp of it, less any real score, is 0.
+const NEVER: f32 = -1e30;
+
+/// Figures of the kernel.
+#[derive(Clone, Copy)]
+struct Shape {
+    heads: usize,
+    head: usize,
+    /// Query heads of a KV head.
+    group: usize,
+}
+
+/// Scratch memory of a unit: queries, scores, sums, running maxima and denominators.
+#[derive(Clone, Copy)]
+struct Scratch {
+    q: Buf,
+    s: Buf,
+    acc: Buf,
+    max: Buf,
+    sum: Buf,
+}
+
+/// Where partial results go: sums, maximum, denominator for each (KV head, token, query head, split).
+#[derive(Clone, Copy)]
+struct Partials {
+    buf: Buf,
+    splits: usize,
+}
+
+pub(super) fn covers(body: &Graph) -> bool {
+    super::ends_in(body, |op| matches!(op, Op::Attention { .. }))
+}
+
+pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
+    let body = g.body();
+    let node = body.node(body.outputs()[0].1.node);
+    let Op::Attention { scale } = node.op else { return Err(g.unsupported("anything but attention")) };
+    let operands: Option<Vec<u32>> = node.inputs[..3].iter().map(|&v| body::param(body, v)).collect();
+    let (Some(operands), cache_ty) = (operands, body.ty(node.inputs[1])) else {
+        return Err(g.unsupported("computed operands"));
+    };
+    let (&[_, heads, head], &[kv_heads, context, _]) =
+        (body.ty(node.inputs[0]).shape.as_slice(), cache_ty.shape.as_slice())
+    else {
+        return Err(g.unsupported("operands of other ranks"));
+    };
+    let capacity = g.spec.tokens;
+    let split = g.schedule.split as usize;
+    let tokens = if split > 0 { capacity } else { (g.schedule.query_tokens as usize).min(capacity) };
+    let shape = Shape { heads, head, group: heads / kv_heads };
+    let Some(row_bytes) = kv_row_bytes(cache_ty.elem, head) else { return Err(g.unsupported("this KV format")) };
+    let cache = |g: &Generator<'_>, n: usize| Cache {
+        buf: g.param(operands[n]),
+        elem: cache_ty.elem,
+        head,
+        row_bytes,
+        head_bytes: row_bytes * context,
+    };
+    let (q, keys, values, y) = (g.param(operands[0]), cache(g, 1), cache(g, 2), g.result(0)?);
+
+    let rows = tokens * shape.group;
+    let mut scratch = |name: &str, floats: usize| g.b.scratch(name, Mem::F32, (floats * 4) as u64);
+    let mem = Scratch {
+        q: scratch("q", rows * head),
+        s: scratch("scores", rows * KV_BLOCK),
+        acc: scratch("acc", rows * head),
+        max: scratch("max", rows),
+        sum: scratch("sum", rows),
+    };
+    let splits = if split > 0 { context.div_ceil(split) } else { 0 };
+    let partials = (split > 0).then(|| {
+        let floats = kv_heads * capacity * shape.group * splits * (head + 4);
+        Partials { buf: g.workspace("partials", Mem::F32, floats * 4), splits }
+    });
+
+    let (position, step_tokens) = (g.b.position(), g.b.tokens());
+    let length = g.b.iadd(position, step_tokens);
+    let per_head = if split > 0 {
+        let rounded = g.b.iadd_const(length, split - 1);
+        let by = g.b.size(split);
+        g.b.udiv(rounded, by)
+    } else {
+        let rounded = g.b.iadd_const(step_tokens, tokens - 1);
+        let by = g.b.size(tokens);
+        g.b.udiv(rounded, by)
+    };
+    let units = g.b.imul_const(per_head, kv_heads);
+    g.parallel(units, |g, unit| {
+        let by = g.b.size(kv_heads);
+        let (part, h) = (g.b.udiv(unit, by), g.b.urem(unit, by));
+        let zero = g.b.int(0);
+        let first = if split > 0 { zero } else { g.b.imul_const(part, tokens) };
+        let left = g.b.isub(step_tokens, first);
+        let most = g.b.size(tokens);
+        let count = g.b.umin(left, most);
+        let start = g.b.iadd(position, first);
+        let end = g.b.iadd(start, count);
+        let (from, to) = if split > 0 {
+            let from = g.b.imul_const(part, split);
+            let to = g.b.iadd_const(from, split);
+            (from, g.b.umin(to, end))
+        } else {
+            (zero, end)
+        };
+        load_queries(&mut g.b, shape, mem, q, (first, count), h, scale.0);
+        g.for_(from, to, KV_BLOCK as u32, |g, p| {
+            let left = g.b.isub(to, p);
+            let block = g.b.size(KV_BLOCK);
+            let n = g.b.umin(left, block);
+            let rows = g.b.imul_const(count, shape.group);
+            scores(g, &keys, (h, p), mem.q, mem.s, n, rows);
+            soften(&mut g.b, shape, mem, (start, count), p, n);
+            accumulate(g, &values, (h, p), mem.s, mem.acc, n, rows);
+            Ok(())
+        })?;
+        let b = &mut g.b;
+        for_rows(b, shape, count, |b, t, j, r| {
+            let token = b.iadd(first, t);
+            let acc_at = b.imul_const(r, head);
+            let sum = b.load(mem.sum, r, Mem::F32);
+            match partials {
+                None => {
+                    let one = b.float(1.0);
+                    let inverse = b.fdiv(one, sum);
+                    let to = result_index(b, shape, token, h, j);
+                    scale_row(b, head, (mem.acc, acc_at), inverse, (y, to));
+                }
+                Some(partials) => {
+                    let at = partial_index(b, shape, capacity, partials, (h, token, j), part);
+                    let one = b.float(1.0);
+                    scale_row(b, head, (mem.acc, acc_at), one, (partials.buf, at));
+                    let max = b.load(mem.max, r, Mem::F32);
+                    let at = b.iadd_const(at, head);
+                    b.store(partials.buf, at, Mem::F32, max);
+                    let at = b.iadd_const(at, 1);
+                    b.store(partials.buf, at, Mem::F32, sum);
+                }
+            }
+        });
+        Ok(())
+    })?;
+    let Some(partials) = partials else { return Ok(()) };
+    g.b.barrier();
+    let units = g.b.imul_const(step_tokens, kv_heads);
+    let b = &mut g.b;
+    b.parallel(units, |b, unit| {
+        let by = b.size(kv_heads);
+        let (token, h) = (b.udiv(unit, by), b.urem(unit, by));
+        b.for_n(shape.group, 1, |b, j| {
+            let first = b.int(0);
+            let at = partial_index(b, shape, capacity, partials, (h, token, j), first);
+            let to = result_index(b, shape, token, h, j);
+            combine(b, head, (partials.buf, at), per_head, (y, to));
+        });
+    });
+    Ok(())
+}
+
+/// Calls `f(token, query head in the group, row)` for each row of a unit.
+fn for_rows(b: &mut Builder, shape: Shape, count: Value, f: impl FnOnce(&mut Builder, Value, Value, Value)) {
+    let zero = b.int(0);
+    b.for_(zero, count, 1, |b, t| {
+        b.for_n(shape.group, 1, |b, j| {
+            let r = b.imul_const(t, shape.group);
+            let r = b.iadd(r, j);
+            f(b, t, j, r);
+        });
+    });
+}
+
+/// Element index of a head's row in the query and result buffers.
+fn result_index(b: &mut Builder, shape: Shape, token: Value, h: Value, j: Value) -> Value {
+    let row = b.imul_const(token, f32_row_bytes(shape.heads * shape.head) / 4);
+    let head = b.imul_const(h, shape.group);
+    let head = b.iadd(head, j);
+    let head = b.imul_const(head, shape.head);
+    b.iadd(row, head)
+}
+
+fn partial_index(
+    b: &mut Builder,
+    shape: Shape,
+    capacity: usize,
+    partials: Partials,
+    (h, token, j): (Value, Value, Value),
+    split: Value,
+) -> Value {
+    let row = b.imul_const(h, capacity);
+    let row = b.iadd(row, token);
+    let row = b.imul_const(row, shape.group);
+    let row = b.iadd(row, j);
+    let row = b.imul_const(row, partials.splits);
+    let row = b.iadd(row, split);
+    b.imul_const(row, shape.head + 4)
+}
+
+/// to\[i\] = from\[i\] * by over a head.
+fn scale_row(b: &mut Builder, head: usize, from: (Buf, Value), by: Value, to: (Buf, Value)) {
+    let by = b.splat(by);
+    b.for_n(head, 4, |b, i| {
+        let (at, target) = (b.iadd(from.1, i), b.iadd(to.1, i));
+        let v = b.load4(from.0, at, Mem::F32);
+        let v = b.fmul(v, by);
+        b.store(to.0, target, Mem::F32, v);
+    });
+}
+
+/// Copies the unit's queries times the softmax scale, and clears its running values.
+fn load_queries(
+    b: &mut Builder,
+    shape: Shape,
+    mem: Scratch,
+    q: Buf,
+    (first, count): (Value, Value),
+    h: Value,
+    scale: f32,
+) {
+    for_rows(b, shape, count, |b, t, j, r| {
+        let token = b.iadd(first, t);
+        let from = result_index(b, shape, token, h, j);
+        let to = b.imul_const(r, shape.head);
+        let scale = b.float(scale);
+        scale_row(b, shape.head, (q, from), scale, (mem.q, to));
+        let (zero, never) = (b.float(0.0), b.float(NEVER));
+        b.store(mem.max, r, Mem::F32, never);
+        b.store(mem.sum, r, Mem::F32, zero);
+        let zeros = b.splat(zero);
+        b.for_n(shape.head, 4, |b, i| {
+            let at = b.iadd(to, i);
+            b.store(mem.acc, at, Mem::F32, zeros);
+        });
+    });
+}
+
+/// Turns the scores of positions p.. p + n into weights relative to the new running maximum, and rescales the sums.
+fn soften(b: &mut Builder, shape: Shape, mem: Scratch, (start, count): (Value, Value), p: Value, n: Value) {
+    for_rows(b, shape, count, |b, t, _, r| {
+        let limit = b.iadd(start, t);
+        let limit = b.iadd_const(limit, 1);
+        let (zero, block) = (b.int(0), b.size(KV_BLOCK));
+        let none = b.compare(Compare::ULt, limit, p);
+        let seen = b.isub(limit, p);
+        let seen = b.umin(seen, n);
+        let seen = b.select(none, zero, seen);
+        let row = b.imul_const(r, KV_BLOCK);
+        let never = b.float(NEVER);
+        b.for_(seen, block, 1, |b, i| {
+            let at = b.iadd(row, i);
+            b.store(mem.s, at, Mem::F32, never);
+        });
+        let old = b.load(mem.max, r, Mem::F32);
+        let top = b.splat(old);
+        let top = b.var(top);
+        b.for_n(KV_BLOCK, 4, |b, i| {
+            let at = b.iadd(row, i);
+            let (v, m) = (b.load4(mem.s, at, Mem::F32), b.get(top));
+            let m = b.fmax(v, m);
+            b.set(top, m);
+        });
+        let top = b.get(top);
+        let max = b.max(top);
+        b.store(mem.max, r, Mem::F32, max);
+        let (maxes, nothing) = (b.splat(max), b.float(0.0));
+        let nothing = b.splat(nothing);
+        let sums = b.var(nothing);
+        b.for_n(KV_BLOCK, 4, |b, i| {
+            let at = b.iadd(row, i);
+            let v = b.load4(mem.s, at, Mem::F32);
+            let v = b.fsub(v, maxes);
+            let w = b.exp(v);
+            b.store(mem.s, at, Mem::F32, w);
+            let sum = b.get(sums);
+            let sum = b.fadd(sum, w);
+            b.set(sums, sum);
+        });
+        let fade = b.fsub(old, max);
+        let fade = b.exp(fade);
+        let sum = b.load(mem.sum, r, Mem::F32);
+        let new = b.get(sums);
+        let new = b.sum(new);
+        let sum = b.fma(sum, fade, new);
+        b.store(mem.sum, r, Mem::F32, sum);
+        let moved = b.compare(Compare::FLt, old, max);
+        let acc = b.imul_const(r, shape.head);
+        b.if_(moved, |b| scale_row(b, shape.head, (mem.acc, acc), fade, (mem.acc, acc)));
+    });
+}
+
+/// Combines the partial results of `splits` ranges that start at `from`.
+fn combine(b: &mut Builder, head: usize, from: (Buf, Value), splits: Value, to: (Buf, Value)) {
+    let stride = head + 4;
+    let (zero, none, never) = (b.int(0), b.float(0.0), b.float(NEVER));
+    let max = b.var(never);
+    b.for_(zero, splits, 1, |b, s| {
+        let at = b.imul_const(s, stride);
+        let at = b.iadd(from.1, at);
+        let at = b.iadd_const(at, head);
+        let (m, old) = (b.load(from.0, at, Mem::F32), b.get(max));
+        let m = b.fmax(m, old);
+        b.set(max, m);
+    });
+    let max = b.get(max);
+    let sum = b.var(none);
+    let zeros = b.splat(none);
+    b.for_n(head, 4, |b, i| {
+        let at = b.iadd(to.1, i);
+        b.store(to.0, at, Mem::F32, zeros);
+    });
+    b.for_(zero, splits, 1, |b, s| {
+        let at = b.imul_const(s, stride);
+        let at = b.iadd(from.1, at);
+        let m_at = b.iadd_const(at, head);
+        let sum_at = b.iadd_const(m_at, 1);
+        let m = b.load(from.0, m_at, Mem::F32);
+        let weight = b.fsub(m, max);
+        let weight = b.exp(weight);
+        let (part, old) = (b.load(from.0, sum_at, Mem::F32), b.get(sum));
+        let new = b.fma(part, weight, old);
+        b.set(sum, new);
+        let weights = b.splat(weight);
+        b.for_n(head, 4, |b, i| {
+            let (at, target) = (b.iadd(at, i), b.iadd(to.1, i));
+            let (v, old) = (b.load4(from.0, at, Mem::F32), b.load4(to.0, target, Mem::F32));
+            let v = b.fma(v, weights, old);
+            b.store(to.0, target, Mem::F32, v);
+        });
+    });
+    let (one, sum) = (b.float(1.0), b.get(sum));
+    let inverse = b.fdiv(one, sum);
+    scale_row(b, head, to, inverse, to);
+}

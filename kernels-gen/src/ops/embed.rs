@@ -1,0 +1,80 @@
+//! `embed`: one row of the embedding table for each token, decoded from either layout.
+
+use crate::block::{BlockView, row_base};
+use crate::body::{self, Matrix};
+use crate::generator::Generator;
+use crate::matmul::float_element;
+use ir::abi::f32_row_bytes;
+use ir::graph::{Graph, Op};
+use ir::kernel::{Buf, Builder, Mem, Value};
+use ir::quant::{DotForm, Unpacked};
+use ir::{Error, Result};
+
+pub(super) fn covers(body: &Graph) -> bool {
+    super::ends_in(body, |op| *op == Op::Embed)
+}
+
+pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
+    let body = g.body();
+    let node = body.node(body.outputs()[0].1.node);
+    let matrix = (node.op == Op::Embed)
+        .then(|| Matrix::of(body::param(body, node.inputs[0])?, body.ty(node.inputs[0])))
+        .flatten();
+    let ids = node.inputs.get(1).and_then(|&i| body::param(body, i));
+    let (Some(m), Some(ids)) = (matrix, ids) else {
+        return Err(g.unsupported("anything but an embedding of its operands"));
+    };
+    let (table, ids, y) = (g.param(m.param), g.param(ids), g.result(0)?);
+    let tokens = g.b.tokens();
+    g.parallel(tokens, |g, t| {
+        let b = &mut g.b;
+        let id = b.load(ids, t, Mem::I32);
+        let base = row_base(b, &m, id);
+        let to = b.imul_const(t, f32_row_bytes(m.columns) / 4);
+        match (m.format.dot, m.format.unpack) {
+            (DotForm::Float(kind), _) => b.for_n(m.columns, 1, |b, c| {
+                let v = float_element(b, table, &m, kind, base, c);
+                let at = b.iadd(to, c);
+                b.store(y, at, Mem::F32, v);
+            }),
+            (_, Some(unpack)) => {
+                let block = m.format.block as usize;
+                b.for_n(m.columns / block, 1, |b, i| {
+                    let at = b.imul_const(i, block);
+                    let at = b.iadd(to, at);
+                    let mut view = BlockView::new(b, table, &m, base, i);
+                    for e in (0..block).step_by(16) {
+                        let part = unpack(&mut view, e as u32);
+                        let codes = view.vector(part.codes);
+                        let b = view.builder();
+                        let at = b.iadd_const(at, e);
+                        store_values(b, &part, codes, y, at);
+                    }
+                });
+            }
+            (form, None) => return Err(Error::unsupported(format!("{form:?}"), "write the format's unpack")),
+        }
+        Ok(())
+    })
+}
+
+/// Stores the sixteen values of an unpacked part: byte j of word i is element 4 i + j.
+fn store_values(b: &mut Builder, part: &Unpacked, codes: Value, y: Buf, at: Value) {
+    let scale = b.splat(part.scale);
+    for j in 0..4 {
+        let (left, right) = (b.int(24 - 8 * j), b.int(24));
+        let v = b.shl(codes, left);
+        let v = b.shr_s(v, right);
+        let v = b.to_float(v);
+        let mut v = b.fmul(v, scale);
+        if let Some(min) = part.min {
+            let min = b.splat(min);
+            v = b.fsub(v, min);
+        }
+        for i in 0..4u8 {
+            let lane = b.lane(v, i);
+            let at = b.iadd_const(at, 4 * usize::from(i) + j as usize);
+            b.store(y, at, Mem::F32, lane);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! `gate_up`: norm, two products of the same rows, silu(gate) * up.
+
+use crate::body;
+use crate::generator::Generator;
+use crate::matmul::{self, TileOut};
+use ir::Result;
+use ir::abi::{TILE_ROWS, f32_row_bytes};
+use ir::graph::{Graph, Op};
+use ir::kernel::Mem;
+
+pub(super) fn covers(body: &Graph) -> bool {
+    super::ends_in(body, |op| *op == Op::Mul)
+}
+
+pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
+    let body = g.body();
+    let result = body.node(body.outputs()[0].1.node);
+    let found = (result.op == Op::Mul)
+        .then(|| {
+            [(0, 1), (1, 0)].into_iter().find_map(|(gate, up)| {
+                let silu = body.node(result.inputs[gate].node);
+                let gate = (silu.op == Op::Silu).then(|| body::linear(body, silu.inputs[0])).flatten()?;
+                Some((gate, body::linear(body, result.inputs[up])?))
+            })
+        })
+        .flatten();
+    let Some((gate, up)) = found else {
+        return Err(g.unsupported("a product that is not silu(gate) * up"));
+    };
+    let n = gate.matrix.rows;
+    let y = g.result(0)?;
+    let rows = matmul::prepare(g, &[gate, up])?;
+    let bytes = (g.spec.tokens * TILE_ROWS * 4) as u64;
+    let (gates, ups) = (g.b.scratch("gate", Mem::F32, bytes), g.b.scratch("up", Mem::F32, bytes));
+    matmul::for_tiles(g, gate.matrix.tiles(), |g, tile| {
+        let zero = g.b.int(0);
+        matmul::tile(g, &gate.matrix, tile, &rows, TileOut { buf: gates, index: zero, stride: TILE_ROWS })?;
+        matmul::tile(g, &up.matrix, tile, &rows, TileOut { buf: ups, index: zero, stride: TILE_ROWS })?;
+        let b = &mut g.b;
+        let first = b.imul_const(tile, TILE_ROWS);
+        let (limit, sixteen) = (b.size(n), b.size(TILE_ROWS));
+        let left = b.isub(limit, first);
+        let valid = b.umin(left, sixteen);
+        let (nothing, one) = (b.float(0.0), b.float(1.0));
+        let (nothing, one) = (b.splat(nothing), b.splat(one));
+        b.for_(zero, rows.count, 1, |b, t| {
+            let row = b.imul_const(t, f32_row_bytes(n) / 4);
+            let row = b.iadd(row, first);
+            let from = b.imul_const(t, TILE_ROWS);
+            b.for_(zero, valid, 4, |b, r| {
+                let (at, from) = (b.iadd(row, r), b.iadd(from, r));
+                let gate = b.load4(gates, from, Mem::F32);
+                let up = b.load4(ups, from, Mem::F32);
+                let minus = b.fsub(nothing, gate);
+                let e = b.exp(minus);
+                let denominator = b.fadd(one, e);
+                let silu = b.fdiv(gate, denominator);
+                let v = b.fmul(silu, up);
+                b.store(y, at, Mem::F32, v);
+            });
+        });
+        Ok(())
+    })
+}

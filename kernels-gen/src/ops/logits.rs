@@ -1,0 +1,27 @@
+//! `logits`: final norm and the output product, for every token or the last.
+
+use crate::body;
+use crate::generator::Generator;
+use crate::matmul::{self, TileOut};
+use ir::Result;
+use ir::abi::{TILE_ROWS, f32_row_bytes};
+use ir::graph::{Graph, Op};
+
+pub(super) fn covers(body: &Graph) -> bool {
+    super::ends_in(body, |op| *op == Op::MatMul)
+}
+
+pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
+    let body = g.body();
+    let Some(product) = body::linear(body, body.outputs()[0].1) else {
+        return Err(g.unsupported("an output that is no product of a norm"));
+    };
+    let matrix = product.matrix;
+    let y = g.result(0)?;
+    let rows = matmul::prepare(g, &[product])?;
+    matmul::for_tiles(g, matrix.tiles(), |g, tile| {
+        let index = g.b.imul_const(tile, TILE_ROWS);
+        // Rows are padded to whole tiles, so a last tile that is not full writes into the padding.
+        matmul::tile(g, &matrix, tile, &rows, TileOut { buf: y, index, stride: f32_row_bytes(matrix.rows) / 4 })
+    })
+}

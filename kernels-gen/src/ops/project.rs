@@ -1,0 +1,71 @@
+//! `project`: a matrix product, its bias if there is one, plus the residual: attention output, FFN down.
+
+use crate::body::{self, Linear};
+use crate::generator::Generator;
+use crate::matmul::{self, TileOut};
+use ir::Result;
+use ir::abi::{TILE_ROWS, f32_row_bytes};
+use ir::graph::{Graph, Op, Ref};
+use ir::kernel::Mem;
+
+/// A product, and the parameter that is added to each of its rows.
+fn biased(body: &Graph, value: Ref) -> Option<(Linear, Option<u32>)> {
+    let node = body::node(body, value);
+    match node.op {
+        Op::Add => Some((body::linear(body, node.inputs[0])?, Some(body::param(body, node.inputs[1])?))),
+        _ => Some((body::linear(body, value)?, None)),
+    }
+}
+
+pub(super) fn covers(body: &Graph) -> bool {
+    super::ends_in(body, |op| *op == Op::Add) && body.is_residual(body.outputs()[0].1.node)
+}
+
+pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
+    let body = g.body();
+    let sum = body.node(body.outputs()[0].1.node);
+    let found = (sum.op == Op::Add)
+        .then(|| {
+            [(0, 1), (1, 0)].into_iter().find_map(|(product, residual)| {
+                let (product, bias) = biased(body, sum.inputs[product])?;
+                Some((product, bias, body::param(body, sum.inputs[residual])?))
+            })
+        })
+        .flatten();
+    let Some((product, bias, residual)) = found else {
+        return Err(g.unsupported("a sum that is not product + residual"));
+    };
+    let bias = bias.map(|p| g.param(p));
+    let matrix = product.matrix;
+    let (x, y) = (g.param(residual), g.result(0)?);
+    let rows = matmul::prepare(g, &[product])?;
+    let bytes = g.spec.tokens * TILE_ROWS * 4;
+    let out = g.b.scratch("tile", Mem::F32, bytes as u64);
+    matmul::for_tiles(g, matrix.tiles(), |g, tile| {
+        let zero = g.b.int(0);
+        matmul::tile(g, &matrix, tile, &rows, TileOut { buf: out, index: zero, stride: TILE_ROWS })?;
+        let b = &mut g.b;
+        let first = b.imul_const(tile, TILE_ROWS);
+        let (limit, sixteen) = (b.size(matrix.rows), b.size(TILE_ROWS));
+        let left = b.isub(limit, first);
+        let valid = b.umin(left, sixteen);
+        b.for_(zero, rows.count, 1, |b, t| {
+            let row = b.imul_const(t, f32_row_bytes(matrix.rows) / 4);
+            let row = b.iadd(row, first);
+            let from = b.imul_const(t, TILE_ROWS);
+            b.for_(zero, valid, 4, |b, r| {
+                let (at, from) = (b.iadd(row, r), b.iadd(from, r));
+                let old = b.load4(x, at, Mem::F32);
+                let product = b.load4(out, from, Mem::F32);
+                let mut sum = b.fadd(old, product);
+                if let Some(bias) = bias {
+                    let from = b.iadd(first, r);
+                    let bias = b.load4(bias, from, Mem::F32);
+                    sum = b.fadd(sum, bias);
+                }
+                b.store(y, at, Mem::F32, sum);
+            });
+        });
+        Ok(())
+    })
+}

@@ -1,0 +1,254 @@
+//! `qkv`: norm, the three products, then head by head bias, QK norm, rotation, and the append to the KV cache.
+//!
+//! A worker takes a head at a time (two where a head is no multiple of the tile), so that a head's rows are all at hand
+//! for its epilogue.
+
+use crate::body::{self, Linear};
+use crate::generator::Generator;
+use crate::matmul::{self, TileOut, block_scale, codes, inverse_rms};
+use ir::Result;
+use ir::abi::{Q8_BLOCK, TILE_ROWS, f32_row_bytes, kv_q8_row_bytes};
+use ir::graph::{Graph, Op, Ref, RopeStyle};
+use ir::kernel::{Buf, Builder, Compare, Mem, Value};
+use ir::quant::F16;
+use ir::tensor::{Elem, kv_row_bytes};
+
+/// What follows one of the three products.
+struct Branch {
+    product: Linear,
+    bias: Option<u32>,
+    /// Weight parameter and epsilon.
+    norm: Option<(u32, f32)>,
+    /// Style, angles parameter, rotated elements.
+    rope: Option<(RopeStyle, u32, usize)>,
+    heads: usize,
+    head: usize,
+    sink: Sink,
+}
+
+enum Sink {
+    /// Result number.
+    Query(usize),
+    /// State parameter, its element type, its context.
+    Cache(u32, Elem, usize),
+}
+
+/// Reads an output of the body back to its product.
+fn branch(body: &Graph, index: usize) -> Option<Branch> {
+    let mut value: Ref = body.outputs()[index].1;
+    let mut sink = Sink::Query(index);
+    if body::node(body, value).op == Op::KvAppend {
+        let inputs = &body::node(body, value).inputs;
+        let ty = body.ty(inputs[0]);
+        sink = Sink::Cache(body::param(body, inputs[0])?, ty.elem, *ty.shape.get(1)?);
+        value = inputs[1];
+    }
+    let &[_, heads, head] = body.ty(value).shape.as_slice() else { return None };
+    let (mut rope, mut norm, mut bias) = (None, None, None);
+    loop {
+        let node = body::node(body, value);
+        match &node.op {
+            Op::Rope { style } if norm.is_none() && bias.is_none() => {
+                rope = Some((*style, body::param(body, node.inputs[1])?, body.ty(node.inputs[1]).columns()));
+            }
+            Op::RmsNorm { eps } if bias.is_none() => norm = Some((body::param(body, node.inputs[1])?, eps.0)),
+            Op::Add => bias = Some(body::param(body, node.inputs[1])?),
+            Op::Reshape(_) => {}
+            _ => break,
+        }
+        value = node.inputs[0];
+    }
+    Some(Branch { product: body::linear(body, value)?, bias, norm, rope, heads, head, sink })
+}
+
+pub(super) fn covers(body: &Graph) -> bool {
+    body.nodes().iter().any(|n| n.op == Op::KvAppend)
+}
+
+pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
+    let body = g.body();
+    let branches: Option<Vec<Branch>> = (0..body.outputs().len()).map(|i| branch(body, i)).collect();
+    let Some(branches) = branches else {
+        return Err(g.unsupported("a result that is no projection"));
+    };
+    let products: Vec<Linear> = branches.iter().map(|b| b.product).collect();
+    let rows = matmul::prepare(g, &products)?;
+    let unit_rows = |b: &Branch| b.head * if b.head.is_multiple_of(TILE_ROWS) { 1 } else { 2 };
+    let widest = branches.iter().map(unit_rows).max().unwrap_or(TILE_ROWS);
+    let out = g.b.scratch("heads", Mem::F32, (g.spec.tokens * widest * 4) as u64);
+    for branch in &branches {
+        let stride = unit_rows(branch);
+        let units = (branch.heads * branch.head).div_ceil(stride);
+        let count = g.b.size(units);
+        g.parallel(count, |g, unit| {
+            let tiles = stride / TILE_ROWS;
+            let first = g.b.imul_const(unit, tiles);
+            let end = g.b.iadd_const(first, tiles);
+            let limit = g.b.size(branch.product.matrix.tiles());
+            let end = g.b.umin(end, limit);
+            g.for_(first, end, 1, |g, tile| {
+                let index = g.b.isub(tile, first);
+                let index = g.b.imul_const(index, TILE_ROWS);
+                matmul::tile(g, &branch.product.matrix, tile, &rows, TileOut { buf: out, index, stride })
+            })?;
+            let zero = g.b.int(0);
+            g.for_(zero, rows.count, 1, |g, t| {
+                for k in 0..stride / branch.head {
+                    let h = g.b.imul_const(unit, stride / branch.head);
+                    let h = g.b.iadd_const(h, k);
+                    let at = g.b.imul_const(t, stride);
+                    let at = g.b.iadd_const(at, k * branch.head);
+                    let heads = g.b.size(branch.heads);
+                    let there = g.b.compare(Compare::ULt, h, heads);
+                    epilogue(g, branch, there, out, at, t, h)?;
+                }
+                Ok(())
+            })
+        })?;
+    }
+    Ok(())
+}
+
+/// Finishes head `h` of token `t`, whose products are at element `at` of `out`, if it is `there`.
+fn epilogue(
+    g: &mut Generator<'_>,
+    branch: &Branch,
+    there: Value,
+    out: Buf,
+    at: Value,
+    t: Value,
+    h: Value,
+) -> Result<()> {
+    let head = branch.head;
+    let bias = branch.bias.map(|p| g.param(p));
+    let norm = branch.norm.map(|(p, eps)| (g.param(p), eps));
+    let rope = branch.rope.map(|(style, p, dim)| (style, g.param(p), dim));
+    enum To {
+        Query(Buf),
+        Half(Buf, usize),
+        Int8(Buf, usize),
+    }
+    let to = match branch.sink {
+        Sink::Query(n) => To::Query(g.result(n)?),
+        Sink::Cache(p, elem, context) => {
+            let row = kv_row_bytes(elem, head).ok_or_else(|| g.unsupported("this KV format"))?;
+            let head_bytes = row * context;
+            if elem == Elem::Ggml(F16) { To::Half(g.param(p), head_bytes) } else { To::Int8(g.param(p), head_bytes) }
+        }
+    };
+    g.b.if_(there, |b| {
+        if let Some(bias) = bias {
+            let first = b.imul_const(h, head);
+            b.for_n(head, 4, |b, i| {
+                let (at, from) = (b.iadd(at, i), b.iadd(first, i));
+                let (x, y) = (b.load4(out, at, Mem::F32), b.load4(bias, from, Mem::F32));
+                let v = b.fadd(x, y);
+                b.store(out, at, Mem::F32, v);
+            });
+        }
+        if let Some((w, eps)) = norm {
+            let r = inverse_rms(b, out, at, head, eps);
+            let r = b.splat(r);
+            b.for_n(head, 4, |b, i| {
+                let at = b.iadd(at, i);
+                let (x, w) = (b.load4(out, at, Mem::F32), b.load4(w, i, Mem::F32));
+                let v = b.fmul(x, r);
+                let v = b.fmul(v, w);
+                b.store(out, at, Mem::F32, v);
+            });
+        }
+        if let Some((style, angles, dim)) = rope {
+            let angles_at = b.imul_const(t, f32_row_bytes(dim) / 4);
+            b.for_n(dim / 2, 1, |b, i| rotate(b, style, dim, (out, at), (angles, angles_at), i));
+        }
+        match to {
+            To::Query(y) => {
+                let row = b.imul_const(t, f32_row_bytes(branch.heads * head) / 4);
+                let first = b.imul_const(h, head);
+                let row = b.iadd(row, first);
+                b.for_n(head, 4, |b, i| {
+                    let (from, to) = (b.iadd(at, i), b.iadd(row, i));
+                    let v = b.load4(out, from, Mem::F32);
+                    b.store(y, to, Mem::F32, v);
+                });
+            }
+            To::Half(cache, head_bytes) => {
+                let row = cache_row(b, t, h, head_bytes, 2 * head);
+                b.for_n(head, 4, |b, i| {
+                    let from = b.iadd(at, i);
+                    let v = b.load4(out, from, Mem::F32);
+                    let bits = b.to_half(v);
+                    let to = b.imul_const(i, 2);
+                    let to = b.iadd(row, to);
+                    for lane in 0..4 {
+                        let bits = b.lane(bits, lane);
+                        let to = b.iadd_const(to, 2 * usize::from(lane));
+                        b.store(cache, to, Mem::U16, bits);
+                    }
+                });
+            }
+            To::Int8(cache, head_bytes) => {
+                let row = cache_row(b, t, h, head_bytes, kv_q8_row_bytes(head));
+                append_int8(b, (out, at), head, (cache, row));
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Byte index of the row that token `t` appends to head `h` of a cache.
+fn cache_row(b: &mut Builder, t: Value, h: Value, head_bytes: usize, row_bytes: usize) -> Value {
+    let position = b.position();
+    let position = b.iadd(position, t);
+    let row = b.imul_const(position, row_bytes);
+    let first = b.imul_const(h, head_bytes);
+    b.iadd(first, row)
+}
+
+/// Rotates pair `i` of the head in place.
+fn rotate(b: &mut Builder, style: RopeStyle, dim: usize, (out, at): (Buf, Value), angles: (Buf, Value), i: Value) {
+    let (first, second) = match style {
+        RopeStyle::Adjacent => {
+            let even = b.imul_const(i, 2);
+            (even, b.iadd_const(even, 1))
+        }
+        RopeStyle::Halves => (i, b.iadd_const(i, dim / 2)),
+    };
+    let (first, second) = (b.iadd(at, first), b.iadd(at, second));
+    let angle = b.imul_const(i, 2);
+    let cos_at = b.iadd(angles.1, angle);
+    let sin_at = b.iadd_const(cos_at, 1);
+    let (cos, sin) = (b.load(angles.0, cos_at, Mem::F32), b.load(angles.0, sin_at, Mem::F32));
+    let (x, y) = (b.load(out, first, Mem::F32), b.load(out, second, Mem::F32));
+    let (xc, ys, xs, yc) = (b.fmul(x, cos), b.fmul(y, sin), b.fmul(x, sin), b.fmul(y, cos));
+    let (x, y) = (b.fsub(xc, ys), b.fadd(xs, yc));
+    b.store(out, first, Mem::F32, x);
+    b.store(out, second, Mem::F32, y);
+}
+
+/// Writes a head as 8-bit codes and f16 scales; elements past the head count as zero.
+fn append_int8(b: &mut Builder, (out, at): (Buf, Value), head: usize, (cache, row): (Buf, Value)) {
+    let zero = b.float(0.0);
+    let zero = b.splat(zero);
+    let padded = head.next_multiple_of(Q8_BLOCK);
+    for block in 0..padded / Q8_BLOCK {
+        let parts: Vec<Value> = (0..Q8_BLOCK / 4)
+            .map(|i| {
+                let i = block * Q8_BLOCK + 4 * i;
+                if i >= head {
+                    return zero;
+                }
+                let from = b.iadd_const(at, i);
+                b.load4(out, from, Mem::F32)
+            })
+            .collect();
+        let (scale, inverse) = block_scale(b, &parts);
+        for (i, word) in codes(b, &parts, inverse).into_iter().enumerate() {
+            let to = b.iadd_const(row, block * Q8_BLOCK + 16 * i);
+            b.store(cache, to, Mem::I32, word);
+        }
+        let bits = b.to_half(scale);
+        let to = b.iadd_const(row, padded + 2 * block);
+        b.store(cache, to, Mem::U16, bits);
+    }
+}
