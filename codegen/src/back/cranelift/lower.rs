@@ -1,0 +1,421 @@
+//! Walks a verified kernel and builds its Cranelift function.
+
+use super::{internal, math};
+use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
+use cranelift_codegen::ir::{
+    AbiParam, AtomicRmwOp, BlockArg, ExternalName, Function, GlobalValue, GlobalValueData, InstBuilder, MemFlagsData,
+    SigRef, Signature, Type, UserExternalName, UserFuncName, Value as V, immediates::Imm64, types,
+};
+use cranelift_codegen::isa::{CallConv, TargetIsa};
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
+use ir::abi::{Atom, Control, Frame, Signature as AtomSignature};
+use ir::kernel::{Arg, Binary, Buf, Compare, Inst, Kernel, Mem, Space, Special, Stmt, Ty, Unary, Value};
+use ir::target::{Isa, Target};
+use ir::{Result, Verified};
+use std::collections::HashMap;
+use std::mem::offset_of;
+
+fn clif_type(ty: Ty) -> Type {
+    match ty {
+        Ty::Bool => types::I8,
+        Ty::I32 => types::I32,
+        Ty::F32 => types::F32,
+        Ty::Bool4 | Ty::I32x4 => types::I32X4,
+        Ty::F32x4 => types::F32X4,
+    }
+}
+
+struct Lowering<'a, 'b> {
+    kernel: &'a Kernel,
+    has_fma: bool,
+    b: FunctionBuilder<'b>,
+    values: HashMap<Value, V>,
+    vars: Vec<Variable>,
+    buffers: Vec<Base>,
+    frame: V,
+    control: V,
+    tickets: V,
+    atoms: V,
+    signatures: HashMap<AtomSignature, SigRef>,
+}
+
+/// Where a buffer begins.
+#[derive(Clone, Copy)]
+enum Base {
+    Address(V),
+    /// Taken anew for each access, an instruction that needs no register in between.
+    Constant(GlobalValue),
+}
+
+/// Fills `func` with the code of `kernel`. The symbol of a constant is its buffer number.
+pub(super) fn lower(
+    kernel: &Verified<Kernel>,
+    target: &Target,
+    isa: &dyn TargetIsa,
+    func: &mut Function,
+) -> Result<()> {
+    let pointer = isa.pointer_type();
+    func.name = UserFuncName::user(0, 0);
+    func.signature = Signature::new(CallConv::SystemV);
+    func.signature.params.push(AbiParam::new(pointer));
+    let mut context = FunctionBuilderContext::new();
+    let mut b = FunctionBuilder::new(func, &mut context);
+    let entry = b.create_block();
+    b.append_block_params_for_function_params(entry);
+    b.switch_to_block(entry);
+    b.seal_block(entry);
+    let frame = b.block_params(entry)[0];
+    let mut field = |offset: usize| b.ins().load(pointer, constant_memory(), frame, offset as i32);
+    let control = field(offset_of!(Frame, control));
+    let tickets = field(offset_of!(Frame, tickets));
+    let atoms = field(offset_of!(Frame, atoms));
+    let addresses = field(offset_of!(Frame, buffers));
+    let scratch = field(offset_of!(Frame, scratch));
+    let buffers = kernel
+        .buffers
+        .iter()
+        .enumerate()
+        .map(|(number, decl)| match decl.space {
+            Space::Param(n) => Base::Address(b.ins().load(pointer, constant_memory(), addresses, n as i32 * 8)),
+            Space::Scratch(offset) => Base::Address(b.ins().iadd_imm_u(scratch, i64::from(offset))),
+            Space::Constant(_) => {
+                let symbol = b.func.declare_imported_user_function(UserExternalName::new(1, number as u32));
+                let name = ExternalName::user(symbol);
+                let data = GlobalValueData::Symbol { name, offset: Imm64::new(0), colocated: true, tls: false };
+                Base::Constant(b.create_global_value(data))
+            }
+        })
+        .collect();
+    let vars = kernel.vars.iter().map(|ty| b.declare_var(clif_type(*ty))).collect();
+    let mut l = Lowering {
+        kernel,
+        has_fma: target.isa >= Isa::X86_64V3,
+        b,
+        values: HashMap::new(),
+        vars,
+        buffers,
+        frame,
+        control,
+        tickets,
+        atoms,
+        signatures: HashMap::new(),
+    };
+    l.block(&kernel.body)?;
+    l.b.ins().return_(&[]);
+    l.b.seal_all_blocks();
+    l.b.finalize(isa.frontend_config());
+    Ok(())
+}
+
+/// Memory that does not change while the kernel runs.
+fn constant_memory() -> MemFlagsData {
+    MemFlagsData::new().with_notrap().with_readonly().with_can_move()
+}
+
+fn plain_memory() -> MemFlagsData {
+    MemFlagsData::new().with_notrap()
+}
+
+impl Lowering<'_, '_> {
+    fn value(&self, v: Value) -> V {
+        self.values[&v]
+    }
+
+    fn block(&mut self, code: &[Stmt]) -> Result<()> {
+        code.iter().try_for_each(|stmt| self.stmt(stmt))
+    }
+
+    fn address(&mut self, buf: Buf, index: Value) -> V {
+        let base = match self.buffers[buf.0 as usize] {
+            Base::Address(v) => v,
+            Base::Constant(symbol) => self.b.ins().symbol_value(types::I64, symbol),
+        };
+        let size = self.kernel.buffers[buf.0 as usize].mem.bytes();
+        if let Inst::Int(i) = self.kernel.inst(index) {
+            return self.b.ins().iadd_imm_u(base, i64::from(*i as u32) * i64::from(size));
+        }
+        let index = self.value(index);
+        let wide = self.b.ins().uextend(types::I64, index);
+        let offset = self.b.ins().ishl_imm_u(wide, i64::from(size.trailing_zeros()));
+        self.b.ins().iadd(base, offset)
+    }
+
+    fn flags(&self, buf: Buf) -> MemFlagsData {
+        if self.kernel.buffers[buf.0 as usize].writable { plain_memory() } else { constant_memory() }
+    }
+
+    /// `while condition(index) { body; index = next }` around a variable.
+    fn counted(
+        &mut self,
+        index: Value,
+        first: impl FnOnce(&mut Self) -> V,
+        more: impl FnOnce(&mut Self, V) -> V,
+        body: &[Stmt],
+        next: impl FnOnce(&mut Self, V) -> V,
+    ) -> Result<()> {
+        let (head, inside, after) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
+        let i = self.b.append_block_param(head, types::I32);
+        let start = first(self);
+        self.b.ins().jump(head, &[BlockArg::Value(start)]);
+        self.b.switch_to_block(head);
+        let go = more(self, i);
+        self.b.ins().brif(go, inside, &[], after, &[]);
+        self.b.switch_to_block(inside);
+        self.values.insert(index, i);
+        self.block(body)?;
+        let following = next(self, i);
+        self.b.ins().jump(head, &[BlockArg::Value(following)]);
+        self.b.switch_to_block(after);
+        Ok(())
+    }
+
+    fn stmt(&mut self, stmt: &Stmt) -> Result<()> {
+        match stmt {
+            Stmt::Let(v) => {
+                let clif = self.inst(*v)?;
+                self.values.insert(*v, clif);
+            }
+            Stmt::Set(var, v) => {
+                let v = self.value(*v);
+                self.b.def_var(self.vars[var.0 as usize], v);
+            }
+            Stmt::Store { buf, index, mem, value } => {
+                let (at, v) = (self.address(*buf, *index), self.value(*value));
+                let flags = plain_memory();
+                match mem {
+                    Mem::U8 | Mem::I8 => self.b.ins().istore8(flags, v, at, 0),
+                    Mem::U16 | Mem::I16 => self.b.ins().istore16(flags, v, at, 0),
+                    Mem::I32 | Mem::F32 => self.b.ins().store(flags, v, at, 0),
+                };
+            }
+            Stmt::For { index, from, to, step, body } => {
+                let (from, to, step) = (self.value(*from), self.value(*to), i64::from(*step));
+                self.counted(
+                    *index,
+                    |_| from,
+                    |l, i| l.b.ins().icmp(IntCC::UnsignedLessThan, i, to),
+                    body,
+                    |l, i| l.b.ins().iadd_imm_u(i, step),
+                )?;
+            }
+            Stmt::Parallel { ticket, index, count, body } => {
+                let count = self.value(*count);
+                let offset = i64::from(*ticket) * 64;
+                let draw = move |l: &mut Self| {
+                    let at = l.b.ins().iadd_imm_u(l.tickets, offset);
+                    let one = l.b.ins().iconst(types::I32, 1);
+                    l.b.ins().atomic_rmw(types::I32, MemFlagsData::new(), AtomicRmwOp::Add, at, one)
+                };
+                self.counted(
+                    *index,
+                    draw,
+                    |l, i| l.b.ins().icmp(IntCC::UnsignedLessThan, i, count),
+                    body,
+                    |l, _| draw(l),
+                )?;
+            }
+            Stmt::If { cond, then, other } => {
+                let (yes, no, after) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
+                let cond = self.value(*cond);
+                self.b.ins().brif(cond, yes, &[], no, &[]);
+                for (block, code) in [(yes, then), (no, other)] {
+                    self.b.switch_to_block(block);
+                    self.block(code)?;
+                    self.b.ins().jump(after, &[]);
+                }
+                self.b.switch_to_block(after);
+            }
+            Stmt::Barrier => {
+                let pool = self.field(types::I64, offset_of!(Frame, pool));
+                let worker = self.field(types::I32, offset_of!(Frame, worker));
+                let worker = self.b.ins().uextend(types::I64, worker);
+                self.call(Atom::Barrier, &[pool, worker]);
+            }
+            Stmt::Call { atom, args } => {
+                let args: Vec<V> = args
+                    .iter()
+                    .map(|arg| match *arg {
+                        Arg::Address(buf, index) => self.address(buf, index),
+                        Arg::Int(v) => {
+                            let v = self.value(v);
+                            self.b.ins().uextend(types::I64, v)
+                        }
+                        Arg::Float(v) => self.value(v),
+                        Arg::Null => self.b.ins().iconst(types::I64, 0),
+                    })
+                    .collect();
+                self.call(*atom, &args);
+            }
+        }
+        Ok(())
+    }
+
+    fn field(&mut self, ty: Type, offset: usize) -> V {
+        self.b.ins().load(ty, constant_memory(), self.frame, offset as i32)
+    }
+
+    fn call(&mut self, atom: Atom, args: &[V]) {
+        let kinds: Vec<Type> = args.iter().map(|&a| self.b.func.dfg.value_type(a)).collect();
+        let b = &mut self.b;
+        let signature = *self.signatures.entry(atom.signature()).or_insert_with(|| {
+            let mut s = Signature::new(CallConv::SystemV);
+            s.params.extend(kinds.into_iter().map(AbiParam::new));
+            b.import_signature(s)
+        });
+        let address = self.b.ins().load(types::I64, constant_memory(), self.atoms, atom as i32 * 8);
+        self.b.ins().call_indirect(signature, address, args);
+    }
+
+    fn load(&mut self, buf: Buf, index: Value, mem: Mem, vector: bool) -> V {
+        let (at, flags) = (self.address(buf, index), self.flags(buf));
+        let b = self.b.ins();
+        match (mem, vector) {
+            (Mem::U8, _) => b.uload8(types::I32, flags, at, 0),
+            (Mem::I8, _) => b.sload8(types::I32, flags, at, 0),
+            (Mem::U16, _) => b.uload16(types::I32, flags, at, 0),
+            (Mem::I16, _) => b.sload16(types::I32, flags, at, 0),
+            (_, vector) => b.load(clif_type(if vector { mem.ty().vector() } else { mem.ty() }), flags, at, 0),
+        }
+    }
+
+    fn inst(&mut self, v: Value) -> Result<V> {
+        let (inst, ty) = &self.kernel.values[v.0 as usize];
+        let ty = clif_type(*ty);
+        Ok(match inst {
+            Inst::Int(i) => self.b.ins().iconst(types::I32, i64::from(*i as u32)),
+            Inst::Float(bits) => self.b.ins().f32const(f32::from_bits(*bits)),
+            Inst::Special(special) => {
+                let offset = match special {
+                    Special::Position => offset_of!(Control, position),
+                    Special::Tokens => offset_of!(Control, tokens),
+                };
+                self.b.ins().load(types::I32, constant_memory(), self.control, offset as i32)
+            }
+            Inst::Get(var) => self.b.use_var(self.vars[var.0 as usize]),
+            Inst::Index => return Err(internal("a loop index outside its loop")),
+            Inst::Unary(op, a) => self.unary(*op, *a, ty),
+            Inst::Binary(op, a, b) => self.binary(*op, *a, *b),
+            Inst::Compare(op, a, b) => {
+                let (a, b) = (self.value(*a), self.value(*b));
+                match op {
+                    Compare::ULt => self.b.ins().icmp(IntCC::UnsignedLessThan, a, b),
+                    Compare::IEq => self.b.ins().icmp(IntCC::Equal, a, b),
+                    Compare::FLt => self.b.ins().fcmp(FloatCC::LessThan, a, b),
+                    Compare::FEq => self.b.ins().fcmp(FloatCC::Equal, a, b),
+                }
+            }
+            Inst::Select(c, a, b) => {
+                let (c, x, y) = (self.value(*c), self.value(*a), self.value(*b));
+                math::select(&mut self.b, c, x, y)
+            }
+            Inst::Fma(a, b, c) => {
+                let (x, y, z) = (self.value(*a), self.value(*b), self.value(*c));
+                if self.has_fma {
+                    self.b.ins().fma(x, y, z)
+                } else {
+                    let product = self.b.ins().fmul(x, y);
+                    self.b.ins().fadd(product, z)
+                }
+            }
+            Inst::Splat(a) => {
+                let a = self.value(*a);
+                self.b.ins().splat(ty, a)
+            }
+            Inst::Pack(lanes) => {
+                let first = self.value(lanes[0]);
+                let mut vector = self.b.ins().scalar_to_vector(ty, first);
+                for (i, lane) in lanes.iter().enumerate().skip(1) {
+                    let lane = self.value(*lane);
+                    vector = self.b.ins().insertlane(vector, lane, i as u8);
+                }
+                vector
+            }
+            Inst::Lane(a, n) => {
+                let a = self.value(*a);
+                self.b.ins().extractlane(a, *n)
+            }
+            Inst::Sum(a) => {
+                self.reduce(*a, |l, x, y| if ty == types::F32 { l.b.ins().fadd(x, y) } else { l.b.ins().iadd(x, y) })
+            }
+            Inst::Max(a) => self.reduce(*a, |l, x, y| math::fmax(&mut l.b, x, y)),
+            Inst::Dot4(a, b, c) => {
+                let (x, y, acc) = (self.value(*a), self.value(*b), self.value(*c));
+                math::dot4(&mut self.b, x, y, acc)
+            }
+            Inst::Narrow(parts) => {
+                let [p, q, r, s] = parts.map(|p| self.value(p));
+                let (low, high) = (self.b.ins().snarrow(p, q), self.b.ins().snarrow(r, s));
+                let bytes = self.b.ins().snarrow(low, high);
+                math::bitcast(&mut self.b, types::I32X4, bytes)
+            }
+            Inst::Lut16(a, table) => {
+                let bytes: Vec<u8> = table.iter().map(|&x| x as u8).collect();
+                let constant = self.b.func.dfg.constants.insert(bytes.into());
+                let table = self.b.ins().vconst(types::I8X16, constant);
+                let a = self.value(*a);
+                let indices = math::bitcast(&mut self.b, types::I8X16, a);
+                let looked_up = self.b.ins().x86_pshufb(table, indices);
+                math::bitcast(&mut self.b, types::I32X4, looked_up)
+            }
+            Inst::Load { buf, index, mem, vector } => self.load(*buf, *index, *mem, *vector),
+        })
+    }
+
+    /// (0 op 1) op (2 op 3) over the lanes.
+    fn reduce(&mut self, a: Value, op: impl Fn(&mut Self, V, V) -> V) -> V {
+        let a = self.value(a);
+        let [w, x, y, z] = [0, 1, 2, 3].map(|i| self.b.ins().extractlane(a, i));
+        let (low, high) = (op(self, w, x), op(self, y, z));
+        op(self, low, high)
+    }
+
+    fn unary(&mut self, op: Unary, a: Value, ty: Type) -> V {
+        let a = self.value(a);
+        match op {
+            Unary::Abs => self.b.ins().fabs(a),
+            Unary::Sqrt => self.b.ins().sqrt(a),
+            Unary::ToFloat => self.b.ins().fcvt_from_sint(ty, a),
+            Unary::Exp => math::exp(&mut self.b, a),
+            Unary::Round => math::round(&mut self.b, a),
+            Unary::FromHalf => math::from_half(&mut self.b, a),
+            Unary::ToHalf => math::to_half(&mut self.b, a),
+            Unary::FromBf16 => math::from_bf16(&mut self.b, a),
+        }
+    }
+
+    fn binary(&mut self, op: Binary, a: Value, by: Value) -> V {
+        let constant = match self.kernel.inst(by) {
+            Inst::Int(i) => i64::from(*i as u32),
+            _ => 0,
+        };
+        let (x, y) = (self.value(a), self.value(by));
+        match op {
+            Binary::IAdd => self.b.ins().iadd(x, y),
+            Binary::ISub => self.b.ins().isub(x, y),
+            Binary::IMul => self.b.ins().imul(x, y),
+            Binary::UMin => {
+                let less = self.b.ins().icmp(IntCC::UnsignedLessThan, x, y);
+                math::select(&mut self.b, less, x, y)
+            }
+            Binary::UDiv => self.b.ins().udiv(x, y),
+            Binary::URem => self.b.ins().urem(x, y),
+            Binary::And => self.b.ins().band(x, y),
+            Binary::Or => self.b.ins().bor(x, y),
+            Binary::Xor => self.b.ins().bxor(x, y),
+            Binary::Shl => self.b.ins().ishl_imm_u(x, constant),
+            Binary::ShrU => self.b.ins().ushr_imm_u(x, constant),
+            Binary::ShrS => self.b.ins().sshr_imm_u(x, constant),
+            Binary::SubBytes => {
+                let ty = self.b.func.dfg.value_type(x);
+                let (p, q) = (math::bitcast(&mut self.b, types::I8X16, x), math::bitcast(&mut self.b, types::I8X16, y));
+                let difference = self.b.ins().isub(p, q);
+                math::bitcast(&mut self.b, ty, difference)
+            }
+            Binary::FAdd => self.b.ins().fadd(x, y),
+            Binary::FSub => self.b.ins().fsub(x, y),
+            Binary::FMul => self.b.ins().fmul(x, y),
+            Binary::FDiv => self.b.ins().fdiv(x, y),
+            Binary::FMax => math::fmax(&mut self.b, x, y),
+        }
+    }
+}

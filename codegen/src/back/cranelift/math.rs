@@ -1,0 +1,172 @@
+//! Sequences for instructions that Cranelift lacks. All take scalars or four lanes alike.
+
+use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
+use cranelift_codegen::ir::{Endianness, InstBuilder, MemFlagsData, Type, Value, types};
+use cranelift_frontend::FunctionBuilder;
+
+type B<'a> = FunctionBuilder<'a>;
+
+fn int_type(b: &B<'_>, v: Value) -> Type {
+    if b.func.dfg.value_type(v).is_vector() { types::I32X4 } else { types::I32 }
+}
+
+fn float_type(b: &B<'_>, v: Value) -> Type {
+    if b.func.dfg.value_type(v).is_vector() { types::F32X4 } else { types::F32 }
+}
+
+/// Reinterprets the bits.
+pub(super) fn bitcast(b: &mut B<'_>, ty: Type, v: Value) -> Value {
+    if b.func.dfg.value_type(v) == ty {
+        return v;
+    }
+    b.ins().bitcast(ty, MemFlagsData::new().with_endianness(Endianness::Little), v)
+}
+
+/// An integer constant in the shape of `like`.
+fn int(b: &mut B<'_>, like: Value, v: i32) -> Value {
+    let scalar = b.ins().iconst(types::I32, i64::from(v as u32));
+    if b.func.dfg.value_type(like).is_vector() { b.ins().splat(types::I32X4, scalar) } else { scalar }
+}
+
+/// A float constant in the shape of `like`.
+fn float(b: &mut B<'_>, like: Value, v: f32) -> Value {
+    let scalar = b.ins().f32const(v);
+    if b.func.dfg.value_type(like).is_vector() { b.ins().splat(types::F32X4, scalar) } else { scalar }
+}
+
+/// `a` where `cond`, else `c`; `cond` is an i8 for scalars, a mask for vectors.
+pub(super) fn select(b: &mut B<'_>, cond: Value, a: Value, c: Value) -> Value {
+    let ty = b.func.dfg.value_type(a);
+    if ty.is_vector() && b.func.dfg.value_type(cond).is_vector() {
+        let mask = bitcast(b, ty, cond);
+        b.ins().bitselect(mask, a, c)
+    } else {
+        b.ins().select(cond, a, c)
+    }
+}
+
+/// The larger of two floats, by one comparison.
+pub(super) fn fmax(b: &mut B<'_>, x: Value, y: Value) -> Value {
+    let more = b.ins().fcmp(FloatCC::GreaterThan, x, y);
+    select(b, more, x, y)
+}
+
+/// Nearest integer, ties to even, of |x| < 2^22: adding 1.5 * 2^23 leaves it in the low mantissa bits.
+pub(super) fn round(b: &mut B<'_>, x: Value) -> Value {
+    const MAGIC: f32 = 12_582_912.0;
+    let magic = float(b, x, MAGIC);
+    let sum = b.ins().fadd(x, magic);
+    let ty = int_type(b, x);
+    let bits = bitcast(b, ty, sum);
+    let base = int(b, x, MAGIC.to_bits() as i32);
+    b.ins().isub(bits, base)
+}
+
+/// e^x: 2^n times the Cephes polynomial (expf) of the rest; 0 below -87, clamped above 88.
+pub(super) fn exp(b: &mut B<'_>, x: Value) -> Value {
+    let (low, high) = (float(b, x, -87.0), float(b, x, 88.0));
+    let below = b.ins().fcmp(FloatCC::LessThan, x, low);
+    let above = b.ins().fcmp(FloatCC::GreaterThan, x, high);
+    let clamped = select(b, above, high, x);
+    let clamped = select(b, below, low, clamped);
+    let log2e = float(b, x, std::f32::consts::LOG2_E);
+    let scaled = b.ins().fmul(clamped, log2e);
+    let n = round(b, scaled);
+    let fty = float_type(b, x);
+    let nf = b.ins().fcvt_from_sint(fty, n);
+    let mut r = clamped;
+    // ln 2 in two parts, so that n * part is exact.
+    for part in [0.693_359_4_f32, -2.121_944_4e-4] {
+        let part = float(b, x, part);
+        let product = b.ins().fmul(nf, part);
+        r = b.ins().fsub(r, product);
+    }
+    let mut p = float(b, x, 1.987_569_1e-4);
+    for c in [1.398_199_9e-3_f32, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        let c = float(b, x, c);
+        let product = b.ins().fmul(p, r);
+        p = b.ins().fadd(product, c);
+    }
+    let square = b.ins().fmul(r, r);
+    let p = b.ins().fmul(p, square);
+    let p = b.ins().fadd(p, r);
+    let one = float(b, x, 1.0);
+    let p = b.ins().fadd(p, one);
+    let bias = int(b, x, 127);
+    let exponent = b.ins().iadd(n, bias);
+    let power = b.ins().ishl_imm_u(exponent, 23);
+    let power = bitcast(b, fty, power);
+    let y = b.ins().fmul(p, power);
+    let zero = float(b, x, 0.0);
+    select(b, below, zero, y)
+}
+
+/// The finite f16 in the low half to f32: exponent and mantissa move into place, a product with 2^112 mends the bias.
+pub(super) fn from_half(b: &mut B<'_>, bits: Value) -> Value {
+    let high = b.ins().ishl_imm_u(bits, 16);
+    let moved = b.ins().sshr_imm_u(high, 3);
+    let mask = int(b, bits, 0x8fff_e000_u32 as i32);
+    let masked = b.ins().band(moved, mask);
+    let ty = float_type(b, bits);
+    let v = bitcast(b, ty, masked);
+    let scale = float(b, bits, f32::from_bits((127 + 112) << 23));
+    b.ins().fmul(v, scale)
+}
+
+/// The bf16 in the low half to f32.
+pub(super) fn from_bf16(b: &mut B<'_>, bits: Value) -> Value {
+    let moved = b.ins().ishl_imm_u(bits, 16);
+    let ty = float_type(b, bits);
+    bitcast(b, ty, moved)
+}
+
+/// f32 to f16 in the low half, ties to even (after F. Giesen, float_to_half_fast3_rtne, public domain).
+pub(super) fn to_half(b: &mut B<'_>, x: Value) -> Value {
+    const OVERFLOW: i32 = (127 + 16) << 23;
+    const NORMAL: i32 = 113 << 23;
+    const DENORMAL_MAGIC: i32 = ((127 - 15) + (23 - 10) + 1) << 23;
+    let (ity, fty) = (int_type(b, x), float_type(b, x));
+    let bits = bitcast(b, ity, x);
+    let sign_mask = int(b, x, i32::MIN);
+    let sign = b.ins().band(bits, sign_mask);
+    let magnitude = b.ins().bxor(bits, sign);
+
+    let magic = int(b, x, DENORMAL_MAGIC);
+    let (as_float, magic_float) = (bitcast(b, fty, magnitude), bitcast(b, fty, magic));
+    let shifted = b.ins().fadd(as_float, magic_float);
+    let shifted = bitcast(b, ity, shifted);
+    let denormal = b.ins().isub(shifted, magic);
+
+    let odd = b.ins().ushr_imm_u(magnitude, 13);
+    let one = int(b, x, 1);
+    let odd = b.ins().band(odd, one);
+    let rebias = int(b, x, ((15 - 127) << 23) + 0xfff);
+    let normal = b.ins().iadd(magnitude, rebias);
+    let normal = b.ins().iadd(normal, odd);
+    let normal = b.ins().ushr_imm_u(normal, 13);
+
+    let (limit, infinity, smallest) = (int(b, x, OVERFLOW), int(b, x, 0x7c00), int(b, x, NORMAL));
+    let small = b.ins().icmp(IntCC::SignedLessThan, magnitude, smallest);
+    let half = select(b, small, denormal, normal);
+    let over = b.ins().icmp(IntCC::SignedGreaterThanOrEqual, magnitude, limit);
+    let half = select(b, over, infinity, half);
+    let sign = b.ins().ushr_imm_u(sign, 16);
+    b.ins().bor(half, sign)
+}
+
+/// Per 32-bit lane, the dot of four signed bytes, plus `acc`: widen, multiply-add pairs, add pairs.
+pub(super) fn dot4(b: &mut B<'_>, x: Value, y: Value, acc: Value) -> Value {
+    let (x, y) = (bitcast(b, types::I8X16, x), bitcast(b, types::I8X16, y));
+    let (x_low, x_high) = (b.ins().swiden_low(x), b.ins().swiden_high(x));
+    let (y_low, y_high) = (b.ins().swiden_low(y), b.ins().swiden_high(y));
+    let mut pairs = |x: Value, y: Value| {
+        let (x_low, y_low) = (b.ins().swiden_low(x), b.ins().swiden_low(y));
+        let low = b.ins().imul(x_low, y_low);
+        let (x_high, y_high) = (b.ins().swiden_high(x), b.ins().swiden_high(y));
+        let high = b.ins().imul(x_high, y_high);
+        b.ins().iadd_pairwise(low, high)
+    };
+    let (low, high) = (pairs(x_low, y_low), pairs(x_high, y_high));
+    let sums = b.ins().iadd_pairwise(low, high);
+    b.ins().iadd(sums, acc)
+}

@@ -1,0 +1,48 @@
+//! The backends: from verified kernels to code. To add one: a folder here and its name in the list below.
+
+mod cranelift;
+
+use ir::kernel::Kernel;
+use ir::target::Target;
+use ir::{Result, Verified};
+
+/// The code of one kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Emitted {
+    /// What the module holds: position-independent machine code and the kernel's constants.
+    pub code: Vec<u8>,
+    /// Text forms by stage name, if asked for.
+    pub listings: Vec<(&'static str, String)>,
+}
+
+/// Turns kernels into code. Pure: the same kernel and target give the same bytes on any machine.
+pub trait Backend: Sync {
+    /// Name in prints.
+    fn name(&self) -> &'static str;
+
+    /// Whether it emits for this target.
+    fn covers(&self, target: &Target) -> bool;
+
+    /// File name of the module that its kernels go to.
+    fn module_file(&self) -> &'static str;
+
+    /// Emits one kernel.
+    ///
+    /// # Errors
+    /// [`ir::Error::Unsupported`] for what the target cannot do.
+    fn emit(&self, kernel: &Verified<Kernel>, target: &Target, listings: bool) -> Result<Emitted>;
+}
+
+/// Every backend.
+pub static ALL: &[&dyn Backend] = &[&cranelift::Cranelift];
+
+/// The backend of a target.
+///
+/// # Errors
+/// [`ir::Error::Unsupported`] if none covers it.
+pub fn for_target(target: &Target) -> Result<&'static dyn Backend> {
+    ALL.iter()
+        .copied()
+        .find(|b| b.covers(target))
+        .ok_or_else(|| ir::Error::unsupported(format!("target '{}'", target.name), "no backend emits for it"))
+}

@@ -1,0 +1,157 @@
+//! The whole way from a model's header to an artifact, with the text of every stage on demand.
+
+use crate::back;
+use crate::lower::{KernelTable, lower};
+use crate::passes::{self, PassContext};
+use ir::artifact::{Artifact, EntryPoint, KernelEntry, Manifest, ModuleEntry, SIGNATURE};
+use ir::front::{self, EntryShape, Tensors};
+use ir::gguf::{Metadata, ModelIdentity};
+use ir::quant::Format;
+use ir::spec::hex;
+use ir::target::Target;
+use ir::{Error, Result};
+use sha2::{Digest, Sha256};
+
+/// Capacities of the verification entry points.
+const BATCHES: [usize; 4] = [2, 4, 8, 16];
+/// Capacity of the prefill entry point: long enough to amortise unpacking, short enough for its rows to stay in cache.
+const CHUNK: usize = 128;
+/// Where kernels start in a module.
+const CODE_ALIGN: usize = 64;
+
+/// The stages that have a text form, in order.
+pub const STAGES: &[&str] = &["graph", "fused", "kernel", "plan", "clif", "asm"];
+
+/// What is known of a model without its weights.
+#[derive(Debug, Clone, Copy)]
+pub struct Model<'a> {
+    /// Metadata of the GGUF.
+    pub metadata: &'a Metadata,
+    /// Types of its tensors.
+    pub tensors: &'a Tensors,
+    /// What identifies the file.
+    pub identity: &'a ModelIdentity,
+    /// Where the file is; the artifact remembers it.
+    pub path: &'a str,
+}
+
+/// What to compile for.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    /// The target.
+    pub target: &'a Target,
+    /// Positions of the KV cache; `None`: the smaller of the model's context and 8192.
+    pub context: Option<usize>,
+    /// Format of the KV cache.
+    pub kv: Format,
+}
+
+/// The text of one stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// One of [`STAGES`].
+    pub stage: &'static str,
+    /// Entry point or kernel.
+    pub name: String,
+    /// The text.
+    pub text: String,
+}
+
+/// An artifact, its kernels in their structured form, and the texts that were asked for.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The artifact.
+    pub artifact: Artifact,
+    /// Its kernels.
+    pub table: KernelTable,
+    /// The texts, stage by stage.
+    pub listings: Vec<Listing>,
+}
+
+/// Name and capacity of each entry point for a context.
+fn entries(context: usize) -> Vec<(String, usize)> {
+    let mut list = vec![("decode".to_owned(), 1)];
+    list.extend(BATCHES.iter().filter(|&&n| n <= context).map(|&n| (format!("batch@{n}"), n)));
+    let chunk = CHUNK.min(context);
+    if list.iter().all(|&(_, n)| n < chunk) {
+        list.push((format!("prefill@{chunk}"), chunk));
+    }
+    list
+}
+
+/// Compiles a model; `stages` names the texts wanted.
+///
+/// # Errors
+/// [`Error::Unsupported`] and [`Error::Limit`] for what cannot be compiled, [`Error::Malformed`] for bad metadata.
+pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Result<Compiled> {
+    let config = front::config(model.metadata, model.tensors)?;
+    let context = options.context.unwrap_or(config.context.min(8192));
+    if context == 0 || context > config.context {
+        return Err(Error::Limit { what: "the context".into(), need: context as u64, have: config.context as u64 });
+    }
+    let target = options.target;
+    let backend = back::for_target(target)?;
+    let mut table = KernelTable::default();
+    let (mut plans, mut listings) = (Vec::new(), Vec::new());
+    let mut list = |stage: &'static str, name: &str, text: &dyn Fn() -> String| {
+        if stages.contains(&stage) {
+            listings.push(Listing { stage, name: name.into(), text: text() });
+        }
+    };
+    for (name, tokens) in entries(context) {
+        let all_logits = !name.starts_with("prefill");
+        let shape = EntryShape { tokens, context, kv: options.kv, all_logits };
+        let graph = front::build(&config, model.tensors, shape)?;
+        list("graph", &name, &|| graph.to_string());
+        let fused = passes::run(graph, &PassContext { target }, |_, _| {})?;
+        list("fused", &name, &|| fused.to_string());
+        let plan = lower(&fused, tokens, target, &mut table)?;
+        list("plan", &name, &|| plan.to_string());
+        plans.push(EntryPoint { name, tokens: tokens as u32, all_logits, plan });
+    }
+    let mut module = Vec::new();
+    let mut kernels = Vec::new();
+    let want_code = stages.iter().any(|s| ["clif", "asm"].contains(s));
+    for k in &table.kernels {
+        list("kernel", &k.kernel.name, &|| format!("; {}\n{}", k.schedule, *k.kernel));
+        let emitted = backend.emit(&k.kernel, target, want_code)?;
+        for (stage, text) in &emitted.listings {
+            list(stage, &k.kernel.name, &|| text.clone());
+        }
+        module.resize(module.len().next_multiple_of(CODE_ALIGN), 0);
+        kernels.push(KernelEntry {
+            name: k.kernel.name.clone(),
+            hash: k.hash.clone(),
+            module: 0,
+            offset: module.len() as u64,
+            bytes: emitted.code.len() as u64,
+            tickets: k.kernel.tickets,
+            scratch_bytes: k.kernel.scratch_bytes,
+            params: k.kernel.params(),
+        });
+        module.extend_from_slice(&emitted.code);
+    }
+    let manifest = Manifest {
+        signature: SIGNATURE.into(),
+        rigc: env!("CARGO_PKG_VERSION").into(),
+        abi: ir::abi::VERSION,
+        target: target.name.into(),
+        model: model.identity.clone(),
+        model_path: model.path.into(),
+        config,
+        context: context as u32,
+        kv: options.kv,
+        weights: table.weights.clone(),
+        states: table.states.clone(),
+        entries: plans,
+        kernels,
+        modules: vec![ModuleEntry {
+            file: backend.module_file().into(),
+            sha256: hex(&Sha256::digest(&module)),
+            bytes: module.len() as u64,
+        }],
+    };
+    let order = |l: &Listing| STAGES.iter().position(|s| *s == l.stage);
+    listings.sort_by_key(order);
+    Ok(Compiled { artifact: Artifact { manifest, modules: vec![module] }, table, listings })
+}

@@ -1,0 +1,186 @@
+//! Lowering: a fused graph becomes kernels and the plan that launches them.
+
+use crate::memory::{Lifetime, place};
+use ir::graph::{Fusion, Graph, Input, NodeId, Op, Ref};
+use ir::kernel::Kernel;
+use ir::plan::{Buffer, Place, Plan, Step};
+use ir::spec::{self, KernelSpec, Schedule};
+use ir::target::Target;
+use ir::tensor::kv_bytes;
+use ir::{Error, Result, Verified, artifact};
+use kernels_gen::schedule;
+use std::collections::HashMap;
+
+/// The kernels, weights and states that the entry points of an artifact share.
+#[derive(Debug, Default)]
+pub struct KernelTable {
+    /// Kernels in the order of their numbers.
+    pub kernels: Vec<TableKernel>,
+    /// Weights in the order of their numbers.
+    pub weights: Vec<artifact::Weight>,
+    /// KV caches in the order of their numbers.
+    pub states: Vec<artifact::State>,
+    by_hash: HashMap<String, usize>,
+}
+
+/// A kernel and where it comes from.
+#[derive(Debug)]
+pub struct TableKernel {
+    /// What it computes.
+    pub spec: KernelSpec,
+    /// How.
+    pub schedule: Schedule,
+    /// Hash of both.
+    pub hash: String,
+    /// The code, named after its op, its capacity and its number.
+    pub kernel: Verified<Kernel>,
+    workspaces: usize,
+}
+
+impl KernelTable {
+    /// The number of the kernel of a fusion; generates it if it is new.
+    fn kernel(&mut self, fusion: &Fusion, tokens: usize, target: &Target) -> Result<usize> {
+        let spec = KernelSpec::new(fusion.kind.as_str(), fusion.body.clone(), tokens, target);
+        let schedule = schedule::choose(&spec)?;
+        let hash = spec::hash(&spec, &schedule);
+        if let Some(&known) = self.by_hash.get(&hash) {
+            return Ok(known);
+        }
+        let generated = kernels_gen::generate(&spec, &schedule, target)?;
+        let number = self.kernels.len();
+        let mut kernel = generated.kernel.into_inner();
+        kernel.name = format!("{}_{tokens}_{number}", fusion.kind);
+        let kernel = kernel.verify()?;
+        self.kernels.push(TableKernel { spec, schedule, hash: hash.clone(), kernel, workspaces: generated.workspaces });
+        self.by_hash.insert(hash, number);
+        Ok(number)
+    }
+
+    fn weight(&mut self, name: &str, ty: &ir::tensor::TensorType) -> u32 {
+        let found = self.weights.iter().position(|w| w.name == name);
+        let number = found.unwrap_or_else(|| {
+            self.weights.push(artifact::Weight { name: name.into(), ty: ty.clone() });
+            self.weights.len() - 1
+        });
+        number as u32
+    }
+
+    fn state(&mut self, name: &str, ty: &ir::tensor::TensorType) -> Result<u32> {
+        if let Some(n) = self.states.iter().position(|s| s.name == name) {
+            return Ok(n as u32);
+        }
+        let bytes =
+            kv_bytes(ty).ok_or_else(|| Error::unsupported(format!("KV cache of type {ty}"), "use f16 or q8_0"))?;
+        self.states.push(artifact::State { name: name.into(), ty: ty.clone(), bytes });
+        Ok(self.states.len() as u32 - 1)
+    }
+}
+
+/// Buffers of a plan in the making; arena buffers get their offsets at the end.
+struct Buffers {
+    list: Vec<Buffer>,
+    of: HashMap<Ref, u32>,
+    /// Lifetimes of arena buffers, by their place in `list`.
+    arena: Vec<(u32, Lifetime)>,
+}
+
+impl Buffers {
+    fn fixed(&mut self, name: &str, place: Place, bytes: u64) -> u32 {
+        self.list.push(Buffer { name: name.into(), place, bytes });
+        self.list.len() as u32 - 1
+    }
+
+    fn arena(&mut self, name: String, bytes: u64, step: usize) -> u32 {
+        let number = self.fixed(&name, Place::Arena { offset: 0 }, bytes);
+        self.arena.push((number, Lifetime { bytes, first: step, last: step }));
+        number
+    }
+
+    fn extend(&mut self, number: u32, step: usize) {
+        if let Some((_, life)) = self.arena.iter_mut().find(|(n, _)| *n == number) {
+            life.last = life.last.max(step);
+        }
+    }
+}
+
+/// Lowers a fused graph: adds its kernels, weights and states to the table and gives its plan.
+///
+/// # Errors
+/// [`Error::Unsupported`] for what no kernel covers, [`Error::Verify`] for a graph that is not fused.
+pub fn lower(graph: &Verified<Graph>, tokens: usize, target: &Target, table: &mut KernelTable) -> Result<Plan> {
+    let mut buffers = Buffers { list: Vec::new(), of: HashMap::new(), arena: Vec::new() };
+    let mut steps = Vec::new();
+    for (id, node) in graph.iter() {
+        let ty = &node.results[0];
+        let bytes = ty.weight_bytes().unwrap_or(0);
+        let number = match &node.op {
+            Op::Fusion(fusion) => {
+                let step = launch(graph, id, fusion, tokens, target, table, &mut buffers, steps.len())?;
+                steps.push(step);
+                continue;
+            }
+            Op::Weight(name) => buffers.fixed(name, Place::Weight(table.weight(name, ty)), bytes),
+            Op::State(name) => {
+                let state = table.state(name, ty)?;
+                buffers.fixed(name, Place::State(state), table.states[state as usize].bytes)
+            }
+            Op::Input(Input::Tokens) => buffers.fixed("tokens", Place::Tokens, ty.elements() as u64 * 4),
+            Op::Input(Input::Position) => buffers.fixed("position", Place::Control, 0),
+            other => return Err(Error::verify("graph", format!("{other:?} is left outside the fusions"))),
+        };
+        buffers.of.insert(id.at(0), number);
+    }
+    let logits = graph
+        .find_output("logits")
+        .and_then(|value| buffers.of.get(&value).copied())
+        .ok_or_else(|| Error::verify("graph", "it computes no logits"))?;
+    buffers.extend(logits, steps.len());
+    let lifetimes: Vec<Lifetime> = buffers.arena.iter().map(|&(_, life)| life).collect();
+    let (offsets, arena_bytes) = place(&lifetimes);
+    for (&(number, _), offset) in buffers.arena.iter().zip(offsets) {
+        buffers.list[number as usize].place = Place::Arena { offset };
+    }
+    Ok(Plan { buffers: buffers.list, steps, logits, arena_bytes })
+}
+
+#[allow(clippy::too_many_arguments)]
+fn launch(
+    graph: &Graph,
+    id: NodeId,
+    fusion: &Fusion,
+    tokens: usize,
+    target: &Target,
+    table: &mut KernelTable,
+    buffers: &mut Buffers,
+    step: usize,
+) -> Result<Step> {
+    let number = table.kernel(fusion, tokens, target)?;
+    let mut operands = Vec::new();
+    for value in &graph.node(id).inputs {
+        let &buffer = buffers.of.get(value).ok_or_else(|| Error::verify("graph", "an operand has no buffer"))?;
+        buffers.extend(buffer, step);
+        operands.push(buffer);
+    }
+    let kernel = &table.kernels[number];
+    let declared: Vec<_> = kernel.kernel.param_buffers().collect();
+    for (i, (name, value)) in fusion.body.outputs().iter().enumerate() {
+        let producer = fusion.body.node(value.node);
+        let buffer = match producer.op {
+            Op::KvAppend => match fusion.body.node(producer.inputs[0].node).op {
+                Op::Param(n) => operands[n as usize],
+                _ => return Err(Error::verify("graph", "a KV append to something other than a state")),
+            },
+            _ => {
+                let number = buffers.arena(name.clone(), declared[operands.len()].bytes, step);
+                operands.push(number);
+                number
+            }
+        };
+        buffers.of.insert(id.at(i as u32), buffer);
+    }
+    for _ in 0..kernel.workspaces {
+        let decl = declared[operands.len()];
+        operands.push(buffers.arena(decl.name.clone(), decl.bytes, step));
+    }
+    Ok(Step::Launch { kernel: number as u32, buffers: operands })
+}
