@@ -1,0 +1,359 @@
+//! [`Executor`]: a loaded model, which turns tokens into logits.
+//!
+//! Loading repacks the weights from the mapped GGUF into the device's memory, binds the plan of every entry point to
+//! addresses, and records it; a step then uploads token ids, replays, and downloads one row of logits. Invariant: nothing
+//! is allocated after loading, and a failed step leaves the position as it was. Next hop: [`crate::device`] runs the
+//! launches.
+
+mod load;
+
+use crate::device::{self, Device, Kernel, Launch, Memory, Recording, Region};
+use crate::{Error, ModelFile, Result, artifact, sys};
+use ir::Verified;
+use ir::abi::{Control, f32_row_bytes};
+use ir::artifact::{Artifact, EntryPoint, Manifest};
+use ir::plan::{Place, Step};
+use ir::tensor::Layout;
+
+/// How to load a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Threads that compute; 0 for one on each core.
+    pub threads: usize,
+}
+
+/// An entry point, ready to run.
+struct Entry {
+    /// Most tokens of a step.
+    tokens: usize,
+    recording: Recording,
+    /// The first row of logits.
+    logits: Region,
+    /// Whether every token has a row.
+    all_logits: bool,
+}
+
+impl Entry {
+    /// Where row `row` of the logits is.
+    fn logits_row(&self, row: usize, vocab: usize) -> Region {
+        let bytes = f32_row_bytes(vocab) as u64;
+        Region { offset: self.logits.offset + row as u64 * bytes, bytes, ..self.logits }
+    }
+}
+
+/// A model on a device, with its KV cache.
+pub struct Executor {
+    device: Box<dyn Device>,
+    manifest: Verified<Manifest>,
+    /// By capacity, smallest first.
+    entries: Vec<Entry>,
+    tokens: Region,
+    position: usize,
+    logits: Vec<f32>,
+    /// What the last step left on the device: which entry point ran, and its tokens.
+    last: Option<(usize, usize)>,
+    /// One row, for [`Executor::logits_of`].
+    row: Vec<f32>,
+}
+
+/// Where the numbered things of a plan are.
+struct Bindings {
+    arena: Memory,
+    tokens: Region,
+    weights: Vec<Region>,
+    states: Vec<Memory>,
+    kernels: Vec<Kernel>,
+}
+
+impl Executor {
+    /// Loads `artifact` with the weights of `model` on the device for its target. `progress` is told the bytes of
+    /// weights loaded so far, and of all that are to be.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if `model` is not the file that the artifact was compiled for, [`Error::Memory`] if the machine
+    /// has too little, [`Error::Device`] if it cannot run the target's code.
+    pub fn new(
+        artifact: Artifact,
+        model: &ModelFile,
+        options: &Options,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Executor> {
+        let device = device::for_target(&artifact.manifest.target, options.threads)?;
+        Self::on_device(device, artifact, model, progress)
+    }
+
+    /// As [`Executor::new`], on a given device.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn on_device(
+        mut device: Box<dyn Device>,
+        artifact: Artifact,
+        model: &ModelFile,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Executor> {
+        let Artifact { manifest, modules } = artifact;
+        let manifest = manifest.verify()?;
+        artifact::check_model(&manifest, model)?;
+        let sizes = manifest.modules.iter().map(|m| m.bytes);
+        if !sizes.eq(modules.iter().map(|m| m.len() as u64)) {
+            return Err(Error::input("the modules are not those of the artifact's manifest; compile the model again"));
+        }
+        let loading = load::Plan::new(&manifest, model)?;
+        let buffers = manifest.entries.iter().map(|e| e.plan.arena_bytes).max().unwrap_or(0);
+        let states = manifest.states.iter().map(|s| s.bytes).fold(0, u64::saturating_add);
+        let scratch = manifest.kernels.iter().map(|k| k.scratch_bytes).max().unwrap_or(0);
+        let scratch = scratch.saturating_mul(device.info().workers as u64);
+        check_memory(&[
+            ("weights", loading.bytes()),
+            ("KV cache", states),
+            ("activations", buffers.saturating_add(scratch)),
+        ])?;
+
+        let kernels = load_modules(&mut *device, &manifest, &modules)?;
+        let arena = device.alloc(buffers, "the activations' memory")?;
+        let capacity = manifest.entries.iter().map(|e| u64::from(e.tokens)).max().unwrap_or(0);
+        let tokens = Region { memory: device.alloc(capacity * 4, "the token ids")?, offset: 0, bytes: capacity * 4 };
+        let states =
+            manifest.states.iter().map(|s| device.alloc(s.bytes, "the KV cache")).collect::<Result<Vec<_>>>()?;
+        let weights = loading.run(&mut *device, model, progress)?;
+        let bindings = Bindings { arena, tokens, weights, states, kernels };
+        let mut entries =
+            manifest.entries.iter().map(|e| bindings.record(&mut *device, e)).collect::<Result<Vec<_>>>()?;
+        entries.sort_by_key(|e| e.tokens);
+        let logits = vec![0.0; manifest.config.vocab];
+        let row = logits.clone();
+        Ok(Executor { device, manifest, entries, tokens, position: 0, logits, last: None, row })
+    }
+
+    /// Processes all of `tokens`, in chunks as large as an entry point takes. After each chunk but the last,
+    /// `go_on(tokens done, tokens in all)` decides whether to continue. Returns whether all were processed; the logits
+    /// are then those after the last.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for no tokens, more than the context holds, or an id outside of the vocabulary, before anything
+    /// is computed; [`Error::Device`].
+    pub fn prefill(&mut self, tokens: &[u32], go_on: &mut dyn FnMut(usize, usize) -> bool) -> Result<bool> {
+        self.check(tokens)?;
+        let mut done = 0;
+        for chunk in tokens.chunks(self.capacity().max(1)) {
+            let last = done + chunk.len() == tokens.len();
+            self.launch(chunk, last)?;
+            done += chunk.len();
+            if !last && !go_on(done, tokens.len()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Processes `tokens`, at most [`Executor::capacity`], in one step.
+    ///
+    /// # Errors
+    /// As [`Executor::prefill`]; [`Error::Limit`] for more tokens.
+    pub fn step(&mut self, tokens: &[u32]) -> Result<()> {
+        self.check(tokens)?;
+        self.launch(tokens, true)
+    }
+
+    /// The logits after the last token processed, one for each token of the vocabulary.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// The same, for a sampler to change.
+    pub fn logits_mut(&mut self) -> &mut [f32] {
+        &mut self.logits
+    }
+
+    /// The logits after token `token` of the last step, which had at most [`Executor::logits_capacity`].
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if the step had fewer tokens or gave no logits for this one, [`Error::Device`].
+    pub fn logits_of(&mut self, token: usize) -> Result<&[f32]> {
+        let (entry, tokens) = match self.last {
+            Some((entry, tokens)) => (&self.entries[entry], tokens),
+            None => return Err(Error::input("there are no logits before the first step")),
+        };
+        let row = match entry.all_logits {
+            true if token < tokens => token,
+            false if token + 1 == tokens => 0,
+            _ => {
+                let what = "the logits of a token of the last step".into();
+                let have = if entry.all_logits { tokens as u64 } else { 1 };
+                return Err(Error::Limit { what, need: token as u64 + 1, have });
+            }
+        };
+        self.device.download(entry.logits_row(row, self.row.len()), sys::f32_bytes_mut(&mut self.row))?;
+        Ok(&self.row)
+    }
+
+    /// Most tokens of a step that gives logits for each of its tokens.
+    pub fn logits_capacity(&self) -> usize {
+        self.entries.iter().take_while(|e| e.all_logits).last().map_or(0, |e| e.tokens)
+    }
+
+    /// Tokens in the KV cache.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Forgets all tokens from `position` on. The logits stay.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if there are not as many.
+    pub fn set_position(&mut self, position: usize) -> Result<()> {
+        if position > self.position {
+            return Err(Error::Limit {
+                what: "a position to go back to".into(),
+                need: position as u64,
+                have: self.position as u64,
+            });
+        }
+        self.position = position;
+        Ok(())
+    }
+
+    /// Tokens that the KV cache can hold.
+    pub fn context(&self) -> usize {
+        self.manifest.context as usize
+    }
+
+    /// Most tokens of a step.
+    pub fn capacity(&self) -> usize {
+        self.entries.last().map_or(0, |e| e.tokens)
+    }
+
+    /// What was loaded.
+    pub fn manifest(&self) -> &Verified<Manifest> {
+        &self.manifest
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> &device::Info {
+        self.device.info()
+    }
+
+    /// Bytes of weights that a step of one token reads: each matrix whole, but of the embedding table one row.
+    pub fn weight_bytes(&self) -> u64 {
+        let vocab = self.manifest.config.vocab;
+        let mut numbers: Vec<u32> = Vec::new();
+        for b in self.manifest.entries.first().map_or(&[][..], |e| &e.plan.buffers) {
+            if let Place::Weight(n) = b.place
+                && !numbers.contains(&n)
+            {
+                numbers.push(n);
+            }
+        }
+        let weights: Vec<_> = numbers.iter().filter_map(|&n| self.manifest.weights.get(n as usize)).collect();
+        let tall = |w: &ir::artifact::Weight| w.ty.shape.len() == 2 && w.ty.rows() == vocab;
+        // Where the embedding table also is the output matrix in the same layout, it is read whole.
+        let lookup = weights.iter().position(|w| tall(w) && w.ty.layout == Layout::Rows);
+        let lookup = lookup.filter(|_| weights.iter().filter(|w| tall(w)).count() > 1);
+        let bytes = |i: usize, w: &ir::artifact::Weight| {
+            let bytes = w.ty.weight_bytes().unwrap_or(0);
+            if lookup == Some(i) { bytes / vocab.max(1) as u64 } else { bytes }
+        };
+        weights.iter().enumerate().map(|(i, w)| bytes(i, w)).sum()
+    }
+
+    /// Checks that `tokens` can be processed now.
+    fn check(&self, tokens: &[u32]) -> Result<()> {
+        let vocab = self.logits.len();
+        if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab) {
+            return Err(Error::input(format!("token {id} is not in the vocabulary of {vocab}")));
+        }
+        let context = self.context();
+        match (tokens.len(), self.position) {
+            (0, _) => Err(Error::input("there are no tokens to process; give a prompt")),
+            (n, 0) if n > context => Err(Error::input(format!(
+                "the prompt has {n} tokens, the context holds {context}; shorten it, or compile with a larger --ctx"
+            ))),
+            (n, p) if n > context - p => Err(Error::input(format!(
+                "{n} more tokens after {p} exceed the context of {context}; compile with a larger --ctx"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs the smallest entry point that takes the tokens, which are checked.
+    fn launch(&mut self, tokens: &[u32], want_logits: bool) -> Result<()> {
+        let Some(number) = self.entries.iter().position(|e| e.tokens >= tokens.len()) else {
+            return Err(Error::Limit {
+                what: "a step".into(),
+                need: tokens.len() as u64,
+                have: self.capacity() as u64,
+            });
+        };
+        let entry = &self.entries[number];
+        // In range, as context and capacity are u32.
+        let control = Control { position: self.position as u32, tokens: tokens.len() as u32 };
+        self.last = None;
+        self.device.upload(self.tokens, sys::u32_bytes(tokens))?;
+        self.device.replay(entry.recording, control)?;
+        self.device.sync()?;
+        if want_logits {
+            let row = if entry.all_logits { tokens.len() - 1 } else { 0 };
+            self.device.download(entry.logits_row(row, self.logits.len()), sys::f32_bytes_mut(&mut self.logits))?;
+        }
+        self.last = Some((number, tokens.len()));
+        self.position += tokens.len();
+        Ok(())
+    }
+}
+
+impl Bindings {
+    /// Binds the plan of an entry point and records it.
+    fn record(&self, device: &mut dyn Device, entry: &EntryPoint) -> Result<Entry> {
+        let absent = || Error::device("a plan refers to something that is not there");
+        let region = |number: u32| -> Result<Option<Region>> {
+            let buffer = entry.plan.buffers.get(number as usize).ok_or_else(absent)?;
+            let part = |whole: Region, offset| Region { offset: whole.offset + offset, bytes: buffer.bytes, ..whole };
+            let memory = |memory| Region { memory, offset: 0, bytes: buffer.bytes };
+            Ok(Some(match buffer.place {
+                Place::Arena { offset } => part(memory(self.arena), offset),
+                Place::Weight(n) => part(*self.weights.get(n as usize).ok_or_else(absent)?, 0),
+                Place::State(n) => memory(*self.states.get(n as usize).ok_or_else(absent)?),
+                Place::Tokens => part(self.tokens, 0),
+                Place::Control => return Ok(None),
+            }))
+        };
+        let launches = entry.plan.steps.iter().map(|Step::Launch { kernel, buffers }| {
+            let kernel = *self.kernels.get(*kernel as usize).ok_or_else(absent)?;
+            Ok(Launch { kernel, buffers: buffers.iter().map(|&b| region(b)).collect::<Result<_>>()? })
+        });
+        let launches = launches.collect::<Result<Vec<_>>>()?;
+        Ok(Entry {
+            tokens: entry.tokens as usize,
+            recording: device.record(&launches)?,
+            logits: region(entry.plan.logits)?.ok_or_else(absent)?,
+            all_logits: entry.all_logits,
+        })
+    }
+}
+
+/// Loads every module; the kernels in the manifest's order.
+fn load_modules(device: &mut dyn Device, manifest: &Manifest, modules: &[Vec<u8>]) -> Result<Vec<Kernel>> {
+    let mut kernels = vec![None; manifest.kernels.len()];
+    for (m, code) in modules.iter().enumerate() {
+        let of_module = || manifest.kernels.iter().enumerate().filter(|(_, k)| k.module as usize == m);
+        let entries: Vec<_> = of_module().map(|(_, k)| k.clone()).collect();
+        let loaded = device.load_module(code, &entries)?;
+        for ((n, _), kernel) in of_module().zip(loaded) {
+            kernels[n] = Some(kernel);
+        }
+    }
+    kernels.into_iter().collect::<Option<_>>().ok_or_else(|| Error::device("the device did not load every kernel"))
+}
+
+/// Refuses needs that exceed what the machine can still give.
+fn check_memory(parts: &[(&str, u64)]) -> Result<()> {
+    let need = parts.iter().map(|&(_, n)| n).fold(0, u64::saturating_add);
+    match sys::memory::available() {
+        Some(have) if need > have => {
+            let list: Vec<_> = parts.iter().map(|&(what, n)| format!("{what} {:.2} GB", n as f64 / 1e9)).collect();
+            Err(Error::Memory { what: format!("the model ({})", list.join(", ")), need, have: Some(have) })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,171 @@
+//! Bringing weights from the GGUF to the device: what goes where, then repacking and copying.
+//!
+//! Large weights that kernels read as they are in the file stay there, if the device can reach them; all others go to one
+//! allocation, piece by piece, so that no second copy builds up.
+
+use crate::device::{Device, Memory, Region};
+use crate::{Error, ModelFile, Result, repack};
+use ir::abi::TILE_ROWS;
+use ir::artifact::{Manifest, Weight};
+use ir::gguf::TensorInfo;
+use ir::quant::Format;
+use ir::tensor::{Elem, Layout};
+
+/// Weights of at least this many bytes stay in the file where possible; smaller ones are better off with the others.
+const IN_PLACE: u64 = 1 << 20;
+/// Bytes that are repacked between two reports of progress, about.
+const PIECE: usize = 32 << 20;
+/// Alignment of each weight.
+const ALIGN: u64 = 64;
+
+/// A weight, checked against the model file.
+struct Item<'m> {
+    shard: usize,
+    tensor: &'m TensorInfo,
+    format: Format,
+    rows: usize,
+    columns: usize,
+    layout: Layout,
+    /// Bytes in its layout.
+    bytes: u64,
+}
+
+impl<'m> Item<'m> {
+    fn new(weight: &Weight, model: &'m ModelFile) -> Result<Item<'m>> {
+        let (shard, tensor) = model.tensor(&weight.name)?;
+        let (rows, columns) = (weight.ty.rows(), weight.ty.columns());
+        let differs = |what: &str| {
+            Error::input(format!(
+                "{}: tensor '{}' is not the {} that the artifact was compiled for: {what}; compile the model again",
+                model.path().display(),
+                weight.name,
+                weight.ty
+            ))
+        };
+        let (Elem::Ggml(format), Some(bytes)) = (weight.ty.elem, weight.ty.weight_bytes()) else {
+            return Err(differs("no GGUF tensor has such elements"));
+        };
+        if tensor.type_id != format.id {
+            return Err(differs(&format!("its type is {}", tensor.type_name())));
+        }
+        if tensor.shape() != weight.ty.shape {
+            return Err(differs(&format!("its shape is {:?}", tensor.shape())));
+        }
+        if columns % format.block as usize != 0 || tensor.bytes != rows as u64 * format.bytes_of(columns as u64) {
+            return Err(differs(&format!("it has {} bytes", tensor.bytes)));
+        }
+        Ok(Item { shard, tensor, format, rows, columns, layout: weight.ty.layout, bytes })
+    }
+
+    /// Whether it can stay in the file.
+    fn in_place(&self) -> bool {
+        self.layout == Layout::Rows && self.bytes >= IN_PLACE
+    }
+}
+
+/// What to load.
+pub(super) struct Plan<'m> {
+    items: Vec<Item<'m>>,
+}
+
+impl<'m> Plan<'m> {
+    /// Checks every weight of the manifest against the model file.
+    pub fn new(manifest: &Manifest, model: &'m ModelFile) -> Result<Plan<'m>> {
+        let items = manifest.weights.iter().map(|w| Item::new(w, model)).collect::<Result<_>>()?;
+        Ok(Plan { items })
+    }
+
+    /// Bytes that will be allocated, if the device can read the file in place.
+    pub fn bytes(&self) -> u64 {
+        self.items.iter().filter(|i| !i.in_place()).map(|i| i.bytes.next_multiple_of(ALIGN)).sum()
+    }
+
+    /// Loads all, and returns where each weight is.
+    pub fn run(
+        self,
+        device: &mut dyn Device,
+        model: &ModelFile,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Vec<Region>> {
+        let mut regions = Vec::with_capacity(self.items.len());
+        let mut size = 0;
+        for item in &self.items {
+            let imported = item.in_place().then(|| device.import(model.shards()[item.shard].share(item.tensor)));
+            regions.push(match imported.flatten() {
+                Some(memory) => Ok(Region { memory, offset: 0, bytes: item.bytes }),
+                None => {
+                    let offset = size;
+                    size += item.bytes.next_multiple_of(ALIGN);
+                    Err((offset, item))
+                }
+            });
+        }
+        let memory = device.alloc(size, "the weights' memory")?;
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(device.info().workers).build();
+        let threads = threads.map_err(|e| Error::device(format!("the system refuses threads for loading: {e}")))?;
+        let copies: Vec<_> = regions.iter().filter_map(|r| r.as_ref().err()).collect();
+        let total = copies.iter().map(|(_, item)| item.tensor.bytes).sum();
+        (progress)(0, total);
+        let mut copier = Copier { device, model, memory, threads, progress, done: 0, total };
+        for (i, (offset, item)) in copies.iter().enumerate() {
+            copier.copy(item, *offset, copies.get(i + 1).map(|(_, next)| *next))?;
+        }
+        let region = |offset, bytes| Region { memory, offset, bytes };
+        Ok(regions.into_iter().map(|r| r.unwrap_or_else(|(offset, item)| region(offset, item.bytes))).collect())
+    }
+}
+
+/// Brings weights to one allocation.
+struct Copier<'a> {
+    device: &'a mut dyn Device,
+    model: &'a ModelFile,
+    memory: Memory,
+    threads: rayon::ThreadPool,
+    progress: &'a mut dyn FnMut(u64, u64),
+    done: u64,
+    total: u64,
+}
+
+impl Copier<'_> {
+    /// Brings `item` to `offset`, while the system reads the `next` one from disk.
+    fn copy(&mut self, item: &Item<'_>, offset: u64, mut next: Option<&Item<'_>>) -> Result<()> {
+        let shard = &self.model.shards()[item.shard];
+        let start = item.tensor.offset as usize;
+        let source = &shard.bytes()[start..][..item.tensor.bytes as usize];
+        let row = item.format.bytes_of(item.columns as u64) as usize;
+        let rows_at_once = (PIECE / row.max(1)).next_multiple_of(TILE_ROWS).max(TILE_ROWS);
+        let mut staging = Vec::new();
+        for first in (0..item.rows).step_by(rows_at_once) {
+            let rows = rows_at_once.min(item.rows - first);
+            let from = &source[first * row..][..rows * row];
+            let padded = match item.layout {
+                Layout::Rows => rows * row,
+                Layout::Rows16 => repack::interleaved_bytes(item.format, rows, item.columns),
+            };
+            let to = Region { memory: self.memory, offset: offset + (first * row) as u64, bytes: padded as u64 };
+            let repack = |to: &mut [u8]| match item.layout {
+                Layout::Rows => to.copy_from_slice(from),
+                Layout::Rows16 => repack::interleave(item.format, from, rows, item.columns, to),
+            };
+            let prefetch = || {
+                if let Some(next) = next {
+                    self.model.shards()[next.shard].prefetch(next.tensor);
+                }
+            };
+            let in_place =
+                self.device.host_bytes(self.memory).and_then(|b| b.get_mut(to.offset as usize..)?.get_mut(..padded));
+            if let Some(bytes) = in_place {
+                self.threads.join(prefetch, || repack(bytes));
+            } else {
+                staging.resize(padded, 0);
+                self.threads.join(prefetch, || repack(&mut staging));
+                self.device.upload(to, &staging)?;
+            }
+            next = None;
+            shard.release(start + first * row, rows * row);
+            self.done += (rows * row) as u64;
+            (self.progress)(self.done, self.total);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,340 @@
+//! Artifact directories, loading, stepping and generation, with a toy model.
+#![cfg(target_arch = "x86_64")]
+
+mod fixture;
+
+use fixture::{ALL_LOGITS, CAPACITIES, CONTEXT, VOCAB, next};
+use ir::artifact::Artifact;
+use runtime::executor::Options;
+use runtime::{Error, Executor, ModelFile, Result, artifact};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A model file on disk and its artifact.
+fn toy(tall: usize) -> (tempfile::TempDir, ModelFile, Artifact) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("toy.gguf");
+    std::fs::write(&path, fixture::gguf(tall)).unwrap();
+    let model = ModelFile::open(&path).unwrap();
+    let artifact = fixture::artifact(model.identity(), tall);
+    (dir, model, artifact)
+}
+
+fn load(artifact: Artifact, model: &ModelFile, threads: usize) -> Result<Executor> {
+    Executor::new(artifact, model, &Options { threads }, &mut |_, _| ())
+}
+
+fn executor(threads: usize) -> Executor {
+    let (_dir, model, artifact) = toy(0);
+    load(artifact, &model, threads).unwrap()
+}
+
+#[track_caller]
+fn check_next(e: &Executor, history: &[u32]) {
+    let best = (0..VOCAB).max_by(|&a, &b| e.logits()[a].total_cmp(&e.logits()[b])).unwrap();
+    assert!(e.logits().iter().all(|l| !l.is_nan()), "a weight is not in its place");
+    assert_eq!((best as u32, e.position()), (next(history), history.len()));
+}
+
+#[test]
+fn chunks_of_every_length_give_the_same() {
+    for threads in [1, 2, 3] {
+        let mut e = executor(threads);
+        assert_eq!((e.capacity(), e.context()), (CAPACITIES[2], CONTEXT));
+        let tokens: Vec<u32> = (0..CONTEXT as u32).map(|i| i * 7 % VOCAB as u32).collect();
+        for n in 1..=CONTEXT {
+            e.set_position(0).unwrap();
+            assert!(e.prefill(&tokens[..n], &mut |_, _| true).unwrap());
+            check_next(&e, &tokens[..n]);
+        }
+        e.set_position(0).unwrap();
+        for n in (0..CONTEXT - ALL_LOGITS).step_by(ALL_LOGITS - 1) {
+            e.step(&tokens[n..n + ALL_LOGITS - 1]).unwrap();
+            check_next(&e, &tokens[..n + ALL_LOGITS - 1]);
+        }
+    }
+}
+
+#[test]
+fn rolls_back() {
+    let mut e = executor(2);
+    e.prefill(&[1, 2, 3, 4, 5], &mut |_, _| true).unwrap();
+    e.set_position(2).unwrap();
+    e.step(&[9]).unwrap();
+    check_next(&e, &[1, 2, 9]);
+    assert!(e.set_position(4).is_err());
+}
+
+#[test]
+fn prefill_can_be_interrupted() {
+    let mut e = executor(1);
+    let mut told = Vec::new();
+    let done = e.prefill(&[0; 20], &mut |done, total| {
+        told.push((done, total));
+        told.len() < 2
+    });
+    assert!(!done.unwrap());
+    assert_eq!((told, e.position()), (vec![(8, 20), (16, 20)], 16));
+}
+
+#[test]
+fn large_weights_stay_in_the_file_and_outlive_it() {
+    let (_dir, model, artifact) = toy(40_000);
+    let mut told = Vec::new();
+    let mut e = Executor::new(artifact, &model, &Options { threads: 2 }, &mut |a, b| told.push((a, b))).unwrap();
+    let tiles = (VOCAB * 8 * 4) as u64;
+    assert_eq!(told, [(0, tiles), (tiles, tiles)], "only the small weight is copied");
+    drop(model);
+    e.step(&[3]).unwrap();
+    check_next(&e, &[3]);
+}
+
+#[track_caller]
+fn check_error<T>(result: Result<T>, parts: &[&str]) {
+    let e = result.err().expect("an error").to_string();
+    assert!(parts.iter().all(|p| e.contains(p)), "\n  want {parts:?}\n  got  {e}");
+}
+
+#[test]
+fn bad_tokens_are_refused_before_anything_runs() {
+    let mut e = executor(1);
+    check_error(e.step(&[VOCAB as u32]), &["token 40 is not in the vocabulary of 40"]);
+    check_error(e.step(&[]), &["no tokens"]);
+    check_error(e.step(&[0; 9]), &["a step needs 9, but 8 is the limit"]);
+    check_error(e.prefill(&[0; 51], &mut |_, _| true), &["the prompt has 51 tokens, the context holds 50", "--ctx"]);
+    e.prefill(&[0; 48], &mut |_, _| true).unwrap();
+    check_error(e.step(&[0; 3]), &["3 more tokens after 48 exceed the context of 50"]);
+    assert_eq!(e.position(), 48);
+    e.step(&[0; 2]).unwrap();
+}
+
+#[test]
+fn unfit_artifacts_are_refused() {
+    let (_dir, model, good) = toy(0);
+    let check = |change: &dyn Fn(&mut Artifact), parts: &[&str]| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        check_error(load(bad, &model, 1), parts);
+    };
+    check(&|a| a.manifest.rigc = "0.0.0".into(), &["rigc 0.0.0", "compile the model again"]);
+    check(&|a| a.manifest.target = "z80".into(), &["z80", "x86-64-v3"]);
+    check(&|a| a.modules[0].clear(), &["modules are not those"]);
+    check(&|a| a.manifest.weights[0].name = "gone".into(), &["toy.gguf has no tensor 'gone'"]);
+    let f16 = ir::tensor::TensorType::new(ir::tensor::Elem::F16, [2 * VOCAB, 8]);
+    check(&|a| a.manifest.weights[0].ty = f16.clone(), &["'rows'", "its type is F32"]);
+    check(&|a| a.manifest.weights[0].ty.shape = vec![80, 4], &["'rows'", "its shape is [40, 8]"]);
+    check(
+        &|a| a.manifest.model.shards[0].length += 1,
+        &["toy.gguf is not the file", "length", "compile the model again"],
+    );
+    check(
+        &|a| {
+            a.manifest.context = 1 << 30;
+            a.manifest.states[0].ty.shape = vec![1 << 16, 1 << 30, 2];
+            a.manifest.states[0].bytes = 1 << 48;
+        },
+        &["the model (weights 0.00 GB, KV cache 281474.98 GB", "can be had"],
+    );
+    check(&|a| a.manifest.kernels[0].scratch_bytes = u64::MAX, &["activations"]);
+}
+
+// Artifact directories.
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn artifacts_come_back_and_are_replaced() {
+    let (dir, model, mut a) = toy(0);
+    let path = dir.path().join("toy.rig");
+    artifact::write(&a, &path).unwrap();
+    assert_eq!(artifact::read(&path).unwrap(), a);
+    a.manifest.modules[0].file = "other.bin".into();
+    artifact::write(&a, &path).unwrap();
+    assert_eq!(names(&path), ["manifest.ron", "other.bin"]);
+    assert_eq!(names(dir.path()), ["toy.gguf", "toy.rig"]);
+    artifact::check_model(&a.manifest, &model).unwrap();
+    let mut e = load(artifact::read(&path).unwrap(), &model, 2).unwrap();
+    e.step(&[5]).unwrap();
+    check_next(&e, &[5]);
+}
+
+#[test]
+fn failed_writes_leave_nothing() {
+    let (dir, _, a) = toy(0);
+    let taken = dir.path().join("taken");
+    std::fs::create_dir(&taken).unwrap();
+    std::fs::write(taken.join("mine"), "x").unwrap();
+    check_error(artifact::write(&a, &taken), &["taken exists and is no artifact"]);
+    check_error(artifact::write(&a, &dir.path().join("toy.gguf")), &["toy.gguf exists and is no artifact"]);
+    check_error(artifact::write(&a, &dir.path().join("no/such.rig")), &["no"]);
+    let mut twice = a.clone();
+    twice.manifest.modules.push(a.manifest.modules[0].clone());
+    twice.modules.push(a.modules[0].clone());
+    check_error(artifact::write(&twice, &dir.path().join("twice.rig")), &["cpu.bin"]);
+    let mut wrong = a.clone();
+    wrong.modules[0][0] ^= 1;
+    check_error(artifact::write(&wrong, &dir.path().join("wrong.rig")), &["cpu.bin has SHA-256"]);
+    assert_eq!(names(dir.path()), ["taken", "toy.gguf"]);
+    assert_eq!(names(&taken), ["mine"]);
+}
+
+#[test]
+fn damaged_artifacts_are_named() {
+    let (dir, _, a) = toy(0);
+    let check = |file: &str, change: &dyn Fn(Vec<u8>) -> Option<Vec<u8>>, parts: &[&str]| {
+        let path = dir.path().join("toy.rig");
+        let _ = std::fs::remove_dir_all(&path);
+        artifact::write(&a, &path).unwrap();
+        let old = std::fs::read(path.join(file)).unwrap();
+        match change(old) {
+            Some(new) => std::fs::write(path.join(file), new).unwrap(),
+            None => std::fs::remove_file(path.join(file)).unwrap(),
+        }
+        check_error(artifact::read(&path), parts);
+    };
+    let edit = |from: &'static str, to: &'static str| {
+        move |old: Vec<u8>| {
+            let text = String::from_utf8(old).unwrap();
+            assert!(text.contains(from), "{from} is not in the manifest");
+            Some(text.replace(from, to).into_bytes())
+        }
+    };
+    let again = "compile the model again";
+    check("cpu.bin", &|_| None, &["cpu.bin is missing", again]);
+    check("cpu.bin", &|_| Some(vec![]), &["cpu.bin is damaged", "0 bytes instead of 24", again]);
+    check("cpu.bin", &|b| Some([b, vec![0; 100]].concat()), &["cpu.bin is damaged", "bytes instead of 24", again]);
+    check("cpu.bin", &|b| Some(b.iter().map(|b| b ^ 1).collect()), &["cpu.bin is damaged", "SHA-256", again]);
+    check("manifest.ron", &|_| None, &["toy.rig is no artifact"]);
+    check("manifest.ron", &|_| Some(vec![]), &["manifest.ron cannot be understood", again]);
+    check("manifest.ron", &|_| Some(vec![0xff]), &["not text", again]);
+    check("manifest.ron", &|b| Some(b[..b.len() / 2].into()), &["manifest.ron cannot be understood", again]);
+    check("manifest.ron", &edit("rigc-artifact-1", "rigc-artifact-9"), &["format rigc-artifact-9", again]);
+    let version = concat!("rigc: \"", env!("CARGO_PKG_VERSION"), "\"");
+    check("manifest.ron", &edit(version, "rigc: \"9.9.9\""), &["rigc 9.9.9", again]);
+    check("manifest.ron", &edit("\"cpu.bin\"", "\"../cpu.bin\""), &["file name '../cpu.bin'", again]);
+    check("manifest.ron", &edit("\"cpu.bin\"", "\"/etc/passwd\""), &["file name '/etc/passwd'", again]);
+    check("manifest.ron", &edit("kernel: 1", "kernel: 100"), &["kernel 100 is not there", again]);
+    check_error(artifact::read(&dir.path().join("none.rig")), &["none.rig does not exist"]);
+}
+
+// Generation.
+
+mod generation {
+    use super::*;
+    use runtime::generate::{Generation, Options, StopReason, generate};
+    use runtime::sampler::{Sampler, SamplerConfig};
+    use runtime::tokenizer::{Tokenizer, Vocab};
+
+    const PROMPT: [u32; 3] = [1, 2, 3];
+
+    /// Every token is one byte; the first ones, which the model knows, from `A` on; `end` ends a text.
+    fn tokenizer(end: Option<u32>) -> Tokenizer {
+        let printable = |b: &u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
+        let mut other = (256..).filter_map(char::from_u32);
+        let mut spelling: Vec<char> =
+            (0..=255u8).map(|b| if printable(&b) { b.into() } else { other.next().unwrap() }).collect();
+        spelling.rotate_left(b'A'.into());
+        Tokenizer::new(Vocab {
+            model: "gpt2".into(),
+            pre: "gpt-2".into(),
+            tokens: spelling.iter().map(|c| c.to_string().into()).collect(),
+            token_types: Vec::new(),
+            merges: Vec::new(),
+            bos: None,
+            eos: end,
+            eot: None,
+            add_bos: None,
+            add_eos: None,
+        })
+        .unwrap()
+    }
+
+    /// Runs greedily after [`PROMPT`]; the generation and the texts as they came.
+    fn run(end: Option<u32>, options: Options, interrupt_at: usize) -> (Generation, Vec<String>) {
+        let mut e = executor(2);
+        let config = SamplerConfig { temperature: 0.0, ..SamplerConfig::default() };
+        let mut sampler = Sampler::new(config, VOCAB).unwrap();
+        let interrupted = AtomicBool::new(interrupt_at == 0);
+        let mut texts = Vec::new();
+        let mut on_text = |t: &str| {
+            texts.push(t.to_owned());
+            interrupted.store(texts.len() >= interrupt_at, Ordering::Relaxed);
+        };
+        let g = generate(&mut e, &tokenizer(end), &mut sampler, &PROMPT, &options, &mut on_text, &interrupted);
+        (g.unwrap(), texts)
+    }
+
+    /// What follows the prompt.
+    fn expected(n: usize) -> Vec<u32> {
+        let mut all = PROMPT.to_vec();
+        (0..n).for_each(|_| all.push(next(&all)));
+        all.split_off(PROMPT.len())
+    }
+
+    fn text(ids: &[u32]) -> String {
+        ids.iter().map(|&i| char::from(b'A' + i as u8)).collect()
+    }
+
+    #[track_caller]
+    fn check(run: (Generation, Vec<String>), n: usize, reason: StopReason) {
+        let (g, texts) = run;
+        assert_eq!((g.ids.as_slice(), g.stop_reason), (expected(n).as_slice(), reason));
+        assert_eq!(g.text, texts.concat());
+        assert!(texts.iter().all(|t| !t.is_empty()));
+    }
+
+    #[test]
+    fn stops_for_each_reason() {
+        let never = usize::MAX;
+        let options = |n| Options { max_tokens: n, ..Options::default() };
+        check(run(None, options(Some(10)), never), 10, StopReason::Length);
+        check(run(None, options(Some(0)), never), 0, StopReason::Length);
+        check(run(None, options(None), never), CONTEXT - PROMPT.len() + 1, StopReason::Context);
+        check(run(None, options(None), 0), 0, StopReason::Interrupted);
+        check(run(None, options(None), 4), 4, StopReason::Interrupted);
+        let all = expected(20);
+        let end = all[6];
+        let first = all.iter().position(|&i| i == end).unwrap();
+        check(run(Some(end), options(Some(20)), never), first, StopReason::Eos);
+        let ignoring = Options { ignore_eos: true, ..options(Some(20)) };
+        check(run(Some(end), ignoring, never), 20, StopReason::Length);
+    }
+
+    #[test]
+    fn stop_strings_are_not_text() {
+        let all = expected(20);
+        let options = Options { stops: vec![text(&all[5..8])], max_tokens: Some(20), ..Options::default() };
+        let (g, texts) = run(None, options, usize::MAX);
+        assert_eq!((g.ids.as_slice(), g.stop_reason), (&all[..8], StopReason::Stop));
+        assert_eq!((g.text.as_str(), texts.concat()), (text(&all[..5]).as_str(), text(&all[..5])));
+        // One that begins but does not come is text after all.
+        let stop = text(&all[8..10]) + "~";
+        let (g, _) = run(None, Options { stops: vec![stop], max_tokens: Some(10), ..Options::default() }, usize::MAX);
+        assert_eq!((g.text, g.stop_reason), (text(&all[..10]), StopReason::Length));
+    }
+
+    #[test]
+    fn reports() {
+        let options = Options { max_tokens: Some(5), top_logits: 3, ..Options::default() };
+        let (g, _) = run(None, options, usize::MAX);
+        let best = next(&PROMPT);
+        let id = |i: u32| (best + i) % VOCAB as u32;
+        assert_eq!(g.top_logits, [(id(0), 0.0), (id(1), -1.0), (id(2), -2.0)]);
+        assert_eq!((g.timings.prefill_tokens, g.timings.decode_steps), (3, 4));
+        assert!(g.timings.prefill_tokens_per_second() > 0.0 && g.timings.decode_tokens_per_second() > 0.0);
+        assert_eq!(StopReason::Context.to_string(), "context");
+    }
+}
+
+#[test]
+fn errors_have_causes() {
+    let (_dir, model, mut a) = toy(0);
+    a.manifest.states[0].ty.shape = vec![1 << 30, CONTEXT, 2];
+    a.manifest.states[0].bytes = (CONTEXT as u64 * 4) << 30;
+    assert!(matches!(load(a, &model, 1), Err(Error::Memory { have: Some(_), .. })));
+}
