@@ -1,0 +1,76 @@
+//! `rigc compile`: a model's kernels as an artifact, or the text of the stages on the way.
+
+use crate::failure::{INTERRUPTED, usage};
+use crate::interrupt::Interrupt;
+use crate::model::{self, CompileArgs};
+use crate::output;
+use anyhow::Result;
+use runtime::ModelFile;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+/// Compile a model's kernels for one target into NAME.rig, which `rigc run` loads without compiling
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// GGUF file, or any shard of one
+    model: PathBuf,
+    #[command(flatten)]
+    compile: CompileArgs,
+    /// Artifact to write [default: the model's name with .rig, in this directory]
+    #[arg(short, long, value_name = "NAME.rig")]
+    output: Option<PathBuf>,
+    /// Print stages instead of writing the artifact: graph,fused,kernel,plan,clif,asm
+    #[arg(long, value_name = "STAGES", value_delimiter = ',')]
+    emit: Vec<String>,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let stages: Vec<&str> = args.emit.iter().map(String::as_str).collect();
+    if let Some(unknown) = stages.iter().find(|s| !codegen::STAGES.contains(s)) {
+        return Err(usage(format!("--emit knows no stage '{unknown}'; the stages are {}", codegen::STAGES.join(", "))));
+    }
+    if model::is_artifact(&args.model) {
+        let path = args.model.display();
+        return Err(usage(format!("{path} is an artifact; rigc compile takes the GGUF file, rigc run the artifact")));
+    }
+    let interrupt = Interrupt::new();
+    let start = std::time::Instant::now();
+    let file = ModelFile::open(&args.model)?;
+    let compiled = model::compile(&file, &args.compile, &stages)?;
+    if !stages.is_empty() {
+        let mut text = String::new();
+        for l in &compiled.listings {
+            text.push_str(&format!("== {} {}\n{}\n", l.stage, l.name, l.text.trim_end()));
+        }
+        output::print(&text)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let path = match args.output {
+        Some(path) => path,
+        None => PathBuf::from(args.model.file_name().unwrap_or_default()).with_extension("rig"),
+    };
+    if path.extension().is_none_or(|e| e != "rig") {
+        return Err(usage(format!("the artifact {} must end in .rig", path.display())));
+    }
+    // From here on files are written, and removed if that fails.
+    let interrupted = interrupt.flag();
+    if interrupted.load(Ordering::Relaxed) {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    runtime::artifact::write(&compiled.artifact, &path)?;
+    let m = &compiled.artifact.manifest;
+    let bytes: u64 = m.modules.iter().map(|m| m.bytes).sum();
+    eprintln!(
+        "{}: {} kernels, {:.0} KB of code for {}, context {}, KV {}; {:.2} s",
+        path.display(),
+        m.kernels.len(),
+        bytes as f64 / 1e3,
+        m.target,
+        m.context,
+        m.kv,
+        start.elapsed().as_secs_f64()
+    );
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,53 @@
+//! From errors to a sentence and an exit code: 2 for what the user can mend, 1 for what rigc got wrong.
+
+use std::process::ExitCode;
+
+/// Exit code of an interrupted command.
+pub const INTERRUPTED: u8 = 130;
+
+/// Bad usage that the argument parser cannot see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// A usage error.
+pub fn usage(what: impl Into<String>) -> anyhow::Error {
+    Usage(what.into()).into()
+}
+
+/// Prints the error and gives its exit code.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(e) = error.downcast_ref::<std::io::Error>()
+        && e.kind() == std::io::ErrorKind::BrokenPipe
+    {
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    eprintln!("rigc: {}", text.trim_end());
+    ExitCode::from(code(error))
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    let internal = |e: &ir::Error| matches!(e, ir::Error::Verify { .. });
+    match (error.downcast_ref::<runtime::Error>(), error.downcast_ref::<ir::Error>()) {
+        (Some(runtime::Error::Ir(e)), _) | (_, Some(e)) if internal(e) => 1,
+        (Some(_), _) | (_, Some(_)) => 2,
+        _ if error.is::<Usage>() || error.is::<std::io::Error>() => 2,
+        _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_gives_the_code() {
+        assert_eq!(code(&usage("no prompt")), 2);
+        assert_eq!(code(&ir::Error::malformed("a bad file").into()), 2);
+        assert_eq!(code(&ir::Error::verify("kernel", "a bug").into()), 1);
+        assert_eq!(code(&runtime::Error::Ir(ir::Error::verify("kernel", "a bug")).into()), 1);
+        assert_eq!(code(&runtime::Error::input("a bad file").into()), 2);
+        assert_eq!(code(&anyhow::anyhow!("anything else")), 1);
+    }
+}

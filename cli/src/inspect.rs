@@ -1,0 +1,179 @@
+//! `rigc inspect`: what is in a model or an artifact.
+
+use crate::{model, output, progress};
+use anyhow::Result;
+use ir::artifact::Manifest;
+use ir::front::{self, ModelConfig, Tensors};
+use runtime::ModelFile;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Print shapes, quantisation mix, bytes and kernels of a model or an artifact
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// GGUF file or artifact (.rig); without it, the built-in demo model
+    model: Option<PathBuf>,
+    /// Hash every byte of the model, and check an artifact against its model
+    #[arg(long)]
+    verify: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    bytes: u64,
+    shards: usize,
+    config: Option<ModelConfig>,
+    /// Why the model cannot be compiled, where it cannot.
+    unsupported: Option<String>,
+    formats: BTreeMap<String, Share>,
+    tensors: Vec<Tensor>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    artifact: Option<ArtifactReport>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sha256: Vec<String>,
+}
+
+#[derive(Serialize, Default)]
+struct Share {
+    tensors: usize,
+    elements: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Tensor {
+    name: String,
+    format: String,
+    shape: Vec<usize>,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct ArtifactReport {
+    target: String,
+    context: u32,
+    kv: String,
+    kv_bytes: u64,
+    entries: Vec<(String, usize, u64)>,
+    kernels: Vec<(String, u64, String)>,
+}
+
+impl ArtifactReport {
+    fn new(m: &Manifest) -> Self {
+        ArtifactReport {
+            target: m.target.clone(),
+            context: m.context,
+            kv: m.kv.to_string(),
+            kv_bytes: m.states.iter().map(|s| s.bytes).sum(),
+            entries: m.entries.iter().map(|e| (e.name.clone(), e.plan.steps.len(), e.plan.arena_bytes)).collect(),
+            kernels: m.kernels.iter().map(|k| (k.name.clone(), k.bytes, k.hash.clone())).collect(),
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let (file, artifact) = match &args.model {
+        None => (model::demo()?, None),
+        Some(path) if model::is_artifact(path) => {
+            let artifact = runtime::artifact::read(path)?;
+            let file = model::of_artifact(&artifact, path)?;
+            runtime::artifact::check_model(&artifact.manifest, &file)?;
+            (file, Some(ArtifactReport::new(&artifact.manifest)))
+        }
+        Some(path) => (ModelFile::open(path)?, None),
+    };
+    let mut formats: BTreeMap<String, Share> = BTreeMap::new();
+    let mut tensors = Vec::new();
+    for (_, t) in file.tensors() {
+        let (name, elements) = (t.type_name(), t.elements());
+        let share = formats.entry(name.clone()).or_default();
+        share.tensors += 1;
+        share.elements += elements;
+        share.bytes += t.bytes;
+        tensors.push(Tensor { name: t.name.clone(), format: name, shape: t.shape(), bytes: t.bytes });
+    }
+    let config = Tensors::new(file.tensors().map(|(_, t)| t)).and_then(|t| front::config(file.metadata(), &t));
+    let (config, unsupported) = match config {
+        Ok(config) => (Some(config), None),
+        Err(e) => (None, Some(e.to_string())),
+    };
+    let mut sha256 = Vec::new();
+    if args.verify {
+        let bar = progress::bytes("hashing", args.json);
+        let total = file.bytes();
+        let mut step = progress::callback(&bar);
+        sha256 = file.verify_hash(|done| step(done, total));
+        drop(step);
+        bar.finish_and_clear();
+    }
+    let report = Report {
+        model: file.path().display().to_string(),
+        bytes: file.bytes(),
+        shards: file.shards().len(),
+        config,
+        unsupported,
+        formats,
+        tensors,
+        artifact,
+        sha256,
+    };
+    let text = if args.json { serde_json::to_string(&report)? + "\n" } else { describe(&report)? };
+    output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(r: &Report) -> Result<String> {
+    let mut s = String::new();
+    writeln!(s, "{}: {:.3} GB in {} file(s)", r.model, r.bytes as f64 / 1e9, r.shards)?;
+    for hash in &r.sha256 {
+        writeln!(s, "sha256 {hash}")?;
+    }
+    if let Some(why) = &r.unsupported {
+        writeln!(s, "cannot be compiled: {why}")?;
+    }
+    if let Some(c) = &r.config {
+        writeln!(
+            s,
+            "{}: {} layers, width {}, {} heads of {} ({} KV), FFN {}, vocabulary {}, context {}{}",
+            c.architecture,
+            c.layers,
+            c.width,
+            c.heads,
+            c.head,
+            c.kv_heads,
+            c.ffn,
+            c.vocab,
+            c.context,
+            if c.tied { ", tied output" } else { "" },
+        )?;
+    }
+    writeln!(s, "\n{:<10} {:>8} {:>16} {:>14} {:>6}", "format", "tensors", "elements", "bytes", "bits")?;
+    for (name, f) in &r.formats {
+        let bits = if f.elements > 0 { f.bytes as f64 * 8.0 / f.elements as f64 } else { 0.0 };
+        writeln!(s, "{name:<10} {:>8} {:>16} {:>14} {bits:>6.2}", f.tensors, f.elements, f.bytes)?;
+    }
+    if let Some(a) = &r.artifact {
+        writeln!(s, "\nfor {}, context {}, KV {} ({} bytes)", a.target, a.context, a.kv, a.kv_bytes)?;
+        for (name, launches, arena) in &a.entries {
+            writeln!(s, "  {name:<14} {launches:>4} launches, {arena} bytes of activations")?;
+        }
+        for (name, bytes, hash) in &a.kernels {
+            writeln!(s, "  {name:<20} {bytes:>7} bytes  {}", &hash[..12])?;
+        }
+        return Ok(s);
+    }
+    writeln!(s)?;
+    for t in &r.tensors {
+        let shape: Vec<String> = t.shape.iter().map(usize::to_string).collect();
+        writeln!(s, "{:<32} {:<8} [{}] {} bytes", t.name, t.format, shape.join(", "), t.bytes)?;
+    }
+    Ok(s)
+}

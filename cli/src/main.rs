@@ -1,0 +1,77 @@
+//! `rigc`: compiles a model's kernels and runs them.
+//!
+//! The only crate that prints, reads the environment or looks at this machine's CPU. Each command is a file; each gives
+//! its exit code, and each failure is one sentence on stderr.
+#![forbid(unsafe_code)]
+
+mod compile;
+mod failure;
+mod inspect;
+mod interrupt;
+mod machine;
+mod model;
+mod output;
+mod perplexity;
+mod progress;
+mod run;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// A kernel compiler and runtime for transformer models in GGUF files.
+#[derive(Debug, Parser)]
+#[command(name = "rigc", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Generate text with a model
+    Run(run::Args),
+    /// Compile a model's kernels into an artifact
+    Compile(compile::Args),
+    /// Print a model's or an artifact's shapes, formats, bytes and kernels
+    Inspect(inspect::Args),
+    /// Measure how well a model predicts a text
+    Perplexity(perplexity::Args),
+}
+
+/// What `rigc` alone prints.
+const GUIDE: &str = "\
+rigc compiles a model's kernels for this machine and runs them.
+
+  rigc run \"ROMEO:\"                    text from the built-in demo model
+  rigc run MODEL.gguf \"Once upon\"       text from a GGUF file
+  rigc compile MODEL.gguf              keep the compiled kernels: MODEL.rig
+  rigc inspect MODEL.gguf              what is in a file
+  rigc perplexity MODEL.gguf TEXT.txt  how well a model predicts a text
+  rigc help                            all commands; rigc help run: all flags of one
+";
+
+fn main() -> ExitCode {
+    let result = match Cli::try_parse() {
+        Ok(cli) => command(cli),
+        Err(e) if e.use_stderr() => Err(failure::usage(sentence(&e))),
+        Err(help) => output::print(&help.render().to_string()).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|e| failure::report(&e))
+}
+
+fn command(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        None => output::print(GUIDE).map(|()| ExitCode::SUCCESS),
+        Some(Command::Run(args)) => run::run(args),
+        Some(Command::Compile(args)) => compile::run(args),
+        Some(Command::Inspect(args)) => inspect::run(args),
+        Some(Command::Perplexity(args)) => perplexity::run(args),
+    }
+}
+
+/// What the argument parser says, up to its first empty line, as one sentence.
+fn sentence(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    format!("{}; rigc help lists commands and flags", lines.join(" ").trim_start_matches("error: "))
+}

@@ -1,0 +1,141 @@
+//! Opening what the user named: a GGUF file, an artifact, or the demo model; compiling in memory where needed.
+
+use crate::failure::usage;
+use crate::machine;
+use anyhow::Result;
+use codegen::{Compiled, Options};
+use ir::artifact::Artifact;
+use ir::front::Tensors;
+use ir::quant::{self, Format};
+use runtime::ModelFile;
+use std::path::{Path, PathBuf};
+
+/// The demo model's file, which the binary carries.
+static DEMO: &[u8] = include_bytes!("../../assets/bard-q4_k_m.gguf");
+/// Its name.
+pub const DEMO_NAME: &str = "bard-q4_k_m.gguf";
+
+/// Flags that choose how a model is compiled.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CompileArgs {
+    /// CPU target: x86-64, x86-64-v3, x86-64-v4-vnni, or native (the best that this CPU runs) [default: native]
+    #[arg(long)]
+    pub target: Option<String>,
+    /// Positions of the KV cache [default: the smaller of the model's context and 8192]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    /// Format of the KV cache: f16 or q8_0 [default: f16]
+    #[arg(long)]
+    pub kv: Option<String>,
+}
+
+impl CompileArgs {
+    fn format(&self) -> Result<Format> {
+        let Some(name) = &self.kv else { return Ok(quant::F16) };
+        [quant::F16, quant::Q8_0]
+            .into_iter()
+            .find(|f| f.name == name)
+            .ok_or_else(|| usage(format!("a KV cache of '{name}' is not supported; use --kv f16 or --kv q8_0")))
+    }
+}
+
+/// Compiles a model; `stages` names the texts wanted.
+pub fn compile(model: &ModelFile, args: &CompileArgs, stages: &[&str]) -> Result<Compiled> {
+    let tensors = Tensors::new(model.tensors().map(|(_, t)| t))?;
+    let path = std::path::absolute(model.path()).unwrap_or_else(|_| model.path().to_owned());
+    let options = Options {
+        target: machine::target(args.target.as_deref().unwrap_or("native"))?,
+        context: args.ctx.map(|n| n as usize),
+        kv: args.format()?,
+    };
+    let identity = model.identity();
+    let model = codegen::Model {
+        metadata: model.metadata(),
+        tensors: &tensors,
+        identity: &identity,
+        path: &path.to_string_lossy(),
+    };
+    codegen::compile(model, options, stages).map_err(|e| match e {
+        ir::Error::Malformed { what, at } => {
+            ir::Error::Malformed { what: format!("{} cannot be used: {what}", path.display()), at }.into()
+        }
+        e => e.into(),
+    })
+}
+
+/// The demo model.
+pub fn demo() -> Result<ModelFile> {
+    Ok(ModelFile::from_static(DEMO_NAME, DEMO)?)
+}
+
+/// Whether an argument names a model rather than being a prompt.
+pub fn is_model(argument: &str) -> bool {
+    let path = Path::new(argument);
+    let ending = path.extension().is_some_and(|e| e == "gguf" || e == "rig");
+    ending || (!argument.is_empty() && path.exists())
+}
+
+/// Whether a path names an artifact.
+pub fn is_artifact(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "rig") || runtime::artifact::is_artifact(path)
+}
+
+/// The model file of an artifact: where it was, or beside the artifact.
+pub fn of_artifact(artifact: &Artifact, path: &Path) -> Result<ModelFile> {
+    let recorded = PathBuf::from(&artifact.manifest.model_path);
+    let beside = recorded.file_name().map(|name| path.join("..").join(name));
+    let found = [Some(recorded.clone()), beside].into_iter().flatten().find(|p| p.is_file());
+    let Some(file) = found else {
+        let (recorded, path) = (recorded.display(), path.display());
+        return Err(usage(format!("the weights of {path} are missing: put {recorded} back, or beside the artifact")));
+    };
+    Ok(ModelFile::open(file)?)
+}
+
+/// What `rigc run` loads: an artifact and the file with its weights.
+pub struct Loaded {
+    /// The kernels.
+    pub artifact: Artifact,
+    /// The weights.
+    pub file: ModelFile,
+    /// File name of the model.
+    pub name: String,
+}
+
+/// Opens a model or artifact (`None`: the demo model), compiling if it is no artifact.
+pub fn load(path: Option<&Path>, args: &CompileArgs) -> Result<Loaded> {
+    let (artifact, file) = match path {
+        Some(path) if is_artifact(path) => {
+            let artifact = runtime::artifact::read(path)?;
+            check_flags(args, &artifact, path)?;
+            let file = of_artifact(&artifact, path)?;
+            (artifact, file)
+        }
+        path => {
+            let file = path.map_or_else(demo, |p| Ok(ModelFile::open(p)?))?;
+            (compile(&file, args, &[])?.artifact, file)
+        }
+    };
+    let name = file.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(Loaded { artifact, file, name })
+}
+
+/// An artifact's figures are fixed: flags that say otherwise are an error.
+fn check_flags(args: &CompileArgs, artifact: &Artifact, path: &Path) -> Result<()> {
+    let m = &artifact.manifest;
+    let wanted_target = args.target.as_deref().map(machine::target).transpose()?.map(|t| t.name.to_owned());
+    let checks = [
+        ("--target", wanted_target, m.target.clone()),
+        ("--ctx", args.ctx.map(|n| n.to_string()), m.context.to_string()),
+        ("--kv", args.kv.clone(), m.kv.to_string()),
+    ];
+    for (flag, wanted, has) in checks {
+        if let Some(wanted) = wanted
+            && wanted != has
+        {
+            let path = path.display();
+            return Err(usage(format!("{path} was compiled with {flag} {has}, not {wanted}; compile the model again")));
+        }
+    }
+    Ok(())
+}

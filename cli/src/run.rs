@@ -1,0 +1,277 @@
+//! `rigc run`: prompt in, text out.
+
+use crate::failure::{INTERRUPTED, usage};
+use crate::interrupt::Interrupt;
+use crate::model::{self, CompileArgs, Loaded};
+use crate::{machine, output, progress};
+use anyhow::{Context, Result};
+use runtime::executor::{Executor, Options};
+use runtime::generate::{self, Generation, StopReason};
+use runtime::sampler::{Sampler, SamplerConfig};
+use runtime::tokenizer::{Tokenizer, Vocab};
+use serde::Serialize;
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Generate text with a model; without MODEL, with the built-in demo model
+#[derive(Debug, clap::Args)]
+#[command(
+    allow_negative_numbers = true,
+    after_help = "The first argument is MODEL if it exists as a path or ends in .gguf or .rig, else it is PROMPT.\n\
+Without a prompt, standard input is read if it is no terminal."
+)]
+pub struct Args {
+    /// GGUF file or artifact (.rig)
+    #[arg(value_name = "MODEL")]
+    first: Option<String>,
+    /// Text to continue
+    #[arg(value_name = "PROMPT")]
+    second: Option<String>,
+    /// Prompt; may start with a dash
+    #[arg(short, long, value_name = "PROMPT", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// Read the prompt from a file
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Token ids as the prompt, as they are
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    prompt_ids: Option<Vec<u32>>,
+    /// Text of special tokens in the prompt is plain text
+    #[arg(long)]
+    no_special: bool,
+    /// Most tokens to generate
+    #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 256)]
+    tokens: usize,
+    /// Temperature; 0 takes the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    temp: f32,
+    /// Sample from the K likeliest tokens; 0: from all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    top_k: usize,
+    /// Sample from the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    top_p: f32,
+    /// Leave out tokens less likely than this share of the likeliest
+    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    min_p: f32,
+    /// Divide the logits of recent tokens by this; 1: off
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    repeat_penalty: f32,
+    /// Seed of the sampler [default: random; the summary prints it]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Stop before this text; may be given several times
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    stop: Vec<String>,
+    /// Go on after tokens that end a text
+    #[arg(long)]
+    ignore_eos: bool,
+    #[command(flatten)]
+    compile: CompileArgs,
+    /// Threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Device: auto or cpu
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+    /// With --json, report the K largest logits after the prompt
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_logits: usize,
+}
+
+/// A prompt as given.
+enum Prompt {
+    Text(String),
+    Ids(Vec<u32>),
+}
+
+/// Sorts the arguments into a model and a prompt.
+fn sort(args: &Args) -> Result<(Option<PathBuf>, Prompt)> {
+    let (model, positional) = match (&args.first, &args.second) {
+        (Some(first), second) if model::is_model(first) => (Some(PathBuf::from(first)), second.clone()),
+        (Some(first), None) => (None, Some(first.clone())),
+        (Some(first), Some(_)) => {
+            return Err(usage(format!("'{first}' is no file; give a model and a prompt, or put one prompt in quotes")));
+        }
+        (None, _) => (None, None),
+    };
+    let mut given: Vec<Prompt> = Vec::new();
+    given.extend(positional.map(Prompt::Text));
+    given.extend(args.prompt.clone().map(Prompt::Text));
+    if let Some(path) = &args.file {
+        let text = std::fs::read(path).map_err(|e| runtime::Error::io(path, e))?;
+        given.push(Prompt::Text(utf8(text, &path.display().to_string())?));
+    }
+    given.extend(args.prompt_ids.clone().map(Prompt::Ids));
+    if given.len() > 1 {
+        return Err(usage("more than one prompt is given; use one of PROMPT, -p, -f and --prompt-ids"));
+    }
+    if let Some(prompt) = given.pop() {
+        return Ok((model, prompt));
+    }
+    if std::io::stdin().is_terminal() {
+        return Err(usage("no prompt is given; type one, as in: rigc run \"ROMEO:\""));
+    }
+    let mut text = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut text)?;
+    Ok((model, Prompt::Text(utf8(text, "standard input")?)))
+}
+
+fn utf8(text: Vec<u8>, from: &str) -> Result<String> {
+    String::from_utf8(text).map_err(|e| usage(format!("the prompt from {from} is not UTF-8: {}", e.utf8_error())))
+}
+
+/// A seed that differs from run to run.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish() & 0xffff_ffff
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    model: &'a str,
+    device: &'a str,
+    target: &'a str,
+    prompt_ids: &'a [u32],
+    ids: &'a [u32],
+    text: &'a str,
+    stop_reason: &'static str,
+    timings: &'a ReportTimings,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_logits: Option<&'a [(u32, f32)]>,
+}
+
+#[derive(Serialize)]
+struct ReportTimings {
+    load_ms: f64,
+    prefill_ms: f64,
+    decode_ms: f64,
+    prefill_tokens_per_second: f64,
+    decode_tokens_per_second: f64,
+    weight_gb_per_second: f64,
+}
+
+fn milliseconds(d: Duration) -> f64 {
+    d.as_secs_f64() * 1e3
+}
+
+impl ReportTimings {
+    fn new(load: Duration, g: &Generation, weight_bytes: u64) -> Self {
+        let t = &g.timings;
+        ReportTimings {
+            load_ms: milliseconds(load),
+            prefill_ms: milliseconds(t.prefill),
+            decode_ms: milliseconds(t.decode),
+            prefill_tokens_per_second: t.prefill_tokens_per_second(),
+            decode_tokens_per_second: t.decode_tokens_per_second(),
+            weight_gb_per_second: t.decode_tokens_per_second() * weight_bytes as f64 / 1e9,
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<ExitCode> {
+    machine::device(&args.device)?;
+    let interrupt = Interrupt::new();
+    let (path, prompt) = sort(&args)?;
+    let start = Instant::now();
+    let Loaded { artifact, file, name } = model::load(path.as_deref().map(Path::new), &args.compile)?;
+    let tokenizer = Tokenizer::new(Vocab::from_gguf(file.metadata())?)?;
+    let prompt_ids = match prompt {
+        Prompt::Text(text) => tokenizer.encode_prompt(&text, !args.no_special),
+        Prompt::Ids(ids) => ids,
+    };
+    if prompt_ids.is_empty() {
+        return Err(usage("the prompt has no tokens; give some text"));
+    }
+    let seed = args.seed.unwrap_or_else(random_seed);
+    let config = SamplerConfig {
+        temperature: args.temp,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repeat_penalty: args.repeat_penalty,
+        seed,
+    };
+    let mut sampler = Sampler::new(config, artifact.manifest.config.vocab)?;
+    let bar = progress::bytes("loading", args.json);
+    let options = Options { threads: args.threads.map_or(0, usize::from) };
+    let mut executor = Executor::new(artifact, &file, &options, &mut progress::callback(&bar))?;
+    bar.finish_and_clear();
+    let load = start.elapsed();
+
+    let interrupted = interrupt.flag();
+    let mut failed = None;
+    let mut on_text = |text: &str| {
+        if !args.json
+            && failed.is_none()
+            && let Err(e) = output::print(text)
+        {
+            failed = Some(e);
+            interrupted.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    };
+    let generation = generate::generate(
+        &mut executor,
+        &tokenizer,
+        &mut sampler,
+        &prompt_ids,
+        &generate::Options {
+            max_tokens: Some(args.tokens),
+            ignore_eos: args.ignore_eos,
+            stops: args.stop.clone(),
+            top_logits: args.top_logits,
+        },
+        &mut on_text,
+        interrupted,
+    )?;
+    if let Some(e) = failed {
+        return Err(e);
+    }
+    let timings = ReportTimings::new(load, &generation, executor.weight_bytes());
+    if args.json {
+        let report = Report {
+            model: &name,
+            device: &executor.device().name,
+            target: &executor.device().target,
+            prompt_ids: &prompt_ids,
+            ids: &generation.ids,
+            text: &generation.text,
+            stop_reason: generation.stop_reason.name(),
+            timings: &timings,
+            top_logits: (args.top_logits > 0).then_some(&generation.top_logits),
+        };
+        output::print(&(serde_json::to_string(&report).context("the report")? + "\n"))?;
+    } else {
+        output::print("\n")?;
+    }
+    summary(&generation, &timings, &executor, seed);
+    Ok(ExitCode::from(if generation.stop_reason == StopReason::Interrupted { INTERRUPTED } else { 0 }))
+}
+
+/// What it took, on stderr.
+fn summary(g: &Generation, t: &ReportTimings, executor: &Executor, seed: u64) {
+    let info = executor.device();
+    eprintln!(
+        "\n{} ({}, {} threads): load {:.2} s; prefill {} tokens in {:.2} s, {:.1} tok/s; decode {} tokens in {:.2} s, {:.1} tok/s, \
+         {:.1} GB/s of weights; stopped by {}; seed {seed}",
+        info.name,
+        info.target,
+        info.workers,
+        t.load_ms / 1e3,
+        g.timings.prefill_tokens,
+        t.prefill_ms / 1e3,
+        t.prefill_tokens_per_second,
+        g.ids.len(),
+        t.decode_ms / 1e3,
+        t.decode_tokens_per_second,
+        t.weight_gb_per_second,
+        g.stop_reason,
+    );
+}

@@ -1,0 +1,101 @@
+//! Runs the program and looks at what it prints.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use tests::synthetic::{Synthetic, zoo};
+
+/// What a run gave.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub out: Vec<u8>,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Outcome {
+    /// Standard output as text.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.out).expect("stdout is UTF-8")
+    }
+
+    /// Standard output as one JSON object.
+    pub fn json(&self) -> serde_json::Value {
+        assert_eq!(self.code, Some(0), "{}", self.err);
+        serde_json::from_slice(&self.out).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+}
+
+/// The program, in a folder.
+pub fn command(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rigc"));
+    command.args(args).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Waits for a started program.
+pub fn wait(child: Child) -> Outcome {
+    let output = child.wait_with_output().expect("the program can be waited for");
+    let err = String::from_utf8(output.stderr).expect("stderr is UTF-8");
+    assert!(!err.contains("panicked"), "{err}");
+    Outcome { code: output.status.code(), out: output.stdout, err }
+}
+
+/// Runs the program in a folder, with nothing to read.
+pub fn rigc(dir: &Path, args: &[&str]) -> Outcome {
+    wait(command(dir, args).spawn().expect("the program starts"))
+}
+
+/// Runs the program with this on its standard input.
+pub fn rigc_reading(dir: &Path, args: &[&str], input: &[u8]) -> Outcome {
+    let mut child = command(dir, args).stdin(Stdio::piped()).spawn().expect("the program starts");
+    // A program that refuses its arguments need not read.
+    let _ = child.stdin.take().expect("it is piped").write_all(input);
+    wait(child)
+}
+
+/// Checks that a command fails with exit code 2, one sentence on stderr that has all of `words`, and nothing on stdout.
+pub fn check_refused(dir: &Path, args: &[&str], words: &[&str]) {
+    let o = rigc(dir, args);
+    let said = format!("rigc {args:?}: {:?}, stderr '{}', stdout '{}'", o.code, o.err, String::from_utf8_lossy(&o.out));
+    assert_eq!(o.code, Some(2), "{said}");
+    assert!(o.out.is_empty(), "{said}");
+    assert!(o.err.starts_with("rigc: ") && o.err.ends_with('\n') && o.err.lines().count() == 1, "{said}");
+    assert!(o.err.len() < 600, "{said}");
+    for word in words {
+        assert!(o.err.contains(word), "'{word}' is not in: {said}");
+    }
+}
+
+/// A folder with `m.gguf`, a small model of random weights, and `demo.rig`, the compiled demo model with its weights
+/// beside it; it stays until the tests end.
+pub fn shared() -> &'static Path {
+    static DIR: LazyLock<PathBuf> = LazyLock::new(|| {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("m.gguf"), small().gguf()).unwrap();
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/bard-q4_k_m.gguf");
+        std::fs::copy(demo, dir.join("demo.gguf")).unwrap();
+        let o = rigc(&dir, &["compile", "demo.gguf", "-o", "demo.rig"]);
+        assert_eq!(o.code, Some(0), "{}", o.err);
+        dir
+    });
+    &DIR
+}
+
+/// A small model that is quick to compile.
+pub fn small() -> Synthetic {
+    Synthetic { layers: 1, vocab: 300, ..zoo()[0].1.clone() }
+}
+
+/// Names in a folder, hidden ones too.
+pub fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,105 @@
+//! What is refused: exit code 2 and one sentence.
+
+use crate::harness::{check_refused, rigc, shared};
+use ir::target;
+
+#[test]
+fn bad_arguments() {
+    let dir = shared();
+    std::fs::write(dir.join("empty.gguf"), "").unwrap();
+    std::fs::write(dir.join("zip.gguf"), "PK\x03\x04 an archive").unwrap();
+    std::fs::write(dir.join("notes.txt"), "no model").unwrap();
+    std::fs::write(dir.join("latin1.txt"), b"\xe9t\xe9").unwrap();
+    std::fs::create_dir_all(dir.join("folder")).unwrap();
+    std::fs::create_dir_all(dir.join("hollow.rig")).unwrap();
+    let table: &[(&[&str], &[&str])] = &[
+        // Flags.
+        (&["frobnicate"], &["unrecognized subcommand 'frobnicate'"]),
+        (&["--json"], &["unexpected argument '--json'"]),
+        (&["run", "--bogus", "x"], &["unexpected argument '--bogus'"]),
+        (&["run", "x", "--threads", "0"], &["'0'", "--threads"]),
+        (&["run", "x", "--threads", "many"], &["'many'", "--threads"]),
+        (&["run", "x", "-n", "-1"], &["-1"]),
+        (&["run", "x", "--temp", "-1"], &["temperature", "-1"]),
+        (&["run", "x", "--temp", "nan"], &["temperature"]),
+        (&["run", "x", "--temp", "inf"], &["temperature"]),
+        (&["run", "x", "--top-p", "0"], &["top-p", "0"]),
+        (&["run", "x", "--top-p", "1.5"], &["top-p", "1.5"]),
+        (&["run", "x", "--min-p", "-0.1"], &["min-p", "-0.1"]),
+        (&["run", "x", "--repeat-penalty", "0"], &["repeat", "0"]),
+        (&["run", "x", "--seed", "x"], &["--seed"]),
+        (&["run", "x", "--ctx", "0"], &["--ctx", "'0'"]),
+        (&["run", "x", "--ctx", "513"], &["context", "513", "512"]),
+        (&["run", "x", "--ctx", "4294967295"], &["context", "4294967295", "512"]),
+        (&["run", "x", "--ctx", "4294967296"], &["--ctx", "4294967296"]),
+        (&["run", "x", "--kv", "q4_0"], &["'q4_0'", "f16", "q8_0"]),
+        (&["run", "x", "--kv", ""], &["f16", "q8_0"]),
+        (&["run", "x", "--target", "sparc"], &["'sparc'", "x86-64-v3"]),
+        (&["run", "x", "--device", "cuda:0"], &["'cuda:0'", "cpu"]),
+        (&["compile", "m.gguf", "--emit", "graph,poem"], &["'poem'", "graph", "kernel", "plan"]),
+        (&["compile"], &["<MODEL>"]),
+        // Prompts.
+        (&["run", "a", "b"], &["'a' is no file"]),
+        (&["run", "a", "-p", "b"], &["more than one prompt"]),
+        (&["run", "a", "--prompt-ids", "1"], &["more than one prompt"]),
+        (&["run", "-p", "a", "-f", "notes.txt"], &["more than one prompt"]),
+        (&["run", "-f", "missing.txt"], &["missing.txt"]),
+        (&["run", "-f", "folder"], &["folder"]),
+        (&["run", "-f", "latin1.txt"], &["latin1.txt", "UTF-8"]),
+        (&["run", "--prompt-ids", "1,x"], &["'x'", "--prompt-ids"]),
+        (&["run", "--prompt-ids", ""], &["--prompt-ids"]),
+        (&["run", "--prompt-ids", "1,2048"], &["2048", "vocabulary"]),
+        (&["run", "--ctx", "2", "--prompt-ids", "1,2,3"], &["3 tokens", "holds 2"]),
+        (&["run", "m.gguf", ""], &["no tokens"]),
+        // Files.
+        (&["run", "missing.gguf", "x"], &["missing.gguf does not exist"]),
+        (&["run", "missing.rig", "x"], &["missing.rig does not exist"]),
+        (&["run", "empty.gguf", "x"], &["empty.gguf is empty"]),
+        (&["run", "zip.gguf", "x"], &["zip.gguf is not a GGUF file"]),
+        (&["run", "notes.txt", "x"], &["notes.txt is not a GGUF file"]),
+        (&["run", "folder", "x"], &["folder is a directory"]),
+        (&["run", "hollow.rig", "x"], &["hollow.rig is no artifact"]),
+        (&["run", "m.gguf/inner.gguf", "x"], &["m.gguf/inner.gguf"]),
+        (&["inspect", "missing"], &["missing does not exist"]),
+        (&["inspect", "empty.gguf"], &["empty.gguf is empty"]),
+        (&["inspect", "folder"], &["folder is a directory"]),
+        (&["compile", "missing.gguf"], &["missing.gguf does not exist"]),
+        (&["compile", "demo.rig"], &["demo.rig is an artifact"]),
+        (&["compile", "m.gguf", "-o", "out"], &["out must end in .rig"]),
+        // Flags that contradict an artifact.
+        (&["run", "demo.rig", "x", "--ctx", "100"], &["--ctx 512", "100"]),
+        (&["run", "demo.rig", "x", "--kv", "q8_0"], &["--kv f16", "q8_0"]),
+        (&["run", "demo.rig", "x", "--target", "x86-64"], &["--target", "x86-64"]),
+    ];
+    for (args, words) in table {
+        check_refused(dir, args, words);
+    }
+}
+
+/// Code for every target is made on every machine; running it takes the machine that it is for.
+#[test]
+fn targets_of_other_machines() {
+    let dir = shared();
+    for target in target::ALL {
+        let artifact = format!("{}.rig", target.name);
+        let o = rigc(dir, &["compile", "m.gguf", "--target", target.name, "-o", &artifact]);
+        assert_eq!(o.code, Some(0), "{}: {}", target.name, o.err);
+        if runtime::device::for_target(target.name, 1).is_ok() {
+            let o = rigc(dir, &["run", &artifact, "x", "-n", "2", "--ignore-eos"]);
+            assert_eq!(o.code, Some(0), "{}: {}", target.name, o.err);
+        } else {
+            check_refused(dir, &["run", &artifact, "x"], &["this CPU lacks", target.name]);
+            check_refused(dir, &["run", "m.gguf", "x", "--target", target.name], &["this CPU lacks", target.name]);
+        }
+    }
+}
+
+/// A context for which this machine has no memory.
+#[test]
+fn too_little_memory() {
+    let dir = shared();
+    let spec = tests::synthetic::Synthetic { context: 1 << 24, layers: 64, kv_heads: 4, ..crate::harness::small() };
+    std::fs::write(dir.join("long.gguf"), spec.gguf()).unwrap();
+    let args = ["run", "long.gguf", "x", "--ctx", "16777216"];
+    check_refused(dir, &args, &["KV cache", "GB"]);
+}
