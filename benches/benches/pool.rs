@@ -1,0 +1,47 @@
+//! What the worker pool costs: a job (one replay), and a launch inside of a replay, with nothing to do.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ir::abi::Control;
+use ir::artifact::KernelEntry;
+use ir::target::Target;
+use runtime::device::{CpuDevice, Device, Launch, Pool};
+use std::hint::black_box;
+
+/// Launches of one replay.
+const LAUNCHES: u64 = 1000;
+
+fn pool(c: &mut Criterion) {
+    let workers = [1, 2, 4];
+    let mut jobs = c.benchmark_group("empty_job");
+    for n in workers {
+        let mut pool = Pool::new(n).expect("a pool");
+        jobs.bench_function(BenchmarkId::from_parameter(n), |b| b.iter(|| pool.run(&|w| _ = black_box(w))));
+    }
+    jobs.finish();
+
+    let mut launches = c.benchmark_group("empty_launch");
+    launches.throughput(Throughput::Elements(LAUNCHES)).sample_size(20);
+    for n in workers {
+        let mut device = CpuDevice::new(Target::by_name("x86-64").expect("a target"), n).expect("a device");
+        let entry = KernelEntry {
+            name: "ret".into(),
+            hash: String::new(),
+            module: 0,
+            offset: 0,
+            bytes: 1,
+            tickets: 1,
+            scratch_bytes: 0,
+            params: 0,
+        };
+        let kernel = device.load_module(&[0xc3], &[entry]).expect("a module")[0];
+        let launch = Launch { kernel, buffers: Vec::new() };
+        let recording = device.record(&vec![launch; LAUNCHES as usize]).expect("a recording");
+        launches.bench_function(BenchmarkId::from_parameter(n), |b| {
+            b.iter(|| device.replay(recording, Control { position: 0, tokens: 1 }))
+        });
+    }
+    launches.finish();
+}
+
+criterion_group!(benches, pool);
+criterion_main!(benches);

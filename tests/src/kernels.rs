@@ -1,0 +1,262 @@
+//! Runs one compiled kernel on a device with random operands and compares it with the interpreter on its body.
+
+use crate::synthetic::{Rng, blocks};
+use codegen::{KernelTable, back};
+use half::f16;
+use ir::abi::{Control, Q8_BLOCK, f32_row_bytes};
+use ir::artifact::KernelEntry;
+use ir::graph::interp::{Value, run_body};
+use ir::graph::{Graph, Op};
+use ir::target::Target;
+use ir::tensor::{Elem, Layout, TensorType, kv_bytes, kv_row_bytes};
+use runtime::device::{CpuDevice, Device, Launch, Region};
+use runtime::repack::{interleave, interleaved_bytes};
+
+/// What outputs hold before a kernel runs: a NaN that no computation gives.
+const POISON: u32 = 0x7fc0_dead;
+
+/// An operand, as the interpreter and as the device want it.
+struct Operand {
+    value: Value,
+    bytes: Vec<u8>,
+}
+
+/// The role of body parameter `n`: the last op that uses it and the operand's place there.
+fn role(body: &Graph, n: usize) -> (&Op, usize) {
+    let mut users = body.nodes().iter().filter_map(|node| {
+        let at = node.inputs.iter().position(|r| body.node(r.node).op == Op::Param(n as u32))?;
+        Some((&node.op, at))
+    });
+    users.next_back().expect("every param is used")
+}
+
+fn floats(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// Rows padded as activation buffers are; `valid` rows have values, the others are poison.
+fn padded(values: &[f32], rows: usize, columns: usize) -> Vec<u8> {
+    let mut bytes = POISON.to_le_bytes().repeat(rows * f32_row_bytes(columns) / 4);
+    for (t, row) in values.chunks_exact(columns).enumerate() {
+        bytes[t * f32_row_bytes(columns)..][..columns * 4].copy_from_slice(&floats(row));
+    }
+    bytes
+}
+
+/// Columns of an activation: all dimensions but the first.
+fn columns(ty: &TensorType) -> usize {
+    ty.shape[1..].iter().product()
+}
+
+fn random(rng: &mut Rng, n: usize) -> Vec<f32> {
+    (0..n).map(|_| rng.uniform() * 2.0).collect()
+}
+
+/// A KV cache of random values that its format holds exactly.
+fn cache(ty: &TensorType, rng: &mut Rng) -> Operand {
+    let head = ty.columns();
+    let (mut values, mut bytes) = (Vec::new(), Vec::new());
+    for _ in 0..ty.rows() {
+        if ty.elem == Elem::F16 {
+            for v in random(rng, head) {
+                let v = f16::from_f32(v);
+                values.push(v.to_f32());
+                bytes.extend(v.to_le_bytes());
+            }
+            continue;
+        }
+        let padded = head.next_multiple_of(Q8_BLOCK);
+        let codes: Vec<i8> = (0..padded).map(|i| if i < head { rng.next() as i8 } else { 0 }).collect();
+        let scales: Vec<f16> = (0..padded / Q8_BLOCK).map(|_| f16::from_f32(0.01 + 0.005 * rng.uniform())).collect();
+        values.extend((0..head).map(|i| scales[i / Q8_BLOCK].to_f32() * f32::from(codes[i])));
+        bytes.extend(codes.iter().map(|&c| c as u8));
+        bytes.extend(scales.iter().flat_map(|s| s.to_le_bytes()));
+    }
+    assert_eq!(Some(bytes.len() as u64), kv_bytes(ty), "KV layout");
+    Operand { value: values.into(), bytes }
+}
+
+/// The values of a KV cache's bytes.
+fn decode_cache(ty: &TensorType, bytes: &[u8]) -> Vec<f32> {
+    let head = ty.columns();
+    let row_bytes = kv_row_bytes(ty.elem, head).expect("a KV format");
+    let half = |b: &[u8], at: usize| f16::from_le_bytes([b[at], b[at + 1]]).to_f32();
+    let mut values = Vec::new();
+    for row in bytes.chunks_exact(row_bytes) {
+        if ty.elem == Elem::F16 {
+            values.extend((0..head).map(|i| half(row, 2 * i)));
+        } else {
+            let scales = head.next_multiple_of(Q8_BLOCK);
+            values.extend((0..head).map(|i| half(row, scales + i / Q8_BLOCK * 2) * f32::from(row[i] as i8)));
+        }
+    }
+    values
+}
+
+fn operand(body: &Graph, n: usize, ty: &TensorType, position: usize, tokens: usize, rng: &mut Rng) -> Operand {
+    let (op, at) = role(body, n);
+    match (op, at) {
+        (Op::KvAppend | Op::RopeAngles { .. }, _) | (Op::Attention { .. }, _) if ty.elem == Elem::I32 => {
+            Operand { value: vec![position as i32].into(), bytes: Vec::new() }
+        }
+        (Op::Embed, 1) => {
+            let Op::Param(table) =
+                body.node(body.nodes().iter().find(|n| n.op == Op::Embed).unwrap().inputs[0].node).op
+            else {
+                unreachable!("the table is a param")
+            };
+            let vocab = body.params().unwrap()[table as usize].rows();
+            let ids: Vec<i32> = (0..tokens).map(|_| rng.below(vocab) as i32).collect();
+            let mut bytes: Vec<u8> = ids.iter().flat_map(|i| i.to_le_bytes()).collect();
+            bytes.resize(ty.elements() * 4, 0);
+            Operand { value: ids.into(), bytes }
+        }
+        (Op::KvAppend, 0) | (Op::Attention { .. }, 1 | 2) => cache(ty, rng),
+        (Op::MatMul | Op::Embed, 0) => {
+            let Elem::Ggml(format) = ty.elem else { unreachable!("weights are of a GGML format") };
+            let rows = blocks(format, ty.elements(), 1.0 / (ty.columns() as f32).sqrt(), rng);
+            let mut values = vec![0.0; ty.elements()];
+            format.decode_into(&rows, &mut values);
+            let bytes = match ty.layout {
+                Layout::Rows => rows,
+                Layout::Rows16 => {
+                    let mut tiles = vec![0; interleaved_bytes(format, ty.rows(), ty.columns())];
+                    interleave(format, &rows, ty.rows(), ty.columns(), &mut tiles);
+                    tiles
+                }
+            };
+            Operand { value: values.into(), bytes }
+        }
+        _ if ty.shape.len() == 1 => {
+            let values: Vec<f32> = random(rng, ty.elements()).iter().map(|v| 1.5 + v * 0.5).collect();
+            Operand { bytes: floats(&values), value: values.into() }
+        }
+        _ => {
+            let values = random(rng, tokens * columns(ty));
+            Operand { bytes: padded(&values, ty.shape[0], columns(ty)), value: values.into() }
+        }
+    }
+}
+
+/// The largest difference of one output from the interpreter's, and how large a difference is tolerated.
+#[derive(Debug, Clone, Copy)]
+pub struct Difference {
+    /// Largest |device - interpreter|.
+    pub error: f32,
+    /// The bound of [`tolerance`].
+    pub bound: f32,
+}
+
+/// Tolerance of a kernel's output against the interpreter, relative to the largest magnitude of the output: rounding of
+/// f32 sums; where a kernel rounds what it has computed itself to codes (int8 rows after a norm, KV caches), one code of a
+/// block may fall to the other side.
+fn tolerance(body: &Graph, output: &TensorType) -> f32 {
+    let requantises = body
+        .nodes()
+        .iter()
+        .any(|n| n.op == Op::Quantize && !matches!(body.node(n.inputs[0].node).op, Op::Param(_) | Op::LastToken));
+    let int8_cache = kv_bytes(output).is_some() && output.elem != Elem::F16 && output.elem != Elem::F32;
+    match (requantises, int8_cache, output.elem == Elem::F16) {
+        (_, true, _) => 1.0 / 127.0,
+        (true, ..) => 5e-3,
+        (false, false, true) => 1e-3,
+        (false, false, false) => 2e-5,
+    }
+}
+
+/// Runs kernel `index` of a table for `tokens` tokens at `position` on `workers` workers, with operands from `seed`.
+///
+/// # Panics
+/// If it cannot be built or run, or leaves part of an output unwritten.
+pub fn run(
+    table: &KernelTable,
+    index: usize,
+    target: &Target,
+    (position, tokens): (usize, usize),
+    workers: usize,
+    seed: u64,
+) -> Vec<Difference> {
+    let entry = &table.kernels[index];
+    let (body, kernel) = (&entry.spec.body, &entry.kernel);
+    let mut rng = Rng::new(seed);
+    let params = body.params().expect("a verified body");
+    let operands: Vec<Operand> =
+        params.iter().enumerate().map(|(n, ty)| operand(body, n, ty, position, tokens, &mut rng)).collect();
+    let expected = run_body(body, operands.iter().map(|o| o.value.clone()).collect(), tokens)
+        .unwrap_or_else(|e| panic!("{}: {e}", kernel.name));
+
+    let mut device = CpuDevice::new(target, workers).unwrap_or_else(|e| panic!("{e}"));
+    let code =
+        back::for_target(target).and_then(|b| b.emit(kernel, target, false)).unwrap_or_else(|e| panic!("{e}")).code;
+    let loaded = device
+        .load_module(
+            &code,
+            &[KernelEntry {
+                name: kernel.name.clone(),
+                hash: entry.hash.clone(),
+                module: 0,
+                offset: 0,
+                bytes: code.len() as u64,
+                tickets: kernel.tickets,
+                scratch_bytes: kernel.scratch_bytes,
+                params: kernel.params(),
+            }],
+        )
+        .unwrap_or_else(|e| panic!("{e}"));
+    let mut regions = Vec::new();
+    for (i, decl) in kernel.param_buffers().enumerate() {
+        let given = operands.get(i).map(|o| o.bytes.as_slice());
+        if given.is_some_and(<[u8]>::is_empty) {
+            regions.push(None);
+            continue;
+        }
+        let memory = device.alloc(decl.bytes, &decl.name).unwrap_or_else(|e| panic!("{e}"));
+        let region = Region { memory, offset: 0, bytes: decl.bytes };
+        let poison = POISON.to_le_bytes().repeat(decl.bytes.div_ceil(4) as usize);
+        let bytes = given.unwrap_or(&poison[..decl.bytes as usize]);
+        assert_eq!(bytes.len() as u64, decl.bytes, "{} {}", kernel.name, decl.name);
+        device.upload(region, bytes).unwrap_or_else(|e| panic!("{e}"));
+        regions.push(Some(region));
+    }
+    let launch = Launch { kernel: loaded[0], buffers: regions.clone() };
+    let recording = device.record(&[launch]).unwrap_or_else(|e| panic!("{e}"));
+    device
+        .replay(recording, Control { position: position as u32, tokens: tokens as u32 })
+        .and_then(|()| device.sync())
+        .unwrap_or_else(|e| panic!("{e}"));
+
+    let mut next = params.len();
+    let mut differences = Vec::new();
+    for ((_, output), expected) in body.outputs().iter().zip(&expected) {
+        let producer = body.node(output.node);
+        let ty = body.ty(*output);
+        let appended = (producer.op == Op::KvAppend).then(|| match body.node(producer.inputs[0].node).op {
+            Op::Param(n) => n as usize,
+            _ => unreachable!("states are params"),
+        });
+        let at = appended.unwrap_or(next);
+        next += usize::from(appended.is_none());
+        let region = regions[at].expect("outputs have memory");
+        let mut bytes = vec![0; region.bytes as usize];
+        device.download(region, &mut bytes).unwrap_or_else(|e| panic!("{e}"));
+        let expected = expected.f32().expect("outputs are floats");
+        let actual: Vec<f32> = match appended {
+            Some(_) => decode_cache(ty, &bytes),
+            None => bytes
+                .chunks_exact(f32_row_bytes(columns(ty)))
+                .take(expected.len() / columns(ty))
+                .flat_map(|row| row[..columns(ty) * 4].chunks_exact(4))
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect(),
+        };
+        assert_eq!(actual.len(), expected.len(), "{}", kernel.name);
+        let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
+        let mut error = 0f32;
+        for (a, e) in actual.iter().zip(expected) {
+            assert!(a.is_finite(), "{}: an output element is {a}, expected {e}", kernel.name);
+            error = error.max((a - e).abs());
+        }
+        differences.push(Difference { error, bound: tolerance(body, ty) * largest });
+    }
+    differences
+}

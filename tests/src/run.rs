@@ -1,0 +1,104 @@
+//! Compiling and running whole models on the CPU, without the command line.
+
+use crate::golden::argmax;
+use codegen::Options;
+use ir::artifact::Artifact;
+use ir::front::Tensors;
+use ir::quant::{self, Format};
+use ir::target::{self, Target};
+use runtime::device::CpuDevice;
+use runtime::{Executor, ModelFile, executor};
+
+/// The targets whose code this machine runs; says which are skipped.
+pub fn targets() -> Vec<&'static Target> {
+    let runs = |t: &&'static Target| {
+        let runs = CpuDevice::new(t, 1).is_ok();
+        if !runs {
+            eprintln!("skipped: this CPU does not run {}", t.name);
+        }
+        runs
+    };
+    target::ALL.iter().filter(runs).collect()
+}
+
+/// How a model is compiled.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// The target.
+    pub target: &'static Target,
+    /// Positions of the KV cache; `None`: what rigc takes by itself.
+    pub context: Option<usize>,
+    /// Format of the KV cache.
+    pub kv: Format,
+}
+
+impl Settings {
+    /// The default context and KV cache.
+    pub fn new(target: &'static Target) -> Settings {
+        Settings { target, context: None, kv: quant::F16 }
+    }
+}
+
+/// A model file made of bytes, which stay for as long as the program runs.
+///
+/// # Errors
+/// What [`ModelFile::from_static`] says.
+pub fn file(bytes: Vec<u8>) -> runtime::Result<ModelFile> {
+    ModelFile::from_static("model.gguf", bytes.leak())
+}
+
+/// Compiles a model.
+///
+/// # Errors
+/// What [`codegen::compile`] says.
+pub fn compile(file: &ModelFile, settings: Settings) -> ir::Result<Artifact> {
+    let Settings { target, context, kv } = settings;
+    let tensors = Tensors::new(file.tensors().map(|(_, t)| t))?;
+    let (metadata, identity) = (file.metadata(), file.identity());
+    let path = file.path().to_string_lossy();
+    let model = codegen::Model { metadata, tensors: &tensors, identity: &identity, path: &path };
+    Ok(codegen::compile(model, Options { target, context, kv }, &[])?.artifact)
+}
+
+/// Loads a model on `threads` threads.
+///
+/// # Errors
+/// What [`Executor::new`] says.
+pub fn load(file: &ModelFile, artifact: Artifact, threads: usize) -> runtime::Result<Executor> {
+    Executor::new(artifact, file, &executor::Options { threads }, &mut |_, _| ())
+}
+
+/// Compiles and loads.
+///
+/// # Panics
+/// If the model cannot be compiled or loaded.
+pub fn executor(file: &ModelFile, settings: Settings, threads: usize) -> Executor {
+    let artifact = compile(file, settings).unwrap_or_else(|e| panic!("{e}"));
+    load(file, artifact, threads).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The logits after `prompt` from position 0, and the first `n` greedy tokens.
+///
+/// # Panics
+/// If a step fails.
+pub fn greedy(executor: &mut Executor, prompt: &[u32], n: usize) -> (Vec<f32>, Vec<u32>) {
+    executor.set_position(0).unwrap_or_else(|e| panic!("{e}"));
+    executor.prefill(prompt, &mut |_, _| true).unwrap_or_else(|e| panic!("{e}"));
+    let logits = executor.logits().to_vec();
+    (logits, go_on(executor, n))
+}
+
+/// The next `n` greedy tokens.
+///
+/// # Panics
+/// If a step fails.
+pub fn go_on(executor: &mut Executor, n: usize) -> Vec<u32> {
+    let mut ids = Vec::with_capacity(n);
+    for step in 0..n {
+        if step > 0 {
+            executor.step(&ids[step - 1..]).unwrap_or_else(|e| panic!("{e}"));
+        }
+        ids.push(argmax(executor.logits()));
+    }
+    ids
+}

@@ -1,0 +1,340 @@
+//! Models of random weights as GGUF files: any shape, any formats, no training. Weights are scaled so that activations
+//! neither vanish nor explode.
+
+use crate::model::Model;
+use half::f16;
+use ir::gguf::{Array, Metadata, Value, Writer};
+use ir::quant::{self, Format};
+
+/// What to make. Matrix formats whose rows would not be whole blocks become f32.
+#[derive(Debug, Clone)]
+pub struct Synthetic {
+    /// `general.architecture`.
+    pub architecture: &'static str,
+    /// Number of layers.
+    pub layers: usize,
+    /// Model width.
+    pub width: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// KV heads.
+    pub kv_heads: usize,
+    /// Elements of a head; written as `attention.key_length` where it is not width / heads.
+    pub head: usize,
+    /// Hidden width of the feed-forward network.
+    pub ffn: usize,
+    /// Size of the vocabulary.
+    pub vocab: usize,
+    /// Context.
+    pub context: usize,
+    /// Rotated elements of a head, if not all.
+    pub rope_dim: Option<usize>,
+    /// Whether there is a tensor of rotary factors.
+    pub rope_factors: bool,
+    /// Whether queries, keys and values have biases.
+    pub qkv_bias: bool,
+    /// Whether the attention output has a bias.
+    pub output_bias: bool,
+    /// Whether heads of queries and keys are normalised.
+    pub qk_norm: bool,
+    /// Whether the output matrix is the embedding table.
+    pub tied: bool,
+    /// Formats by the last part of a tensor's name (`attn_v`, `token_embd`).
+    pub formats: Vec<(&'static str, Format)>,
+    /// Format of the other matrices.
+    pub format: Format,
+    /// Seed of the weights.
+    pub seed: u64,
+}
+
+impl Default for Synthetic {
+    /// A small f32 llama.
+    fn default() -> Self {
+        Synthetic {
+            architecture: "llama",
+            layers: 2,
+            width: 64,
+            heads: 4,
+            kv_heads: 2,
+            head: 16,
+            ffn: 96,
+            vocab: 101,
+            context: 64,
+            rope_dim: None,
+            rope_factors: false,
+            qkv_bias: false,
+            output_bias: false,
+            qk_norm: false,
+            tied: false,
+            formats: Vec::new(),
+            format: quant::F32,
+            seed: 1,
+        }
+    }
+}
+
+/// A format by name.
+///
+/// # Panics
+/// If there is none.
+pub fn format(name: &str) -> Format {
+    Format::by_name(name).unwrap_or_else(|| panic!("no format '{name}'"))
+}
+
+/// Small models that together cover every architecture, every format, mixed formats, biases, QK norms, tied and untied
+/// outputs, partial rotation, rotary factors, the smallest and largest heads, groups and contexts, and shapes that are no multiple of tiles and vectors.
+pub fn zoo() -> Vec<(String, Synthetic)> {
+    let base = Synthetic::default();
+    let mut zoo = vec![
+        ("llama-f32".to_string(), base.clone()),
+        (
+            "llama-f16-odd".into(),
+            Synthetic {
+                width: 160,
+                heads: 2,
+                kv_heads: 1,
+                head: 80,
+                ffn: 172,
+                tied: true,
+                rope_dim: Some(32),
+                format: quant::F16,
+                ..base.clone()
+            },
+        ),
+        (
+            "llama-q8_0-factors".into(),
+            Synthetic {
+                heads: 8,
+                kv_heads: 1,
+                head: 8,
+                ffn: 416,
+                rope_factors: true,
+                output_bias: true,
+                qkv_bias: true,
+                format: quant::Q8_0,
+                ..base.clone()
+            },
+        ),
+        (
+            "qwen2-mixed".into(),
+            Synthetic {
+                architecture: "qwen2",
+                width: 224,
+                heads: 7,
+                kv_heads: 7,
+                head: 32,
+                ffn: 608,
+                qkv_bias: true,
+                tied: true,
+                format: format("q4_0"),
+                formats: vec![("attn_v", quant::F16), ("token_embd", quant::Q8_0), ("ffn_up", format("bf16"))],
+                ..base.clone()
+            },
+        ),
+        (
+            "qwen3-k".into(),
+            Synthetic {
+                architecture: "qwen3",
+                width: 256,
+                heads: 4,
+                kv_heads: 2,
+                head: 80,
+                ffn: 512,
+                vocab: 300,
+                qk_norm: true,
+                tied: true,
+                format: format("q4_k"),
+                formats: vec![("attn_v", format("q6_k")), ("token_embd", format("q6_k")), ("attn_k", quant::F32)],
+                ..base.clone()
+            },
+        ),
+    ];
+    let wide_heads = Synthetic { heads: 16, kv_heads: 1, layers: 1, format: quant::F16, ..base.clone() };
+    zoo.extend([
+        ("llama-head-128".to_string(), Synthetic { head: 128, ffn: 1000, ..wide_heads.clone() }),
+        ("llama-head-256".into(), Synthetic { head: 256, heads: 3, ffn: 172, context: 40, ..wide_heads.clone() }),
+        ("llama-context-1".into(), Synthetic { context: 1, head: 24, heads: 6, kv_heads: 3, ..wide_heads }),
+    ]);
+    for f in quant::ALL {
+        let width = if f.block == 256 { 256 } else { 160 };
+        let shape = Synthetic { width, heads: 5, kv_heads: 1, head: 32, ffn: width, layers: 1, ..base.clone() };
+        zoo.push((format!("llama-all-{}", f.name), Synthetic { format: format(f.name), ..shape }));
+    }
+    zoo
+}
+
+impl Synthetic {
+    /// Whether `head` has to be written.
+    fn explicit_head(&self) -> bool {
+        self.head * self.heads != self.width
+    }
+
+    /// The file, parsed.
+    pub fn model(&self) -> Model {
+        Model::new(self.gguf())
+    }
+
+    /// The bytes of the file.
+    pub fn gguf(&self) -> Vec<u8> {
+        let mut writer = Writer::new(self.metadata());
+        let (q, kv) = (self.heads * self.head, self.kv_heads * self.head);
+        let mut add = |name: String, shape: &[usize]| {
+            let kind = name.rsplit('.').nth(1).unwrap_or_default();
+            let chosen = self.formats.iter().find(|(k, _)| *k == kind).map_or(self.format, |&(_, f)| f);
+            let columns = shape[shape.len() - 1];
+            let fits = shape.len() == 2 && columns.is_multiple_of(chosen.multiple as usize);
+            writer.tensor(name, shape, if fits { chosen } else { quant::F32 });
+        };
+        add("token_embd.weight".into(), &[self.vocab, self.width]);
+        if self.rope_factors {
+            add("rope_freqs.weight".into(), &[self.rope_dim.unwrap_or(self.head) / 2]);
+        }
+        for layer in 0..self.layers {
+            let mut add = |part: &str, shape: &[usize]| add(format!("blk.{layer}.{part}"), shape);
+            add("attn_norm.weight", &[self.width]);
+            for (part, rows) in [("attn_q", q), ("attn_k", kv), ("attn_v", kv)] {
+                add(&format!("{part}.weight"), &[rows, self.width]);
+                if self.qkv_bias {
+                    add(&format!("{part}.bias"), &[rows]);
+                }
+                if self.qk_norm && part != "attn_v" {
+                    add(&format!("{part}_norm.weight"), &[self.head]);
+                }
+            }
+            add("attn_output.weight", &[self.width, q]);
+            if self.output_bias {
+                add("attn_output.bias", &[self.width]);
+            }
+            add("ffn_norm.weight", &[self.width]);
+            add("ffn_gate.weight", &[self.ffn, self.width]);
+            add("ffn_up.weight", &[self.ffn, self.width]);
+            add("ffn_down.weight", &[self.width, self.ffn]);
+        }
+        add("output_norm.weight".into(), &[self.width]);
+        if !self.tied {
+            add("output.weight".into(), &[self.vocab, self.width]);
+        }
+        let mut rng = Rng::new(self.seed);
+        let data: Vec<Vec<u8>> = writer.tensors.iter().map(|t| tensor(&t.name, &t.shape, t.format, &mut rng)).collect();
+        writer.to_vec(&data).expect("shapes fit their formats")
+    }
+
+    fn metadata(&self) -> Metadata {
+        let mut metadata = Metadata::new();
+        metadata.insert("general.architecture", self.architecture);
+        let mut count = |key: &str, n: usize| {
+            metadata.insert(format!("{}.{key}", self.architecture), Value::U32(n as u32));
+        };
+        count("block_count", self.layers);
+        count("context_length", self.context);
+        count("embedding_length", self.width);
+        count("feed_forward_length", self.ffn);
+        count("attention.head_count", self.heads);
+        count("attention.head_count_kv", self.kv_heads);
+        if self.explicit_head() {
+            count("attention.key_length", self.head);
+            count("attention.value_length", self.head);
+        }
+        if let Some(dim) = self.rope_dim {
+            count("rope.dimension_count", dim);
+        }
+        let eps = format!("{}.attention.layer_norm_rms_epsilon", self.architecture);
+        metadata.insert(eps, Value::F32(1e-5));
+        metadata.insert(format!("{}.rope.freq_base", self.architecture), Value::F32(10000.0));
+        self.tokenizer(&mut metadata);
+        metadata
+    }
+
+    /// A byte-level vocabulary without merges: the bytes, as many as fit, then tokens that no text gives, eos last. To
+    /// serve text it takes all 256 bytes.
+    fn tokenizer(&self, metadata: &mut Metadata) {
+        // GPT-2 writes printable bytes as themselves and the others as what follows U+0100.
+        let printable = |b: &u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+        let plain = (0..=255).filter(printable).map(char::from);
+        let moved = (0x100..).filter_map(char::from_u32).take(256 - plain.clone().count());
+        let bytes = plain.chain(moved).map(String::from);
+        let extra = (0..self.vocab).map(|i| format!("<|{i}|>"));
+        let tokens: Vec<String> = bytes.chain(extra).take(self.vocab).collect();
+        let types = tokens.iter().map(|t| if t.chars().count() == 1 { 1 } else { 3 }).collect();
+        metadata.insert("tokenizer.ggml.model", "gpt2");
+        metadata.insert("tokenizer.ggml.pre", "llama-bpe");
+        metadata.insert("tokenizer.ggml.tokens", Value::Array(tokens.iter().collect()));
+        metadata.insert("tokenizer.ggml.token_type", Value::Array(Array::I32(types)));
+        metadata.insert("tokenizer.ggml.merges", Value::Array(Array::String(Vec::new())));
+        metadata.insert("tokenizer.ggml.eos_token_id", Value::U32(self.vocab as u32 - 1));
+        metadata.insert("tokenizer.ggml.add_bos_token", Value::Bool(false));
+    }
+}
+
+/// Random data of a tensor: norms and rotary factors around 1, biases small, matrices of variance 1 / columns.
+fn tensor(name: &str, shape: &[usize], format: Format, rng: &mut Rng) -> Vec<u8> {
+    let n: usize = shape.iter().product();
+    let centred = name.contains("norm") || name.contains("rope_freqs");
+    match shape {
+        [_] => (0..n).flat_map(|_| (rng.uniform() * 0.5 + if centred { 1.25 } else { 0.0 }).to_le_bytes()).collect(),
+        [.., columns] => {
+            let spread = if name.starts_with("token_embd") { 1.0 } else { 1.0 / (*columns as f32).sqrt() };
+            blocks(format, n, spread, rng)
+        }
+        [] => Vec::new(),
+    }
+}
+
+/// `elements` random values of standard deviation about `spread`, as valid blocks of `format`.
+pub fn blocks(format: Format, elements: usize, spread: f32, rng: &mut Rng) -> Vec<u8> {
+    let mut out = Vec::with_capacity(format.bytes_of(elements as u64) as usize);
+    for _ in 0..elements / format.block as usize {
+        match format.set_scale {
+            None => {
+                // Uniform in +-1 has a standard deviation of 1 / sqrt(3).
+                let x = rng.uniform() * spread * 3f32.sqrt();
+                match format.bytes {
+                    4 => out.extend(x.to_le_bytes()),
+                    _ if format == quant::F16 => out.extend(f16::from_f32(x).to_le_bytes()),
+                    _ => out.extend(half::bf16::from_f32(x).to_le_bytes()),
+                }
+            }
+            Some(set_scale) => {
+                let mut block: Vec<u8> = (0..format.bytes).map(|_| rng.next() as u8).collect();
+                set_scale(&mut block, 1.0);
+                let mut values = vec![0.0; format.block as usize];
+                (format.decode)(&block, &mut values);
+                let rms = (values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32).sqrt();
+                let scale = spread / rms.max(f32::MIN_POSITIVE) * (1.0 + 0.5 * rng.uniform());
+                set_scale(&mut block, scale);
+                out.extend(block);
+            }
+        }
+    }
+    out
+}
+
+/// Splitmix64: the same numbers on every machine.
+#[derive(Debug, Clone)]
+pub struct Rng(u64);
+
+impl Rng {
+    /// From a seed.
+    pub fn new(seed: u64) -> Self {
+        Rng(seed)
+    }
+
+    /// 64 random bits.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// Below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// In -1 to 1.
+    pub fn uniform(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}

@@ -1,0 +1,130 @@
+//! What the front end refuses, and in which words.
+
+use ir::front::{self, EntryShape, Tensors};
+use ir::gguf::{self, Array, Value};
+use ir::quant;
+use tests::synthetic::{Synthetic, zoo};
+
+/// The error of a file whose metadata was changed.
+fn refusal(spec: &Synthetic, change: &[(&str, Option<Value>)], drop: Option<&str>) -> Result<(), String> {
+    let header = gguf::parse(&spec.gguf()).map_err(|e| e.to_string())?;
+    let removed = |key: &str| change.iter().any(|(k, v)| *k == key && v.is_none());
+    let kept = header.metadata.iter().filter(|(key, _)| !removed(key));
+    let mut metadata: gguf::Metadata = kept.map(|(k, v)| (k.to_string(), v.clone())).collect();
+    for (key, value) in change {
+        if let Some(value) = value {
+            metadata.insert(*key, value.clone());
+        }
+    }
+    let tensors =
+        Tensors::new(header.tensors.iter().filter(|t| Some(t.name.as_str()) != drop)).map_err(|e| e.to_string())?;
+    let shape = EntryShape { tokens: 2, context: 8, kv: quant::F16, all_logits: false };
+    let built = front::config(&metadata, &tensors).and_then(|config| front::build(&config, &tensors, shape));
+    built.map(|_| ()).map_err(|e| e.to_string())
+}
+
+#[test]
+fn refuses_by_name_and_figure() {
+    let u = |n: u32| Some(Value::U32(n));
+    let f = |x: f32| Some(Value::F32(x));
+    let s = |text: &str| Some(Value::from(text));
+    let cases: &[(&str, Option<Value>, &str)] = &[
+        (
+            "general.architecture",
+            s("mamba"),
+            "architecture 'mamba' is not supported; the architectures are llama, qwen2, qwen3",
+        ),
+        ("general.architecture", None, "'general.architecture' is missing"),
+        ("llama.block_count", None, "'llama.block_count' is missing"),
+        ("llama.block_count", u(0), "'llama.block_count' is 0, at least 1"),
+        ("llama.block_count", u(u32::MAX), "needs 4294967295, but 1024 is the limit"),
+        ("llama.block_count", u(3), "'blk.2.attn_norm.weight' is missing"),
+        ("llama.block_count", u(1), "tensor 'blk.1.attn_k.weight'"),
+        ("llama.block_count", s("two"), "'llama.block_count'"),
+        ("llama.block_count", Some(Value::Array(Array::U32(vec![2, 2]))), "'llama.block_count'"),
+        ("llama.embedding_length", u(0), "'llama.embedding_length' is 0"),
+        ("llama.embedding_length", u(1 << 31), "needs 2147483648"),
+        ("llama.embedding_length", u(128), "'token_embd.weight' is [101, 64], expected [101, 128]"),
+        ("llama.feed_forward_length", u(97), "'blk.0.ffn_gate.weight' is [96, 64], expected [97, 64]"),
+        ("llama.attention.head_count", u(0), "head_count' is 0"),
+        ("llama.attention.head_count", u(3), "64 cannot be split into 3 heads"),
+        ("llama.attention.head_count_kv", u(3), "4 query heads cannot share 3 KV heads"),
+        ("llama.attention.head_count_kv", u(4), "'blk.0.attn_k.weight' is [32, 64], expected [64, 64]"),
+        ("llama.attention.head_count_kv", u(0), "head_count_kv' is 0"),
+        ("llama.attention.key_length", u(12), "a head size of 12 is not supported"),
+        ("llama.attention.key_length", u(512), "needs 512, but 256"),
+        ("llama.attention.value_length", u(32), "value_length other than the key length 16"),
+        ("llama.attention.layer_norm_rms_epsilon", None, "layer_norm_rms_epsilon is missing"),
+        ("llama.attention.layer_norm_rms_epsilon", f(f32::NAN), "makes no sense"),
+        ("llama.rope.freq_base", f(-1.0), "makes no sense"),
+        ("llama.rope.dimension_count", u(18), "needs 18, but 16"),
+        ("llama.rope.dimension_count", u(7), "which is odd"),
+        ("llama.rope.scaling.type", s("yarn"), "RoPE scaling 'yarn'"),
+        ("llama.rope.scaling.type", s("longrope"), "RoPE scaling 'longrope'"),
+        ("llama.rope.scaling.factor", f(4.0), "RoPE scaling 'linear'"),
+        ("llama.rope.scale_linear", f(2.0), "linear RoPE scaling"),
+        ("llama.attention.sliding_window", u(16), "a sliding window of 16"),
+        ("llama.expert_count", u(8), "a mixture of experts"),
+        ("llama.attn_logit_softcapping", f(50.0), "soft-capping of attention scores"),
+        ("llama.final_logit_softcapping", f(30.0), "soft-capping of logits"),
+        ("llama.attention.scale", f(0.1), "a scale of attention scores"),
+        ("llama.attention.causal", Some(Value::Bool(false)), "'llama.attention.causal' = false"),
+        ("llama.context_length", u(0), "'llama.context_length' is 0"),
+        ("llama.context_length", u(7), "context needs 8, but 7 is the limit"),
+    ];
+    let spec = Synthetic::default();
+    for (key, value, words) in cases {
+        let error = refusal(&spec, &[(key, value.clone())], None).expect_err(words);
+        assert!(error.contains(words), "{key} = {value:?}: '{error}' does not say '{words}'");
+    }
+    for (key, value) in [
+        ("llama.rope.scaling.type", s("none")),
+        ("llama.rope.scaling.factor", f(1.0)),
+        ("llama.expert_count", u(0)),
+        ("llama.attention.sliding_window", u(4096)),
+        ("llama.logit_scale", f(1.0)),
+    ] {
+        refusal(&spec, &[(key, value)], None).unwrap();
+    }
+}
+
+#[test]
+fn names_missing_and_foreign_tensors() {
+    let spec = Synthetic { qk_norm: false, ..Default::default() };
+    for name in ["token_embd.weight", "output_norm.weight", "blk.1.attn_v.weight", "blk.0.ffn_norm.weight"] {
+        assert_eq!(refusal(&spec, &[], Some(name)).unwrap_err(), format!("tensor '{name}' is missing"));
+    }
+    let foreign = Synthetic { qk_norm: true, ..Default::default() };
+    let error = refusal(&foreign, &[], None).unwrap_err();
+    assert!(error.contains("tensor 'blk.0.attn_k_norm.weight' f32[16] is not supported"), "{error}");
+    let crowd = Synthetic { heads: 32, kv_heads: 1, head: 8, width: 256, ..Default::default() };
+    assert!(refusal(&crowd, &[], None).unwrap_err().contains("share a KV head needs 32, but 16"));
+}
+
+#[test]
+fn figures_survive_serialisation() {
+    for (name, spec) in zoo() {
+        let model = spec.model();
+        let text = serde_json::to_string(&model.config).unwrap();
+        let back: front::ModelConfig = serde_json::from_str(&text).unwrap();
+        assert_eq!(back, model.config, "{name}");
+        let c = &model.config;
+        assert_eq!((c.layers, c.heads, c.kv_heads, c.head), (spec.layers, spec.heads, spec.kv_heads, spec.head));
+        assert_eq!((c.tied, c.qkv_bias, c.qk_norm), (spec.tied, spec.qkv_bias, spec.qk_norm), "{name}");
+        assert_eq!((c.rope.factors, c.rope.dim), (spec.rope_factors, spec.rope_dim.unwrap_or(spec.head)), "{name}");
+    }
+}
+
+#[test]
+fn refuses_entry_points_that_the_model_cannot_have() {
+    let model = Synthetic::default().model();
+    let build = |tokens, context, kv| {
+        let shape = EntryShape { tokens, context, kv, all_logits: true };
+        front::build(&model.config, &model.tensors, shape).map(|_| ()).map_err(|e| e.to_string())
+    };
+    build(64, 64, quant::Q8_0).unwrap();
+    assert!(build(1, 65, quant::F16).unwrap_err().contains("context needs 65, but 64"));
+    assert!(build(9, 8, quant::F16).unwrap_err().contains("tokens of a step needs 9, but 8"));
+    assert!(build(0, 8, quant::F16).unwrap_err().contains("tokens of a step is 0"));
+    assert!(build(1, 8, quant::F32).unwrap_err().contains("a KV cache of format f32"));
+}

@@ -1,0 +1,62 @@
+//! The compiled test models against their golden outputs, on every CPU target that this machine runs.
+
+use ir::quant::{self, Format};
+use runtime::ModelFile;
+use runtime::tokenizer::Tokenizer;
+use tests::golden::{FLOAT_SHARE, Golden, tolerance_share};
+use tests::npy::Matrix;
+use tests::run::{self, Settings};
+
+/// Greedy steps: all that the files have.
+const STEPS: usize = 48;
+
+/// All models with a golden file that `wanted` names, for all targets.
+fn check(kv: Format, wanted: impl Fn(&str) -> bool) {
+    let Some(dir) = tests::shared_dir("models") else { return };
+    for path in tests::gguf_files(&dir) {
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        if !wanted(stem) {
+            continue;
+        }
+        let Some(golden) = Golden::load(&dir, stem) else { continue };
+        let file = ModelFile::open(&path).unwrap_or_else(|e| panic!("{e}"));
+        // Logits computed with float activations.
+        let exact = Matrix::load(&dir.join(format!("golden/{stem}.logits.npy")));
+        for target in run::targets() {
+            let name = format!("{stem}, {}, KV {kv}", target.name);
+            check_model(&name, &file, &golden, exact.as_ref(), Settings { kv, ..Settings::new(target) });
+        }
+    }
+}
+
+fn check_model(name: &str, file: &ModelFile, golden: &Golden, exact: Option<&Matrix>, settings: Settings) {
+    let tokenizer = Tokenizer::from_metadata(file.metadata()).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let formats: Vec<Format> = file.tensors().map(|(_, t)| t.format().unwrap()).collect();
+    let float = formats.iter().all(|f| !f.dot.wants_int8());
+    let share = tolerance_share(formats);
+    let mut executor = run::executor(file, settings, 2);
+    assert_eq!(executor.logits().len(), golden.n_vocab, "{name}");
+    for (i, prompt) in golden.prompts.iter().enumerate() {
+        let name = format!("{name}, prompt '{}'", prompt.name);
+        assert_eq!(tokenizer.encode_prompt(&prompt.text, true), prompt.ids, "{name}");
+        let (logits, greedy) = run::greedy(&mut executor, &prompt.ids, STEPS.min(prompt.expected.greedy.len()));
+        prompt.check(share, &logits, &greedy).unwrap_or_else(|e| panic!("{name}: {e}"));
+        // A KV cache of 8 bits is no float computation.
+        if let Some(exact) = exact.filter(|_| float && settings.kv == quant::F16) {
+            let exact = exact.row(i);
+            let largest = exact.iter().fold(0f32, |m, x| m.max(x.abs()));
+            let difference = exact.iter().zip(&logits).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(difference <= FLOAT_SHARE * largest, "{name}: off the reference by {difference} of {largest}");
+        }
+    }
+}
+
+#[test]
+fn models_agree_with_golden_outputs() {
+    check(quant::F16, |_| true);
+}
+
+#[test]
+fn kv_cache_of_8_bits_agrees_with_golden_outputs() {
+    check(quant::Q8_0, |stem| stem == "bard-q8_0" || stem == "bardq3-q4_k_m");
+}

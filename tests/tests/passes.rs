@@ -1,0 +1,114 @@
+//! Every pass keeps the meaning of a graph: the interpreter gives the same bits before and after.
+
+use codegen::passes::{self, PassContext};
+use ir::Verified;
+use ir::graph::interp::{self, KvCache, Step, Weights};
+use ir::graph::{Graph, Op};
+use ir::quant::{self, Format};
+use ir::target;
+use ir::tensor::{Elem, Layout};
+use tests::synthetic;
+
+/// Runs a prompt in steps of the graph's capacity or less, while the context lasts, and gives all outputs and caches as
+/// bits.
+fn trace(graph: &Verified<Graph>, weights: &Weights, spec: &synthetic::Synthetic) -> Vec<Vec<u32>> {
+    let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+    let mut cache = KvCache::default();
+    let mut results = Vec::new();
+    let mut rng = synthetic::Rng::new(7);
+    let capacity = graph.nodes().iter().find(|n| matches!(n.op, Op::Input(_))).unwrap().results[0].shape[0];
+    let mut position = 0;
+    for used in [capacity, capacity.div_ceil(2), 1] {
+        if position + used > spec.context {
+            break;
+        }
+        let tokens: Vec<u32> = (0..used).map(|_| rng.below(spec.vocab) as u32).collect();
+        let outputs = interp::run(graph, weights, &mut cache, Step { position, tokens: &tokens }).unwrap();
+        position += used;
+        results.extend(outputs.iter().map(|(_, v)| bits(v.f32().unwrap())));
+    }
+    let states = graph.outputs().iter().filter_map(|(name, _)| cache.get(name));
+    results.extend(states.map(bits));
+    assert!(results.iter().flatten().all(|&x| f32::from_bits(x).is_finite()));
+    results
+}
+
+fn check(
+    name: &str,
+    spec: &synthetic::Synthetic,
+    tokens: usize,
+    kv: Format,
+    all_logits: bool,
+    target: &target::Target,
+) {
+    let model = spec.model();
+    let tokens = tokens.min(spec.context);
+    let graph = model.graph(tokens, kv, all_logits);
+    let weights = model.weights(&graph);
+    let mut expected = trace(&graph, &weights, spec);
+    let mut seen = Vec::new();
+    let context = PassContext { target };
+    let fused = passes::run(graph.clone(), &context, |pass, graph| {
+        let got = trace(graph, &weights, spec);
+        // Rounding activations changes results; from there on they stay.
+        if pass == "quantise" {
+            expected = got;
+        } else {
+            assert!(expected == got, "{name}, {tokens} tokens: '{pass}' changes results");
+        }
+        assert_eq!(graph.to_string().parse::<Graph>().unwrap(), **graph, "{name}: '{pass}' does not print and parse");
+        seen.push(pass.to_string());
+    })
+    .unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert_eq!(seen, passes::PIPELINE.iter().map(|p| p.name).collect::<Vec<_>>());
+
+    let kinds: Vec<&str> = fused
+        .nodes()
+        .iter()
+        .filter(|n| !n.op.is_leaf())
+        .map(|n| if let Op::Fusion(f) = &n.op { f.kind.as_str() } else { panic!("{name}: {:?} is not fused", n.op) })
+        .collect();
+    let layer = ["qkv", "attention", "project", "gate_up", "project"];
+    let expected: Vec<&str> = ["embed"].into_iter().chain(layer.repeat(spec.layers)).chain(["logits"]).collect();
+    let without_angles: Vec<&str> = kinds.iter().copied().filter(|k| *k != "rope_angles").collect();
+    assert_eq!(without_angles, expected, "{name}");
+    assert_eq!(kinds.len(), expected.len() + 1, "{name}");
+
+    for node in fused.nodes() {
+        let (Op::Weight(weight), ty) = (&node.op, &node.results[0]) else { continue };
+        let Elem::Ggml(format) = ty.elem else { panic!("{weight} is {ty}") };
+        let multiplied = ty.shape.len() == 2 && (spec.tied || weight != "token_embd.weight");
+        let tiled = multiplied && target.has_dot(format.dot);
+        assert_eq!(ty.layout == Layout::Rows16, tiled, "{name}: {weight} is {ty}");
+    }
+    let again = passes::run(graph, &context, |_, _| {}).unwrap();
+    assert_eq!(again.to_string(), fused.to_string());
+}
+
+#[test]
+fn passes_keep_the_meaning() {
+    for (name, spec) in synthetic::zoo() {
+        for target in [&target::ALL[0], &target::ALL[target::ALL.len() - 1]] {
+            check(&name, &spec, 1, quant::F16, false, target);
+            check(&name, &spec, 5, quant::Q8_0, true, target);
+            check(&name, &spec, 3, quant::F16, false, target);
+        }
+    }
+}
+
+/// Layers of the same formats have the same bodies, so that they share a kernel.
+#[test]
+fn equal_layers_have_equal_bodies() {
+    let spec = synthetic::Synthetic { layers: 4, ..Default::default() };
+    let graph = spec.model().graph(1, quant::F16, false);
+    let fused = passes::run(graph, &PassContext { target: &target::ALL[0] }, |_, _| {}).unwrap();
+    let mut bodies: Vec<String> = fused
+        .nodes()
+        .iter()
+        .filter_map(|n| if let Op::Fusion(f) = &n.op { Some(format!("{}\n{}", f.kind, f.body)) } else { None })
+        .collect();
+    bodies.sort();
+    bodies.dedup();
+    // embed, rope_angles, qkv, attention, two projections, gate_up, logits.
+    assert_eq!(bodies.len(), 8);
+}

@@ -1,0 +1,92 @@
+//! The text of every stage for one small model of each architecture, as files in `tests/snapshots`.
+//!
+//! `INSTA_UPDATE=always cargo test -p rigc-tests --test snapshots` writes them again.
+
+use codegen::{Compiled, Options};
+use ir::front::Tensors;
+use ir::quant;
+use ir::target::Target;
+use tests::run;
+use tests::synthetic::{Synthetic, format};
+
+/// One small layer of each architecture: float, 4-bit and mixed weights.
+fn models() -> [(&'static str, Synthetic); 3] {
+    let base = Synthetic { layers: 1, vocab: 64, context: 32, ..Synthetic::default() };
+    let llama = Synthetic { format: format("q8_0"), rope_factors: true, ..base.clone() };
+    let qwen2 = Synthetic {
+        architecture: "qwen2",
+        format: format("q4_0"),
+        formats: vec![("token_embd", quant::F16)],
+        qkv_bias: true,
+        tied: true,
+        ..base.clone()
+    };
+    let qwen3 = Synthetic {
+        architecture: "qwen3",
+        width: 256,
+        head: 32,
+        ffn: 256,
+        format: format("q4_k"),
+        formats: vec![("attn_v", format("q6_k")), ("attn_output", quant::F32)],
+        qk_norm: true,
+        ..base
+    };
+    [("llama", llama), ("qwen2", qwen2), ("qwen3", qwen3)]
+}
+
+fn compile(shape: &Synthetic, target: &str) -> Compiled {
+    let file = run::file(shape.gguf()).unwrap();
+    let tensors = Tensors::new(file.tensors().map(|(_, t)| t)).unwrap();
+    let identity = file.identity();
+    let model = codegen::Model { metadata: file.metadata(), tensors: &tensors, identity: &identity, path: "m.gguf" };
+    let options = Options { target: Target::by_name(target).unwrap(), context: None, kv: quant::F16 };
+    codegen::compile(model, options, &["graph", "fused", "kernel", "plan"]).unwrap()
+}
+
+/// The decode entry point's text of a stage.
+fn check(name: &str, compiled: &Compiled, stage: &str) {
+    let decodes = |name: &str| {
+        let kernel = compiled.table.kernels.iter().find(|k| k.kernel.name == name);
+        kernel.map_or(name == "decode", |k| k.spec.tokens == 1)
+    };
+    let texts = compiled.listings.iter().filter(|l| l.stage == stage && decodes(&l.name));
+    let text: String = texts.map(|l| format!("== {}\n{}\n", l.name, l.text.trim_end())).collect();
+    assert!(!text.is_empty(), "{name} has no {stage}");
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("../snapshots");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(format!("{name}.{stage}"), text));
+}
+
+#[test]
+fn stages_of_small_models() {
+    for (name, shape) in models() {
+        let compiled = compile(&shape, "x86-64-v3");
+        for stage in ["graph", "fused", "kernel", "plan"] {
+            check(name, &compiled, stage);
+        }
+    }
+}
+
+/// Without microkernels, kernels unpack codes themselves.
+#[test]
+fn portable_kernels() {
+    let [_, (name, shape), _] = models();
+    check(&format!("{name}-portable"), &compile(&shape, "x86-64"), "kernel");
+}
+
+/// Every file belongs to a snapshot of this file.
+#[test]
+fn no_file_is_left_over() {
+    let mut expected = vec!["qwen2-portable.kernel.snap".to_owned()];
+    for (name, _) in models() {
+        expected.extend(["graph", "fused", "kernel", "plan"].map(|stage| format!("{name}.{stage}.snap")));
+    }
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots");
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    for entry in entries {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(expected.contains(&name), "{} belongs to no test", folder.join(name).display());
+    }
+}

@@ -1,0 +1,236 @@
+//! The structure of the source: which crate may use which, where unsafe code and names may stand, lists that agree with
+//! folders.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Every Rust file under `dir`, as paths from the root with their text.
+fn sources(dir: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(dir)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && name != "target" && !name.starts_with('.') {
+                folders.push(path);
+            } else if name.ends_with(".rs") {
+                let place = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+                found.push((place, fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The crates whose code ships.
+const SHIPPED: &[&str] = &["ir", "kernels-gen", "codegen", "microkernels", "runtime", "cli"];
+
+/// The lines of shipped code that are neither comments nor tests, with their places.
+fn code() -> Vec<(String, String)> {
+    let mut lines = Vec::new();
+    for (place, text) in SHIPPED.iter().flat_map(|c| sources(&format!("{c}/src"))) {
+        if place.ends_with("/tests.rs") || place.contains("/tests/") {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]\nmod ").next().unwrap();
+        let is_code = |line: &&str| !line.trim_start().starts_with("//");
+        lines.extend(code.lines().filter(is_code).map(|line| (place.clone(), line.to_owned())));
+    }
+    lines
+}
+
+/// The string literals of a line, roughly.
+fn literals(line: &str) -> impl Iterator<Item = &str> {
+    line.split('"').skip(1).step_by(2)
+}
+
+/// The words of a text: letters, digits and underscores.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !(c.is_alphanumeric() || c == '_'))
+}
+
+/// Names in a list `name! { a, b, c }`.
+fn listed(path: &str, name: &str) -> BTreeSet<String> {
+    let text = read(path);
+    let (_, list) = text.rsplit_once(&format!("\n{name}! {{")).unwrap_or_else(|| panic!("{path} has no list {name}!"));
+    let (list, _) = list.split_once('}').unwrap();
+    list.split(',').map(|n| n.trim().to_owned()).filter(|n| !n.is_empty()).collect()
+}
+
+/// Names in a folder, without endings, but for those in `others`.
+fn in_folder(path: &str, others: &[&str]) -> BTreeSet<String> {
+    let entries = fs::read_dir(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let stems =
+        entries.map(|e| e.unwrap().path().with_extension("").file_name().unwrap().to_string_lossy().into_owned());
+    // Target names have no dots of their own.
+    stems.filter(|n| !others.contains(&n.as_str())).collect()
+}
+
+/// A crate, the crates of this workspace that it may use, and the others (`None`: any).
+type Edges<'a> = (&'a str, &'a [&'a str], Option<&'a [&'a str]>);
+
+#[test]
+fn crates_depend_only_on_what_they_may() {
+    let table: &[Edges] = &[
+        ("ir", &[], Some(&["half", "serde", "sha2", "thiserror"])),
+        ("kernels-gen", &["ir"], Some(&["ron", "serde"])),
+        ("codegen", &["ir", "kernels-gen"], None),
+        ("microkernels", &["ir"], Some(&["half"])),
+        ("runtime", &["ir", "microkernels", "emu"], None),
+        ("emu", &[], None),
+        ("cli", &["ir", "codegen", "microkernels", "runtime"], None),
+    ];
+    let internal = ["ir", "kernels-gen", "codegen", "microkernels", "runtime", "emu", "cli", "tests", "benches"];
+    for (name, own, foreign) in table {
+        let path = format!("{name}/Cargo.toml");
+        if !root().join(&path).exists() {
+            continue;
+        }
+        let text = read(&path);
+        let (_, rest) = text.split_once("\n[dependencies]\n").unwrap();
+        let section = rest.split("\n[").next().unwrap();
+        for line in section.lines().filter(|l| !l.trim().is_empty() && !l.starts_with('#')) {
+            let dependency = line.split(['.', ' ', '=']).next().unwrap();
+            if internal.contains(&dependency) {
+                assert!(own.contains(&dependency), "{name} may not depend on {dependency}");
+            } else if let Some(foreign) = foreign {
+                assert!(foreign.contains(&dependency), "{name} may not depend on {dependency}");
+            }
+            assert!(dependency != "anyhow" || *name == "cli", "{name} may not depend on anyhow");
+        }
+        // Not in tests either: the artifact is all that passes between them.
+        let shared = |l: &&str| l.starts_with("codegen") || l.starts_with("kernels-gen");
+        assert!(*name != "runtime" || text.lines().filter(shared).count() == 0, "runtime may not see the compiler");
+    }
+}
+
+#[test]
+fn unsafe_code_stands_where_it_may() {
+    for (path, unsafe_free) in [
+        ("ir/src/lib.rs", true),
+        ("kernels-gen/src/lib.rs", true),
+        ("codegen/src/lib.rs", true),
+        ("cli/src/main.rs", true),
+        ("tests/src/lib.rs", true),
+        ("microkernels/src/lib.rs", false),
+        ("runtime/src/lib.rs", false),
+    ] {
+        let text = read(path);
+        assert!(!unsafe_free || text.contains("\n#![forbid(unsafe_code)]"), "{path} does not forbid unsafe code");
+        let library = path.ends_with("lib.rs") && !path.starts_with("tests");
+        assert!(!library || text.contains("\n#![deny(missing_docs)]"), "{path} does not ask for docs");
+    }
+    for (place, line) in code() {
+        let may = ["runtime/src/sys/", "runtime/src/device/", "microkernels/"].iter().any(|p| place.starts_with(p));
+        // A type of pointers to unsafe functions is no unsafe code.
+        let is_type = line.contains("unsafe extern \"C\" fn(") || line.contains("unsafe fn(");
+        assert!(may || is_type || words(&line).all(|w| w != "unsafe"), "{place} has unsafe code: {line}");
+    }
+}
+
+#[test]
+fn lists_and_folders_agree() {
+    let names = |list: &[&str]| list.iter().map(|n| n.to_string()).collect::<BTreeSet<_>>();
+    let formats: Vec<&str> = ir::quant::ALL.iter().map(|f| f.name).collect();
+    let targets: Vec<&str> = ir::target::ALL.iter().map(|t| t.name).collect();
+    let ops: Vec<&str> = kernels_gen::ops::ALL.iter().map(|op| op.name).collect();
+    let backends: Vec<&str> = codegen::back::ALL.iter().map(|b| b.name()).collect();
+    let folder = |path, others| in_folder(path, others);
+    for (what, list, folder) in [
+        ("formats", names(&formats), folder("ir/src/quant", &["mod", "ggml", "grid", "unpack"])),
+        (
+            "architectures",
+            listed("ir/src/front/models/mod.rs", "architectures"),
+            folder("ir/src/front/models", &["mod"]),
+        ),
+        ("fused ops", names(&ops), folder("kernels-gen/src/ops", &["mod"])),
+        ("backends", names(&backends), folder("codegen/src/back", &["mod"])),
+        ("schedules", names(&targets), folder("kernels-gen/schedules", &[])),
+        ("emitting targets", names(&targets), targets_with_backend()),
+    ] {
+        assert_eq!(list, folder, "{what}: the list and the folder differ");
+    }
+    assert_eq!(names(&ops), listed("kernels-gen/src/ops/mod.rs", "ops"));
+}
+
+fn targets_with_backend() -> BTreeSet<String> {
+    let covered = ir::target::ALL.iter().filter(|t| codegen::back::for_target(t).is_ok());
+    covered.map(|t| t.name.to_owned()).collect()
+}
+
+/// Where the names of KV cache formats stand, which are chosen by name.
+const KV: &[&str] = &[
+    "cli/src/model.rs",
+    "codegen/src/lower.rs",
+    "ir/src/front/mod.rs",
+    "ir/src/graph/infer.rs",
+    "ir/src/tensor.rs",
+    "kernels-gen/src/generator.rs",
+];
+
+#[test]
+fn formats_ops_and_architectures_are_named_in_their_own_files() {
+    // Types of Rust have these names too.
+    let formats: Vec<String> = ir::quant::ALL
+        .iter()
+        .map(|f| f.name.to_lowercase())
+        .filter(|n| !["f32", "f16", "bf16"].contains(&n.as_str()))
+        .collect();
+    let architectures = listed("ir/src/front/models/mod.rs", "architectures");
+    let ops: Vec<&str> = kernels_gen::ops::ALL.iter().map(|op| op.name).collect();
+    // Primitives and outputs of graphs have these names too.
+    let primitives = ["embed", "rope_angles", "attention", "logits"];
+    for (place, line) in code() {
+        let within = |folder: &str| place.starts_with(folder);
+        for word in words(&line).map(str::to_lowercase).filter(|w| formats.contains(w)) {
+            let kv = word == "q8_0" && KV.contains(&place.as_str());
+            assert!(within("ir/src/quant/") || kv, "{place} names the format {word}: {line}");
+        }
+        for literal in literals(&line) {
+            let op = ops.contains(&literal) && (within("kernels-gen/") || !primitives.contains(&literal));
+            assert!(!op || within("kernels-gen/src/ops/"), "{place} names the fused op {literal}: {line}");
+            // Programs (llama.cpp, llama-perplexity) are named after models, and so are pre-tokenizers.
+            let mut names = literal.split(|c: char| !(c.is_alphanumeric() || "_-.".contains(c)));
+            let architecture = names.any(|n| architectures.contains(n));
+            let own = within("ir/src/front/models/") || place == "runtime/src/tokenizer/pre.rs";
+            assert!(!architecture || own, "{place} names an architecture: {line}");
+        }
+    }
+}
+
+#[test]
+fn only_the_command_line_prints_and_reads_the_environment() {
+    for (place, line) in code().iter().filter(|(place, _)| !place.starts_with("cli/")) {
+        for forbidden in ["print!(", "println!(", "eprint!(", "eprintln!(", "env::var", "is_x86_feature_detected!"] {
+            // The run side looks at the CPU before it runs code on it.
+            let may = forbidden.starts_with("is_x86") && place.starts_with("microkernels/");
+            assert!(may || !line.contains(forbidden), "{place} has {forbidden}: {line}");
+        }
+    }
+}
+
+#[test]
+fn files_are_of_readable_length_and_finished() {
+    // Spelt so that this file does not find itself.
+    let unfinished = ["ignore", "ignore ="].map(|s| format!("#[{s}")).into_iter();
+    let unfinished: Vec<String> =
+        unfinished.chain(["todo", "unimplemented", "dbg"].map(|s| format!("{s}!("))).collect();
+    for (place, text) in SHIPPED.iter().chain(&["tests", "benches"]).flat_map(|c| sources(c)) {
+        assert!(text.lines().count() <= 800, "{place} has {} lines", text.lines().count());
+        for word in &unfinished {
+            assert!(!text.contains(word.as_str()), "{place} contains {word}");
+        }
+    }
+}
