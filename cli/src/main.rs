@@ -4,6 +4,7 @@
 //! its exit code, and each failure is one sentence on stderr.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod compile;
 mod failure;
 mod inspect;
@@ -14,6 +15,7 @@ mod output;
 mod perplexity;
 mod progress;
 mod run;
+mod synth;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -34,8 +36,12 @@ enum Command {
     Compile(compile::Args),
     /// Print a model's or an artifact's shapes, formats, bytes and kernels
     Inspect(inspect::Args),
+    /// Measure speed, and compare it with the machine's bounds and with llama.cpp
+    Bench(bench::Args),
     /// Measure how well a model predicts a text
     Perplexity(perplexity::Args),
+    /// Make a model file of random weights
+    Synth(synth::Args),
 }
 
 /// What `rigc` alone prints.
@@ -46,6 +52,7 @@ rigc compiles a model's kernels for this machine and runs them.
   rigc run MODEL.gguf \"Once upon\"       text from a GGUF file
   rigc compile MODEL.gguf              keep the compiled kernels: MODEL.rig
   rigc inspect MODEL.gguf              what is in a file
+  rigc bench MODEL.gguf                how fast a model runs
   rigc perplexity MODEL.gguf TEXT.txt  how well a model predicts a text
   rigc help                            all commands; rigc help run: all flags of one
 ";
@@ -65,7 +72,9 @@ fn command(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Compile(args)) => compile::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
+        Some(Command::Bench(args)) => bench::run(args),
         Some(Command::Perplexity(args)) => perplexity::run(args),
+        Some(Command::Synth(args)) => synth::run(args),
     }
 }
 

@@ -27,6 +27,7 @@ mod float;
 mod forms;
 #[cfg(target_arch = "x86_64")]
 mod int;
+pub mod measure;
 mod rope;
 #[cfg(target_arch = "x86_64")]
 mod simd;

@@ -6,6 +6,7 @@ pub mod device;
 pub mod error;
 pub mod executor;
 pub mod generate;
+pub mod measure;
 pub mod model_file;
 pub mod repack;
 pub mod sampler;

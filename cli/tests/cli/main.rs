@@ -1,7 +1,10 @@
 //! The command line from outside: arguments, output, exit codes.
 
 mod artifacts;
+mod bench;
 mod damage;
 mod harness;
+mod perplexity;
 mod refusals;
 mod run;
+mod synth;

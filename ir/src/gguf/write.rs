@@ -52,15 +52,7 @@ impl Writer {
         out: &mut dyn Write,
         mut data: impl FnMut(&NewTensor, usize, &mut dyn Write) -> Result<()>,
     ) -> Result<()> {
-        let alignment = self
-            .metadata
-            .opt_u32("general.alignment")
-            .map_err(|e| Error::new(ErrorKind::InvalidInput, e.to_string()))?
-            .map_or(u64::from(DEFAULT_ALIGNMENT), u64::from);
-        if !alignment.is_power_of_two() {
-            let what = format!("general.alignment is {alignment}, not a power of two");
-            return Err(Error::new(ErrorKind::InvalidInput, what));
-        }
+        let alignment = self.alignment()?;
         let mut out = Counted { out, at: 0 };
         self.header(&mut out, alignment)?;
         pad(&mut out, alignment)?;
@@ -75,6 +67,29 @@ impl Writer {
             pad(&mut out, alignment)?;
         }
         out.flush()
+    }
+
+    /// Writes all that comes before the data, and gives the length of the whole file: for files whose data is a hole.
+    pub fn header_to(&self, out: &mut dyn Write) -> Result<u64> {
+        let alignment = self.alignment()?;
+        let mut out = Counted { out, at: 0 };
+        self.header(&mut out, alignment)?;
+        pad(&mut out, alignment)?;
+        out.flush()?;
+        Ok(self.tensors.iter().fold(out.at, |at, t| (at + t.bytes()).next_multiple_of(alignment)))
+    }
+
+    fn alignment(&self) -> Result<u64> {
+        let alignment = self
+            .metadata
+            .opt_u32("general.alignment")
+            .map_err(|e| Error::new(ErrorKind::InvalidInput, e.to_string()))?
+            .map_or(u64::from(DEFAULT_ALIGNMENT), u64::from);
+        if !alignment.is_power_of_two() {
+            let what = format!("general.alignment is {alignment}, not a power of two");
+            return Err(Error::new(ErrorKind::InvalidInput, what));
+        }
+        Ok(alignment)
     }
 
     /// The file in memory; `data` holds the bytes of each tensor.

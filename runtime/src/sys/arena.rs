@@ -27,6 +27,18 @@ impl Arena {
     /// # Errors
     /// [`Error::Memory`] when the system refuses.
     pub fn new(bytes: u64, what: &str) -> Result<Arena> {
+        Self::with_advice(bytes, what, libc::MADV_HUGEPAGE)
+    }
+
+    /// As [`Arena::new`], but in small pages, whatever the size.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn in_small_pages(bytes: u64, what: &str) -> Result<Arena> {
+        Self::with_advice(bytes, what, libc::MADV_NOHUGEPAGE)
+    }
+
+    fn with_advice(bytes: u64, what: &str, advice: libc::c_int) -> Result<Arena> {
         let refused = || Error::Memory { what: what.into(), need: bytes, have: None };
         let len = usize::try_from(bytes).ok().filter(|&n| n <= isize::MAX as usize / 2).ok_or_else(refused)?;
         if len == 0 {
@@ -66,7 +78,7 @@ impl Arena {
         };
         if slack > 0 {
             // SAFETY: advice on a range of our own mapping; its refusal is harmless.
-            unsafe { libc::madvise(base.cast(), len, libc::MADV_HUGEPAGE) };
+            unsafe { libc::madvise(base.cast(), len, advice) };
         }
         NonNull::new(base).map(|base| Arena { base, len }).ok_or_else(refused)
     }

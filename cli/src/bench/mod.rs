@@ -1,0 +1,262 @@
+//! `rigc bench`: how fast a model runs, as shares of what the machine can do, and beside llama.cpp.
+//!
+//! Each repetition measures the machine, runs prefill and decode here, and has llama-bench do the same on the same file, so
+//! that whatever else the machine does meets all of them alike. `peer` runs llama-bench, `report` is the JSON and the table.
+
+mod peer;
+mod report;
+
+use crate::failure::{INTERRUPTED, usage};
+use crate::interrupt::Interrupt;
+use crate::model::{self, CompileArgs, Loaded};
+use crate::{machine, output, progress};
+use anyhow::{Context, Result};
+use indicatif::ProgressBar;
+use ir::artifact::Manifest;
+use peer::Peer;
+use report::{Bounds, Decode, PeerReport, Prefill, Ratio, Report, Spread};
+use runtime::Executor;
+use runtime::executor::Options;
+use runtime::measure::Machine;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often the bar is drawn.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Measure prefill and decode, and compare them with the machine's bounds and with llama.cpp
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Both start with --depth tokens in the KV cache; prefill computes the logits of its last token, decode \
+those of each. Token ids are random, and a run that is not counted comes first.\n\nShares: of the bandwidth at which all \
+threads read memory, and of the int8 products that they add up on registers; products of attention are not counted. The \
+machine is measured between the repetitions, and its best figures count.\n\n--against: in each repetition, llama-bench \
+runs after rigc, with the same file, threads, KV format, prompt, tokens and depth (-t -ctk -ctv -p -n -d) and a warm-up of \
+its own; all else is its default. The ratios are medians of rigc over medians of llama-bench."
+)]
+pub struct Args {
+    /// GGUF file or artifact (.rig)
+    model: PathBuf,
+    /// Tokens of a prefill
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    prompt: u32,
+    /// Steps of a decode
+    #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    tokens: u32,
+    /// Tokens in the KV cache before either
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    depth: u32,
+    /// Repetitions
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    reps: u32,
+    /// CPU target: x86-64, x86-64-v3, x86-64-v4-vnni, or native (the best that this CPU runs) [default: native]
+    #[arg(long)]
+    target: Option<String>,
+    /// Format of the KV cache: f16 or q8_0 [default: f16]
+    #[arg(long)]
+    kv: Option<String>,
+    /// Threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Compare with this llama-bench
+    #[arg(long, value_name = "LLAMA_BENCH")]
+    against: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Figures of all repetitions.
+#[derive(Default)]
+struct Samples {
+    decode: Vec<f64>,
+    prefill: Vec<f64>,
+    peer_decode: Vec<f64>,
+    peer_prefill: Vec<f64>,
+    read: f64,
+    int8: f64,
+}
+
+impl Samples {
+    /// Measures the machine; the best so far counts.
+    fn bounds(&mut self, machine: &mut Machine) {
+        self.read = self.read.max(machine.read_bytes_per_second());
+        self.int8 = self.int8.max(machine.int8_macs_per_second());
+    }
+}
+
+/// What is run.
+struct Work<'a> {
+    prompt: &'a [u32],
+    depth: &'a [u32],
+    steps: &'a [u32],
+    interrupted: &'a AtomicBool,
+}
+
+impl Work<'_> {
+    fn go_on(&self) -> bool {
+        !self.interrupted.load(Ordering::Relaxed)
+    }
+
+    /// Fills the KV cache up to the depth, where all runs start, and runs prefill and a step once. `None` if interrupted.
+    fn warm_up(&self, executor: &mut Executor) -> Result<Option<()>> {
+        executor.set_position(0)?;
+        if !self.depth.is_empty() && !executor.prefill(self.depth, &mut |_, _| self.go_on())? {
+            return Ok(None);
+        }
+        Ok(Work { steps: &self.steps[..1], ..*self }.run(executor)?.map(|_| ()))
+    }
+
+    /// Prompt tokens a second, and steps of one token a second, both from the depth on. `None` if interrupted.
+    fn run(&self, executor: &mut Executor) -> Result<Option<(f64, f64)>> {
+        executor.set_position(self.depth.len())?;
+        let start = Instant::now();
+        if !executor.prefill(self.prompt, &mut |_, _| self.go_on())? {
+            return Ok(None);
+        }
+        let prefill = self.prompt.len() as f64 / start.elapsed().as_secs_f64();
+        executor.set_position(self.depth.len())?;
+        let start = Instant::now();
+        for token in self.steps {
+            if !self.go_on() {
+                return Ok(None);
+            }
+            executor.step(std::slice::from_ref(token))?;
+        }
+        let decode = self.steps.len() as f64 / start.elapsed().as_secs_f64();
+        Ok(self.go_on().then_some((prefill, decode)))
+    }
+}
+
+/// `n` token ids, the same for each call.
+fn ids(n: usize, vocab: usize) -> Vec<u32> {
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    let next = |_| {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        ((state >> 33) % vocab.max(1) as u64) as u32
+    };
+    (0..n).map(next).collect()
+}
+
+/// Products of weights and activations of a prefill of `tokens`: each layer's matrices for every token, the output
+/// matrix for the last.
+fn prefill_macs(manifest: &Manifest, tokens: usize) -> f64 {
+    let vocab = manifest.config.vocab;
+    let matrices = manifest.weights.iter().filter(|w| w.ty.shape.len() == 2 && w.ty.rows() != vocab);
+    let layers: f64 = matrices.map(|w| w.ty.shape.iter().map(|&d| d as f64).product::<f64>()).sum();
+    layers * tokens as f64 + vocab as f64 * manifest.config.width as f64
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let interrupt = Interrupt::new();
+    if let Some(path) = args.against.as_ref().filter(|p| !p.is_file()) {
+        return Err(usage(format!("--against {} is no file; give the path of llama-bench", path.display())));
+    }
+    let (prompt, tokens, depth) = (args.prompt as usize, args.tokens as usize, args.depth as usize);
+    let context = depth.saturating_add(prompt.max(tokens));
+    let ctx = u32::try_from(context).map_err(|_| usage(format!("a context of {context} tokens is too long")))?;
+    // An artifact's context is its own; it only has to be large enough.
+    let ctx = (!model::is_artifact(&args.model)).then_some(ctx);
+    let compile = CompileArgs { target: args.target.clone(), ctx, kv: args.kv.clone() };
+    let Loaded { artifact, file, name } = model::load(Some(&args.model), &compile)?;
+    let has = artifact.manifest.context as usize;
+    if has < context {
+        return Err(usage(format!(
+            "{name} holds {has} tokens, the runs need {context}; lower --prompt, -n or --depth"
+        )));
+    }
+    let macs = prefill_macs(&artifact.manifest, prompt);
+    let kv = artifact.manifest.kv.to_string();
+    let bar = progress::bytes("loading", args.json);
+    let options = Options { threads: args.threads.map_or(0, usize::from) };
+    let mut executor = Executor::new(artifact, &file, &options, &mut progress::callback(&bar))?;
+    bar.finish_and_clear();
+    let threads = executor.device().workers;
+    let mut machine = Machine::new(machine::target("native")?.isa, threads)?;
+    let peer = args.against.as_ref().map(|program| Peer {
+        program,
+        model: file.path(),
+        threads,
+        prompt,
+        tokens,
+        depth,
+        kv: &kv,
+    });
+
+    let vocab = executor.manifest().config.vocab;
+    let (prompt_ids, depth_ids, step_ids) = (ids(prompt, vocab), ids(depth, vocab), ids(tokens, vocab));
+    let interrupted = interrupt.flag();
+    let work = Work { prompt: &prompt_ids, depth: &depth_ids, steps: &step_ids, interrupted };
+    let bar = progress::count("warm-up", args.json);
+    bar.enable_steady_tick(TICK);
+    bar.set_length(u64::from(args.reps));
+    let samples = measure(&mut executor, &mut machine, peer.as_ref(), &work, &bar, args.reps);
+    bar.finish_and_clear();
+    let Some(s) = samples? else { return Ok(ExitCode::from(INTERRUPTED)) };
+
+    let (decode, prefill) = (Spread::of(&s.decode), Spread::of(&s.prefill));
+    let weights = decode.median * executor.weight_bytes() as f64;
+    let peer = peer.is_some().then(|| PeerReport::new(Spread::of(&s.peer_decode), Spread::of(&s.peer_prefill)));
+    let report = Report {
+        model: name,
+        target: executor.device().target.clone(),
+        threads,
+        prompt,
+        tokens,
+        depth,
+        reps: args.reps,
+        ratio: peer.as_ref().map(|p| Ratio {
+            decode: decode.median / p.decode.tokens_per_second.median,
+            prefill: prefill.median / p.prefill.tokens_per_second.median,
+        }),
+        decode: Decode {
+            tokens_per_second: decode,
+            weight_gb_per_second: weights / 1e9,
+            share_of_read_bandwidth: weights / s.read,
+        },
+        prefill: Prefill {
+            tokens_per_second: prefill,
+            share_of_int8_peak: macs * prefill.median / prompt as f64 / s.int8,
+        },
+        machine: Bounds { read_gb_per_second: s.read / 1e9, int8_gmac_per_second: s.int8 / 1e9 },
+        peer,
+    };
+    let text = if args.json { serde_json::to_string(&report).context("the report")? + "\n" } else { report.table() };
+    output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All repetitions, after a warm-up; `None` if interrupted.
+fn measure(
+    executor: &mut Executor,
+    machine: &mut Machine,
+    peer: Option<&Peer<'_>>,
+    work: &Work<'_>,
+    bar: &ProgressBar,
+    reps: u32,
+) -> Result<Option<Samples>> {
+    let mut s = Samples::default();
+    if work.warm_up(executor)?.is_none() {
+        return Ok(None);
+    }
+    for _ in 0..reps {
+        bar.set_message("machine");
+        s.bounds(machine);
+        bar.set_message("rigc");
+        let Some((prefill, decode)) = work.run(executor)? else { return Ok(None) };
+        s.prefill.push(prefill);
+        s.decode.push(decode);
+        if let Some(peer) = peer {
+            bar.set_message("llama-bench");
+            let Some((prefill, decode)) = peer.run(work.interrupted)? else { return Ok(None) };
+            s.peer_prefill.push(prefill);
+            s.peer_decode.push(decode);
+        }
+        bar.inc(1);
+    }
+    s.bounds(machine);
+    Ok(Some(s))
+}
