@@ -17,14 +17,17 @@ pub fn usage(what: impl Into<String>) -> anyhow::Error {
 
 /// Prints the error and gives its exit code.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    if let Some(e) = error.downcast_ref::<std::io::Error>()
-        && e.kind() == std::io::ErrorKind::BrokenPipe
-    {
+    if is_broken_pipe(error) {
         return ExitCode::SUCCESS;
     }
     let text = error.to_string();
     eprintln!("rigc: {}", text.trim_end());
     ExitCode::from(code(error))
+}
+
+/// Whether nobody reads the output any more.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn code(error: &anyhow::Error) -> u8 {

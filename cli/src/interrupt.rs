@@ -32,4 +32,10 @@ impl Interrupt {
         self.watched.store(true, Ordering::Relaxed);
         &self.seen
     }
+
+    /// Ctrl-C ends the process again, until the next [`flag`](Self::flag).
+    pub fn rest(&self) {
+        self.watched.store(false, Ordering::Relaxed);
+        self.seen.store(false, Ordering::Relaxed);
+    }
 }

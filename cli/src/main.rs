@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod chat;
 mod compile;
 mod failure;
 mod inspect;
@@ -31,7 +32,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Generate text with a model
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Compile a model's kernels into an artifact
     Compile(compile::Args),
     /// Print a model's or an artifact's shapes, formats, bytes and kernels
@@ -50,6 +51,7 @@ rigc compiles a model's kernels for this machine and runs them.
 
   rigc run \"ROMEO:\"                    text from the built-in demo model
   rigc run MODEL.gguf \"Once upon\"       text from a GGUF file
+  rigc run MODEL.gguf --chat           a conversation with a model
   rigc compile MODEL.gguf              keep the compiled kernels: MODEL.rig
   rigc inspect MODEL.gguf              what is in a file
   rigc bench MODEL.gguf                how fast a model runs
@@ -69,7 +71,7 @@ fn main() -> ExitCode {
 fn command(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         None => output::print(GUIDE).map(|()| ExitCode::SUCCESS),
-        Some(Command::Run(args)) => run::run(args),
+        Some(Command::Run(args)) => run::run(*args),
         Some(Command::Compile(args)) => compile::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Bench(args)) => bench::run(args),

@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 pub mod artifact;
+pub mod chat;
 pub mod device;
 pub mod error;
 pub mod executor;

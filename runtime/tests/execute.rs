@@ -243,13 +243,8 @@ mod generation {
             model: "gpt2".into(),
             pre: "gpt-2".into(),
             tokens: spelling.iter().map(|c| c.to_string().into()).collect(),
-            token_types: Vec::new(),
-            merges: Vec::new(),
-            bos: None,
             eos: end,
-            eot: None,
-            add_bos: None,
-            add_eos: None,
+            ..Vocab::default()
         })
         .unwrap()
     }

@@ -180,6 +180,9 @@ const KV: &[&str] = &[
     "kernels-gen/src/generator.rs",
 ];
 
+/// Where the names of tokenizers stand.
+const TOKENIZERS: &[&str] = &["runtime/src/tokenizer/pre.rs", "runtime/src/tokenizer/vocab.rs"];
+
 #[test]
 fn formats_ops_and_architectures_are_named_in_their_own_files() {
     // Types of Rust have these names too.
@@ -201,10 +204,10 @@ fn formats_ops_and_architectures_are_named_in_their_own_files() {
         for literal in literals(&line) {
             let op = ops.contains(&literal) && (within("kernels-gen/") || !primitives.contains(&literal));
             assert!(!op || within("kernels-gen/src/ops/"), "{place} names the fused op {literal}: {line}");
-            // Programs (llama.cpp, llama-perplexity) are named after models, and so are pre-tokenizers.
+            // Programs (llama.cpp, llama-perplexity) are named after models, and so are tokenizers.
             let mut names = literal.split(|c: char| !(c.is_alphanumeric() || "_-.".contains(c)));
             let architecture = names.any(|n| architectures.contains(n));
-            let own = within("ir/src/front/models/") || place == "runtime/src/tokenizer/pre.rs";
+            let own = within("ir/src/front/models/") || TOKENIZERS.contains(&place.as_str());
             assert!(!architecture || own, "{place} names an architecture: {line}");
         }
     }

@@ -4,7 +4,9 @@ use ir::gguf;
 use runtime::Error;
 use runtime::tokenizer::Tokenizer;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Instant;
 use tests::gguf_files;
 use tests::golden::Golden;
 
@@ -40,6 +42,67 @@ fn vocabularies() {
         passed += 1;
     }
     assert!(passed > 0, "{}: no vocabulary of a supported kind", dir.display());
+}
+
+#[derive(Deserialize)]
+struct PreKinds {
+    vocabulary: String,
+    strings: Vec<String>,
+    /// Of each string, by kind.
+    ids: BTreeMap<String, Vec<Vec<u32>>>,
+}
+
+/// One vocabulary split by every kind of pre-tokenizer; the ids are llama.cpp's.
+#[test]
+fn pre_tokenizers() {
+    let Some(dir) = tests::shared_dir("vocab") else { return };
+    let table: PreKinds = serde_json::from_str(include_str!("../data/pre_kinds.json")).unwrap();
+    let mut header = gguf::parse(&std::fs::read(dir.join(&table.vocabulary)).unwrap()).unwrap();
+    for (kind, ids) in &table.ids {
+        header.metadata.insert("tokenizer.ggml.pre", gguf::Value::String(kind.as_str().into()));
+        let tokenizer = Tokenizer::from_metadata(&header.metadata).unwrap();
+        for (text, ids) in table.strings.iter().zip(ids) {
+            check(&tokenizer, text, false, ids, &format!("{kind}, {text:?}"));
+            assert_eq!(tokenizer.decode(ids), *text, "{kind}");
+        }
+        assert_eq!(ids.len(), table.strings.len(), "{kind}");
+    }
+}
+
+/// Texts that are slow where a regex backtracks or a long word merges by repeated scans: 5 MB take at most 3 s, whatever
+/// they are.
+#[test]
+fn time_is_linear() {
+    let Some(dir) = tests::shared_dir("vocab") else { return };
+    let table: PreKinds = serde_json::from_str(include_str!("../data/pre_kinds.json")).unwrap();
+    let mut state = 1u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u32
+    };
+    let bytes: Vec<u8> = (0..1 << 16).map(|_| random() as u8).collect();
+    let chars = (0..1 << 14).filter_map(|_| char::from_u32(random() % 0x11_0000)).collect::<String>();
+    let (bytes, all) = (String::from_utf8_lossy(&bytes).into_owned(), table.strings.concat());
+    let parts =
+        ["a", "A", "ab", " ", "\n", "\t ", " \n", "7", "😀", "字", "ก", "!", "'", "é\u{301}", &bytes, &chars, &all];
+    let check = |tokenizer: &Tokenizer, kind: &str, length: usize| {
+        for part in parts {
+            let text = part.repeat(length / part.len() + 1);
+            let start = Instant::now();
+            let ids = tokenizer.encode(&text, false);
+            let (time, name) = (start.elapsed(), part.chars().take(20).collect::<String>());
+            assert!(time.as_secs_f64() < 3.0, "{kind}: {length} bytes of {name:?} took {time:?}");
+            assert_eq!(tokenizer.decode(&ids), text, "{kind}: {name:?}");
+        }
+    };
+    let mut header = gguf::parse(&std::fs::read(dir.join(&table.vocabulary)).unwrap()).unwrap();
+    check(&Tokenizer::from_metadata(&header.metadata).unwrap(), &table.vocabulary, 5_000_000);
+    for kind in table.ids.keys() {
+        header.metadata.insert("tokenizer.ggml.pre", gguf::Value::String(kind.as_str().into()));
+        check(&Tokenizer::from_metadata(&header.metadata).unwrap(), kind, 500_000);
+    }
+    let sentencepiece = "ggml-vocab-llama-spm.gguf";
+    check(&load(&dir.join(sentencepiece)).unwrap(), sentencepiece, 5_000_000);
 }
 
 #[derive(Deserialize)]

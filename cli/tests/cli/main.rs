@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod bench;
+mod chat;
 mod damage;
 mod harness;
 mod perplexity;

@@ -1,5 +1,5 @@
-//! Thin wrappers over the operating system: mapped files, directories replaced in one step, memory that can be executed, large anonymous memory, thread
-//! placement, memory limits.
+//! Thin wrappers over the operating system: mapped files, directories replaced in one step, memory that can be executed,
+//! large anonymous memory, thread placement, memory limits, the time.
 //!
 //! Invariant: nothing here knows what the memory holds. Next hop: `device` builds the CPU device on it.
 
@@ -9,6 +9,7 @@ pub mod fs;
 pub mod map;
 pub mod memory;
 pub mod thread;
+pub mod time;
 
 pub use arena::Arena;
 pub use code::CodeMemory;

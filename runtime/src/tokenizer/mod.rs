@@ -1,11 +1,14 @@
 //! Text to token ids and back.
 //!
 //! [`Vocab`] is what the GGUF says; [`Tokenizer`] is built from it once and then only read. Text that spells special
-//! tokens is cut out first (`mod`), the rest is split into words (`pre`), and bytes merge inside a word (`bpe`). The
-//! ids are those of llama.cpp. Encoding takes time linear in the text, times a logarithm inside one word.
+//! tokens is cut out first (`mod`). The rest is split into words (`pre`) in which bytes merge (`bpe`), or its characters
+//! merge by the scores of tokens (`spm`); both by the engine of `merge`. The ids are those of llama.cpp. Encoding takes
+//! time linear in the text, times a logarithm inside one word.
 
 mod bpe;
+mod merge;
 mod pre;
+mod spm;
 #[cfg(test)]
 mod tests;
 mod vocab;
@@ -19,13 +22,35 @@ use std::borrow::Cow;
 use vocab::quoted;
 
 /// Texts that end a generation where they are special tokens, besides the file's own EOS and EOT.
-const END_TEXTS: &[&str] = &["<|eot_id|>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>"];
+const END_TEXTS: &[&str] = &[
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<eos>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "[e~[",
+    "<end_of_utterance>",
+    "<|flush|>",
+    "<|calls|>",
+    "<|tool_response>",
+    "</s>",
+    "<｜end▁of▁sentence｜>",
+];
 
 /// A vocabulary and the rules of its use.
 #[derive(Debug)]
 pub struct Tokenizer {
-    bpe: bpe::Bpe,
-    splitter: pre::Splitter,
+    model: Model,
     /// Cuts out user-defined tokens, and with `special` control tokens too.
     plain: Special,
     special: Special,
@@ -35,10 +60,19 @@ pub struct Tokenizer {
     bytes: Vec<Box<[u8]>>,
     bos: Option<u32>,
     eos: Option<u32>,
+    unk: Option<u32>,
+    pad: Option<u32>,
     add_bos: bool,
     add_eos: bool,
     /// Sorted.
     ends: Vec<u32>,
+}
+
+/// How text between special tokens becomes tokens.
+#[derive(Debug)]
+enum Model {
+    Bpe { bpe: bpe::Bpe, splitter: pre::Splitter },
+    Spm { spm: spm::Spm, space_prefix: bool },
 }
 
 impl Tokenizer {
@@ -48,17 +82,21 @@ impl Tokenizer {
     /// [`Error::Unsupported`] for a model or pre-tokenizer that is not built, [`Error::Input`] naming the key for a
     /// vocabulary that contradicts itself.
     pub fn new(vocab: Vocab<'_>) -> Result<Self> {
-        let Vocab { model, pre, tokens: texts, token_types, merges, bos, eos, eot, add_bos, add_eos } = vocab;
-        match &*model {
-            "gpt2" => {}
+        let Vocab { model, pre, tokens: texts, token_types, merges, scores, bos, eos, eot, .. } = vocab;
+        let Vocab { unk, pad, add_bos, add_eos, add_space_prefix, .. } = vocab;
+        // `None` is SentencePiece.
+        let kind = match &*model {
+            vocab::BPE => Some(pre::kind(&pre)?),
+            vocab::SPM => None,
             _ => {
                 return Err(Error::unsupported(
                     format!("the tokenizer model {} (tokenizer.ggml.model)", quoted(&model)),
-                    "byte-level BPE, `gpt2`, is",
+                    format!("byte-level BPE, `{}`, and SentencePiece, `{}`, are", vocab::BPE, vocab::SPM),
                 ));
             }
-        }
-        let kind = pre::kind(&pre)?;
+        };
+        let default = |id: u32| Some(id).filter(|id| kind.is_none() && (*id as usize) < texts.len());
+        let (bos, eos, unk) = (bos.or(default(1)), eos.or(default(2)), unk.or(default(0)));
         if texts.is_empty() || u32::try_from(texts.len()).is_err() {
             return Err(Error::input(format!("tokenizer.ggml.tokens holds {} tokens", texts.len())));
         }
@@ -73,7 +111,7 @@ impl Tokenizer {
                 texts.len()
             )));
         };
-        for (key, id) in [("bos", bos), ("eos", eos), ("eot", eot)] {
+        for (key, id) in [("bos", bos), ("eos", eos), ("eot", eot), ("unknown", unk), ("padding", pad)] {
             if let Some(id) = id.filter(|id| *id as usize >= texts.len()) {
                 return Err(Error::input(format!(
                     "tokenizer.ggml.{key}_token_id is {id}, but tokenizer.ggml.tokens has {} tokens",
@@ -89,7 +127,7 @@ impl Tokenizer {
             }
         }
         let mut ends: Vec<u32> = [eos, eot].into_iter().flatten().collect();
-        let is_special = |t: TokenType| matches!(t, TokenType::Control | TokenType::UserDefined);
+        let is_special = |t| matches!(t, TokenType::Control | TokenType::UserDefined | TokenType::Unknown);
         ends.extend(
             (0..)
                 .zip(texts.iter().zip(&types))
@@ -97,10 +135,20 @@ impl Tokenizer {
         );
         ends.sort_unstable();
         ends.dedup();
-        let bytes = texts.iter().zip(&types).map(|(text, kind)| text_bytes(text, *kind)).collect();
+        let spell = if kind.is_some() { byte_level_bytes } else { spm_bytes };
+        let bytes = texts.iter().zip(&types).map(|(text, kind)| text_bytes(text, *kind, spell)).collect();
+        let model = match kind {
+            Some(kind) => Model::Bpe {
+                bpe: bpe::Bpe::new(&texts, &merges, kind.ignore_merges)?,
+                splitter: pre::Splitter::new(kind)?,
+            },
+            None => {
+                let scores = if scores.is_empty() { vec![0.0; texts.len()] } else { scores };
+                Model::Spm { spm: spm::Spm::new(&texts, &scores)?, space_prefix: add_space_prefix.unwrap_or(true) }
+            }
+        };
         Ok(Tokenizer {
-            bpe: bpe::Bpe::new(&texts, &merges, kind.ignore_merges)?,
-            splitter: pre::Splitter::new(kind)?,
+            model,
             plain: Special::new(&texts, &types, |t| t == TokenType::UserDefined)?,
             special: Special::new(&texts, &types, is_special)?,
             texts: texts.into_iter().map(|t| t.into()).collect(),
@@ -108,7 +156,9 @@ impl Tokenizer {
             bytes,
             bos,
             eos,
-            add_bos: add_bos.unwrap_or(kind.add_bos),
+            unk,
+            pad,
+            add_bos: add_bos.unwrap_or(kind.is_none_or(|k| k.add_bos) && bos.is_some()),
             add_eos: add_eos.unwrap_or(false),
             ends,
         })
@@ -128,14 +178,24 @@ impl Tokenizer {
     /// where several fit, the leftmost does, and of those the longest.
     pub fn encode(&self, text: &str, special: bool) -> Vec<u32> {
         let mut ids = Vec::with_capacity(text.len() / 4);
-        let mut scratch = bpe::Scratch::default();
         let matcher = if special { &self.special } else { &self.plain };
-        matcher.cut(text, |part| match part {
-            Part::Text(text) => {
-                self.splitter.split(text, &mut |word| self.bpe.encode(word.as_bytes(), &mut scratch, &mut ids));
+        match &self.model {
+            Model::Bpe { bpe, splitter } => {
+                let mut scratch = merge::Scratch::default();
+                matcher.cut(text, |part| match part {
+                    Part::Text(t) => splitter.split(t, &mut |w| bpe.encode(w.as_bytes(), &mut scratch, &mut ids)),
+                    Part::Token(id) => ids.push(id),
+                });
             }
-            Part::Token(id) => ids.push(id),
-        });
+            Model::Spm { spm, space_prefix } => {
+                let mut scratch = spm::SpmScratch::default();
+                // Parts of text never follow each other, so each begins the text or follows a token.
+                matcher.cut(text, |part| match part {
+                    Part::Text(t) => spm.encode(t, *space_prefix, &mut scratch, &mut ids),
+                    Part::Token(id) => ids.push(id),
+                });
+            }
+        }
         ids
     }
 
@@ -148,16 +208,32 @@ impl Tokenizer {
         ids
     }
 
+    /// The ids of a conversation that a chat template rendered: special tokens in it count, and BOS comes first if the file
+    /// asks for it and the template has not written it.
+    pub fn encode_rendered(&self, text: &str) -> Vec<u32> {
+        let mut ids = self.encode(text, true);
+        if let Some(bos) = self.bos.filter(|bos| self.add_bos && ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        ids
+    }
+
+    /// Text of generated tokens without the space that begins each text, where the vocabulary has one.
+    pub fn without_prefix<'t>(&self, text: &'t str) -> &'t str {
+        let prefixed = matches!(self.model, Model::Spm { space_prefix: true, .. });
+        text.strip_prefix(' ').filter(|_| prefixed).unwrap_or(text)
+    }
+
     /// The bytes that token `id` adds to the text: none for control, unknown and unused tokens and for an `id` out of
     /// the vocabulary. A character may be spread over several tokens: see [`TextStream`](crate::text::TextStream).
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         self.bytes.get(id as usize).map_or(&[], |b| b)
     }
 
-    /// The text of `ids`; bytes that are no UTF-8 become U+FFFD.
+    /// The text of `ids`, of which [`encode`](Self::encode) makes them; bytes that are no UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         let bytes: Vec<u8> = ids.iter().flat_map(|id| self.token_bytes(*id)).copied().collect();
-        String::from_utf8_lossy(&bytes).into_owned()
+        self.without_prefix(&String::from_utf8_lossy(&bytes)).to_owned()
     }
 
     /// Token `id` as the vocabulary spells it: byte-level characters, or the name of a control token.
@@ -190,6 +266,21 @@ impl Tokenizer {
         self.eos
     }
 
+    /// The token for text that no other covers.
+    pub fn unk(&self) -> Option<u32> {
+        self.unk
+    }
+
+    /// The token that pads a text.
+    pub fn pad(&self) -> Option<u32> {
+        self.pad
+    }
+
+    /// Whether a prompt begins with BOS.
+    pub fn add_bos(&self) -> bool {
+        self.add_bos
+    }
+
     /// Whether generation ends at `id`: EOS, EOT, or a special token whose text is known to end a turn.
     pub fn is_end(&self, id: u32) -> bool {
         self.ends.binary_search(&id).is_ok()
@@ -201,8 +292,8 @@ impl Tokenizer {
     }
 }
 
-/// The bytes that a token adds to text.
-fn text_bytes(text: &str, kind: TokenType) -> Box<[u8]> {
+/// The bytes that a token adds to text; `spell` says what a normal token's text stands for.
+fn text_bytes(text: &str, kind: TokenType, spell: fn(&str) -> Vec<u8>) -> Box<[u8]> {
     match kind {
         TokenType::Control | TokenType::Unknown | TokenType::Unused => Box::default(),
         TokenType::UserDefined => text.as_bytes().into(),
@@ -210,17 +301,23 @@ fn text_bytes(text: &str, kind: TokenType) -> Box<[u8]> {
             let digits = text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
             digits.and_then(|d| u8::from_str_radix(d, 16).ok()).into_iter().collect()
         }
-        TokenType::Normal => {
-            let mut bytes = Vec::with_capacity(text.len());
-            for c in text.chars() {
-                match bpe::byte_of(c) {
-                    Some(byte) => bytes.push(byte),
-                    None => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-                }
-            }
-            bytes.into()
+        TokenType::Normal => spell(text).into(),
+    }
+}
+
+fn byte_level_bytes(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    for c in text.chars() {
+        match bpe::byte_of(c) {
+            Some(byte) => bytes.push(byte),
+            None => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
+    bytes
+}
+
+fn spm_bytes(text: &str) -> Vec<u8> {
+    text.replace(spm::SPACE, " ").into_bytes()
 }
 
 /// Finds the texts of a set of tokens.

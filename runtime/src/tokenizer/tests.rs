@@ -50,6 +50,10 @@ fn encodes() {
     check(&t, "<|x|>", false, &[b(b'<'), b(b'|'), b(b'x'), b(b'|'), b(b'>')]);
     check(&t, "a<|x|>b<|x|>y", true, &[97, 262, 98, 264]);
     check(&t, "pad", true, &[b(b'p'), 97, b(b'd')]);
+    // As llama.cpp has it, a byte without a token is left out.
+    let mut v = vocab();
+    v.tokens[7] = "字".into();
+    assert_eq!(Tokenizer::new(v).unwrap().encode("a\u{7}bc", false), [97, 258]);
 }
 
 #[test]
@@ -143,7 +147,7 @@ fn ends_and_silent_tokens() {
     // A normal token of that text is no end.
     let mut v = Vocab { eos: None, ..vocab() };
     v.token_types[260] = 1;
-    assert_eq!(Tokenizer::new(v).unwrap().ends(), []);
+    assert!(Tokenizer::new(v).unwrap().ends().is_empty());
 }
 
 #[test]
@@ -155,17 +159,17 @@ fn refuses() {
         let error = Tokenizer::new(v).expect_err(want).to_string();
         assert!(error.contains(want), "`{error}` does not say `{want}`");
     }
-    check(|v| v.model = "llama".into(), "tokenizer model `llama` (tokenizer.ggml.model) is not supported; ");
+    check(|v| v.model = "bert".into(), "tokenizer model `bert` (tokenizer.ggml.model) is not supported; ");
     check(
-        |v| v.pre = "tekken".into(),
-        "`tekken` (tokenizer.ggml.pre) is not supported; supported are gpt-2, llama-bpe",
+        |v| v.pre = "kimi-k2".into(),
+        "`kimi-k2` (tokenizer.ggml.pre) is not supported; supported are default, gpt-2",
     );
     check(|v| v.tokens.clear(), "tokenizer.ggml.tokens holds 0 tokens");
     check(|v| v.tokens.truncate(200), "token_type has 265 entries for the 200");
     check(|v| v.token_types.truncate(9), "token_type has 9 entries for the 265");
     check(|v| v.token_types[7] = 99, "tokenizer.ggml.token_type holds 99");
     check(|v| v.tokens[7] = "é".into(), "tokenizer.ggml.tokens holds `é` twice");
-    check(|v| v.tokens[7] = "foo".into(), "no token for the byte 0x07");
+    check(|v| v.tokens[..256].iter_mut().for_each(|t| t.to_mut().insert(0, '字')), "no token for any byte");
     check(|v| v.bos = Some(265), "bos_token_id is 265, but tokenizer.ggml.tokens has 265");
     check(|v| v.eot = Some(u32::MAX), "eot_token_id is 4294967295");
     check(|v| (v.eos, v.add_eos) = (None, Some(true)), "add_eos_token is set, but there is no");
@@ -192,15 +196,115 @@ fn from_gguf() {
     }
     check(&metadata, "metadata key 'tokenizer.ggml.merges' is missing");
     metadata.insert("tokenizer.ggml.merges", Value::Array(strings(&v.merges)));
-    check(
-        &metadata,
-        "the pre-tokenizer `default` (tokenizer.ggml.pre) is not supported; supported are gpt-2, llama-bpe, llama-v3, \
-         llama3, qwen2, deepseek-r1-qwen",
-    );
+    assert_eq!(Tokenizer::from_metadata(&metadata).unwrap().encode_prompt("abc", true), [257]);
     metadata.insert("tokenizer.ggml.pre", Value::String("llama-bpe".into()));
     let t = Tokenizer::from_metadata(&metadata).unwrap();
     assert_eq!((t.n_vocab(), t.bos(), t.ends()), (265, None, [260].as_slice()));
     assert_eq!(t.encode_prompt("abc<|x|>", true), [257, 262]);
     metadata.insert("tokenizer.ggml.merges", Value::Array(Array::String(vec![b"a b".into(), vec![0xff]])));
     check(&metadata, "tokenizer.ggml.merges[1] is not UTF-8");
+}
+
+/// `<unk>`, `<s>`, `</s>`, all bytes, then from 259: a b c ab bc ▁ ▁a ▁▁, user-defined `!`, `é▁`.
+fn spm_vocab() -> Vocab<'static> {
+    let mut tokens: Vec<Cow<str>> = ["<unk>", "<s>", "</s>"].map(Cow::from).into();
+    tokens.extend((0..=255).map(|b| Cow::from(format!("<0x{b:02X}>"))));
+    let mut token_types = [vec![2, 3, 3], vec![6; 256], vec![1; 8], vec![4, 1]].concat();
+    let mut scores = vec![0.0; 259];
+    for (text, score) in
+        [("a", -9.), ("b", -9.), ("c", -9.), ("ab", -2.), ("bc", -1.), ("▁", -9.), ("▁a", -2.), ("▁▁", -3.)]
+    {
+        tokens.push(text.into());
+        scores.push(score);
+    }
+    tokens.extend(["!", "é▁"].map(Cow::from));
+    scores.extend([0.0, -4.0]);
+    token_types.truncate(tokens.len());
+    Vocab { model: "llama".into(), tokens, token_types, scores, ..Vocab::default() }
+}
+
+#[test]
+fn sentencepiece() {
+    let t = Tokenizer::new(spm_vocab()).unwrap();
+    let bare = Tokenizer::new(Vocab { add_space_prefix: Some(false), ..spm_vocab() }).unwrap();
+    #[track_caller]
+    fn check(t: &Tokenizer, text: &str, special: bool, want: &[u32]) {
+        assert_eq!(t.encode(text, special), want, "{text:?}");
+        assert!(special || t.decode(want) == text, "{text:?} decodes to {:?}", t.decode(want));
+    }
+    let byte = |b: u32| b + 3;
+    check(&t, "", false, &[]);
+    check(&t, "a", false, &[265]);
+    check(&bare, "a", false, &[259]);
+    // `bc` before `ab`; then ` ` and `a`.
+    check(&t, "abc", false, &[265, 263]);
+    // Equal scores: the leftmost.
+    check(&t, "ab", false, &[265, 260]);
+    check(&bare, "ab", false, &[262]);
+    check(&bare, "   ", false, &[266, 264]);
+    // A character without a token merges all the same, and alone it is bytes.
+    check(&bare, "é a", false, &[byte(0xc3), byte(0xa9), 265]);
+    check(&bare, "é ", false, &[268]);
+    check(&bare, "字", false, &[byte(0xe5), byte(0xad), byte(0x97)]);
+    // The space comes again after a special token; a user-defined one always is one.
+    check(&t, "a!a", true, &[265, 267, 265]);
+    check(&t, "<s>a</s>", true, &[1, 265, 2]);
+    check(&bare, "<s>", false, &"<s>".bytes().map(|b| byte(b.into())).collect::<Vec<_>>());
+    assert_eq!(t.encode_prompt("a", true), [1, 265]);
+    assert_eq!((t.bos(), t.eos(), t.unk(), t.ends()), (Some(1), Some(2), Some(0), [2].as_slice()));
+    for n in [10, 100, 1000] {
+        check(&bare, &"abc".repeat(n), false, &[259, 263].repeat(n));
+        check(&bare, &"a".repeat(n), false, &vec![259; n]);
+    }
+}
+
+#[test]
+fn sentencepiece_refuses() {
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut Vocab<'_>), want: &str) {
+        let mut v = spm_vocab();
+        change(&mut v);
+        let error = Tokenizer::new(v).expect_err(want).to_string();
+        assert!(error.contains(want), "`{error}` does not say `{want}`");
+    }
+    check(|v| v.scores.truncate(9), "tokenizer.ggml.scores has 9 entries for the 269");
+    check(|v| v.scores[4] = f32::NAN, "tokenizer.ggml.scores[4] is not a number");
+    check(|v| v.tokens[4] = "zz".into(), "no token for the byte 0x01");
+    check(|v| v.tokens[260] = "b".repeat(2000).into(), "tokens[260] is longer than 1024");
+}
+
+/// Ranks of equal score among which merges make each other possible, in words long and short.
+#[test]
+fn sentencepiece_by_score_and_from_the_left() {
+    /// Merges one pair at a time, on texts.
+    fn reference(v: &Vocab<'_>, word: &str) -> Vec<u32> {
+        let id = |t: &str| v.tokens.iter().position(|x| x == t);
+        let mut parts: Vec<String> = word.chars().map(String::from).collect();
+        loop {
+            let score = |i: usize| id(&parts[i..i + 2].concat()).map(|id| v.scores[id]);
+            let all = (0..parts.len() - 1).filter_map(|i| Some((score(i)?, i)));
+            let best = all.min_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            let Some((_, at)) = best else { break };
+            let right = parts.remove(at + 1);
+            parts[at].push_str(&right);
+        }
+        parts.iter().map(|p| id(p).unwrap() as u32).collect()
+    }
+    let mut state = 1u32;
+    let mut random = |n: usize| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) as usize % n
+    };
+    for round in 0..80 {
+        let mut v = Vocab { add_space_prefix: Some(false), ..spm_vocab() };
+        v.token_types.clear();
+        v.tokens.truncate(262);
+        let made: BTreeSet<String> =
+            (0..14).map(|_| (0..2 + random(4)).map(|_| ["a", "b", "c"][random(3)]).collect()).collect();
+        v.tokens.extend(made.into_iter().map(Cow::from));
+        v.scores = (0..v.tokens.len()).map(|_| -(random(1 + round % 5) as f32)).collect();
+        let word: String = (0..1 + random(150)).map(|_| ["a", "b", "c"][random(1 + round % 3)]).collect();
+        let want = reference(&v, &word);
+        assert_eq!(Tokenizer::new(v.clone()).unwrap().encode(&word, false), want, "{word} by {:?}", v.tokens);
+    }
 }

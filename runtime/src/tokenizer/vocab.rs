@@ -1,13 +1,18 @@
 //! The tokenizer part of a GGUF header.
 
 use crate::error::{Error, Result};
-use ir::gguf::Metadata;
+use ir::gguf::{Array, Metadata, Value};
 use std::borrow::Cow;
+
+/// The name of byte-level BPE.
+pub(super) const BPE: &str = "gpt2";
+/// The name of SentencePiece by pairs.
+pub(super) const SPM: &str = "llama";
 
 /// What `tokenizer.ggml.*` says, as it stands in the file: [`Tokenizer::new`](super::Tokenizer::new) checks it.
 #[derive(Debug, Clone, Default)]
 pub struct Vocab<'a> {
-    /// `tokenizer.ggml.model`: the algorithm, `gpt2` for byte-level BPE.
+    /// `tokenizer.ggml.model`: the algorithm, `gpt2` for byte-level BPE, `llama` for SentencePiece.
     pub model: Cow<'a, str>,
     /// `tokenizer.ggml.pre`: the pre-tokenizer.
     pub pre: Cow<'a, str>,
@@ -17,16 +22,24 @@ pub struct Vocab<'a> {
     pub token_types: Vec<i32>,
     /// `tokenizer.ggml.merges`: pairs of token texts, separated by a space, by rank.
     pub merges: Vec<Cow<'a, str>>,
+    /// `tokenizer.ggml.scores`: for SentencePiece one for each token, or empty: all equal.
+    pub scores: Vec<f32>,
     /// `tokenizer.ggml.bos_token_id`.
     pub bos: Option<u32>,
     /// `tokenizer.ggml.eos_token_id`.
     pub eos: Option<u32>,
     /// `tokenizer.ggml.eot_token_id`.
     pub eot: Option<u32>,
+    /// `tokenizer.ggml.unknown_token_id`.
+    pub unk: Option<u32>,
+    /// `tokenizer.ggml.padding_token_id`.
+    pub pad: Option<u32>,
     /// `tokenizer.ggml.add_bos_token`.
     pub add_bos: Option<bool>,
     /// `tokenizer.ggml.add_eos_token`.
     pub add_eos: Option<bool>,
+    /// `tokenizer.ggml.add_space_prefix`: for SentencePiece, whether text begins with a space that is not written.
+    pub add_space_prefix: Option<bool>,
 }
 
 impl<'a> Vocab<'a> {
@@ -45,8 +58,16 @@ impl<'a> Vocab<'a> {
         let model = metadata.str("tokenizer.ggml.model")?;
         const MERGES: &str = "tokenizer.ggml.merges";
         let merges = match model {
-            "gpt2" => metadata.strings(MERGES)?,
+            BPE => metadata.strings(MERGES)?,
             _ => metadata.opt_strings(MERGES)?.unwrap_or_default(),
+        };
+        const SCORES: &str = "tokenizer.ggml.scores";
+        let scores = match model {
+            SPM => match metadata.get(SCORES) {
+                Some(Value::Array(Array::I32(scores))) => scores.iter().map(|s| *s as f32).collect(),
+                _ => metadata.opt_f32s(SCORES)?.unwrap_or_default(),
+            },
+            _ => Vec::new(),
         };
         const TOKENS: &str = "tokenizer.ggml.tokens";
         Ok(Vocab {
@@ -55,11 +76,15 @@ impl<'a> Vocab<'a> {
             tokens: texts(TOKENS, metadata.strings(TOKENS)?)?,
             token_types: metadata.opt_i32s("tokenizer.ggml.token_type")?.unwrap_or_default(),
             merges: texts(MERGES, merges)?,
+            scores,
             bos: metadata.opt_u32("tokenizer.ggml.bos_token_id")?,
             eos: metadata.opt_u32("tokenizer.ggml.eos_token_id")?,
             eot: metadata.opt_u32("tokenizer.ggml.eot_token_id")?,
+            unk: metadata.opt_u32("tokenizer.ggml.unknown_token_id")?,
+            pad: metadata.opt_u32("tokenizer.ggml.padding_token_id")?,
             add_bos: metadata.opt_bool("tokenizer.ggml.add_bos_token")?,
             add_eos: metadata.opt_bool("tokenizer.ggml.add_eos_token")?,
+            add_space_prefix: metadata.opt_bool("tokenizer.ggml.add_space_prefix")?,
         })
     }
 }

@@ -1,0 +1,245 @@
+//! `rigc run --chat`: a conversation, line by line or one message.
+//!
+//! On a terminal, an error in one message is reported and the conversation goes on; a script that pipes its lines in gets
+//! the exit code of the first error.
+
+use crate::failure::{self, usage};
+use crate::interrupt::Interrupt;
+use crate::run::Session;
+use anyhow::{Context, Result};
+use ir::gguf::Metadata;
+use runtime::chat::{ChatTemplate, Conversation, Message, Reply, SYSTEM, SpecialTexts, USER};
+use runtime::generate::StopReason;
+use runtime::tokenizer::Tokenizer;
+use rustyline::error::ReadlineError;
+use rustyline::{Behavior, Config, DefaultEditor};
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Flags of a conversation.
+#[derive(Debug, clap::Args)]
+pub struct ChatArgs {
+    /// Chat: the prompt is a message; without one, each line is
+    #[arg(long, conflicts_with_all = ["prompt_ids", "no_special"])]
+    chat: bool,
+    /// With --chat: how the model is to behave
+    #[arg(long, value_name = "TEXT", requires = "chat", allow_hyphen_values = true)]
+    system: Option<String>,
+    /// With --chat: a Jinja chat template, instead of the model's
+    #[arg(long, value_name = "FILE", requires = "chat")]
+    template: Option<PathBuf>,
+}
+
+/// A conversation and what it begins with.
+pub struct Chat {
+    conversation: Conversation,
+    opening: Vec<Message>,
+}
+
+impl ChatArgs {
+    /// Whether there is to be a conversation.
+    pub fn on(&self) -> bool {
+        self.chat
+    }
+
+    /// The conversation that the flags ask for with a model of this header.
+    pub fn conversation(&self, metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Chat> {
+        let (special, now) = (SpecialTexts::from(tokenizer), runtime::sys::time::local());
+        let template = match &self.template {
+            None => ChatTemplate::from_metadata(metadata, special, now)?,
+            Some(path) => {
+                let name = path.display();
+                let source = std::fs::read(path).map_err(|e| runtime::Error::io(path, e))?;
+                let source = String::from_utf8(source).map_err(|_| usage(format!("{name} is not UTF-8")))?;
+                ChatTemplate::from_text(&source, name.to_string(), special, now)?
+            }
+        };
+        let opening: Vec<_> = self.system.iter().map(|text| Message::new(SYSTEM, text)).collect();
+        Ok(Chat { conversation: Conversation::new(template, opening.clone()), opening })
+    }
+}
+
+/// What `/help` prints.
+const HELP: &str = "\
+/help        this list
+/clear       forget the conversation, but for --system
+/save FILE   write the conversation to FILE as JSON
+/load FILE   go on from a conversation in FILE
+//TEXT       the message /TEXT
+Ctrl-C stops a reply, Ctrl-D leaves.
+";
+
+/// Has `message` answered, or all lines that come.
+pub fn run(mut session: Session, mut chat: Chat, message: Option<String>, interrupt: &Interrupt) -> Result<ExitCode> {
+    if let Some(text) = message {
+        let reply = chat.answer(&text, &mut session, interrupt)?;
+        return Ok(session.finish(&reply.generation));
+    }
+    let mut lines = Lines::new()?;
+    if lines.interactive() {
+        let context = session.executor.context();
+        eprintln!("{}, context {context}, seed {}; /help lists commands", session.name, session.seed);
+    }
+    while let Some(line) = lines.next()? {
+        match chat.line(&line, &mut session, interrupt) {
+            Ok(note) if lines.interactive() => eprint!("{note}"),
+            Err(e) if lines.interactive() && !failure::is_broken_pipe(&e) => {
+                failure::report(&e);
+            }
+            result => drop(result?),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Chat {
+    /// Does what a line asks for, and tells what that was where it does not show.
+    fn line(&mut self, line: &str, session: &mut Session, interrupt: &Interrupt) -> Result<String> {
+        let Some(command) = line.strip_prefix('/').filter(|rest| !rest.starts_with('/')) else {
+            if !line.trim().is_empty() {
+                self.answer(line.strip_prefix('/').unwrap_or(line), session, interrupt)?;
+            }
+            return Ok(String::new());
+        };
+        let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+        match (name, rest.trim()) {
+            ("help", "") => Ok(HELP.to_owned()),
+            ("clear", "") => {
+                self.conversation.set_messages(self.opening.clone());
+                session.restart_sampler()?;
+                Ok("the conversation is forgotten\n".to_owned())
+            }
+            ("save", file) if !file.is_empty() => {
+                let messages = self.conversation.messages();
+                save(Path::new(file), messages)?;
+                Ok(format!("{} messages are in {file}\n", messages.len()))
+            }
+            ("load", file) if !file.is_empty() => {
+                let messages = load(Path::new(file))?;
+                let note = format!("{} messages are from {file}\n", messages.len());
+                self.conversation.set_messages(messages);
+                session.restart_sampler()?;
+                Ok(note)
+            }
+            ("save" | "load", _) => Err(usage(format!("/{name} needs a file: /{name} FILE"))),
+            ("help" | "clear", _) => Err(usage(format!("/{name} takes nothing after it"))),
+            _ => Err(usage(format!("/{name} is no command; /help lists them, and //{command} is a message"))),
+        }
+    }
+
+    /// Prints the answer to a message, and on stderr why it is not whole.
+    fn answer(&mut self, text: &str, session: &mut Session, interrupt: &Interrupt) -> Result<Reply> {
+        let conversation = &mut self.conversation;
+        let reply = session.generate(interrupt.flag(), |s, on_text, interrupted| {
+            let Session { executor, tokenizer, sampler, options, .. } = s;
+            let message = Message::new(USER, text);
+            conversation.reply(message, executor, tokenizer, sampler, options, on_text, interrupted)
+        });
+        interrupt.rest();
+        let context = session.executor.context();
+        let reply = match reply {
+            Err(e) => match e.downcast_ref::<runtime::Error>() {
+                Some(runtime::Error::Limit { need, .. }) => {
+                    return Err(usage(format!(
+                        "the conversation with this message has {need} tokens, but the context holds {context}; the \
+                         message was left out: /clear starts anew, or give a larger --ctx"
+                    )));
+                }
+                _ => return Err(e),
+            },
+            Ok(reply) => reply,
+        };
+        let generation = &reply.generation;
+        session.print_end(&reply.prompt_ids, generation)?;
+        match generation.stop_reason {
+            StopReason::Context => eprintln!(
+                "rigc: the context of {context} tokens is full, so the reply ends here; /clear starts anew, or give a \
+                 larger --ctx"
+            ),
+            StopReason::Length => {
+                eprintln!("rigc: the reply ends here after the {} tokens of -n", generation.ids.len())
+            }
+            StopReason::Interrupted if generation.ids.is_empty() => {
+                eprintln!("rigc: stopped before the reply began; the message was left out");
+            }
+            _ => {}
+        }
+        Ok(reply)
+    }
+}
+
+/// Writes messages as JSON; the file is whole or as it was.
+fn save(path: &Path, messages: &[Message]) -> Result<()> {
+    let text = serde_json::to_string_pretty(messages).context("the conversation")? + "\n";
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let write = || {
+        std::fs::File::create(&partial)?.write_all(text.as_bytes())?;
+        std::fs::rename(&partial, path)
+    };
+    write().map_err(|e| {
+        let _ = std::fs::remove_file(&partial);
+        runtime::Error::io(path, e).into()
+    })
+}
+
+/// Reads messages that [`save`] has written, or others of that form.
+fn load(path: &Path) -> Result<Vec<Message>> {
+    let bytes = std::fs::read(path).map_err(|e| runtime::Error::io(path, e))?;
+    let form = "a JSON list of {\"role\": …, \"content\": …}";
+    serde_json::from_slice(&bytes).map_err(|e| usage(format!("{} is not {form}: {e}", path.display())))
+}
+
+/// Where lines come from.
+enum Lines {
+    Terminal(Box<DefaultEditor>),
+    Pipe(std::io::StdinLock<'static>),
+}
+
+impl Lines {
+    fn new() -> Result<Lines> {
+        let stdin = std::io::stdin();
+        Ok(if stdin.is_terminal() {
+            // The prompt goes to the terminal even where standard output does not.
+            let config = Config::builder().behavior(Behavior::PreferTerm).build();
+            Lines::Terminal(Box::new(DefaultEditor::with_config(config).map_err(terminal)?))
+        } else {
+            Lines::Pipe(stdin.lock())
+        })
+    }
+
+    fn interactive(&self) -> bool {
+        matches!(self, Lines::Terminal(_))
+    }
+
+    /// The next line without its end; `None` after the last.
+    fn next(&mut self) -> Result<Option<String>> {
+        match self {
+            Lines::Terminal(editor) => loop {
+                match editor.readline("> ") {
+                    Ok(line) => {
+                        editor.add_history_entry(&line).map_err(terminal)?;
+                        return Ok(Some(line));
+                    }
+                    Err(ReadlineError::Eof) => return Ok(None),
+                    Err(ReadlineError::Interrupted) => eprintln!("Ctrl-D leaves"),
+                    Err(e) => return Err(terminal(e)),
+                }
+            },
+            Lines::Pipe(input) => {
+                let mut line = Vec::new();
+                if input.read_until(b'\n', &mut line)? == 0 {
+                    return Ok(None);
+                }
+                let line = String::from_utf8(line).map_err(|_| usage("a line of standard input is not UTF-8"))?;
+                Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned()))
+            }
+        }
+    }
+}
+
+fn terminal(error: ReadlineError) -> anyhow::Error {
+    usage(format!("the terminal: {error}"))
+}

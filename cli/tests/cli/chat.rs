@@ -1,0 +1,219 @@
+//! `rigc run --chat`: one message, lines over a pipe, commands, templates.
+
+use crate::harness::{Outcome, check_refused, command, rigc, rigc_reading, shared, wait};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// Options of every greedy chat with the demo model.
+const GREEDY: &[&str] = &["run", "demo.rig", "--chat", "--json", "--temp", "0", "-n", "6"];
+
+/// The objects of a chat of these lines, and how it ended.
+fn lines(args: &[&str], input: &str) -> (Vec<Value>, Outcome) {
+    let o = rigc_reading(shared(), &[GREEDY, args].concat(), input.as_bytes());
+    let replies = o.text().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    (replies, o)
+}
+
+fn one(args: &[&str]) -> Value {
+    rigc(shared(), &[GREEDY, args].concat()).json()
+}
+
+fn ids(reply: &Value, key: &str) -> Vec<u64> {
+    reply[key].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
+}
+
+fn prefilled(reply: &Value) -> usize {
+    reply["timings"]["prefill_tokens"].as_u64().unwrap() as usize
+}
+
+fn file(name: &str, text: &str) -> PathBuf {
+    let path = shared().join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// The template's text is the prompt, with one BOS.
+#[test]
+fn one_message() {
+    let reply = one(&["-p", " Hello "]);
+    let text =
+        "<|start_header_id|>user<|end_header_id|>\n\nHello<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n";
+    let plain = ["run", "demo.rig", "--json", "--temp", "0", "-n", "6", "-p", text];
+    let plain = rigc(shared(), &plain).json();
+    assert_eq!((&reply["prompt_ids"], &reply["ids"]), (&plain["prompt_ids"], &plain["ids"]));
+    assert_eq!(prefilled(&reply), ids(&reply, "prompt_ids").len());
+    let with_system = one(&["--system", "Be brief.", "-p", "Hello"]);
+    assert!(ids(&with_system, "prompt_ids").len() > ids(&reply, "prompt_ids").len());
+    assert_eq!(one(&["Hello"])["prompt_ids"], reply["prompt_ids"], "as a positional argument");
+    let built_in = ["run", "--chat", "--json", "--temp", "0", "-n", "6", "-p", "Hello"];
+    assert_eq!(rigc(shared(), &built_in).json()["prompt_ids"], reply["prompt_ids"], "the built-in model");
+    let o = rigc(shared(), &["run", "demo.rig", "--chat", "-p", "Hello", "-n", "6"]);
+    assert!(o.code == Some(0) && o.text().ends_with('\n') && o.err.contains("-n") && o.err.contains("seed"), "{o:?}");
+}
+
+/// The cache keeps what two prompts have in common, and what is computed does not depend on it.
+#[test]
+fn later_turns_process_new_tokens_only() {
+    let (replies, o) = lines(&[], "Hello\n\nWho art thou?\nSpeak!\n");
+    assert_eq!((o.code, replies.len()), (Some(0), 3), "{}", o.err);
+    assert_eq!(prefilled(&replies[0]), ids(&replies[0], "prompt_ids").len());
+    for pair in replies.windows(2) {
+        let mut cached = [ids(&pair[0], "prompt_ids"), ids(&pair[0], "ids")].concat();
+        cached.pop();
+        let prompt = ids(&pair[1], "prompt_ids");
+        let kept = cached.iter().zip(&prompt).take_while(|(a, b)| a == b).count();
+        assert!(kept >= ids(&pair[0], "prompt_ids").len(), "{pair:?}");
+        assert_eq!(prefilled(&pair[1]), prompt.len() - kept);
+    }
+}
+
+#[test]
+fn clear_save_and_load() {
+    let dir = shared();
+    let input = "Hello\n/save talk.json\nWhere?\n/clear\nHello\n//x\n/help\n";
+    let (replies, o) = lines(&["--system", "Be brief."], input);
+    assert_eq!((o.code, replies.len()), (Some(0), 4), "{}", o.err);
+    assert_eq!(replies[2]["prompt_ids"], replies[0]["prompt_ids"]);
+    assert_eq!(prefilled(&replies[2]), 1, "the cache still has it");
+    let saved: Value = serde_json::from_slice(&std::fs::read(dir.join("talk.json")).unwrap()).unwrap();
+    let expected = json!([
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": replies[0]["text"]},
+    ]);
+    assert_eq!(saved, expected);
+    let (loaded, o) = lines(&[], "/load talk.json\nWhere?\n");
+    assert_eq!((o.code, loaded.len()), (Some(0), 1), "{}", o.err);
+    assert_eq!(loaded[0]["prompt_ids"], replies[1]["prompt_ids"]);
+    assert_eq!(loaded[0]["ids"], replies[1]["ids"], "whatever the cache held");
+    assert_eq!(prefilled(&loaded[0]), ids(&loaded[0], "prompt_ids").len());
+    assert!(!dir.join("talk.json.partial").exists());
+    let help = rigc_reading(dir, &["run", "demo.rig", "--chat"], b"/help\n");
+    assert!(help.code == Some(0) && help.text().is_empty() && help.err.is_empty(), "for terminals: {help:?}");
+}
+
+/// The first error of piped lines ends the chat with its code.
+#[test]
+fn lines_that_fail() {
+    file("talk.txt", "no JSON");
+    for (input, words) in [
+        ("/frobnicate\nHello\n", &["/frobnicate", "/help"][..]),
+        ("/save\n", &["/save FILE"]),
+        ("/save no/such/folder.json\n", &["no/such/folder.json"]),
+        ("/load nothing.json\n", &["nothing.json"]),
+        ("/load talk.txt\n", &["talk.txt", "JSON"]),
+        ("/clear all\n", &["/clear"]),
+    ] {
+        let (replies, o) = lines(&[], input);
+        assert_eq!((o.code, replies.len(), o.err.lines().count()), (Some(2), 0, 1), "{input}: {}", o.err);
+        words.iter().for_each(|w| assert!(o.err.contains(w), "'{w}' is not in: {}", o.err));
+    }
+    let o = rigc_reading(shared(), GREEDY, b"\xff\n");
+    assert!(o.code == Some(2) && o.err.contains("UTF-8"), "{o:?}");
+}
+
+#[test]
+fn templates() {
+    let dir = shared();
+    file("roles.jinja", "{% for m in messages %}{{ '[' + m['role'][0] + ']' + m['content'] }}{% endfor %}\n");
+    file("bad.jinja", "{% for %}");
+    file("refuses.jinja", "{{ raise_exception('no talking') }}");
+    file("endless.jinja", "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}");
+    std::fs::write(dir.join("latin1.jinja"), b"\xe9").unwrap();
+    let reply = one(&["--template", "roles.jinja", "-p", "ROMEO:"]);
+    let plain = rigc(dir, &["run", "demo.rig", "--json", "-n", "1", "-p", "[u]ROMEO:"]).json();
+    assert_eq!(reply["prompt_ids"], plain["prompt_ids"], "BOS is added where the template has none");
+    let table: &[(&[&str], &[&str])] = &[
+        (&["m.gguf", "--chat", "-p", "x"], &["no chat template", "--template"]),
+        (&["--chat", "-p", "x", "--template", "bad.jinja"], &["bad.jinja", "is not valid"]),
+        (&["--chat", "-p", "x", "--template", "refuses.jinja"], &["refuses.jinja", "no talking"]),
+        (&["--chat", "-p", "x", "--template", "endless.jinja"], &["endless.jinja", "too much work"]),
+        (&["--chat", "-p", "x", "--template", "latin1.jinja"], &["latin1.jinja", "UTF-8"]),
+        (&["--chat", "-p", "x", "--template", "nothing.jinja"], &["nothing.jinja"]),
+        (&["-p", "x", "--system", "y"], &["--chat"]),
+        (&["-p", "x", "--template", "roles.jinja"], &["--chat"]),
+        (&["--chat", "--prompt-ids", "1"], &["--chat", "--prompt-ids"]),
+        (&["--chat", "-p", "x", "--no-special"], &["--chat", "--no-special"]),
+    ];
+    for (args, words) in table {
+        check_refused(dir, &[&["run"], *args].concat(), words);
+    }
+}
+
+/// What does not fit is refused, and a reply that meets the end of the context says so.
+#[test]
+fn a_full_context() {
+    let o = rigc(shared(), &["run", "demo.gguf", "--chat", "--ctx", "32", "-p", &"long ".repeat(40)]);
+    assert!(o.code == Some(2) && o.err.contains("the context holds 32"), "{o:?}");
+    let o = rigc_reading(
+        shared(),
+        &["run", "demo.gguf", "--chat", "--ctx", "32", "--ignore-eos", "--temp", "0"],
+        b"Hello\nAgain\n",
+    );
+    assert!(o.code == Some(2) && !o.text().is_empty(), "{o:?}");
+    let said: Vec<&str> = o.err.lines().collect();
+    assert!(said.len() == 2 && said[0].contains("is full") && said[1].contains("the message was left out"), "{o:?}");
+}
+
+/// Ctrl-C ends the reply, and the next line is read.
+#[test]
+fn interrupted_replies() {
+    let args = ["run", "demo.rig", "--chat", "--ignore-eos", "--temp", "0", "--threads", "1"];
+    let mut child = command(shared(), &args).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"Hello\n").unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 2]).unwrap();
+    let kill = format!("kill -INT {}", child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    stdin.write_all(b"/save stopped.json\n").unwrap();
+    drop(stdin);
+    let o = wait(child);
+    assert_eq!((o.code, o.err.as_str()), (Some(0), ""));
+    let saved: Value = serde_json::from_slice(&std::fs::read(shared().join("stopped.json")).unwrap()).unwrap();
+    assert_eq!(saved.as_array().unwrap().len(), 2);
+}
+
+/// A conversation at a terminal: the prompt and notes are not on standard output, which holds the answers.
+#[test]
+fn at_a_terminal() {
+    let dir = shared();
+    if Command::new("script").arg("--version").output().is_err() {
+        return eprintln!("skipped: the program `script` is missing");
+    }
+    let talk = format!("{} run demo.rig --chat --temp 0 -n 6 > answers.txt", env!("CARGO_BIN_EXE_rigc"));
+    let mut command = Command::new("timeout");
+    command.args(["60", "script", "-qec", &talk, "/dev/null"]).current_dir(dir);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut wait_for = |words: &str| {
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains(words) {
+            let mut byte = [0];
+            assert_eq!(stdout.read(&mut byte).unwrap(), 1, "no '{words}' in: {}", String::from_utf8_lossy(&seen));
+            seen.extend(byte);
+        }
+    };
+    wait_for("/help lists commands");
+    for (line, words) in [
+        ("", "> "),
+        ("/help\r", "Ctrl-D leaves"),
+        ("", "> "),
+        ("Hello\r", "after the 6 tokens of -n"),
+        ("", "> "),
+        ("/save term.json\r", "2 messages are in term.json"),
+        ("", "> "),
+        ("/nope\r", "/nope is no command"),
+        ("", "> "),
+    ] {
+        stdin.write_all(line.as_bytes()).unwrap();
+        wait_for(words);
+    }
+    stdin.write_all(b"\x04").unwrap();
+    let o = wait(child);
+    assert_eq!(o.code, Some(0), "{}", o.err);
+    let answers = std::fs::read_to_string(dir.join("answers.txt")).unwrap();
+    let piped = rigc(dir, &["run", "demo.rig", "--chat", "--temp", "0", "-n", "6", "-p", "Hello"]);
+    assert_eq!(answers, piped.text());
+}
