@@ -6,6 +6,7 @@
 use crate::failure::{self, usage};
 use crate::interrupt::Interrupt;
 use crate::run::Session;
+use crate::text;
 use anyhow::{Context, Result};
 use ir::gguf::Metadata;
 use runtime::chat::{ChatTemplate, Conversation, Message, Reply, SYSTEM, SpecialTexts, USER};
@@ -13,7 +14,7 @@ use runtime::generate::StopReason;
 use runtime::tokenizer::Tokenizer;
 use rustyline::error::ReadlineError;
 use rustyline::{Behavior, Config, DefaultEditor};
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -50,9 +51,7 @@ impl ChatArgs {
             None => ChatTemplate::from_metadata(metadata, special, now)?,
             Some(path) => {
                 let name = path.display();
-                let source = std::fs::read(path).map_err(|e| runtime::Error::io(path, e))?;
-                let source = String::from_utf8(source).map_err(|_| usage(format!("{name} is not UTF-8")))?;
-                ChatTemplate::from_text(&source, name.to_string(), special, now)?
+                ChatTemplate::from_text(&text::file(path)?, name.to_string(), special, now)?
             }
         };
         let opening: Vec<_> = self.system.iter().map(|text| Message::new(SYSTEM, text)).collect();
@@ -187,9 +186,9 @@ fn save(path: &Path, messages: &[Message]) -> Result<()> {
 
 /// Reads messages that [`save`] has written, or others of that form.
 fn load(path: &Path) -> Result<Vec<Message>> {
-    let bytes = std::fs::read(path).map_err(|e| runtime::Error::io(path, e))?;
+    let text = text::file(path)?;
     let form = "a JSON list of {\"role\": …, \"content\": …}";
-    serde_json::from_slice(&bytes).map_err(|e| usage(format!("{} is not {form}: {e}", path.display())))
+    serde_json::from_str(&text).map_err(|e| usage(format!("{} is not {form}: {e}", path.display())))
 }
 
 /// Where lines come from.
@@ -229,12 +228,8 @@ impl Lines {
                 }
             },
             Lines::Pipe(input) => {
-                let mut line = Vec::new();
-                if input.read_until(b'\n', &mut line)? == 0 {
-                    return Ok(None);
-                }
-                let line = String::from_utf8(line).map_err(|_| usage("a line of standard input is not UTF-8"))?;
-                Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned()))
+                let line = text::line(input, "a line of standard input")?;
+                Ok(line.map(|line| line.trim_end_matches(['\n', '\r']).to_owned()))
             }
         }
     }

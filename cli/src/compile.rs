@@ -39,6 +39,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let start = std::time::Instant::now();
     let file = ModelFile::open(&args.model)?;
     let compiled = model::compile(&file, &args.compile, &stages)?;
+    file.check_unchanged()?;
     if !stages.is_empty() {
         let mut text = String::new();
         for l in &compiled.listings {

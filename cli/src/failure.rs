@@ -1,5 +1,7 @@
 //! From errors to a sentence and an exit code: 2 for what the user can mend, 1 for what rigc got wrong.
 
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Exit code of an interrupted command.
@@ -23,6 +25,16 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     let text = error.to_string();
     eprintln!("rigc: {}", text.trim_end());
     ExitCode::from(code(error))
+}
+
+/// Says that a file was cut short, or that its disk failed, while it was read, and gives the exit code.
+pub fn lost_file(path: &Path) -> i32 {
+    let path = path.display();
+    let _ = writeln!(
+        std::io::stderr(),
+        "rigc: {path} was cut short while it was in use, or its disk fails; run again with the whole file"
+    );
+    2
 }
 
 /// Whether nobody reads the output any more.

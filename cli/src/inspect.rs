@@ -114,6 +114,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         drop(step);
         bar.finish_and_clear();
     }
+    file.check_unchanged()?;
     let report = Report {
         model: file.path().display().to_string(),
         bytes: file.bytes(),

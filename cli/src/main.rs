@@ -17,8 +17,10 @@ mod perplexity;
 mod progress;
 mod run;
 mod synth;
+mod text;
 
 use clap::{Parser, Subcommand};
+use runtime::sys::signals;
 use std::process::ExitCode;
 
 /// A kernel compiler and runtime for transformer models in GGUF files.
@@ -60,6 +62,8 @@ rigc compiles a model's kernels for this machine and runs them.
 ";
 
 fn main() -> ExitCode {
+    signals::on_lost_file(failure::lost_file);
+    signals::file_limit_is_an_error();
     let result = match Cli::try_parse() {
         Ok(cli) => command(cli),
         Err(e) if e.use_stderr() => Err(failure::usage(sentence(&e))),

@@ -7,12 +7,12 @@
 use crate::failure::{INTERRUPTED, usage};
 use crate::interrupt::Interrupt;
 use crate::model::{self, CompileArgs, Loaded};
-use crate::{output, progress};
+use crate::{output, progress, text};
 use anyhow::{Context, Result};
 use runtime::executor::{Executor, Options};
 use runtime::tokenizer::{Tokenizer, Vocab};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -132,22 +132,12 @@ fn chunk(
     Ok(Some(()))
 }
 
-/// The text, less a line end at its end.
-fn read(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|e| runtime::Error::io(path, e))?;
-    let mut text =
-        String::from_utf8(bytes).map_err(|e| usage(format!("{} is not UTF-8: {}", path.display(), e.utf8_error())))?;
-    if text.ends_with('\n') {
-        text.pop();
-    }
-    Ok(text)
-}
-
 /// Runs the command.
 pub fn run(args: Args) -> Result<ExitCode> {
     let interrupt = Interrupt::new();
     let context = args.ctx as usize;
-    let text = read(&args.file)?;
+    let text = text::file(&args.file)?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
     // An artifact's context is its own; it only has to be large enough.
     let ctx = (!model::is_artifact(&args.model)).then_some(args.ctx);
     let compile = CompileArgs { target: args.target, ctx, kv: args.kv };
@@ -157,7 +147,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         return Err(usage(format!("{} holds {has} tokens, --ctx is {context}; compile it with --ctx {context}", name)));
     }
     let tokenizer = Tokenizer::new(Vocab::from_gguf(file.metadata())?)?;
-    let tokens = tokenizer.encode_prompt(&text, false);
+    let tokens = tokenizer.encode_prompt(text, false);
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     if tokens.len() < 2 * context {
         let path = args.file.display();
@@ -165,6 +155,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
         return Err(usage(format!(
             "{path} has {n} tokens, but two chunks need {need}; give more text or a lower --ctx"
         )));
+    }
+    let vocab = artifact.manifest.config.vocab;
+    if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab) {
+        return Err(usage(format!("{name} has a tokenizer that gives token {id}, but a vocabulary of {vocab}")));
     }
     let chunks = (tokens.len() / context).min(args.chunks.map_or(usize::MAX, |n| n as usize));
 
@@ -186,6 +180,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         bar.inc(1);
     }
     bar.finish_and_clear();
+    file.check_unchanged()?;
     let report = Report {
         model: name,
         file: args.file.display().to_string(),

@@ -4,14 +4,15 @@ use crate::chat::{self, ChatArgs};
 use crate::failure::{INTERRUPTED, usage};
 use crate::interrupt::Interrupt;
 use crate::model::{self, CompileArgs, Loaded};
-use crate::{machine, output, progress};
+use crate::{machine, output, progress, text};
 use anyhow::{Context, Result};
+use runtime::ModelFile;
 use runtime::executor::{Executor, Options};
 use runtime::generate::{self, Generation, StopReason};
 use runtime::sampler::{Sampler, SamplerConfig};
 use runtime::tokenizer::{Tokenizer, Vocab};
 use serde::Serialize;
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,8 +112,7 @@ fn sort(args: &Args) -> Result<(Option<PathBuf>, Option<Prompt>)> {
     given.extend(positional.map(Prompt::Text));
     given.extend(args.prompt.clone().map(Prompt::Text));
     if let Some(path) = &args.file {
-        let text = std::fs::read(path).map_err(|e| runtime::Error::io(path, e))?;
-        given.push(Prompt::Text(utf8(text, &path.display().to_string())?));
+        given.push(Prompt::Text(text::file(path)?));
     }
     given.extend(args.prompt_ids.clone().map(Prompt::Ids));
     if given.len() > 1 {
@@ -124,13 +124,7 @@ fn sort(args: &Args) -> Result<(Option<PathBuf>, Option<Prompt>)> {
     if std::io::stdin().is_terminal() {
         return Err(usage("no prompt is given; type one, as in: rigc run \"ROMEO:\""));
     }
-    let mut text = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut text)?;
-    Ok((model, Some(Prompt::Text(utf8(text, "standard input")?))))
-}
-
-fn utf8(text: Vec<u8>, from: &str) -> Result<String> {
-    String::from_utf8(text).map_err(|e| usage(format!("the prompt from {from} is not UTF-8: {}", e.utf8_error())))
+    Ok((model, Some(Prompt::Text(text::read(std::io::stdin().lock(), Path::new("standard input"))?))))
 }
 
 /// A seed that differs from run to run.
@@ -198,6 +192,7 @@ pub struct Session {
     pub name: String,
     /// What the sampler's randomness starts from.
     pub seed: u64,
+    file: ModelFile,
     config: SamplerConfig,
     load: Duration,
     json: bool,
@@ -227,7 +222,7 @@ impl Session {
             top_logits: args.top_logits,
         };
         let (load, json) = (start.elapsed(), args.json);
-        Ok(Session { executor, tokenizer, sampler, options, name, seed, config, load, json })
+        Ok(Session { executor, tokenizer, sampler, options, name, seed, file, config, load, json })
     }
 
     /// Samples from now on as at the start.
@@ -255,7 +250,11 @@ impl Session {
             }
         };
         let result = generate(self, &mut on_text, interrupted)?;
-        failed.map_or(Ok(result), Err)
+        if let Some(e) = failed {
+            return Err(e);
+        }
+        self.file.check_unchanged()?;
+        Ok(result)
     }
 
     /// Ends what was printed of a generation after all of `prompt_ids`, or prints all of it as JSON.

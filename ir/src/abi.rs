@@ -18,6 +18,9 @@ pub const KV_BLOCK: usize = 64;
 /// Row alignment of activation buffers, bytes.
 pub const ROW_ALIGN: usize = 64;
 
+/// Most scratch bytes of a kernel for each worker, far more than any needs.
+pub const MAX_SCRATCH: u64 = 64 << 20;
+
 /// Bytes of one row of `k` float activations: f32, padded to [`ROW_ALIGN`].
 pub const fn f32_row_bytes(k: usize) -> usize {
     (k * 4).next_multiple_of(ROW_ALIGN)

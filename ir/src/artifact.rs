@@ -3,8 +3,10 @@
 //! On disk it is a directory `NAME.rig/` with `manifest.ron` (this module's [`Manifest`]) and one file for each module.
 //! Invariant: the indices inside are in range once [`Manifest::verify`] has passed. Next hop: `runtime` reads it.
 
+use crate::abi::MAX_SCRATCH;
 use crate::front::ModelConfig;
 use crate::gguf::ModelIdentity;
+use crate::graph::check_shape;
 use crate::plan::{Place, Plan, Step};
 use crate::quant::Format;
 use crate::tensor::TensorType;
@@ -141,12 +143,25 @@ impl Manifest {
         if self.context == 0 || self.entries.is_empty() || self.entries[0].tokens != 1 {
             return bad("it has no context or no decode entry point".into());
         }
+        let types = self.weights.iter().map(|w| (&w.name, &w.ty)).chain(self.states.iter().map(|s| (&s.name, &s.ty)));
+        for (name, ty) in types {
+            check_shape(&ty.shape).map_err(|e| Error::verify("manifest", format!("'{name}': {e}")))?;
+        }
         for (i, k) in self.kernels.iter().enumerate() {
             let Some(module) = self.modules.get(k.module as usize) else {
                 return bad(format!("kernel {i} is in module {}, which is not there", k.module));
             };
             if k.offset.checked_add(k.bytes).is_none_or(|end| end > module.bytes) {
                 return bad(format!("kernel {i} lies outside its module"));
+            }
+            if k.scratch_bytes > MAX_SCRATCH {
+                return bad(format!(
+                    "kernel {i} wants {} bytes of scratch memory, more than {MAX_SCRATCH}",
+                    k.scratch_bytes
+                ));
+            }
+            if k.hash.len() != 64 || !k.hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return bad(format!("kernel {i} has no SHA-256"));
             }
         }
         for (i, s) in self.states.iter().enumerate() {
@@ -185,10 +200,14 @@ impl Manifest {
                 return bad(format!("kernel {kernel} is launched with the wrong buffers"));
             }
         }
+        if e.tokens > self.context {
+            return bad(format!("it takes {} tokens, the context is {}", e.tokens, self.context));
+        }
         let rows = if e.all_logits { u64::from(e.tokens) } else { 1 };
-        let need = rows * crate::abi::f32_row_bytes(self.config.vocab) as u64;
+        let row = check_shape(&[self.config.vocab]).map(|()| crate::abi::f32_row_bytes(self.config.vocab) as u64);
+        let need = row.ok().and_then(|row| rows.checked_mul(row));
         match e.plan.buffers.get(e.plan.logits as usize) {
-            Some(b) if b.bytes >= need && matches!(b.place, Place::Arena { .. }) => Ok(()),
+            Some(b) if need.is_some_and(|need| b.bytes >= need) && matches!(b.place, Place::Arena { .. }) => Ok(()),
             _ => bad("the logits buffer is missing or too small".into()),
         }
     }

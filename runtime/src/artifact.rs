@@ -1,7 +1,7 @@
 //! Artifact directories: `NAME.rig/` with `manifest.ron` and one file for each module.
 //!
 //! Invariant: a directory appears under its name complete and on disk, or not at all; what [`read`] returns is what
-//! [`write`] was given, down to the hash of every module. Next hop: [`crate::executor`] loads it.
+//! [`write`] was given: the manifest ends with the hash of its text, and has the hash of every module. Next hop: [`crate::executor`] loads it.
 
 use crate::{Error, ModelFile, Result};
 use ir::artifact::{Artifact, Manifest, ModuleEntry, SIGNATURE};
@@ -23,11 +23,28 @@ const MAX_MODULE: u64 = 1 << 30;
 struct Head {
     signature: String,
     rigc: String,
+    #[serde(default)]
+    abi: u32,
 }
+
+/// What comes before the hash in the last line of a manifest.
+const SEAL: &str = "\n// sha256 ";
 
 /// Hex SHA-256 of a module, as the manifest records it.
 pub fn sha256(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
+}
+
+/// The text of a manifest with a last line that holds its hash, which shows damage; such a line is replaced.
+pub fn sealed(text: &str) -> String {
+    let text = text.rsplit_once(SEAL).map_or(text, |(text, _)| text);
+    format!("{text}{SEAL}{}\n", sha256(text.as_bytes()))
+}
+
+/// The text before the seal, if that is intact.
+fn unsealed(sealed: &str) -> Option<&str> {
+    let (text, hash) = sealed.rsplit_once(SEAL)?;
+    (hash.trim_end() == sha256(text.as_bytes())).then_some(text)
 }
 
 /// Whether `path` is a directory with a manifest.
@@ -65,13 +82,14 @@ pub fn write(artifact: &Artifact, path: &Path) -> Result<()> {
     // Through a link, the directory that it names is replaced.
     let target = old.as_deref().unwrap_or(path);
     let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temporary = Temporary::new(target, parent)?;
-    for (entry, module) in manifest.modules.iter().zip(&artifact.modules) {
-        write_file(&temporary.0.join(&entry.file), module)?;
-    }
     let text = ron::ser::to_string_pretty(&*manifest, ron::ser::PrettyConfig::new().depth_limit(4))
         .map_err(|e| Error::input(format!("the manifest cannot be written as RON: {e}")))?;
-    write_file(&temporary.0.join(MANIFEST), text.as_bytes())?;
+    let temporary = Temporary::new(target, parent)?;
+    let files = manifest.modules.iter().zip(&artifact.modules).map(|(entry, module)| (&*entry.file, &**module));
+    for (name, bytes) in files.chain([(MANIFEST, sealed(&text).as_bytes())]) {
+        let file = temporary.0.join(name);
+        write_file(&file, bytes).map_err(|e| unwritten(path, &file, e))?;
+    }
     sync_dir(&temporary.0)?;
     let io = |e| Error::io(target, e);
     if old.is_some() {
@@ -102,31 +120,7 @@ pub fn read(path: &Path) -> Result<Artifact> {
     }
     let damaged = |file: &Path, what: &str| Error::input(format!("{} {what}; compile the model again", file.display()));
     let text = read_file(&manifest_path, MAX_MANIFEST)?;
-    if text.len() as u64 > MAX_MANIFEST {
-        return Err(damaged(&manifest_path, &format!("is damaged: it has more than {MAX_MANIFEST} bytes")));
-    }
-    let text = std::str::from_utf8(&text).map_err(|_| damaged(&manifest_path, "is damaged: it is not text"))?;
-    let unreadable = |e: ron::error::SpannedError| damaged(&manifest_path, &format!("cannot be understood: {e}"));
-    let head: Head = ron::from_str(text).map_err(unreadable)?;
-    if head.signature != SIGNATURE {
-        let what = format!("is of format {} (rigc {}), not {SIGNATURE}", head.signature, head.rigc);
-        return Err(damaged(&manifest_path, &what));
-    }
-    let manifest: Manifest = match ron::from_str(text) {
-        Ok(manifest) => manifest,
-        Err(_) if head.rigc != env!("CARGO_PKG_VERSION") => {
-            let what = format!("was written by rigc {}, this is rigc {}", head.rigc, env!("CARGO_PKG_VERSION"));
-            return Err(damaged(&manifest_path, &what));
-        }
-        Err(e) => return Err(unreadable(e)),
-    };
-    let manifest = manifest
-        .verify()
-        .map_err(|e| match e {
-            ir::Error::Malformed { .. } => Error::input(format!("{}: {e}", path.display())),
-            e => damaged(&manifest_path, &format!("is damaged: {e}")),
-        })?
-        .into_inner();
+    let manifest = parse(&text).map_err(|what| damaged(&manifest_path, &what))?;
     let mut modules = Vec::with_capacity(manifest.modules.len());
     for entry in &manifest.modules {
         check_name(&entry.file).map_err(|what| damaged(&manifest_path, &format!("is damaged: a module {what}")))?;
@@ -143,18 +137,43 @@ pub fn read(path: &Path) -> Result<Artifact> {
     Ok(Artifact { manifest, modules })
 }
 
+/// The manifest that `sealed` is the text of, checked; or what is wrong with it.
+///
+/// # Errors
+/// In words that follow the name of the file.
+pub fn parse(sealed: &[u8]) -> Result<Manifest, String> {
+    if sealed.len() as u64 > MAX_MANIFEST {
+        return Err(format!("is damaged: it has more than {MAX_MANIFEST} bytes"));
+    }
+    let sealed = std::str::from_utf8(sealed).map_err(|_| "is damaged: it is not text")?;
+    let not_ron = |e: ron::error::SpannedError| format!("cannot be understood: {e}");
+    let head: Head = ron::from_str(sealed).map_err(not_ron)?;
+    if head.signature != SIGNATURE {
+        return Err(format!("is of format {} (rigc {}), not {SIGNATURE}", head.signature, head.rigc));
+    }
+    if head.rigc != env!("CARGO_PKG_VERSION") {
+        return Err(format!("was written by rigc {}, this is rigc {}", head.rigc, env!("CARGO_PKG_VERSION")));
+    }
+    if head.abi != ir::abi::VERSION {
+        return Err(format!("is for kernel ABI {}, this rigc has {}", head.abi, ir::abi::VERSION));
+    }
+    let text = unsealed(sealed).ok_or("is damaged: its text is not the one whose hash is in its last line")?;
+    let manifest: Manifest = ron::from_str(text).map_err(not_ron)?;
+    let manifest = manifest.verify().map_err(|e| format!("is damaged: {e}"))?;
+    Ok(manifest.into_inner())
+}
+
 /// Checks that `model` is the file that the artifact was compiled for.
 ///
 /// # Errors
-/// [`Error::Input`] that names the first difference.
+/// [`Error::Input`] that names the first difference, or says that the file is being changed.
 pub fn check_model(manifest: &Manifest, model: &ModelFile) -> Result<()> {
-    match manifest.model.difference(&model.identity()) {
-        None => Ok(()),
-        Some(difference) => Err(Error::input(format!(
-            "{} is not the file that the artifact was compiled for: {difference}; compile the model again",
-            model.path().display()
-        ))),
-    }
+    let Some(difference) = manifest.model.difference(&model.identity()) else { return Ok(()) };
+    model.check_unchanged()?;
+    Err(Error::input(format!(
+        "{} is not the file that the artifact was compiled for: {difference}; compile the model again",
+        model.path().display()
+    )))
 }
 
 /// Whether `name` is a file name and nothing more.
@@ -178,19 +197,30 @@ fn check_module(entry: &ModuleEntry, bytes: &[u8]) -> Result<(), String> {
 /// The first `most + 1` bytes of a file: more than that shows that it is too long.
 fn read_file(path: &Path, most: u64) -> Result<Vec<u8>> {
     let io = |e| Error::io(path, e);
+    // A pipe would be waited for.
+    if !fs::metadata(path).map_err(io)?.is_file() {
+        return Err(Error::input(format!("{} is not a regular file; compile the model again", path.display())));
+    }
     let mut bytes = Vec::new();
     File::open(path).map_err(io)?.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
     Ok(bytes)
 }
 
 /// Writes a file and waits until it is on disk.
-fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || {
-        let mut file = File::create_new(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
+fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create_new(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// The error of the artifact `path` whose `file` could not be written.
+fn unwritten(path: &Path, file: &Path, e: std::io::Error) -> Error {
+    let hint = match e.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room there, or choose another place",
+        ErrorKind::FileTooLarge => "raise the limit on file sizes, or choose another place",
+        _ => return Error::io(file, e),
     };
-    write().map_err(|e| Error::io(path, e))
+    Error::input(format!("{} cannot be written: {e}; {hint}", path.display()))
 }
 
 /// Waits until a directory's entries are on disk.

@@ -117,6 +117,7 @@ impl Executor {
         let states =
             manifest.states.iter().map(|s| device.alloc(s.bytes, "the KV cache")).collect::<Result<Vec<_>>>()?;
         let weights = loading.run(&mut *device, model, progress)?;
+        model.check_unchanged()?;
         let bindings = Bindings { arena, tokens, weights, states, kernels };
         let mut entries =
             manifest.entries.iter().map(|e| bindings.record(&mut *device, e)).collect::<Result<Vec<_>>>()?;

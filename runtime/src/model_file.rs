@@ -90,6 +90,13 @@ impl Shard {
         }
     }
 
+    fn unchanged(&self) -> bool {
+        match &self.contents {
+            Contents::Mapped(m) => m.unchanged(),
+            Contents::Static(_) => true,
+        }
+    }
+
     /// The bytes of a tensor of this shard, which outlive the model file.
     pub fn share(&self, tensor: &TensorInfo) -> HostBytes {
         let owner: Arc<dyn AsRef<[u8]> + Send + Sync> = match &self.contents {
@@ -259,6 +266,21 @@ impl ModelFile {
     /// The length of all files, bytes.
     pub fn bytes(&self) -> u64 {
         self.shards.iter().map(|s| s.bytes().len() as u64).sum()
+    }
+
+    /// Checks that no file was changed since it was opened, as far as lengths and times of change tell. What was read
+    /// before is the file's contents if this succeeds afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the file.
+    pub fn check_unchanged(&self) -> Result<()> {
+        match self.shards.iter().find(|s| !s.unchanged()) {
+            None => Ok(()),
+            Some(s) => Err(Error::input(format!(
+                "{} was changed while it was in use, so the results are worthless; run again when nothing writes to it",
+                s.path.display()
+            ))),
+        }
     }
 
     /// What tells this model's contents from another's; reads the headers and 256 KiB of each shard's data.

@@ -130,12 +130,15 @@ fn unfit_artifacts_are_refused() {
     check(
         &|a| {
             a.manifest.context = 1 << 30;
-            a.manifest.states[0].ty.shape = vec![1 << 16, 1 << 30, 2];
-            a.manifest.states[0].bytes = 1 << 48;
+            a.manifest.states[0].ty.shape = vec![1 << 9, 1 << 30, 2];
+            a.manifest.states[0].bytes = 1 << 41;
         },
-        &["the model (weights 0.00 GB, KV cache 281474.98 GB", "can be had"],
+        &["the model (weights 0.00 GB, KV cache 2199.02 GB", "can be had"],
     );
-    check(&|a| a.manifest.kernels[0].scratch_bytes = u64::MAX, &["activations"]);
+    check(&|a| a.manifest.kernels[0].scratch_bytes = u64::MAX, &["kernel 0", "scratch memory"]);
+    check(&|a| a.manifest.config.vocab = usize::MAX / 4 + 2, &["logits buffer"]);
+    check(&|a| a.manifest.weights[0].ty.shape = vec![1 << 33, 1 << 33], &["'rows'", "elements"]);
+    check(&|a| a.manifest.entries[1].tokens = u32::MAX, &["4294967295 tokens, the context is 50"]);
 }
 
 // Artifact directories.
@@ -201,7 +204,7 @@ fn damaged_artifacts_are_named() {
         move |old: Vec<u8>| {
             let text = String::from_utf8(old).unwrap();
             assert!(text.contains(from), "{from} is not in the manifest");
-            Some(text.replace(from, to).into_bytes())
+            Some(artifact::sealed(&text.replace(from, to)).into_bytes())
         }
     };
     let again = "compile the model again";
@@ -219,6 +222,8 @@ fn damaged_artifacts_are_named() {
     check("manifest.ron", &edit("\"cpu.bin\"", "\"../cpu.bin\""), &["file name '../cpu.bin'", again]);
     check("manifest.ron", &edit("\"cpu.bin\"", "\"/etc/passwd\""), &["file name '/etc/passwd'", again]);
     check("manifest.ron", &edit("kernel: 1", "kernel: 100"), &["kernel 100 is not there", again]);
+    let unsealed = |b: Vec<u8>| Some(String::from_utf8(b).unwrap().replacen("offset: 0", "offset: 1", 1).into_bytes());
+    check("manifest.ron", &unsealed, &["hash is in its last line", again]);
     check_error(artifact::read(&dir.path().join("none.rig")), &["none.rig does not exist"]);
 }
 

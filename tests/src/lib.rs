@@ -1,6 +1,7 @@
-//! What the tests share: where test data is, golden outputs and how they are compared, models of random weights.
+//! What the tests share: where test data is, golden outputs and how they are compared, models of random weights, damage.
 #![forbid(unsafe_code)]
 
+pub mod damage;
 pub mod golden;
 pub mod kernels;
 pub mod model;

@@ -30,11 +30,12 @@ fn cut_models() {
     assert!(!dir.path().join("cut.rig").exists());
 }
 
-/// Replaces the only or first occurrence of `from` in a text file.
-fn edit(path: &Path, from: &str, to: &str) {
-    let text = fs::read_to_string(path).unwrap();
+/// Replaces the only or first occurrence of `from` in the manifest of the artifact in `dir`, which stays whole.
+fn edit(dir: &Path, from: &str, to: &str) {
+    let path = dir.join("m.rig/manifest.ron");
+    let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "{} has no {from}", path.display());
-    fs::write(path, text.replacen(from, to, 1)).unwrap();
+    fs::write(path, runtime::artifact::sealed(&text.replacen(from, to, 1))).unwrap();
 }
 
 #[test]
@@ -59,26 +60,30 @@ fn damaged_artifacts() {
         ),
         (
             "another format",
-            |d| edit(&d.join("m.rig/manifest.ron"), "rigc-artifact-", "rigc-artifact-9"),
+            |d| edit(d, "rigc-artifact-", "rigc-artifact-9"),
             &["rigc-artifact-9", "compile the model again"],
         ),
         (
             "another version",
-            |d| {
-                edit(
-                    &d.join("m.rig/manifest.ron"),
-                    &format!("rigc: \"{}\"", env!("CARGO_PKG_VERSION")),
-                    "rigc: \"77.0.0\"",
-                )
-            },
+            |d| edit(d, &format!("rigc: \"{}\"", env!("CARGO_PKG_VERSION")), "rigc: \"77.0.0\""),
             &["77.0.0", env!("CARGO_PKG_VERSION"), "compile the model again"],
         ),
+        ("another ABI", |d| edit(d, "abi: ", "abi: 9"), &["ABI 9", "compile the model again"]),
         (
-            "another ABI",
-            |d| edit(&d.join("m.rig/manifest.ron"), "abi: ", "abi: 9"),
-            &["ABI 9", "compile the model again"],
+            "a digit of the manifest",
+            |d| {
+                let path = d.join("m.rig/manifest.ron");
+                let text = fs::read_to_string(&path).unwrap();
+                fs::write(path, text.replacen("offset: 64", "offset: 65", 1)).unwrap();
+            },
+            &["manifest.ron is damaged", "compile the model again"],
         ),
-        ("an unknown target", |d| edit(&d.join("m.rig/manifest.ron"), "target: \"x86-64", "target: \"vax"), &["vax"]),
+        (
+            "a kernel without its hash",
+            |d| edit(d, "hash: \"", "hash: \"x"),
+            &["kernel 0 has no SHA-256", "compile the model again"],
+        ),
+        ("an unknown target", |d| edit(d, "target: \"x86-64", "target: \"vax"), &["vax"]),
         (
             "a bit of the code",
             |d| {
@@ -132,7 +137,7 @@ fn damaged_artifacts() {
         }
         // The artifact remembers where its model was.
         let place = |d: &Path| d.to_str().unwrap().to_owned();
-        edit(&dir.path().join("m.rig/manifest.ron"), &place(good.path()), &place(dir.path()));
+        edit(dir.path(), &place(good.path()), &place(dir.path()));
         damage(dir.path());
         println!("{what}");
         check_refused(dir.path(), &["run", "m.rig", "x"], words);

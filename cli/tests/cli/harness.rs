@@ -59,16 +59,30 @@ pub fn rigc_reading(dir: &Path, args: &[&str], input: &[u8]) -> Outcome {
 }
 
 /// Checks that a command fails with exit code 2, one sentence on stderr that has all of `words`, and nothing on stdout.
+#[track_caller]
 pub fn check_refused(dir: &Path, args: &[&str], words: &[&str]) {
+    println!("rigc {args:?}");
     let o = rigc(dir, args);
-    let said = format!("rigc {args:?}: {:?}, stderr '{}', stdout '{}'", o.code, o.err, String::from_utf8_lossy(&o.out));
+    assert!(o.out.is_empty(), "stdout '{}'", String::from_utf8_lossy(&o.out));
+    check_said(&o, words);
+}
+
+/// Checks that a command failed with exit code 2 and one sentence on stderr that has all of `words`.
+#[track_caller]
+pub fn check_said(o: &Outcome, words: &[&str]) {
+    let said = format!("{:?}, stderr '{}'", o.code, o.err);
     assert_eq!(o.code, Some(2), "{said}");
-    assert!(o.out.is_empty(), "{said}");
     assert!(o.err.starts_with("rigc: ") && o.err.ends_with('\n') && o.err.lines().count() == 1, "{said}");
     assert!(o.err.len() < 600, "{said}");
     for word in words {
         assert!(o.err.contains(word), "'{word}' is not in: {said}");
     }
+}
+
+/// Sends Ctrl-C to a program.
+pub fn interrupt(child: &Child) {
+    let kill = format!("kill -INT {}", child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
 /// A folder with `m.gguf`, a small model of random weights, and `demo.rig`, the compiled demo model with its weights

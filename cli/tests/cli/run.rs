@@ -1,9 +1,9 @@
 //! `rigc run`: prompts, JSON, sampling, stopping.
 
-use crate::harness::{Outcome, command, rigc, rigc_reading, shared, small, wait};
+use crate::harness::{Outcome, command, interrupt, rigc, rigc_reading, shared, small, wait};
 use serde_json::Value;
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use tests::synthetic::Synthetic;
 
 /// Greedy tokens of the demo model after these arguments.
@@ -172,11 +172,6 @@ fn interrupted(args: &[&str]) -> Outcome {
     let mut o = wait(child);
     o.out.splice(..0, first);
     o
-}
-
-fn interrupt(child: &std::process::Child) {
-    let kill = format!("kill -INT {}", child.id());
-    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
 }
 
 /// Dimensions that are positive and whose product is at most [`MAX_ELEMENTS`].
-fn check_shape(shape: &[usize]) -> Result<(), String> {
+pub(crate) fn check_shape(shape: &[usize]) -> Result<(), String> {
     ensure((1..=4).contains(&shape.len()), || format!("{} dimensions, 1 to 4 are allowed", shape.len()))?;
     let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d).filter(|&n| n > 0 && n <= MAX_ELEMENTS));
     ensure(elements.is_some(), || format!("{shape:?} has no elements or more than {MAX_ELEMENTS}"))

@@ -11,6 +11,7 @@ pub mod interp;
 pub mod text;
 mod verify;
 
+pub(crate) use infer::check_shape;
 pub use infer::infer;
 
 use crate::tensor::TensorType;

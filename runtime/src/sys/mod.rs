@@ -1,5 +1,5 @@
 //! Thin wrappers over the operating system: mapped files, directories replaced in one step, memory that can be executed,
-//! large anonymous memory, thread placement, memory limits, the time.
+//! large anonymous memory, thread placement, memory limits, signals, the time.
 //!
 //! Invariant: nothing here knows what the memory holds. Next hop: `device` builds the CPU device on it.
 
@@ -8,6 +8,7 @@ pub mod code;
 pub mod fs;
 pub mod map;
 pub mod memory;
+pub mod signals;
 pub mod thread;
 pub mod time;
 
