@@ -7,6 +7,7 @@
 mod bench;
 mod chat;
 mod compile;
+mod emulate;
 mod failure;
 mod inspect;
 mod interrupt;
@@ -45,6 +46,8 @@ enum Command {
     Perplexity(perplexity::Args),
     /// Make a model file of random weights
     Synth(synth::Args),
+    /// Run the kernels of case folders in the PTX emulator and compare their outputs
+    Emulate(emulate::Args),
 }
 
 /// What `rigc` alone prints.
@@ -58,6 +61,7 @@ rigc compiles a model's kernels for this machine and runs them.
   rigc inspect MODEL.gguf              what is in a file
   rigc bench MODEL.gguf                how fast a model runs
   rigc perplexity MODEL.gguf TEXT.txt  how well a model predicts a text
+  rigc emulate DIR                     run PTX test cases on the CPU, with checks
   rigc help                            all commands; rigc help run: all flags of one
 ";
 
@@ -81,6 +85,7 @@ fn command(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Bench(args)) => bench::run(args),
         Some(Command::Perplexity(args)) => perplexity::run(args),
         Some(Command::Synth(args)) => synth::run(args),
+        Some(Command::Emulate(args)) => emulate::run(args),
     }
 }
 

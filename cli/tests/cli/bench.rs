@@ -23,7 +23,8 @@ fn json() {
     let peer = fake(dir.path(), &format!("echo \"$@\" >> {}; echo '{tests}'", args.display()));
     let more = ["--depth", "7", "--threads", "1", "--json"];
     let r = rigc(shared(), &[&SHORT[..], &more, &["--against", &peer]].concat()).json();
-    let keys: Vec<&String> = r.as_object().unwrap().keys().collect();
+    let mut keys: Vec<&String> = r.as_object().unwrap().keys().collect();
+    keys.sort();
     assert_eq!(keys, ["decode", "machine", "model", "peer", "prefill", "ratio", "threads"]);
     let number = |path: &str| r.pointer(path).and_then(|v| v.as_f64()).unwrap_or_else(|| panic!("{path} in {r}"));
     for phase in ["/decode", "/prefill", "/peer/decode", "/peer/prefill"] {

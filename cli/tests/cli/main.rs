@@ -4,6 +4,7 @@ mod artifacts;
 mod bench;
 mod chat;
 mod damage;
+mod emulate;
 mod files;
 mod harness;
 mod mutations;

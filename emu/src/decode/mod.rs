@@ -1,0 +1,239 @@
+//! [`crate::ast`] to [`crate::program`]: lays out variables, resolves names, chooses for each instruction what executes it.
+//! `body` has scopes and operands; the other files have the instructions, by family. Nothing is looked up again afterwards.
+
+mod arithmetic;
+mod async_copy;
+mod body;
+mod control;
+mod memory;
+mod mods;
+mod sync;
+
+use crate::ast::{Ast, Function, Init, Param, Var};
+use crate::parse::ParseError;
+use crate::program::{Code, Constant, Entry, GlobalVar, ParamLayout, Place, Program};
+use crate::types::{LOCAL_WINDOW, SHARED_WINDOW, Space, Ty};
+use body::{Body, Scope, Symbol};
+use std::collections::HashMap;
+
+/// Frames start at multiples of this.
+const FRAME_ALIGN: u64 = 256;
+
+/// How a function takes and returns its values.
+#[derive(Debug, Default, Clone)]
+struct Signature {
+    params: Vec<Place>,
+    returns: Vec<Place>,
+}
+
+/// What all functions of a module share while they are decoded.
+struct Shared<'a> {
+    program: Program,
+    interned: HashMap<Constant, u32>,
+    signatures: Vec<Signature>,
+    /// Functions by name.
+    names: HashMap<&'a str, u32>,
+}
+
+impl Shared<'_> {
+    /// The slot of a constant.
+    fn constant(&mut self, c: Constant) -> u32 {
+        let constants = &mut self.program.constants;
+        let index = *self.interned.entry(c).or_insert_with(|| {
+            constants.push(c);
+            constants.len() as u32 - 1
+        });
+        crate::program::CONSTANT + index
+    }
+}
+
+/// Places after one another, each at a multiple of its alignment.
+#[derive(Debug, Clone, Copy, Default)]
+struct Layout(u64);
+
+impl Layout {
+    fn add(&mut self, bytes: u64, align: u64) -> u64 {
+        let at = self.0.next_multiple_of(align.max(1));
+        self.0 = at + bytes;
+        at
+    }
+}
+
+/// Decodes a module.
+pub(crate) fn decode(ast: &Ast) -> Result<Program, ParseError> {
+    let mut scope = Scope::default();
+    let program = Program {
+        code: Vec::new(),
+        functions: Vec::new(),
+        entries: Vec::new(),
+        constants: Vec::new(),
+        globals: Vec::new(),
+    };
+    let mut shared = Shared { program, interned: HashMap::new(), signatures: Vec::new(), names: HashMap::new() };
+    // Shared variables of the module and of functions come first, in every kernel; those of a kernel follow.
+    let mut common = Layout::default();
+    let mut dynamic_align = 1;
+    for var in &ast.vars {
+        declare_static(var, &mut scope, &mut common, &mut dynamic_align, &mut shared.program.globals)?;
+    }
+    let mut functions: Vec<&Function> = Vec::new();
+    for f in &ast.functions {
+        match shared.names.get(f.name.as_str()).copied() {
+            Some(at) if functions[at as usize].body.is_none() => functions[at as usize] = f,
+            Some(_) if f.body.is_none() => {}
+            Some(_) => return Err(ParseError::new(f.line, format!("the function {} is defined twice", f.name))),
+            None => {
+                shared.names.insert(&f.name, functions.len() as u32);
+                functions.push(f);
+            }
+        }
+    }
+    for (at, f) in functions.iter().enumerate() {
+        scope.insert(&f.name, Symbol::Function(at as u32), f.line)?;
+        shared.signatures.push(signature(f));
+    }
+    // Functions before kernels, so that all shared variables of functions have their places.
+    let blank = || Code { start: 0, registers: 0, predicates: 0, frame: 0 };
+    shared.program.functions = functions.iter().map(|_| blank()).collect();
+    let mut order: Vec<usize> = (0..functions.len()).collect();
+    order.sort_by_key(|&at| functions[at].entry);
+    for at in order {
+        let f = functions[at];
+        let (mut own, mut align) = (common, dynamic_align);
+        let start = shared.program.code.len() as u32;
+        if let Some(stmts) = &f.body {
+            let mut body = Body::new(&mut shared, &scope, f, &mut own, &mut align);
+            body.declare_params(f)?;
+            body.block(stmts)?;
+            let (registers, predicates, frame) = body.finish(start)?;
+            shared.program.functions[at] = Code { start, registers, predicates, frame };
+        }
+        if !f.entry {
+            (common, dynamic_align) = (own, align);
+            continue;
+        }
+        let (params, param_bytes) = kernel_params(f);
+        shared.program.entries.push(Entry {
+            name: f.name.clone(),
+            params,
+            param_bytes,
+            static_shared: own.0,
+            max_threads: f.max_threads.or(f.required_threads),
+            required_threads: f.required_threads,
+            dynamic_shared_align: align,
+            code: at as u32,
+        });
+    }
+    initialise(ast, &scope, &mut shared.program.globals)?;
+    Ok(shared.program)
+}
+
+/// Gives a shared, global or constant variable its place.
+fn declare_static(
+    var: &Var,
+    scope: &mut Scope,
+    layout: &mut Layout,
+    dynamic_align: &mut u64,
+    globals: &mut Vec<GlobalVar>,
+) -> Result<(), ParseError> {
+    let symbol = match var.space {
+        Space::Shared if var.unsized_array => {
+            *dynamic_align = (*dynamic_align).max(var.align);
+            Symbol::DynamicShared
+        }
+        Space::Shared => Symbol::Shared(layout.add(var.bytes, var.align)),
+        _ if var.external || var.unsized_array => {
+            return Err(ParseError::new(var.line, format!("the variable {} is defined nowhere", var.name)));
+        }
+        _ => {
+            globals.push(GlobalVar {
+                name: var.name.clone(),
+                bytes: vec![0; var.bytes as usize],
+                align: var.align,
+                constant: var.space == Space::Const,
+                addresses: Vec::new(),
+            });
+            let index = globals.len() - 1;
+            fill(var, &mut globals[index])?;
+            Symbol::Global(index as u32)
+        }
+    };
+    scope.insert(&var.name, symbol, var.line)
+}
+
+/// Writes the numbers of an initialiser.
+fn fill(var: &Var, global: &mut GlobalVar) -> Result<(), ParseError> {
+    let width = var.ty.bytes() as usize;
+    for (i, value) in var.init.iter().enumerate() {
+        match value {
+            Init::Bits(bits) => {
+                global.bytes[i * width..(i + 1) * width].copy_from_slice(&bits.to_le_bytes()[..width]);
+            }
+            Init::Address { .. } if width != 8 => {
+                return Err(ParseError::new(var.line, format!("an address does not fit an element of {}", var.name)));
+            }
+            Init::Address { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+/// Resolves the addresses in initialisers of the module's variables.
+fn initialise(ast: &Ast, scope: &Scope, globals: &mut [GlobalVar]) -> Result<(), ParseError> {
+    for var in &ast.vars {
+        let Some(Symbol::Global(index)) = scope.get(&var.name) else { continue };
+        for (i, value) in var.init.iter().enumerate() {
+            let Init::Address { name, offset, generic } = value else { continue };
+            let at = i as u64 * 8;
+            let global = &mut globals[index as usize];
+            match scope.get(name) {
+                Some(Symbol::Global(target)) => global.addresses.push((at, target, *offset)),
+                Some(Symbol::Shared(place)) => {
+                    let window = if *generic { SHARED_WINDOW } else { 0 };
+                    let value = window.wrapping_add(place).wrapping_add_signed(*offset);
+                    global.bytes[at as usize..at as usize + 8].copy_from_slice(&value.to_le_bytes());
+                }
+                _ => return Err(ParseError::new(var.line, format!("{name} has no fixed address"))),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn kernel_params(f: &Function) -> (Vec<ParamLayout>, u64) {
+    let mut layout = Layout::default();
+    let place = |p: &Param| ParamLayout { name: p.name.clone(), offset: layout.add(p.bytes, p.align), bytes: p.bytes };
+    let params: Vec<ParamLayout> = f.params.iter().map(place).collect();
+    (params, layout.0)
+}
+
+/// Where a function's parameters and results are in its frame: memory first, then registers, both in order.
+fn signature(f: &Function) -> Signature {
+    let (mut layout, mut register) = (Layout::default(), body::FIRST_REGISTER);
+    let mut place = |p: &Param| {
+        if p.register {
+            register += 1;
+            Place::Reg(register - 1)
+        } else {
+            Place::Frame { offset: layout.add(p.bytes, p.align) as u32, bytes: p.bytes as u32 }
+        }
+    };
+    let params = f.params.iter().map(&mut place).collect();
+    let returns = f.returns.iter().map(place).collect();
+    Signature { params, returns }
+}
+
+/// The generic window of a space, for `cvta`.
+fn window(space: Space) -> u64 {
+    match space {
+        Space::Shared => SHARED_WINDOW,
+        Space::Local => LOCAL_WINDOW,
+        Space::Param => crate::types::PARAM_WINDOW,
+        _ => 0,
+    }
+}
+
+/// The type that an operand's register must have at least the bits of.
+fn describe(ty: Ty) -> String {
+    format!(".{}", ty.name())
+}

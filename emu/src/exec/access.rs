@@ -1,0 +1,501 @@
+//! Loads and stores: spaces, bounds, alignment, initialisation, races, traffic.
+
+use super::state::{Bad, Ctx, Done, Window, lanes};
+use crate::alu::{FULL, Lanes, WARP};
+use crate::clock::{MAX_AGENT, Strength};
+use crate::fault::FaultKind;
+use crate::program::Access;
+use crate::race::Conflict;
+use crate::store::Store;
+use crate::types::{LOCAL_WINDOW, Order, PARAM_WINDOW, SHARED_WINDOW, Scope, Space, WINDOW, mask_of};
+
+/// The space of a generic address, and its address there.
+pub(crate) fn classify(address: u64) -> (Space, u64) {
+    for (window, space) in [(SHARED_WINDOW, Space::Shared), (LOCAL_WINDOW, Space::Local), (PARAM_WINDOW, Space::Param)]
+    {
+        if (window..window + WINDOW).contains(&address) {
+            return (space, address - window);
+        }
+    }
+    (Space::Global, address)
+}
+
+/// Splits lanes by the spaces of their generic addresses, which become addresses in those.
+pub(crate) fn by_space(space: Space, addresses: &mut Lanes, mask: u32) -> [(Space, u32); 4] {
+    let mut parts = [(Space::Global, 0), (Space::Shared, 0), (Space::Local, 0), (Space::Param, 0)];
+    if space != Space::Generic {
+        if space == Space::Shared {
+            for x in addresses.iter_mut().filter(|x| **x >> 33 == 0) {
+                *x &= 0xffff_ffff;
+            }
+        }
+        parts[0] = (space, mask);
+        return parts;
+    }
+    for lane in lanes(mask) {
+        let (space, address) = classify(addresses[lane]);
+        addresses[lane] = address;
+        for part in parts.iter_mut().filter(|p| p.0 == space) {
+            part.1 |= 1 << lane;
+        }
+    }
+    parts
+}
+
+/// How an access is ordered by itself.
+pub(crate) fn strength(strong: bool, scope: Scope) -> Strength {
+    match (strong, scope) {
+        (false, _) => Strength::Weak,
+        (true, Scope::Cta) => Strength::Cta,
+        (true, Scope::Gpu) => Strength::Gpu,
+    }
+}
+
+impl Ctx<'_, '_> {
+    /// `ld` and `st`.
+    pub(crate) fn access(&mut self, window: Window, mask: u32, a: &Access) -> Done {
+        let mut addresses = self.addresses(window, a.address);
+        let bytes = a.bytes * a.regs.len() as u32;
+        for (space, part) in by_space(a.space, &mut addresses, mask) {
+            if part == 0 {
+                continue;
+            }
+            self.aligned(&addresses, part, bytes)?;
+            match (space, a.store) {
+                (Space::Global | Space::Const | Space::Generic, false) => {
+                    self.load_global(window, part, a, &addresses)?
+                }
+                (Space::Global | Space::Const | Space::Generic, true) => {
+                    self.store_global(window, part, a, &addresses)?
+                }
+                (Space::Shared, false) => self.load_shared(window, part, a, &addresses)?,
+                (Space::Shared, true) => self.store_shared(window, part, a, &addresses)?,
+                (Space::Local, _) => self.access_local(window, part, a, &addresses)?,
+                (Space::Param, false) => self.load_param(window, part, a, &addresses)?,
+                (Space::Param, true) => {
+                    let lane = part.trailing_zeros();
+                    let what = "writes a parameter of the kernel";
+                    return Err(Bad::new(FaultKind::ReadOnly, lane, Some(addresses[lane as usize]), what));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn aligned(&self, addresses: &Lanes, mask: u32, bytes: u32) -> Done {
+        let low = u64::from(bytes) - 1;
+        let bad = lanes(mask).find(|&l| addresses[l] & low != 0);
+        let Some(lane) = bad else { return Ok(()) };
+        let what = format!("an access of {bytes} bytes");
+        Err(Bad::new(FaultKind::Misaligned, lane as u32, Some(addresses[lane]), what))
+    }
+
+    /// All lanes' address, if they have one.
+    fn broadcast(addresses: &Lanes, mask: u32) -> bool {
+        let first = addresses[mask.trailing_zeros() as usize];
+        lanes(mask).all(|l| addresses[l] == first)
+    }
+
+    fn load_global(&mut self, window: Window, mask: u32, a: &Access, addresses: &Lanes) -> Done {
+        let bytes = (a.bytes * a.regs.len() as u32) as usize;
+        self.count_global(addresses, mask, bytes as u64, false);
+        let strength = strength(a.strong, a.scope);
+        let (mut rest, same) = (mask, Self::broadcast(addresses, mask));
+        while rest != 0 {
+            let lane = rest.trailing_zeros();
+            let address = addresses[lane as usize];
+            let who = if same { mask } else { 1 << lane };
+            rest &= !who;
+            let Some((index, offset)) = self.world.memory.locate(address, bytes as u64) else {
+                return Err(self.unmapped(lane, address, bytes as u64));
+            };
+            let (region, read_only) = self.world.memory.region(index);
+            let raced = if read_only {
+                Ok(())
+            } else {
+                region.races.read(&mut self.warp.order.who(), who, offset, bytes, strength)
+            };
+            match raced {
+                Ok(()) => {}
+                Err(conflict) => return Err(self.race(false, false, lane, address, offset, conflict)),
+            }
+            let store = &self.world.memory.region(index).0.store;
+            if let Some(at) = store.first_unwritten(offset, bytes) {
+                let what = format!("reads {bytes} bytes");
+                let at = address + (at - offset) as u64;
+                return Err(Bad::new(FaultKind::UninitGlobal, lane, Some(at), what));
+            }
+            fill(&mut self.warp.registers, window, who, a, store, offset);
+        }
+        if a.strong {
+            self.observe(mask, addresses, false, a.order, a.scope);
+        }
+        Ok(())
+    }
+
+    fn store_global(&mut self, window: Window, mask: u32, a: &Access, addresses: &Lanes) -> Done {
+        let bytes = (a.bytes * a.regs.len() as u32) as usize;
+        self.count_global(addresses, mask, bytes as u64, true);
+        self.world.progress += 1;
+        let strength = strength(a.strong, a.scope);
+        for lane in lanes(mask) {
+            let address = addresses[lane];
+            let Some((index, offset)) = self.world.memory.locate(address, bytes as u64) else {
+                return Err(self.unmapped(lane as u32, address, bytes as u64));
+            };
+            let values = self.values(window, a, lane);
+            let (region, read_only) = self.world.memory.region(index);
+            if read_only {
+                let what = format!("writes {bytes} bytes of read-only memory");
+                return Err(Bad::new(FaultKind::ReadOnly, lane as u32, Some(address), what));
+            }
+            let order = &mut self.warp.order;
+            let raced = region.races.write(&mut order.who(), lane as u32, offset, bytes, strength);
+            if let Err(conflict) = raced
+                && !repeats(order.agent, order.now, conflict, &region.store, offset, a, &values)
+            {
+                return Err(self.race(false, true, lane as u32, address, offset, conflict));
+            }
+            put(&mut region.store, offset, a, &values);
+        }
+        if a.strong {
+            self.publish(mask, addresses, false, a.order, a.scope, true)?;
+        }
+        Ok(())
+    }
+
+    fn load_shared(&mut self, window: Window, mask: u32, a: &Access, addresses: &Lanes) -> Done {
+        let bytes = (a.bytes * a.regs.len() as u32) as usize;
+        self.count_shared(addresses, mask, bytes as u32);
+        let strength = strength(a.strong, a.scope);
+        let size = self.team.shared.store.len() as u64;
+        let (mut rest, same) = (mask, Self::broadcast(addresses, mask));
+        while rest != 0 {
+            let lane = rest.trailing_zeros();
+            let address = addresses[lane as usize];
+            let who = if same { mask } else { 1 << lane };
+            rest &= !who;
+            if address >= size || size - address < bytes as u64 {
+                return Err(self.outside(lane, address, bytes as u64));
+            }
+            let offset = address as usize;
+            let shared = &mut self.team.shared;
+            if let Err(conflict) = shared.races.read(&mut self.warp.order.who(), who, offset, bytes, strength) {
+                return Err(self.race(true, false, lane, address, offset, conflict));
+            }
+            let store = &self.team.shared.store;
+            if let Some(at) = store.first_unwritten(offset, bytes) {
+                let what = format!("reads {bytes} bytes");
+                return Err(Bad::new(FaultKind::UninitShared, lane, Some(at as u64), what));
+            }
+            fill(&mut self.warp.registers, window, who, a, store, offset);
+        }
+        if a.strong {
+            self.observe(mask, addresses, true, a.order, a.scope);
+        }
+        Ok(())
+    }
+
+    fn store_shared(&mut self, window: Window, mask: u32, a: &Access, addresses: &Lanes) -> Done {
+        let bytes = (a.bytes * a.regs.len() as u32) as usize;
+        self.count_shared(addresses, mask, bytes as u32);
+        self.world.progress += 1;
+        let strength = strength(a.strong, a.scope);
+        let size = self.team.shared.store.len() as u64;
+        for lane in lanes(mask) {
+            let address = addresses[lane];
+            if address >= size || size - address < bytes as u64 {
+                return Err(self.outside(lane as u32, address, bytes as u64));
+            }
+            let offset = address as usize;
+            let values = self.values(window, a, lane);
+            let (shared, order) = (&mut self.team.shared, &mut self.warp.order);
+            let raced = shared.races.write(&mut order.who(), lane as u32, offset, bytes, strength);
+            if let Err(conflict) = raced
+                && !repeats(order.agent, order.now, conflict, &shared.store, offset, a, &values)
+            {
+                return Err(self.race(true, true, lane as u32, address, offset, conflict));
+            }
+            put(&mut self.team.shared.store, offset, a, &values);
+        }
+        if a.strong {
+            self.publish(mask, addresses, true, a.order, a.scope, true)?;
+        }
+        Ok(())
+    }
+
+    fn access_local(&mut self, window: Window, mask: u32, a: &Access, addresses: &Lanes) -> Done {
+        let bytes = (a.bytes * a.regs.len() as u32) as usize;
+        for lane in lanes(mask) {
+            let address = addresses[lane];
+            let size = self.warp.local.get(lane).map_or(0, Store::len) as u64;
+            if address >= size || size - address < bytes as u64 {
+                let what = format!("{bytes} bytes beyond the {size} of the thread");
+                return Err(Bad::new(FaultKind::OobLocal, lane as u32, Some(address), what));
+            }
+            let offset = address as usize;
+            if a.store {
+                let values = self.values(window, a, lane);
+                put(&mut self.warp.local[lane], offset, a, &values);
+                continue;
+            }
+            let store = &self.warp.local[lane];
+            if let Some(at) = store.first_unwritten(offset, bytes) {
+                let what = format!("reads {bytes} bytes");
+                return Err(Bad::new(FaultKind::UninitLocal, lane as u32, Some(at as u64), what));
+            }
+            fill(&mut self.warp.registers, window, 1 << lane, a, store, offset);
+        }
+        Ok(())
+    }
+
+    fn load_param(&mut self, window: Window, mask: u32, a: &Access, addresses: &Lanes) -> Done {
+        let bytes = (a.bytes * a.regs.len() as u32) as usize;
+        let params = &self.world.params;
+        for lane in lanes(mask) {
+            let address = addresses[lane];
+            let within = usize::try_from(address).ok().and_then(|at| params.get(at..at.checked_add(bytes)?));
+            let Some(data) = within else {
+                let what = format!("{bytes} bytes beyond the {} of the parameters", params.len());
+                return Err(Bad::new(FaultKind::OobParam, lane as u32, Some(address), what));
+            };
+            for (r, element) in a.regs.iter().zip(data.chunks_exact(a.bytes as usize)) {
+                let mut word = [0; 8];
+                word[..element.len()].copy_from_slice(element);
+                self.warp.registers[(window.registers + r) as usize][lane] = extend(u64::from_le_bytes(word), a);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a lane stores.
+    fn values(&self, window: Window, a: &Access, lane: usize) -> [u64; 8] {
+        let mut values = [0; 8];
+        for (value, r) in values.iter_mut().zip(&a.regs) {
+            *value = self.get(window, *r)[lane];
+        }
+        values
+    }
+
+    #[cold]
+    pub(crate) fn unmapped(&self, lane: u32, address: u64, bytes: u64) -> Box<Bad> {
+        let where_ = match self.world.memory.below(address) {
+            Some((base, size)) => {
+                format!("{bytes} bytes at byte {} of the allocation of {size} at {base:#x}", address - base)
+            }
+            None => format!("{bytes} bytes below all allocations"),
+        };
+        Bad::new(FaultKind::OobGlobal, lane, Some(address), where_)
+    }
+
+    #[cold]
+    pub(crate) fn outside(&self, lane: u32, address: u64, bytes: u64) -> Box<Bad> {
+        let what = format!("{bytes} bytes beyond the {} of the CTA", self.team.shared.store.len());
+        Bad::new(FaultKind::OobShared, lane, Some(address), what)
+    }
+
+    /// The fault of two unordered accesses. `address` stands for `offset`.
+    #[cold]
+    pub(crate) fn race(
+        &self,
+        shared: bool,
+        write: bool,
+        lane: u32,
+        address: u64,
+        offset: usize,
+        c: Conflict,
+    ) -> Box<Bad> {
+        let at = address.wrapping_add(c.offset as u64).wrapping_sub(offset as u64).max(address & !3);
+        if c.agent == MAX_AGENT {
+            return Bad::new(FaultKind::Mbarrier, lane, Some(at), "the bytes of an mbarrier are used as data");
+        }
+        let (asynchronous, whose) = self.world.describe(c.agent, c.lane);
+        let kind = match (asynchronous, shared) {
+            (true, _) => FaultKind::AsyncCopy,
+            (false, true) => FaultKind::RaceShared,
+            (false, false) => FaultKind::RaceGlobal,
+        };
+        let verb = |write| if write { "write" } else { "read" };
+        Bad::new(
+            kind,
+            lane,
+            Some(at),
+            format!("this {} is not ordered with the {} of {whose}", verb(write), verb(c.write)),
+        )
+    }
+
+    /// Counts sectors and bytes of global memory.
+    pub(crate) fn count_global(&mut self, addresses: &Lanes, mask: u32, bytes: u64, write: bool) {
+        let mut seen = [u64::MAX; 2 * WARP];
+        let mut count = 0;
+        for lane in lanes(mask) {
+            for sector in addresses[lane] >> 5..=addresses[lane].saturating_add(bytes - 1) >> 5 {
+                // Neighbours mostly share the sector before.
+                let known = (count > 0 && seen[count - 1] == sector) || seen[..count].contains(&sector);
+                if !known && count < seen.len() {
+                    seen[count] = sector;
+                    count += 1;
+                }
+            }
+        }
+        let total = bytes * u64::from(mask.count_ones());
+        let c = &mut self.world.counters;
+        let (sectors, moved) = if write {
+            (&mut c.sectors_written, &mut c.bytes_written)
+        } else {
+            (&mut c.sectors_read, &mut c.bytes_read)
+        };
+        *sectors += count as u64;
+        *moved += total;
+    }
+
+    /// Counts bank conflicts: 32 banks of 4 bytes; accesses of 8 and 16 bytes take two and four turns.
+    pub(crate) fn count_shared(&mut self, addresses: &Lanes, mask: u32, bytes: u32) {
+        let words = bytes.div_ceil(4) as usize;
+        if mask == FULL {
+            let step = u64::from(bytes.max(4));
+            let first = addresses[0];
+            let contiguous = addresses.iter().enumerate().all(|(l, &x)| x == first.wrapping_add(l as u64 * step));
+            if contiguous || addresses.iter().all(|&x| x == first) {
+                return;
+            }
+        }
+        let turn = WARP / words.clamp(1, 4);
+        for start in (0..WARP).step_by(turn) {
+            let mut banks = [[u64::MAX; 4]; 32];
+            let mut depth = [0usize; 32];
+            for lane in lanes(mask).filter(|l| (start..start + turn).contains(l)) {
+                for word in 0..words {
+                    let word = addresses[lane].wrapping_add(4 * word as u64) >> 2;
+                    let bank = word as usize & 31;
+                    let known = &mut banks[bank][..];
+                    // Beyond four the words of a bank are taken for different ones.
+                    if !known[..depth[bank].min(4)].contains(&word) {
+                        if depth[bank] < 4 {
+                            known[depth[bank]] = word;
+                        }
+                        depth[bank] += 1;
+                    }
+                }
+            }
+            let worst = depth.iter().copied().max().unwrap_or(0) as u64;
+            self.world.counters.bank_conflicts += worst.saturating_sub(1);
+        }
+    }
+
+    /// A strong read synchronises with what was released at its address, or will at the next fence.
+    pub(crate) fn observe(&mut self, mask: u32, addresses: &Lanes, shared: bool, order: Order, scope: Scope) {
+        let published = if shared { &self.team.published } else { &self.world.published };
+        if published.is_empty() {
+            return;
+        }
+        for lane in lanes(mask) {
+            let Some(p) = published.get(&addresses[lane]) else { continue };
+            for clock in p.visible(self.team.linear, scope) {
+                if order.acquires() {
+                    self.warp.order.acquire(1 << lane, clock);
+                } else {
+                    let seen = &mut self.warp.order.seen;
+                    if seen.of_lane(lane as u32).is_none() {
+                        seen.set(1 << lane, std::rc::Rc::clone(clock));
+                    } else {
+                        seen.join(1 << lane, clock);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A strong write releases: all so far if it says so, otherwise what was before the last fence.
+    pub(crate) fn publish(
+        &mut self,
+        mask: u32,
+        addresses: &Lanes,
+        shared: bool,
+        order: Order,
+        scope: Scope,
+        replace: bool,
+    ) -> Done {
+        let warp = &mut self.warp.order;
+        let published = if shared { &mut self.team.published } else { &mut self.world.published };
+        let cta = self.team.linear;
+        // All threads that reach shared memory are in one CTA.
+        let widen = |s| if shared { Scope::Gpu } else { s };
+        for lane in lanes(mask) {
+            let bit = 1 << lane;
+            let released = if order.releases() {
+                Some((warp.snapshot(bit, warp.now), scope))
+            } else {
+                let fence = warp.fenced.iter().find(|f| f.lanes & bit != 0);
+                fence.map(|f| {
+                    let mut clock = std::rc::Rc::clone(&f.clock);
+                    std::rc::Rc::make_mut(&mut clock).see(warp.agent, bit, f.time);
+                    (clock, scope.min(f.scope))
+                })
+            };
+            match released {
+                Some((clock, scope)) => {
+                    published.entry(addresses[lane]).or_default().publish(cta, widen(scope), clock, replace);
+                }
+                None if replace => {
+                    published.remove(&addresses[lane]);
+                }
+                None => {}
+            }
+        }
+        if order.releases() { warp.tick(mask.trailing_zeros()) } else { Ok(()) }
+    }
+
+    /// `fence`: relaxed reads before it become acquires, relaxed writes after it releases.
+    pub(crate) fn fence(&mut self, mask: u32, scope: Scope) -> Done {
+        let order = &mut self.warp.order;
+        let seen: Vec<_> = order.seen.parts(mask).map(|(m, c)| (m, std::rc::Rc::clone(c))).collect();
+        for (part, clock) in seen {
+            order.acquire(part, &clock);
+        }
+        order.seen.clear(mask);
+        order.fenced.retain_mut(|f| {
+            f.lanes &= !mask;
+            f.lanes != 0
+        });
+        let (time, parts) = (order.now, order.knowledge.parts(mask).map(|(m, c)| (m, std::rc::Rc::clone(c))));
+        let parts: Vec<_> = parts.collect();
+        order.fenced.extend(parts.into_iter().map(|(lanes, clock)| super::state::Fenced { lanes, clock, time, scope }));
+        order.tick(mask.trailing_zeros())
+    }
+}
+
+/// Whether a lane of the same warp has just written the same bytes: then it does not matter who was last.
+fn repeats(agent: u32, now: u32, c: Conflict, store: &Store, offset: usize, a: &Access, values: &[u64; 8]) -> bool {
+    let bytes = a.bytes;
+    let same = |(i, v): (usize, &u64)| store.get(offset + i * bytes as usize, bytes) == v & mask_of(8 * bytes);
+    c.write && c.agent == agent && c.time == now && values[..a.regs.len()].iter().enumerate().all(same)
+}
+
+fn put(store: &mut Store, offset: usize, a: &Access, values: &[u64; 8]) {
+    for (i, v) in values[..a.regs.len()].iter().enumerate() {
+        store.put(offset + i * a.bytes as usize, a.bytes, *v);
+    }
+    store.set_written(offset, a.bytes as usize * a.regs.len());
+}
+
+#[inline]
+fn extend(value: u64, a: &Access) -> u64 {
+    if a.extend == 0 {
+        return value;
+    }
+    let shift = 64 - a.extend;
+    ((value << shift) as i64 >> shift) as u64 & mask_of(a.width)
+}
+
+/// Loads the elements at an offset into the registers of some lanes.
+#[inline]
+fn fill(registers: &mut [Lanes], window: Window, who: u32, a: &Access, store: &Store, offset: usize) {
+    for (i, r) in a.regs.iter().enumerate() {
+        let value = extend(store.get(offset + i * a.bytes as usize, a.bytes), a);
+        let slot = &mut registers[(window.registers + r) as usize];
+        for lane in lanes(who) {
+            slot[lane] = value;
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Asynchronous copies. The memory model has them as agents of their own: what they read and write is ordered with a
+//! thread only by a wait that covers them. Bytes land as late as is legal: those of a bulk load at a time that the
+//! scheduler chooses, those of `cp.async` and of a bulk store when somebody waits for them.
+
+use super::access::classify;
+use super::state::{BULK_READ, BULK_WRITE, Bad, CP_ASYNC, Ctx, Done, Group, lanes};
+use crate::clock::{Epoch, MAX_TIME, Strength};
+use crate::fault::FaultKind;
+use crate::program::{Bulk, CpAsync};
+use crate::types::Space;
+use std::collections::VecDeque;
+
+/// A bulk load on its way.
+#[derive(Debug)]
+pub(crate) struct Landing {
+    pub(crate) target: u64,
+    pub(crate) data: Vec<u8>,
+    pub(crate) mbarrier: u64,
+    pub(crate) lane: u32,
+    pub(crate) warp: u32,
+    pub(crate) pc: u32,
+}
+
+/// Bytes on their way to shared memory, from `cp.async`.
+#[derive(Debug)]
+struct Pending {
+    group: u32,
+    target: u64,
+    data: [u8; 16],
+    len: usize,
+}
+
+/// Bytes on their way to global memory.
+#[derive(Debug)]
+struct Storing {
+    group: u32,
+    target: u64,
+    source: usize,
+    len: usize,
+    /// What was read from the source, once it had to be.
+    data: Option<Vec<u8>>,
+}
+
+/// The copies of one thread.
+#[derive(Debug, Default)]
+pub(crate) struct CpAsyncState {
+    /// The group that is being filled, from 1.
+    group: u32,
+    pending: VecDeque<Pending>,
+    bulk_group: u32,
+    storing: VecDeque<Storing>,
+    /// Bulk groups whose sources were waited for.
+    read: u32,
+}
+
+impl CpAsyncState {
+    /// Whether shared memory is still needed.
+    pub(crate) fn reads_shared(&self) -> bool {
+        self.storing.iter().any(|s| s.group > self.read)
+    }
+}
+
+impl Ctx<'_, '_> {
+    /// The copies of a lane.
+    fn copies(&mut self, lane: u32) -> &mut CpAsyncState {
+        if self.warp.cp_async.is_empty() {
+            self.warp.cp_async.resize_with(32, || CpAsyncState { group: 1, bulk_group: 1, ..CpAsyncState::default() });
+        }
+        &mut self.warp.cp_async[lane as usize]
+    }
+
+    /// Checks a range of shared memory.
+    fn shared_range(&self, address: u64, len: u64, lane: u32) -> Done<usize> {
+        let size = self.team.shared.store.len() as u64;
+        if address > size || size - address < len {
+            return Err(self.outside(lane, address, len));
+        }
+        Ok(address as usize)
+    }
+
+    /// Reads global memory for a copy: checked as a read of the thread, and noted as one of the copy.
+    fn read_source(&mut self, address: u64, len: usize, lane: u32, copy: Option<Epoch>) -> Done<Vec<u8>> {
+        let Some((index, offset)) = self.world.memory.locate(address, len as u64) else {
+            return Err(self.unmapped(lane, address, len as u64));
+        };
+        let (region, read_only) = self.world.memory.region(index);
+        if !read_only && len > 0 {
+            let mut who = self.warp.order.who();
+            if let Err(c) = region.races.read(&mut who, 1 << lane, offset, len, Strength::Weak) {
+                return Err(self.race(false, false, lane, address, offset, c));
+            }
+            if let Some(epoch) = copy {
+                region.races.stamp_read(&mut who, epoch, offset, len);
+            }
+        }
+        let store = &self.world.memory.region(index).0.store;
+        if let Some(at) = store.first_unwritten(offset, len) {
+            let at = address + (at - offset) as u64;
+            return Err(Bad::new(FaultKind::UninitGlobal, lane, Some(at), format!("copies {len} bytes")));
+        }
+        Ok(store.data[offset..offset + len].to_vec())
+    }
+
+    /// Writes shared memory for a copy: checked as a write of the thread, and from then on the copy's.
+    fn claim_target(&mut self, offset: usize, len: usize, lane: u32, copy: Epoch) -> Done {
+        let shared = &mut self.team.shared;
+        if let Err(c) = shared.races.write(&mut self.warp.order.who(), lane, offset, len, Strength::Weak) {
+            return Err(self.race(true, true, lane, offset as u64, offset, c));
+        }
+        shared.races.stamp_write(copy, offset, len);
+        shared.store.set_unwritten(offset, len);
+        Ok(())
+    }
+
+    /// `cp.async`.
+    pub(crate) fn cp_async(&mut self, g: usize, c: &CpAsync) -> Done {
+        let Group { mask, window, .. } = self.warp.groups[g];
+        let (shared, global) = (self.addresses(window, c.shared), self.addresses(window, c.global));
+        let sizes = c.source.map(|r| *self.get(window, r));
+        let skipped = c.skip.map_or(0, |p| self.warp.holds(window, p));
+        self.aligned(&shared, mask, c.bytes)?;
+        self.aligned(&global, mask, c.bytes)?;
+        self.count_global(&global, mask, u64::from(c.bytes), false);
+        for lane in lanes(mask) {
+            let l = lane as u32;
+            let mut len = sizes.map_or(c.bytes, |s| s[lane] as u32);
+            if len > c.bytes {
+                let what = format!("{len} bytes of a copy of {}", c.bytes);
+                return Err(Bad::new(FaultKind::BadOperand, l, Some(shared[lane]), what));
+            }
+            if skipped >> lane & 1 != 0 {
+                len = 0;
+            }
+            let target = self.shared_range(shared[lane], u64::from(c.bytes), l)?;
+            let group = self.copies(l).group;
+            let agent = self.warp.order.agent + CP_ASYNC;
+            let epoch = Epoch::new(agent, group, l, Strength::Weak);
+            let mut data = [0; 16];
+            if len > 0 {
+                let bytes = self.read_source(global[lane], len as usize, l, Some(epoch))?;
+                data[..bytes.len()].copy_from_slice(&bytes);
+            }
+            self.claim_target(target, c.bytes as usize, l, epoch)?;
+            let pending = Pending { group, target: target as u64, data, len: c.bytes as usize };
+            self.copies(l).pending.push_back(pending);
+        }
+        self.world.progress += 1;
+        Ok(())
+    }
+
+    /// `cp.async.commit_group`.
+    pub(crate) fn cp_commit(&mut self, mask: u32) {
+        for lane in lanes(mask) {
+            self.copies(lane as u32).group += 1;
+        }
+    }
+
+    /// `cp.async.wait_group` and `wait_all`.
+    pub(crate) fn cp_wait(&mut self, mask: u32, keep: Option<u64>) {
+        for lane in lanes(mask) {
+            let until = self.cp_until(lane as u32, keep);
+            if keep.is_none() {
+                // What comes now belongs to a later group, so that this wait does not cover it.
+                self.copies(lane as u32).group += 1;
+            }
+            self.land_pending(lane as u32, until);
+            self.learn(CP_ASYNC, lane as u32, until);
+        }
+    }
+
+    /// The last group that a wait covers.
+    fn cp_until(&mut self, lane: u32, keep: Option<u64>) -> u32 {
+        let group = self.copies(lane).group;
+        match keep {
+            None => group,
+            Some(n) => (group - 1).saturating_sub(n.min(u64::from(MAX_TIME)) as u32),
+        }
+    }
+
+    fn land_pending(&mut self, lane: u32, until: u32) {
+        while self.copies(lane).pending.front().is_some_and(|p| p.group <= until) {
+            let Some(p) = self.copies(lane).pending.pop_front() else { return };
+            let target = p.target as usize;
+            let store = &mut self.team.shared.store;
+            store.data[target..target + p.len].copy_from_slice(&p.data[..p.len]);
+            store.set_written(target, p.len);
+        }
+    }
+
+    /// A lane learns of its own copies.
+    fn learn(&mut self, which: u32, lane: u32, time: u32) {
+        let waited = &mut self.warp.order.waited[which as usize][lane as usize];
+        *waited = time.max(*waited);
+    }
+
+    /// `cp.async.bulk`.
+    pub(crate) fn bulk(&mut self, g: usize, b: &Bulk) -> Done {
+        let Group { mask, window, pc, .. } = self.warp.groups[g];
+        let (target, source) = (self.addresses(window, b.target), self.addresses(window, b.source));
+        let (bytes, mbarrier) = (*self.get(window, b.bytes), self.addresses(window, b.mbarrier));
+        self.aligned(&target, mask, 16)?;
+        self.aligned(&source, mask, 16)?;
+        for lane in lanes(mask) {
+            let (l, len) = (lane as u32, bytes[lane]);
+            if len % 16 != 0 || len == 0 {
+                let what = format!("a bulk copy of {len} bytes");
+                return Err(Bad::new(FaultKind::Misaligned, l, Some(target[lane]), what));
+            }
+            if b.load {
+                let mbarrier = self.mbarrier_address(Space::Shared, mbarrier[lane], l)?;
+                self.bulk_load(l, pc, shared(target[lane]), source[lane], len, mbarrier)?;
+            } else {
+                self.bulk_store(l, target[lane], shared(source[lane]), len)?;
+            }
+        }
+        self.world.progress += 1;
+        Ok(())
+    }
+
+    fn bulk_load(&mut self, lane: u32, pc: u32, target: u64, source: u64, len: u64, mbarrier: u64) -> Done {
+        let (agent, phase) = self.signalled(mbarrier, lane)?;
+        let offset = self.shared_range(target, len, lane)?;
+        let reading = Epoch::new(agent, phase, 0, Strength::Weak);
+        self.count_bulk(source, len, false);
+        let data = self.read_source(source, len as usize, lane, Some(reading))?;
+        // Until it lands no wait covers it.
+        self.claim_target(offset, len as usize, lane, Epoch::new(agent, MAX_TIME, 0, Strength::Weak))?;
+        let warp = self.warp.index;
+        self.team.landings.push(Landing { target, data, mbarrier, lane, warp, pc });
+        Ok(())
+    }
+
+    fn bulk_store(&mut self, lane: u32, target: u64, source: u64, len: u64) -> Done {
+        let group = self.copies(lane).bulk_group;
+        let offset = self.shared_range(source, len, lane)?;
+        let agent = self.warp.order.agent;
+        let reading = Epoch::new(agent + BULK_READ, group, lane, Strength::Weak);
+        let writing = Epoch::new(agent + BULK_WRITE, group, lane, Strength::Weak);
+        let (n, shared) = (len as usize, &mut self.team.shared);
+        let mut who = self.warp.order.who();
+        if let Err(c) = shared.races.read(&mut who, 1 << lane, offset, n, Strength::Weak) {
+            return Err(self.race(true, false, lane, source, offset, c));
+        }
+        shared.races.stamp_read(&mut who, reading, offset, n);
+        if let Some(at) = shared.store.first_unwritten(offset, n) {
+            return Err(Bad::new(FaultKind::UninitShared, lane, Some(at as u64), format!("copies {len} bytes")));
+        }
+        self.count_bulk(target, len, true);
+        let Some((index, to)) = self.world.memory.locate(target, len) else {
+            return Err(self.unmapped(lane, target, len));
+        };
+        let (region, read_only) = self.world.memory.region(index);
+        if read_only {
+            let what = format!("copies {len} bytes to read-only memory");
+            return Err(Bad::new(FaultKind::ReadOnly, lane, Some(target), what));
+        }
+        if let Err(c) = region.races.write(&mut self.warp.order.who(), lane, to, n, Strength::Weak) {
+            return Err(self.race(false, true, lane, target, to, c));
+        }
+        region.races.stamp_write(writing, to, n);
+        self.copies(lane).storing.push_back(Storing { group, target, source: offset, len: n, data: None });
+        Ok(())
+    }
+
+    fn count_bulk(&mut self, address: u64, len: u64, write: bool) {
+        let sectors = (address + len).div_ceil(32) - address / 32;
+        let c = &mut self.world.counters;
+        let (count, bytes) = if write {
+            (&mut c.sectors_written, &mut c.bytes_written)
+        } else {
+            (&mut c.sectors_read, &mut c.bytes_read)
+        };
+        *count += sectors;
+        *bytes += len;
+    }
+
+    /// `cp.async.bulk.commit_group`.
+    pub(crate) fn bulk_commit(&mut self, mask: u32) {
+        for lane in lanes(mask) {
+            self.copies(lane as u32).bulk_group += 1;
+        }
+    }
+
+    /// `cp.async.bulk.wait_group`.
+    pub(crate) fn bulk_wait(&mut self, mask: u32, keep: u64, read: bool) {
+        for lane in lanes(mask) {
+            let l = lane as u32;
+            let committed = self.copies(l).bulk_group - 1;
+            let until = committed.saturating_sub(keep.min(u64::from(MAX_TIME)) as u32);
+            self.read_stores(l, until);
+            self.learn(BULK_READ, l, until);
+            if !read {
+                self.land_stores(l, until);
+                self.learn(BULK_WRITE, l, until);
+            }
+        }
+    }
+
+    /// The bulk stores of a lane have read their sources, up to a group.
+    fn read_stores(&mut self, lane: u32, until: u32) {
+        let copies = &mut self.warp.cp_async[lane as usize];
+        copies.read = copies.read.max(until);
+        for s in copies.storing.iter_mut().filter(|s| s.group <= until && s.data.is_none()) {
+            s.data = Some(self.team.shared.store.data[s.source..s.source + s.len].to_vec());
+        }
+    }
+
+    /// The bulk stores of a lane land, up to a group.
+    pub(crate) fn land_stores(&mut self, lane: u32, until: u32) {
+        if self.warp.cp_async.is_empty() {
+            return;
+        }
+        while self.copies(lane).storing.front().is_some_and(|s| s.group <= until) {
+            let Some(s) = self.copies(lane).storing.pop_front() else { return };
+            let Some((index, to)) = self.world.memory.locate(s.target, s.len as u64) else { continue };
+            let data = s.data.as_deref().unwrap_or(&self.team.shared.store.data[s.source..s.source + s.len]);
+            let store = &mut self.world.memory.region(index).0.store;
+            store.data[to..to + s.len].copy_from_slice(data);
+            store.set_written(to, s.len);
+        }
+        self.world.progress += 1;
+    }
+}
+
+/// A shared address, given as such or as a generic one.
+fn shared(address: u64) -> u64 {
+    match classify(address) {
+        (Space::Shared, inner) => inner,
+        _ => address,
+    }
+}

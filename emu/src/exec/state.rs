@@ -1,0 +1,413 @@
+//! What a launch is made of while it runs: CTAs of warps, warps of groups of lanes that stand at one instruction, and what
+//! they know of each other.
+
+use crate::alu::{FULL, Lanes, WARP};
+use crate::clock::{Agent, Clock, Knowledge, MAX_TIME, join};
+use crate::counters::{CLASSES, Counters};
+use crate::exec::barrier::CtaBarrier;
+use crate::exec::copies::{CpAsyncState, Landing};
+use crate::exec::mbarrier::MbarrierState;
+use crate::fault::FaultKind;
+use crate::memory::{Memory, Region};
+use crate::program::{CONSTANT, PredRef, Program, Reg};
+use crate::race::{Memo, Who};
+use crate::store::Store;
+use crate::types::Scope;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// Agents of a warp: its threads, its `cp.async`, reads and writes of its bulk stores.
+pub(crate) const AGENTS_PER_WARP: u32 = 4;
+pub(crate) const CP_ASYNC: u32 = 1;
+pub(crate) const BULK_READ: u32 = 2;
+pub(crate) const BULK_WRITE: u32 = 3;
+
+/// A fault before its place is filled in.
+#[derive(Debug)]
+pub(crate) struct Bad {
+    pub(crate) kind: FaultKind,
+    pub(crate) lane: u32,
+    pub(crate) address: Option<u64>,
+    pub(crate) detail: String,
+}
+
+/// The result of executing something.
+pub(crate) type Done<T = ()> = Result<T, Box<Bad>>;
+
+impl Bad {
+    #[cold]
+    pub(crate) fn new(kind: FaultKind, lane: u32, address: Option<u64>, detail: impl Into<String>) -> Box<Bad> {
+        Box::new(Bad { kind, lane, address, detail: detail.into() })
+    }
+}
+
+/// Lanes of a mask, in order.
+pub(crate) fn lanes(mask: u32) -> impl Iterator<Item = usize> {
+    let mut rest = mask;
+    std::iter::from_fn(move || {
+        let lane = rest.trailing_zeros() as usize;
+        let some = rest != 0;
+        rest &= rest.wrapping_sub(1);
+        some.then_some(lane)
+    })
+}
+
+/// Why a group does not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Run,
+    /// At a CTA barrier.
+    Barrier(u32),
+    /// At a cluster barrier.
+    Cluster,
+    /// At an exchange with other lanes of the warp.
+    Collective {
+        members: u32,
+    },
+    /// At an `.aligned` instruction, until all lanes of the warp are there.
+    Aligned,
+    /// Suspended in `try_wait`; the count of phases that the CTA had seen.
+    Mbarrier {
+        seen: u64,
+        address: u64,
+    },
+}
+
+/// Where a function returns to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) call: u32,
+    pub(crate) window: Window,
+}
+
+/// The registers, predicates and local memory of a running function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) registers: u32,
+    pub(crate) predicates: u32,
+    pub(crate) frame: u32,
+    pub(crate) function: u32,
+}
+
+/// Lanes at one instruction, with one call stack.
+#[derive(Debug, Clone)]
+pub(crate) struct Group {
+    pub(crate) pc: u32,
+    pub(crate) mask: u32,
+    pub(crate) state: State,
+    pub(crate) window: Window,
+    pub(crate) calls: Vec<Frame>,
+    /// Its next `try_wait` gives up.
+    pub(crate) timed_out: bool,
+    /// The last wait for an mbarrier (where, its address and phase), and at which step of the warp it was.
+    pub(crate) asked: Option<((u32, u64, u64), u64)>,
+}
+
+/// A fence that a strong write may follow: what its lanes knew, and their time.
+#[derive(Debug, Clone)]
+pub(crate) struct Fenced {
+    pub(crate) lanes: u32,
+    pub(crate) clock: Rc<Clock>,
+    pub(crate) time: u32,
+    pub(crate) scope: Scope,
+}
+
+/// The order of a warp's accesses.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) agent: Agent,
+    pub(crate) now: u32,
+    pub(crate) knowledge: Knowledge,
+    pub(crate) memo: Memo,
+    pub(crate) fenced: Vec<Fenced>,
+    /// What relaxed reads saw, until a fence.
+    pub(crate) seen: Knowledge,
+    pub(crate) cta: Range<Agent>,
+    /// Which of its own accesses a lane knows, by kind of agent: all of the thread's, copies it has waited for.
+    pub(crate) waited: Box<[[u32; WARP]; AGENTS_PER_WARP as usize]>,
+    /// Lanes that have a thread.
+    pub(crate) exist: u32,
+    /// Those that have not exited.
+    pub(crate) live: u32,
+}
+
+impl Order {
+    /// The warp as the race detector sees it.
+    #[inline]
+    pub(crate) fn who(&mut self) -> Who<'_> {
+        Who {
+            agent: self.agent,
+            now: self.now,
+            knowledge: &self.knowledge,
+            memo: &mut self.memo,
+            waited: &self.waited,
+            cta: self.cta.clone(),
+        }
+    }
+
+    /// Time goes on, so that later accesses are not part of what was released.
+    pub(crate) fn tick(&mut self, lane: u32) -> Done {
+        self.now += 1;
+        if self.now < MAX_TIME {
+            return Ok(());
+        }
+        Err(Bad::new(FaultKind::StepLimit, lane, None, "too many synchronisations"))
+    }
+
+    /// What some lanes have done and know, up to a time.
+    pub(crate) fn snapshot(&self, lanes: u32, time: u32) -> Rc<Clock> {
+        let mut clock = self.knowledge.joined(lanes);
+        let inner = Rc::make_mut(&mut clock);
+        let mut see = |agent, part, time| inner.see(agent, if part == self.exist { FULL } else { part }, time);
+        see(self.agent, lanes, time);
+        for which in CP_ASYNC..AGENTS_PER_WARP {
+            let waited = &self.waited[which as usize];
+            let mut left = self::lanes(lanes).filter(|&l| waited[l] > 0).fold(0u32, |m, l| m | 1 << l);
+            while left != 0 {
+                let time = waited[left.trailing_zeros() as usize];
+                let same = self::lanes(left).filter(|&l| waited[l] == time).fold(0, |m, l| m | 1 << l);
+                see(self.agent + which, same, time);
+                left &= !same;
+            }
+        }
+        clock
+    }
+
+    /// [`Order::snapshot`] of now; what follows is later.
+    pub(crate) fn release(&mut self, lanes: u32) -> Done<Rc<Clock>> {
+        let clock = self.snapshot(lanes, self.now);
+        self.tick(lanes.trailing_zeros())?;
+        Ok(clock)
+    }
+
+    /// Lanes, and with them those that nobody asks about any more.
+    fn spread(&self, lanes: u32) -> u32 {
+        if lanes & self.live == self.live { FULL } else { lanes }
+    }
+
+    /// Lanes learn what a clock knows.
+    pub(crate) fn acquire(&mut self, lanes: u32, clock: &Rc<Clock>) {
+        if self.knowledge.join(self.spread(lanes), clock) {
+            self.memo = Memo::default();
+        }
+    }
+
+    /// Lanes know what a clock knows, which has all that they know already.
+    pub(crate) fn adopt(&mut self, lanes: u32, clock: Rc<Clock>) {
+        self.knowledge.set(self.spread(lanes), clock);
+        self.memo = Memo::default();
+    }
+}
+
+/// A warp.
+#[derive(Debug)]
+pub(crate) struct Warp {
+    pub(crate) index: u32,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) registers: Vec<Lanes>,
+    pub(crate) predicates: Vec<u32>,
+    /// The carry flag of each lane.
+    pub(crate) carry: u32,
+    pub(crate) order: Order,
+    pub(crate) local: Vec<Store>,
+    pub(crate) cp_async: Vec<CpAsyncState>,
+    /// Instructions so far.
+    pub(crate) steps: u64,
+    /// Which group runs next if they take turns.
+    pub(crate) turn: usize,
+    /// They do, in the next slice.
+    pub(crate) rotate: bool,
+    /// Instructions of slices that were used up since it polled, at least.
+    pub(crate) since_poll: u32,
+}
+
+impl Warp {
+    /// The lanes where a predicate holds.
+    #[inline]
+    pub(crate) fn holds(&self, window: Window, p: PredRef) -> u32 {
+        let bits = self.predicates[window.predicates as usize + usize::from(p.index)];
+        if p.negated { !bits } else { bits }
+    }
+
+    /// Sets a predicate of some lanes.
+    #[inline]
+    pub(crate) fn set_predicate(&mut self, window: Window, p: u16, mask: u32, value: u32) {
+        let slot = &mut self.predicates[window.predicates as usize + usize::from(p)];
+        *slot = *slot & !mask | value & mask;
+    }
+
+    /// A register or a constant.
+    #[inline]
+    pub(crate) fn get<'a>(&'a self, constants: &'a [Lanes], window: Window, r: Reg) -> &'a Lanes {
+        if r >= CONSTANT {
+            &constants[(r - CONSTANT) as usize]
+        } else {
+            &self.registers[(window.registers + r) as usize]
+        }
+    }
+
+    /// Writes a register of some lanes.
+    #[inline]
+    pub(crate) fn set(&mut self, window: Window, r: Reg, mask: u32, value: &Lanes) {
+        let slot = &mut self.registers[(window.registers + r) as usize];
+        if mask == FULL {
+            *slot = *value;
+            return;
+        }
+        for i in 0..WARP {
+            slot[i] = if mask >> i & 1 != 0 { value[i] } else { slot[i] };
+        }
+    }
+}
+
+/// What the threads of a CTA share.
+#[derive(Debug)]
+pub(crate) struct Team {
+    pub(crate) id: [u32; 3],
+    pub(crate) linear: u32,
+    pub(crate) threads: u32,
+    pub(crate) exited: u32,
+    pub(crate) shared: Region,
+    pub(crate) barriers: Vec<CtaBarrier>,
+    pub(crate) cluster: CtaBarrier,
+    pub(crate) mbarriers: HashMap<u64, MbarrierState>,
+    /// Phases of mbarriers that have completed.
+    pub(crate) phases: u64,
+    pub(crate) landings: Vec<Landing>,
+    pub(crate) published: HashMap<u64, Published>,
+}
+
+/// A CTA that runs.
+#[derive(Debug)]
+pub(crate) struct Cta {
+    pub(crate) team: Team,
+    pub(crate) warps: Vec<Warp>,
+}
+
+/// What was released at an address.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    /// In a scope that has all CTAs.
+    wide: Option<Rc<Clock>>,
+    /// In any scope, by CTA.
+    narrow: Vec<(u32, Rc<Clock>)>,
+}
+
+impl Published {
+    /// Adds a release, or puts it in place of all before.
+    pub(crate) fn publish(&mut self, cta: u32, scope: Scope, clock: Rc<Clock>, replace: bool) {
+        if replace {
+            *self = Published::default();
+        }
+        if scope == Scope::Gpu {
+            match &mut self.wide {
+                Some(wide) => join(wide, &clock),
+                None => self.wide = Some(Rc::clone(&clock)),
+            }
+        }
+        match self.narrow.iter_mut().find(|(c, _)| *c == cta) {
+            Some((_, narrow)) => join(narrow, &clock),
+            None => self.narrow.push((cta, clock)),
+        }
+    }
+
+    /// What a reader of a CTA synchronises with.
+    pub(crate) fn visible(&self, cta: u32, scope: Scope) -> impl Iterator<Item = &Rc<Clock>> {
+        let wide = self.wide.iter().filter(move |_| scope == Scope::Gpu);
+        wide.chain(self.narrow.iter().filter(move |(c, _)| *c == cta).map(|(_, clock)| clock))
+    }
+}
+
+/// Whose agents start at a number.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Owner {
+    Cta([u32; 3]),
+    /// Copies that signal an mbarrier.
+    Mbarrier,
+}
+
+/// What all CTAs of a launch share.
+pub(crate) struct World<'a> {
+    pub(crate) program: &'a Program,
+    pub(crate) memory: &'a mut Memory,
+    pub(crate) constants: Vec<Lanes>,
+    pub(crate) params: Vec<u8>,
+    pub(crate) block: [u32; 3],
+    pub(crate) counters: Counters,
+    pub(crate) by_class: [u64; CLASSES],
+    pub(crate) published: HashMap<u64, Published>,
+    /// Owners by their first agent.
+    pub(crate) owners: Vec<(Agent, Owner)>,
+    pub(crate) next_agent: Agent,
+    /// Counts what other threads may see.
+    pub(crate) progress: u64,
+    /// Warp-instructions so far.
+    pub(crate) steps: u64,
+    pub(crate) max_steps: u64,
+}
+
+impl World<'_> {
+    /// Fresh agents.
+    pub(crate) fn agents(&mut self, count: u32, owner: Owner) -> Done<Agent> {
+        let first = self.next_agent;
+        if count >= crate::clock::MAX_AGENT - first {
+            return Err(Bad::new(FaultKind::StepLimit, 0, None, "too many sources of accesses"));
+        }
+        self.next_agent += count;
+        self.owners.push((first, owner));
+        Ok(first)
+    }
+
+    /// Who an agent is: a thread of a CTA, or an asynchronous copy.
+    pub(crate) fn describe(&self, agent: Agent, lane: u32) -> (bool, String) {
+        let index = self.owners.partition_point(|(first, _)| *first <= agent);
+        let Some(&(first, owner)) = self.owners.get(index.wrapping_sub(1)) else {
+            return (false, "nobody".into());
+        };
+        match owner {
+            Owner::Mbarrier => (true, "an asynchronous copy that no wait on its mbarrier covers".into()),
+            Owner::Cta(cta) => {
+                let warp = (agent - first) / AGENTS_PER_WARP;
+                let tid = thread_of(self.block, warp * 32 + lane);
+                let whose = format!("thread {tid:?} of CTA {cta:?}");
+                match (agent - first) % AGENTS_PER_WARP {
+                    0 => (false, whose),
+                    CP_ASYNC => (true, format!("a cp.async of {whose}")),
+                    _ => (true, format!("a bulk copy of {whose}")),
+                }
+            }
+        }
+    }
+}
+
+/// Coordinates of a thread by its number in the block.
+pub(crate) fn thread_of(block: [u32; 3], linear: u32) -> [u32; 3] {
+    let (x, y) = (block[0].max(1), block[1].max(1));
+    [linear % x, linear / x % y, linear / x / y]
+}
+
+/// One warp with all that it can touch.
+pub(crate) struct Ctx<'a, 'w> {
+    pub(crate) world: &'a mut World<'w>,
+    pub(crate) team: &'a mut Team,
+    pub(crate) warp: &'a mut Warp,
+}
+
+impl Ctx<'_, '_> {
+    /// A register of a window.
+    #[inline]
+    pub(crate) fn get(&self, window: Window, r: Reg) -> &Lanes {
+        self.warp.get(&self.world.constants, window, r)
+    }
+
+    /// The addresses of an operand, of all lanes.
+    #[inline]
+    pub(crate) fn addresses(&self, window: Window, a: crate::program::Address) -> Lanes {
+        let mut out = *self.get(window, a.base);
+        for x in &mut out {
+            *x = x.wrapping_add_signed(a.offset);
+        }
+        out
+    }
+}

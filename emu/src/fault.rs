@@ -1,0 +1,114 @@
+//! What is wrong with a kernel: one typed fault with its place. A launch ends at its first.
+
+use serde::Serialize;
+use std::fmt;
+
+/// Kind of a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// Outside of every allocation of global memory.
+    OobGlobal,
+    /// Outside of the shared memory of the CTA.
+    OobShared,
+    /// Outside of the thread's local memory.
+    OobLocal,
+    /// Outside of the kernel's parameters.
+    OobParam,
+    /// An address that is no multiple of the size of the access.
+    Misaligned,
+    /// Reads global memory that nobody wrote.
+    UninitGlobal,
+    /// Reads shared memory that nobody wrote.
+    UninitShared,
+    /// Reads local memory that the thread did not write.
+    UninitLocal,
+    /// Two unordered accesses to global memory, one of them a write.
+    RaceGlobal,
+    /// Two unordered accesses to shared memory, one of them a write.
+    RaceShared,
+    /// Touches the memory of an asynchronous copy without having waited for it.
+    AsyncCopy,
+    /// Writes read-only memory.
+    ReadOnly,
+    /// An `.aligned` or `.sync` instruction that not all its threads execute together.
+    Divergence,
+    /// A barrier whose participants do not agree on it.
+    Barrier,
+    /// An mbarrier that is not initialised, or whose bytes are used as data.
+    Mbarrier,
+    /// More arrivals than an mbarrier expects.
+    MbarrierArrival,
+    /// The bytes that arrive at an mbarrier are not those it expects.
+    MbarrierTx,
+    /// No thread can go on.
+    Deadlock,
+    /// A value that the instruction does not allow.
+    BadOperand,
+    /// The kernel executed `trap`.
+    Trap,
+    /// More steps than the limit.
+    StepLimit,
+    /// Calls nested too deeply, or of a function without a body.
+    StackOverflow,
+}
+
+impl FaultKind {
+    /// The name, as case files spell it.
+    pub fn name(self) -> String {
+        // `OobGlobal` to `oob_global`.
+        let mut name = String::new();
+        for c in format!("{self:?}").chars() {
+            if c.is_uppercase() && !name.is_empty() {
+                name.push('_');
+            }
+            name.push(c.to_ascii_lowercase());
+        }
+        name
+    }
+}
+
+/// A thread of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ThreadId {
+    /// Its CTA.
+    pub cta: [u32; 3],
+    /// Its place in the CTA.
+    pub tid: [u32; 3],
+}
+
+/// A fault and where it happened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize)]
+pub struct Fault {
+    /// What it is.
+    pub kind: FaultKind,
+    /// The kernel.
+    pub kernel: String,
+    /// Line of the PTX; 0 for a fault of the launch as a whole.
+    pub line: u32,
+    /// The thread, if it is that of one.
+    pub thread: Option<ThreadId>,
+    /// The address, in its state space, if there is one.
+    pub address: Option<u64>,
+    /// The rest of the story.
+    pub detail: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.kind.name(), self.kernel)?;
+        if self.line > 0 {
+            write!(f, ", line {}", self.line)?;
+        }
+        if let Some(ThreadId { cta, tid }) = self.thread {
+            write!(f, ", CTA {cta:?} thread {tid:?}")?;
+        }
+        if let Some(address) = self.address {
+            write!(f, ", address {address:#x}")?;
+        }
+        if !self.detail.is_empty() {
+            write!(f, ": {}", self.detail)?;
+        }
+        Ok(())
+    }
+}

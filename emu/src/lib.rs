@@ -1,0 +1,118 @@
+//! A PTX emulator: parses PTX text, executes its kernels on the CPU, and checks what no card checks.
+//!
+//! [`Module::parse`] reads a text (`lex`, `parse`, `ast`) and decodes it (`decode`) into compact code (`program`), or says
+//! by name and line what it does not know. [`Module::load`] gives its variables places in a [`Memory`]; [`Loaded::run`] runs
+//! a kernel to its end or to its first [`Fault`]. Warps execute instructions over 32 lanes at once (`exec`, `alu`) in an
+//! order that [`Schedule`] chooses (`sched`). Every access is checked for bounds, alignment, initialisation (`store`) and
+//! races (`race`, by the clocks of `clock`).
+//!
+//! It knows nothing of rigc, and agrees with the cards only because both follow the PTX ISA.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod alu;
+mod ast;
+pub mod case;
+
+mod clock;
+mod counters;
+mod decode;
+mod exec;
+mod fault;
+mod launch;
+mod lex;
+mod memory;
+mod parse;
+mod program;
+mod race;
+mod sched;
+mod store;
+mod types;
+
+pub use counters::Counters;
+pub use fault::{Fault, FaultKind, ThreadId};
+pub use launch::{Error, Launch, LaunchError, Options, Schedule};
+pub use memory::{Memory, MemoryError};
+pub use parse::ParseError;
+pub use program::{Entry, ParamLayout};
+
+use program::Program;
+
+/// A PTX module, ready to be loaded.
+#[derive(Debug)]
+pub struct Module {
+    version: (u32, u32),
+    target: String,
+    program: Program,
+}
+
+impl Module {
+    /// Parses PTX.
+    ///
+    /// # Errors
+    /// The first thing that is malformed or that the emulator does not execute, with its line.
+    pub fn parse(text: &str) -> Result<Module, ParseError> {
+        let ast = parse::parse(text)?;
+        let program = decode::decode(&ast)?;
+        Ok(Module { version: ast.version, target: ast.target, program })
+    }
+
+    /// `.version`.
+    pub fn version(&self) -> (u32, u32) {
+        self.version
+    }
+
+    /// `.target`, without its options.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The kernels, in order of the text.
+    pub fn entries(&self) -> &[Entry] {
+        &self.program.entries
+    }
+
+    /// Gives the variables of the module places, with their initial values.
+    ///
+    /// # Errors
+    /// If they do not fit into memory.
+    pub fn load(&self, memory: &mut Memory) -> Result<Loaded<'_>, MemoryError> {
+        let mut globals = Vec::new();
+        for var in &self.program.globals {
+            globals.push(memory.alloc_with(var.bytes.clone(), var.align)?);
+        }
+        for (var, &base) in self.program.globals.iter().zip(&globals) {
+            for &(at, target, offset) in &var.addresses {
+                let value = globals[target as usize].wrapping_add_signed(offset);
+                memory.write(base + at, &value.to_le_bytes())?;
+            }
+            if var.constant {
+                memory.protect(base)?;
+            }
+        }
+        Ok(Loaded { module: self, globals })
+    }
+}
+
+/// A module whose variables are in a memory.
+#[derive(Debug)]
+pub struct Loaded<'m> {
+    module: &'m Module,
+    globals: Vec<u64>,
+}
+
+impl Loaded<'_> {
+    /// The address of a variable of the module.
+    pub fn symbol(&self, name: &str) -> Option<u64> {
+        let index = self.module.program.globals.iter().position(|g| g.name == name)?;
+        self.globals.get(index).copied()
+    }
+
+    /// Runs a kernel. `memory` is the one the module was loaded into.
+    ///
+    /// # Errors
+    /// If the launch is not possible, or the first fault of the kernel.
+    pub fn run(&self, memory: &mut Memory, launch: &Launch, options: &Options) -> Result<Counters, Error> {
+        launch::run(&self.module.program, &self.module.target, &self.globals, memory, launch, options)
+    }
+}

@@ -1,0 +1,518 @@
+//! Decoded code: names are slots, types are lane functions, labels are positions. Made by [`crate::decode`], executed by
+//! [`crate::exec`]. All functions of a module stand in one list of instructions.
+
+use crate::alu::integer::Chain;
+use crate::alu::{MapFn, TestFn};
+use crate::counters::Class;
+use crate::types::{Order, Scope, Space, Ty};
+
+/// A register of the current frame, or (from [`CONSTANT`] on) a constant of the launch.
+pub(crate) type Reg = u32;
+/// First slot of constants.
+pub(crate) const CONSTANT: Reg = 1 << 31;
+/// The register that takes results nobody wants.
+pub(crate) const SINK: Reg = 0;
+
+/// A predicate of the current frame.
+pub(crate) type Pred = u16;
+/// The predicate that is always true.
+pub(crate) const TRUE: Pred = 0;
+/// The predicate that takes results nobody wants.
+pub(crate) const NOBODY: Pred = 1;
+
+/// A predicate, perhaps negated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PredRef {
+    pub(crate) index: Pred,
+    pub(crate) negated: bool,
+}
+
+impl PredRef {
+    pub(crate) const TRUE: PredRef = PredRef { index: TRUE, negated: false };
+}
+
+/// A value that is fixed for a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Constant {
+    Bits(u64),
+    /// Address of a module-scope variable of global or constant memory.
+    Global {
+        var: u32,
+        offset: i64,
+    },
+    /// Address in dynamic shared memory.
+    DynamicShared(i64),
+    Special(Special),
+}
+
+/// Special registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Special {
+    Ntid(u8),
+    Nctaid(u8),
+    WarpsPerCta,
+    DynamicShared,
+    TotalShared,
+    LaneId,
+    WarpId,
+    Tid(u8),
+    Ctaid(u8),
+    SmId,
+    LaneMask(Mask),
+    Clock32,
+    Clock64,
+}
+
+impl Special {
+    /// Whether it is the same for all threads of a launch.
+    pub(crate) fn is_constant(self) -> bool {
+        use Special::{DynamicShared, Nctaid, Ntid, TotalShared, WarpsPerCta};
+        matches!(self, Ntid(_) | Nctaid(_) | WarpsPerCta | DynamicShared | TotalShared)
+    }
+}
+
+/// Lanes relative to one's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Mask {
+    Eq,
+    Le,
+    Lt,
+    Ge,
+    Gt,
+}
+
+/// Combines predicates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Logic {
+    And,
+    Or,
+    Xor,
+}
+
+impl Logic {
+    pub(crate) fn apply(self, a: u32, b: u32) -> u32 {
+        match self {
+            Logic::And => a & b,
+            Logic::Or => a | b,
+            Logic::Xor => a ^ b,
+        }
+    }
+}
+
+/// An address operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) base: Reg,
+    pub(crate) offset: i64,
+}
+
+/// A load or a store.
+#[derive(Debug)]
+pub(crate) struct Access {
+    pub(crate) store: bool,
+    pub(crate) space: Space,
+    pub(crate) address: Address,
+    /// Bytes of an element.
+    pub(crate) bytes: u32,
+    /// Elements are sign-extended from so many bits; 0: they are not.
+    pub(crate) extend: u32,
+    /// Of each register.
+    pub(crate) width: u32,
+    pub(crate) regs: Vec<Reg>,
+    pub(crate) order: Order,
+    pub(crate) scope: Scope,
+    /// Neither weak nor ordered: a poll, if it is a load.
+    pub(crate) strong: bool,
+}
+
+/// What an atomic operation does with the old value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rmw {
+    Add,
+    Min,
+    Max,
+    And,
+    Or,
+    Xor,
+    Inc,
+    Dec,
+    Exch,
+    Cas,
+}
+
+/// `atom` or `red`.
+#[derive(Debug)]
+pub(crate) struct Atomic {
+    pub(crate) op: Rmw,
+    pub(crate) ty: Ty,
+    pub(crate) space: Space,
+    pub(crate) address: Address,
+    /// Where the old values go; empty for `red`.
+    pub(crate) old: Vec<Reg>,
+    /// Operands, one for each element.
+    pub(crate) values: Vec<Reg>,
+    /// The new value of `cas`.
+    pub(crate) swap: Reg,
+    pub(crate) order: Order,
+    pub(crate) scope: Scope,
+}
+
+/// An operation in which named lanes of a warp take part.
+#[derive(Debug)]
+pub(crate) struct Collective {
+    pub(crate) kind: Exchange,
+    /// Register of the member mask.
+    pub(crate) members: Reg,
+    pub(crate) d: Reg,
+    pub(crate) p: Pred,
+    pub(crate) s: [Reg; 3],
+    pub(crate) predicate: PredRef,
+}
+
+/// What lanes exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exchange {
+    Sync,
+    ShuffleUp,
+    ShuffleDown,
+    ShuffleXor,
+    ShuffleIndex,
+    VoteAll,
+    VoteAny,
+    VoteUniform,
+    Ballot,
+    MatchAny { bits: u32 },
+    MatchAll { bits: u32 },
+    Reduce { op: Rmw, signed: bool },
+    Elect,
+}
+
+/// A CTA barrier operation.
+#[derive(Debug)]
+pub(crate) struct Barrier {
+    pub(crate) id: Reg,
+    pub(crate) count: Option<Reg>,
+    /// All threads of the warp take part at once.
+    pub(crate) aligned: bool,
+    /// Does not wait.
+    pub(crate) arrive: bool,
+    pub(crate) reduce: Option<Reduce>,
+}
+
+/// The reduction of `bar.red`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reduce {
+    pub(crate) op: Reduction,
+    pub(crate) predicate: PredRef,
+    pub(crate) d: Reg,
+    pub(crate) p: Pred,
+}
+
+/// How `bar.red` reduces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reduction {
+    Count,
+    And,
+    Or,
+}
+
+/// An mbarrier operation.
+#[derive(Debug)]
+pub(crate) struct Mbarrier {
+    pub(crate) op: MbarrierOp,
+    pub(crate) space: Space,
+    pub(crate) address: Address,
+    pub(crate) d: Reg,
+    pub(crate) p: Pred,
+    /// Count of `init` and `arrive`, bytes of `expect_tx`, state or parity of the waits.
+    pub(crate) value: Reg,
+    pub(crate) relaxed: bool,
+}
+
+/// What an mbarrier operation does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MbarrierOp {
+    Init,
+    Inval,
+    Arrive {
+        drop: bool,
+    },
+    ArriveExpect {
+        drop: bool,
+    },
+    Expect,
+    CompleteTx,
+    /// Waits for a phase, by its state or its parity; `block` may suspend the thread.
+    Wait {
+        parity: bool,
+        block: bool,
+    },
+    PendingCount,
+    /// An arrival that earlier `cp.async` of the thread trigger.
+    CpAsyncArrive {
+        noinc: bool,
+    },
+}
+
+/// `cp.async`.
+#[derive(Debug)]
+pub(crate) struct CpAsync {
+    pub(crate) shared: Address,
+    pub(crate) global: Address,
+    pub(crate) bytes: u32,
+    /// Bytes that are read; the rest are zeros.
+    pub(crate) source: Option<Reg>,
+    /// Reads nothing where it holds.
+    pub(crate) skip: Option<PredRef>,
+}
+
+/// `cp.async.bulk`.
+#[derive(Debug)]
+pub(crate) struct Bulk {
+    /// To shared memory, signalling an mbarrier; otherwise to global memory, in a bulk group.
+    pub(crate) load: bool,
+    pub(crate) target: Address,
+    pub(crate) source: Address,
+    pub(crate) bytes: Reg,
+    pub(crate) mbarrier: Address,
+}
+
+/// `ldmatrix` or `stmatrix`.
+#[derive(Debug)]
+pub(crate) struct Matrices {
+    pub(crate) store: bool,
+    pub(crate) transposed: bool,
+    pub(crate) space: Space,
+    pub(crate) address: Address,
+    pub(crate) regs: Vec<Reg>,
+}
+
+/// Elements of the factors of `mma`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MmaType {
+    F16,
+    Bf16,
+    U8,
+    S8,
+}
+
+/// `mma.sync`, of 16 rows and 8 columns.
+#[derive(Debug)]
+pub(crate) struct Mma {
+    pub(crate) k: usize,
+    pub(crate) a: MmaType,
+    pub(crate) b: MmaType,
+    /// Accumulates in f16 instead of f32.
+    pub(crate) half: bool,
+    pub(crate) saturate: bool,
+    pub(crate) regs: [Vec<Reg>; 4],
+}
+
+/// Where a value of a call goes: a register, or bytes of the frame.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place {
+    Reg(Reg),
+    Frame { offset: u32, bytes: u32 },
+}
+
+/// A call. Sources are in the frame of the caller, targets in that of the callee, and the other way round for results.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) function: u32,
+    pub(crate) args: Vec<(Place, Place)>,
+    pub(crate) results: Vec<(Place, Place)>,
+}
+
+/// What an instruction does.
+#[derive(Debug)]
+pub(crate) enum Op {
+    Map {
+        f: MapFn,
+        d: Reg,
+        s: [Reg; 3],
+        k: u32,
+    },
+    Chain {
+        op: Chain,
+        bits: u32,
+        d: Reg,
+        s: [Reg; 3],
+        carry_in: bool,
+        carry_out: bool,
+    },
+    Insert {
+        bits: u32,
+        d: Reg,
+        s: [Reg; 4],
+    },
+    /// A test; with `halves` the second predicate is that of the upper halves, otherwise the complement.
+    Test {
+        f: TestFn,
+        k: u32,
+        halves: bool,
+        s: [Reg; 2],
+        combine: Option<(Logic, PredRef)>,
+        p: Pred,
+        q: Pred,
+    },
+    /// A test to a register: `one` where it holds.
+    TestTo {
+        f: TestFn,
+        k: u32,
+        halves: bool,
+        s: [Reg; 2],
+        combine: Option<(Logic, PredRef)>,
+        d: Reg,
+        one: u64,
+    },
+    Select {
+        d: Reg,
+        s: [Reg; 2],
+        p: PredRef,
+    },
+    Predicate {
+        op: Logic,
+        p: Pred,
+        s: [PredRef; 2],
+    },
+    Pack {
+        d: Reg,
+        parts: Vec<Reg>,
+        bits: u32,
+    },
+    Unpack {
+        parts: Vec<Reg>,
+        s: Reg,
+        bits: u32,
+    },
+    Read {
+        d: Reg,
+        special: Special,
+    },
+    FrameAddress {
+        d: Reg,
+        offset: u64,
+    },
+    Branch {
+        target: u32,
+    },
+    BranchTable {
+        index: Reg,
+        targets: Vec<u32>,
+    },
+    Call(Box<Call>),
+    Return,
+    Exit,
+    Trap,
+    Nop,
+    Yield,
+    Access(Box<Access>),
+    Atomic(Box<Atomic>),
+    Fence {
+        scope: Scope,
+    },
+    CpAsync(Box<CpAsync>),
+    CpCommit,
+    /// Waits until at most so many groups are pending; `None`: for all copies.
+    CpWait {
+        keep: Option<u64>,
+    },
+    Bulk(Box<Bulk>),
+    BulkCommit,
+    BulkWait {
+        keep: u64,
+        read: bool,
+    },
+    Mbarrier(Box<Mbarrier>),
+    Barrier(Box<Barrier>),
+    ClusterBarrier {
+        arrive: bool,
+        relaxed: bool,
+    },
+    Collective(Box<Collective>),
+    ActiveMask {
+        d: Reg,
+    },
+    Matrices(Box<Matrices>),
+    MoveMatrix {
+        d: Reg,
+        s: Reg,
+    },
+    Mma(Box<Mma>),
+    /// Whether a generic address is in a space.
+    IsSpace {
+        p: Pred,
+        s: Reg,
+        space: Space,
+    },
+}
+
+/// An instruction.
+#[derive(Debug)]
+pub(crate) struct Instr {
+    pub(crate) op: Op,
+    pub(crate) guard: PredRef,
+    pub(crate) line: u32,
+    pub(crate) class: Class,
+}
+
+/// A function or a kernel.
+#[derive(Debug)]
+pub(crate) struct Code {
+    pub(crate) start: u32,
+    pub(crate) registers: u32,
+    pub(crate) predicates: u32,
+    /// Bytes of local memory and parameters of calls.
+    pub(crate) frame: u32,
+}
+
+/// A parameter of a kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParamLayout {
+    /// As the PTX names it.
+    pub name: String,
+    /// Where it starts among the parameter bytes.
+    pub offset: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A kernel of a module.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// Its parameters, in order.
+    pub params: Vec<ParamLayout>,
+    /// Bytes of all parameters together.
+    pub param_bytes: u64,
+    /// Bytes of static shared memory.
+    pub static_shared: u64,
+    /// What `.maxntid` or `.reqntid` says.
+    pub max_threads: Option<[u32; 3]>,
+    /// What `.reqntid` says.
+    pub required_threads: Option<[u32; 3]>,
+    pub(crate) dynamic_shared_align: u64,
+    pub(crate) code: u32,
+}
+
+/// An initialised variable of global or constant memory.
+#[derive(Debug)]
+pub(crate) struct GlobalVar {
+    pub(crate) name: String,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) align: u64,
+    pub(crate) constant: bool,
+    /// Addresses in it: where, of which variable, plus what.
+    pub(crate) addresses: Vec<(u64, u32, i64)>,
+}
+
+/// A decoded module.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) code: Vec<Instr>,
+    pub(crate) functions: Vec<Code>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) constants: Vec<Constant>,
+    pub(crate) globals: Vec<GlobalVar>,
+}

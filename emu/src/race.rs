@@ -1,0 +1,374 @@
+//! The race detector's memory of a region: for each cell the last write and the reads since then, as epochs. A cell is a
+//! word until an access is not made of whole words; then its page has a cell for each byte. Pages exist where kernels
+//! touched the region, and are forgotten at the end of a launch, which orders everything.
+//!
+//! The rule: two accesses to a cell, one of them a write, race unless one happens before the other (the later thread's
+//! clock covers the earlier epoch) or both are strong in a scope that has both threads.
+
+use crate::clock::{Agent, Clock, Epoch, Knowledge, Strength};
+use std::ops::Range;
+use std::rc::Rc;
+
+/// Bytes of a page.
+const PAGE: usize = 1024;
+/// Marks the index of a set of readers.
+const SET: u64 = 1 << 63;
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Cell {
+    write: Epoch,
+    /// None (0), the epoch of one, or a set.
+    read: u64,
+}
+
+#[derive(Debug)]
+struct Page {
+    /// Cells are of `1 << shift` bytes: 4 or 1.
+    shift: u32,
+    cells: Vec<Cell>,
+}
+
+/// Accesses of lanes of one agent at one time.
+#[derive(Debug, Clone, Copy)]
+struct Note {
+    agent: Agent,
+    time: u32,
+    lanes: u32,
+    strength: Strength,
+    /// A strong write that another strong write did not order.
+    write: bool,
+}
+
+/// The access that another one races with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Conflict {
+    /// Where, from the start of the region.
+    pub(crate) offset: usize,
+    pub(crate) agent: Agent,
+    pub(crate) lane: u32,
+    pub(crate) time: u32,
+    pub(crate) write: bool,
+}
+
+/// Agents whose accesses a thread is known to come after, from its clock: a cache.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Memo([(Agent, u32); 4]);
+
+/// The warp that makes an access.
+pub(crate) struct Who<'a> {
+    pub(crate) agent: Agent,
+    pub(crate) now: u32,
+    pub(crate) knowledge: &'a Knowledge,
+    pub(crate) memo: &'a mut Memo,
+    /// Until when each lane knows its own accesses: those of the warp's agents, the thread's first.
+    pub(crate) waited: &'a [[u32; 32]; 4],
+    /// Agents of its CTA.
+    pub(crate) cta: Range<Agent>,
+}
+
+impl Who<'_> {
+    /// Whether an access of `lane` of another agent at `time` happened before those of all `lanes`.
+    #[inline]
+    fn after(&mut self, agent: Agent, lane: u32, time: u32, lanes: u32) -> bool {
+        let slot = agent as usize & 3;
+        let (known, until) = self.memo.0[slot];
+        if known == agent && time <= until {
+            return true;
+        }
+        self.after_slowly(agent, lane, time, lanes)
+    }
+
+    fn after_slowly(&mut self, agent: Agent, lane: u32, time: u32, lanes: u32) -> bool {
+        let mut others = lanes;
+        if let Some(own) = self.waited.get(agent.wrapping_sub(self.agent) as usize)
+            && time <= own[lane as usize]
+        {
+            others &= !(1 << lane);
+        }
+        if others == 0 {
+            return true;
+        }
+        if let Some(clock) = self.knowledge.common() {
+            let all = clock.time_of_all(agent);
+            if all > 0 {
+                self.memo.0[agent as usize & 3] = (agent, all);
+            }
+            return all >= time || clock.time(agent, lane) >= time;
+        }
+        let knows = |clock: &Rc<Clock>| clock.time(agent, lane) >= time;
+        (0..32).filter(|l| others >> l & 1 != 0).all(|l| self.knowledge.of_lane(l).is_some_and(knows))
+    }
+
+    fn after_epoch(&mut self, e: Epoch, lanes: u32) -> bool {
+        self.after(e.agent(), e.lane(), e.time(), lanes)
+    }
+
+    /// The first lane of a note whose access did not happen before those of all `lanes`.
+    fn unordered(&mut self, note: &Note, lanes: u32) -> Option<u32> {
+        let mut rest = note.lanes;
+        while rest != 0 {
+            let lane = rest.trailing_zeros();
+            rest &= rest - 1;
+            if !self.after(note.agent, lane, note.time, lanes) {
+                return Some(lane);
+            }
+        }
+        None
+    }
+
+    /// Whether two accesses are both strong in a scope that has both threads.
+    fn both_strong(&self, mine: Strength, agent: Agent, theirs: Strength) -> bool {
+        let same_cta = self.cta.contains(&agent);
+        mine > Strength::Weak
+            && theirs > Strength::Weak
+            && (same_cta || (mine == Strength::Gpu && theirs == Strength::Gpu))
+    }
+}
+
+/// The races of a region.
+#[derive(Debug, Default)]
+pub(crate) struct Races {
+    pages: Vec<Option<Box<Page>>>,
+    sets: Vec<Vec<Note>>,
+    free: Vec<u32>,
+}
+
+impl Races {
+    /// Forgets everything: all that happened is ordered before all that comes.
+    pub(crate) fn forget(&mut self) {
+        *self = Races::default();
+    }
+
+    /// The cells of a range within one page, as small as the range asks for.
+    fn cells(&mut self, offset: usize, len: usize) -> (usize, Range<usize>) {
+        let index = offset / PAGE;
+        if index >= self.pages.len() {
+            self.pages.resize_with(index + 1, || None);
+        }
+        let page = self.pages[index]
+            .get_or_insert_with(|| Box::new(Page { shift: 2, cells: vec![Cell::default(); PAGE / 4] }));
+        if page.shift != 0 && (offset | len) & 3 != 0 {
+            page.shift = 0;
+            let mut cells = Vec::with_capacity(PAGE);
+            for cell in &page.cells {
+                cells.push(*cell);
+                for _ in 1..4 {
+                    let mut copy = *cell;
+                    if copy.read & SET != 0 {
+                        let notes = self.sets[(copy.read & !SET) as usize].clone();
+                        self.sets.push(notes);
+                        copy.read = SET | (self.sets.len() - 1) as u64;
+                    }
+                    cells.push(copy);
+                }
+            }
+            page.cells = cells;
+        }
+        let at = offset % PAGE;
+        (index, at >> page.shift..(at + len).div_ceil(1 << page.shift))
+    }
+
+    /// Runs `f` over the cells of a range, with each cell's offset.
+    fn each<E>(
+        &mut self,
+        offset: usize,
+        len: usize,
+        mut f: impl FnMut(&mut Cell, &mut Sets, usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (mut at, end) = (offset, offset + len);
+        while at < end {
+            let stop = end.min((at / PAGE + 1) * PAGE);
+            let (index, range) = self.cells(at, stop - at);
+            let mut sets = Sets { sets: &mut self.sets, free: &mut self.free };
+            if let Some(page) = &mut self.pages[index] {
+                let shift = page.shift;
+                for i in range {
+                    f(&mut page.cells[i], &mut sets, index * PAGE + (i << shift))?;
+                }
+            }
+            at = stop;
+        }
+        Ok(())
+    }
+
+    /// Checks and notes a read by lanes that read the same bytes.
+    #[inline]
+    pub(crate) fn read(
+        &mut self,
+        who: &mut Who,
+        lanes: u32,
+        offset: usize,
+        len: usize,
+        strength: Strength,
+    ) -> Result<(), Conflict> {
+        let single = lanes & (lanes - 1) == 0;
+        let mine = Epoch::new(who.agent, who.now, lanes.trailing_zeros(), strength);
+        let note = Note { agent: who.agent, time: who.now, lanes, strength, write: false };
+        self.each(offset, len, |cell, sets, place| {
+            let w = cell.write;
+            if w.0 != 0 && !who.after_epoch(w, lanes) && !who.both_strong(strength, w.agent(), w.strength()) {
+                return Err(conflict(place, w, true));
+            }
+            if single && (cell.read == mine.0 || cell.read == 0) {
+                cell.read = mine.0;
+                return Ok(());
+            }
+            if cell.read & SET == 0 {
+                let old = Epoch(cell.read);
+                if single && strength <= old.strength() && who.after_epoch(old, lanes) {
+                    cell.read = mine.0;
+                    return Ok(());
+                }
+                cell.read = sets.start(old);
+            }
+            let notes = sets.of(cell.read);
+            for n in notes.iter().filter(|n| n.write) {
+                if let Some(lane) = who.unordered(n, lanes)
+                    && !who.both_strong(strength, n.agent, n.strength)
+                {
+                    return Err(Conflict { offset: place, agent: n.agent, lane, time: n.time, write: true });
+                }
+            }
+            add_note(notes, who, note);
+            Ok(())
+        })
+    }
+
+    /// Checks and notes a write of one lane.
+    #[inline]
+    pub(crate) fn write(
+        &mut self,
+        who: &mut Who,
+        lane: u32,
+        offset: usize,
+        len: usize,
+        strength: Strength,
+    ) -> Result<(), Conflict> {
+        let lanes = 1 << lane;
+        let mine = Epoch::new(who.agent, who.now, lane, strength);
+        self.each(offset, len, |cell, sets, place| {
+            let w = cell.write;
+            let mut earlier = None;
+            if w.0 != 0 && w != mine && !who.after_epoch(w, lanes) {
+                if !who.both_strong(strength, w.agent(), w.strength()) {
+                    return Err(conflict(place, w, true));
+                }
+                earlier = Some(note_of(w, true));
+            }
+            if cell.read & SET != 0 {
+                let notes = sets.of(cell.read);
+                let mut race = None;
+                notes.retain(|n| {
+                    let Some(lane) = who.unordered(n, lanes) else { return false };
+                    if !who.both_strong(strength, n.agent, n.strength) {
+                        race = Some(Conflict { offset: place, agent: n.agent, lane, time: n.time, write: n.write });
+                    }
+                    true
+                });
+                if let Some(race) = race {
+                    return Err(race);
+                }
+                if notes.is_empty() && earlier.is_none() {
+                    sets.end(cell.read);
+                    cell.read = 0;
+                }
+            } else if cell.read != 0 {
+                let r = Epoch(cell.read);
+                if who.after_epoch(r, lanes) {
+                    cell.read = 0;
+                } else if !who.both_strong(strength, r.agent(), r.strength()) {
+                    return Err(conflict(place, r, false));
+                }
+            }
+            if let Some(earlier) = earlier {
+                if cell.read & SET == 0 {
+                    cell.read = sets.start(Epoch(cell.read));
+                }
+                add_note(sets.of(cell.read), who, earlier);
+            }
+            cell.write = mine;
+            Ok(())
+        })
+    }
+
+    /// Notes a write that is checked already, or that happens later, in place of all before.
+    pub(crate) fn stamp_write(&mut self, epoch: Epoch, offset: usize, len: usize) {
+        let stamped: Result<(), ()> = self.each(offset, len, |cell, sets, _| {
+            sets.end(cell.read);
+            *cell = Cell { write: epoch, read: 0 };
+            Ok(())
+        });
+        stamped.unwrap_or_default();
+    }
+
+    /// Notes a read by another agent than that of the access.
+    pub(crate) fn stamp_read(&mut self, who: &mut Who, epoch: Epoch, offset: usize, len: usize) {
+        let stamped: Result<(), ()> = self.each(offset, len, |cell, sets, _| {
+            if cell.read & SET == 0 {
+                cell.read = sets.start(Epoch(cell.read));
+            }
+            add_note(sets.of(cell.read), who, note_of(epoch, false));
+            Ok(())
+        });
+        stamped.unwrap_or_default();
+    }
+}
+
+fn conflict(offset: usize, e: Epoch, write: bool) -> Conflict {
+    Conflict { offset, agent: e.agent(), lane: e.lane(), time: e.time(), write }
+}
+
+fn note_of(e: Epoch, write: bool) -> Note {
+    Note { agent: e.agent(), time: e.time(), lanes: 1 << e.lane(), strength: e.strength(), write }
+}
+
+/// Adds a note; those of the same agent that it makes superfluous go.
+fn add_note(notes: &mut Vec<Note>, who: &mut Who, new: Note) {
+    let alike = |n: &Note| n.agent == new.agent && n.strength == new.strength && n.write == new.write;
+    for n in notes.iter_mut().filter(|n| alike(n)) {
+        if n.time == new.time {
+            n.lanes |= new.lanes;
+            return;
+        }
+        if n.lanes & !new.lanes == 0 && n.time < new.time {
+            *n = new;
+            return;
+        }
+    }
+    if notes.len() >= 4 && new.agent == who.agent {
+        notes.retain(|n| n.write || n.strength < new.strength || who.unordered(n, new.lanes).is_some());
+    }
+    notes.push(new);
+}
+
+/// The sets of a region.
+struct Sets<'a> {
+    sets: &'a mut Vec<Vec<Note>>,
+    free: &'a mut Vec<u32>,
+}
+
+impl Sets<'_> {
+    fn of(&mut self, read: u64) -> &mut Vec<Note> {
+        &mut self.sets[(read & !SET) as usize]
+    }
+
+    /// A new set with the one read there was, if any.
+    fn start(&mut self, first: Epoch) -> u64 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.sets.push(Vec::new());
+            (self.sets.len() - 1) as u32
+        });
+        let notes = &mut self.sets[index as usize];
+        notes.clear();
+        if first.0 != 0 {
+            notes.push(note_of(first, false));
+        }
+        SET | u64::from(index)
+    }
+
+    fn end(&mut self, read: u64) {
+        if read & SET != 0 {
+            self.free.push((read & !SET) as u32);
+        }
+    }
+}

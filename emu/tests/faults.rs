@@ -1,0 +1,386 @@
+//! One planted fault in each of these kernels, found with its kind and its line under every schedule; and the same kernel
+//! without it is clean.
+
+use emu::{Counters, Error, Fault, FaultKind, Launch, Memory, Module, Options, Schedule};
+
+const SEEDS: u64 = 6;
+
+/// A kernel: parameters `p` (256 u32, written), `q` (256 u32, nobody wrote), `c` (read-only), shared memory `s` of 1 KiB.
+fn text(body: &str) -> String {
+    format!(
+        "\
+.version 8.6
+.target sm_90
+.address_size 64
+.global .align 4 .u32 flag;
+.func leaf(.param .b32 a)
+{{
+ret;
+}}
+.visible .entry k(.param .u64 p, .param .u64 q, .param .u64 c)
+{{
+.reg .pred %p<8>; .reg .b16 %h<8>; .reg .b32 %r<32>; .reg .b64 %rd<16>; .reg .f32 %f<8>;
+.shared .align 16 .b8 s[1024]; .shared .align 8 .b8 m[16]; .local .align 8 .b8 l[16];
+ld.param.u64 %rd1,[p]; ld.param.u64 %rd2,[q]; ld.param.u64 %rd3,[c];
+mov.u32 %r1,%tid.x; mov.u32 %r2,s; mov.u32 %r3,m; mov.u32 %r4,%ctaid.x;
+shl.b32 %r5,%r1,2; add.u32 %r6,%r2,%r5; cvt.u64.u32 %rd4,%r5; add.s64 %rd5,%rd1,%rd4; add.s64 %rd6,%rd2,%rd4;
+and.b32 %r7,%r1,31; shr.u32 %r8,%r1,5; setp.eq.u32 %p1,%r1,0;
+{body}
+ret;
+}}
+"
+    )
+}
+
+fn run(ptx: &str, grid: u32, seed: u64) -> Result<Counters, Error> {
+    let module = Module::parse(ptx).unwrap_or_else(|e| panic!("{e}\n{ptx}"));
+    let mut memory = Memory::new(1 << 20);
+    let loaded = module.load(&mut memory).unwrap();
+    let p = memory.alloc_with((0..1024u32).map(|i| i as u8).collect(), 256).unwrap();
+    let q = memory.alloc(1024, 256).unwrap();
+    let c = memory.alloc_with(vec![7; 1024], 256).unwrap();
+    memory.protect(c).unwrap();
+    let params = [p, q, c].iter().flat_map(|a| a.to_le_bytes()).collect();
+    let launch = Launch { entry: "k".into(), grid: [grid, 1, 1], block: [64, 1, 1], dynamic_shared: 0, params };
+    let options = Options { schedule: Schedule { seed }, resident_ctas: 1 + seed as usize % 3, max_steps: 100_000 };
+    loaded.run(&mut memory, &launch, &options)
+}
+
+/// Runs the body, whose faulty lines are marked with `//!`. On any of those lines the fault may be reported.
+fn fault(body: &str, grid: u32, kind: FaultKind) -> Fault {
+    let ptx = text(body);
+    let lines: Vec<u32> =
+        ptx.lines().zip(1..).filter(|(line, _)| line.contains("//!")).map(|(_, number)| number).collect();
+    let mut last = None;
+    for seed in 0..SEEDS {
+        match run(&ptx, grid, seed) {
+            Err(Error::Fault(f)) => {
+                // A copy that comes second, after an unordered access of a thread, is the thread's race.
+                let second = kind == FaultKind::AsyncCopy && f.kind == FaultKind::RaceShared;
+                assert!(f.kind == kind || second, "seed {seed}: {f}, expected {kind:?}\n{body}");
+                assert!(lines.contains(&f.line), "seed {seed}: {f}, not in lines {lines:?}\n{body}");
+                assert_eq!(f.kernel, "k");
+                last = Some(*f);
+            }
+            other => panic!("seed {seed}: {other:?}, expected {kind:?}\n{body}"),
+        }
+    }
+    last.unwrap()
+}
+
+fn clean(body: &str, grid: u32) {
+    for seed in 0..SEEDS {
+        if let Err(e) = run(&text(body), grid, seed) {
+            panic!("seed {seed}: {e}\n{body}");
+        }
+    }
+}
+
+#[test]
+fn bounds() {
+    let f = fault("ld.global.u32 %r9,[%rd5+772]; //!", 1, FaultKind::OobGlobal);
+    assert_eq!(f.thread.unwrap().tid, [63, 0, 0]);
+    assert_eq!(f.address.unwrap() % 256, 0);
+    clean("ld.global.u32 %r9,[%rd5+768];", 1);
+    fault("st.global.u32 [%rd1+-4],%r1; //!", 1, FaultKind::OobGlobal);
+    fault("ld.shared.v4.u32 {%r9,%r10,%r11,%r12},[%r2+1040]; //!", 1, FaultKind::OobShared);
+    fault("st.shared.u32 [%r6+1024],%r1; //!", 1, FaultKind::OobShared);
+    fault("mov.u64 %rd7,l; st.local.u32 [%rd7+4096],%r1; //!", 1, FaultKind::OobLocal);
+    fault("cvta.shared.u64 %rd7,m; ld.u32 %r9,[%rd7+16]; //!", 1, FaultKind::OobShared);
+    fault("mov.u64 %rd7,p; ld.param.u64 %rd8,[%rd7+24]; //!", 1, FaultKind::OobParam);
+    fault("mov.u64 %rd7,0; ld.global.u32 %r9,[%rd7]; //!", 1, FaultKind::OobGlobal);
+    fault("atom.global.add.u32 %r9,[%rd1+1024],1; //!", 1, FaultKind::OobGlobal);
+}
+
+#[test]
+fn alignment() {
+    let f = fault("ld.global.v2.u32 {%r9,%r10},[%rd1+4]; //!", 1, FaultKind::Misaligned);
+    assert_eq!(f.address.unwrap() % 8, 4);
+    fault("st.shared.u32 [%r2+2],%r1; //!", 1, FaultKind::Misaligned);
+    fault("atom.shared.add.u32 %r9,[%r2+6],1; //!", 1, FaultKind::Misaligned);
+    fault("st.local.v2.u32 [l+4],{%r1,%r1}; //!", 1, FaultKind::Misaligned);
+    fault("@%p1 cp.async.ca.shared.global [%r2],[%rd1+4],8; //!", 1, FaultKind::Misaligned);
+}
+
+#[test]
+fn memory_that_nobody_wrote() {
+    let f = fault("ld.global.u32 %r9,[%rd6]; //!", 1, FaultKind::UninitGlobal);
+    assert!(f.address.is_some());
+    clean("st.global.u32 [%rd6],%r1; ld.global.u32 %r9,[%rd6];", 1);
+    // One byte of the word is missing.
+    let three = "shl.b32 %r10,%r1,2; st.shared.u16 [%r6],%h1; st.shared.u8 [%r6+2],%h1;\n";
+    fault(&format!("{three}ld.shared.u32 %r9,[%r6]; //!"), 1, FaultKind::UninitShared);
+    clean(&format!("{three}st.shared.u8 [%r6+3],%h1;\nld.shared.u32 %r9,[%r6];"), 1);
+    fault("ld.local.u32 %r9,[l+8]; //!", 1, FaultKind::UninitLocal);
+    fault("@%p1 cp.async.ca.shared.global [%r2],[%rd2],4; //!", 1, FaultKind::UninitGlobal);
+    fault("red.shared.add.u32 [%r2],1; //!", 1, FaultKind::UninitShared);
+}
+
+#[test]
+fn read_only_memory() {
+    fault("st.global.u32 [%rd3],%r1; //!", 1, FaultKind::ReadOnly);
+    fault("red.global.add.u32 [%rd3],1; //!", 1, FaultKind::ReadOnly);
+}
+
+/// Words of the other warp, which were written long before as well.
+const EXCHANGE: &str = "\
+st.shared.u32 [%r6],0;
+bar.sync 0;
+st.shared.u32 [%r6],%r1; //!
+SYNC
+xor.b32 %r9,%r5,128; add.u32 %r9,%r9,%r2;
+ld.shared.u32 %r10,[%r9]; //!";
+
+#[test]
+fn races_in_shared_memory() {
+    clean(&EXCHANGE.replace("SYNC", "bar.sync 0;"), 1);
+    // Neither of these orders the two warps.
+    for sync in ["", "bar.warp.sync 0xffffffff;", "fence.acq_rel.cta;", "shfl.sync.idx.b32 %r9,%r1,0,31,0xffffffff;"] {
+        fault(&EXCHANGE.replace("SYNC", sync), 1, FaultKind::RaceShared);
+    }
+    // Within a warp a shuffle does not order memory, bar.warp.sync does.
+    let within = EXCHANGE.replace("128", "4");
+    clean(&within.replace("SYNC", "bar.warp.sync 0xffffffff;"), 1);
+    fault(&within.replace("SYNC", "shfl.sync.idx.b32 %r9,%r1,0,31,0xffffffff;"), 1, FaultKind::RaceShared);
+    fault(&within.replace("SYNC", "vote.sync.ballot.b32 %r9,%p1,0xffffffff;"), 1, FaultKind::RaceShared);
+    // Two writes, of bytes of one word: those of different bytes do not race.
+    fault("st.shared.u32 [%r2],%r1; //!", 1, FaultKind::RaceShared);
+    clean("add.u32 %r9,%r2,%r1; cvt.u16.u32 %h1,%r1; st.shared.u8 [%r9],%h1;", 1);
+    // A read before a write that does not wait for it.
+    let after = "@%p1 st.shared.u32 [%r2],%r1;\nbar.sync 0;\nld.shared.u32 %r9,[%r2]; //!\nSYNC\nsetp.eq.u32 %p2,%r1,63;\n@%p2 st.shared.u32 [%r2],%r1; //!";
+    fault(&after.replace("SYNC", ""), 1, FaultKind::RaceShared);
+    clean(&after.replace("SYNC", "bar.sync 0;"), 1);
+    // Atomic operations do not race with each other, but with plain accesses.
+    let atomics =
+        "@%p1 st.shared.u32 [%r2],0;\nbar.sync 0;\nred.shared.add.u32 [%r2],1; //!\nSYNC\nld.shared.u32 %r9,[%r2]; //!";
+    fault(&atomics.replace("SYNC", ""), 1, FaultKind::RaceShared);
+    clean(&atomics.replace("SYNC", "bar.sync 0;"), 1);
+}
+
+#[test]
+fn races_in_global_memory() {
+    // Two CTAs write what the other reads; they have no barrier.
+    fault(
+        "shl.b32 %r9,%r4,2; cvt.u64.u32 %rd7,%r9; add.s64 %rd7,%rd7,%rd1;\n@%p1 st.global.u32 [%rd7],%r1; //!\n@%p1 ld.global.u32 %r9,[%rd1]; //!",
+        2,
+        FaultKind::RaceGlobal,
+    );
+    fault("st.global.u32 [%rd1],%r1; //!", 1, FaultKind::RaceGlobal);
+    clean("red.global.add.u32 [%rd1],1;", 4);
+    // Message passing between CTAs.
+    let message = "\
+@!%p1 bra DONE;
+mov.u64 %rd7,flag;
+setp.eq.u32 %p2,%r4,1;
+@%p2 bra READ;
+st.global.u32 [%rd2],%r1; //!
+RELEASE
+bra DONE;
+READ:
+ACQUIRE
+setp.eq.u32 %p3,%r9,0;
+@%p3 bra READ;
+FENCE
+ld.global.u32 %r10,[%rd2]; //!
+DONE:";
+    let with = |release: &str, acquire: &str, fence: &str| {
+        message.replace("RELEASE", release).replace("ACQUIRE", acquire).replace("FENCE", fence)
+    };
+    let (release, acquire) = ("st.release.gpu.global.u32 [%rd7],1;", "ld.acquire.gpu.global.u32 %r9,[%rd7];");
+    let (store, load) = ("st.relaxed.gpu.global.u32 [%rd7],1;", "ld.relaxed.gpu.global.u32 %r9,[%rd7];");
+    let fence = "fence.acq_rel.gpu;";
+    for seed in [0, 2, 5] {
+        for (what, good) in [
+            (with(release, acquire, ""), true),
+            (with(&format!("{fence} {store}"), load, fence), true),
+            (with("red.release.gpu.global.add.u32 [%rd7],1;", load, fence), true),
+            (
+                with(
+                    &format!("membar.gl; st.volatile.global.u32 [%rd7],1;"),
+                    "ld.volatile.global.u32 %r9,[%rd7];",
+                    "membar.gl;",
+                ),
+                true,
+            ),
+            (with(release, "atom.acquire.gpu.global.or.b32 %r9,[%rd7],0;", ""), true),
+            (with(store, load, fence), false),
+            (with(release, load, ""), false),
+            (with(&format!("{fence} {store}"), load, ""), false),
+            (with(&format!("fence.acq_rel.cta; {store}"), load, fence), false),
+            (with(&release.replace("gpu", "cta"), acquire, ""), false),
+        ] {
+            match (run(&text(&what), 2, seed), good) {
+                (Ok(_), true) => {}
+                (Err(Error::Fault(f)), false) => assert_eq!(f.kind, FaultKind::RaceGlobal, "{f}\n{what}"),
+                (other, _) => panic!("seed {seed}: {other:?}\n{what}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn barriers() {
+    fault(
+        "setp.lt.u32 %p2,%r1,32;\n@%p2 bar.arrive 1,64;\nbar.sync 2,64;\n@!%p2 bar.sync 1,32; //!",
+        1,
+        FaultKind::Barrier,
+    );
+    fault("setp.lt.u32 %p2,%r1,32;\n@%p2 bra OUT;\nbar.sync 0; //!\nOUT:\nret; //!", 1, FaultKind::Barrier);
+    fault("setp.lt.u32 %p2,%r1,16;\n@%p2 bar.sync 0; //!\n", 1, FaultKind::Divergence);
+    fault(
+        "setp.lt.u32 %p2,%r7,16;\n@%p2 bra A;\nbar.sync 0; //!\nbra B;\nA:\nbar.sync 0; //!\nB:",
+        1,
+        FaultKind::Divergence,
+    );
+    fault("bar.sync 1,40; //!", 1, FaultKind::BadOperand);
+    fault("bar.sync %r1; //!", 1, FaultKind::BadOperand);
+    // The named lanes never come together.
+    let halves = "setp.lt.u32 %p2,%r7,16;\n@%p2 shfl.sync.idx.b32 %r9,%r1,0,31,0xffffffff; //!\n@!%p2 bar.warp.sync 0xffffffff; //!";
+    fault(halves, 1, FaultKind::Deadlock);
+    fault("setp.lt.u32 %p2,%r7,16;\n@%p2 shfl.sync.idx.b32 %r9,%r1,0,31,0x00ff00ff; //!", 1, FaultKind::Divergence);
+    // The same exchange at two places is one exchange.
+    clean(
+        "setp.lt.u32 %p2,%r7,16;\n@%p2 shfl.sync.idx.b32 %r9,%r1,0,31,0xffffffff;\n@!%p2 shfl.sync.idx.b32 %r9,%r1,1,31,0xffffffff;",
+        1,
+    );
+    let producer = "setp.lt.u32 %p2,%r1,32;\n@%p2 st.shared.u32 [%r6],%r1;\n@%p2 bar.arrive 1,64;\n@!%p2 bar.sync 1,64;\n@!%p2 ld.shared.u32 %r9,[%r6+-128];";
+    clean(producer, 1);
+}
+
+#[test]
+fn deadlocks() {
+    let f = fault("setp.lt.u32 %p2,%r1,32;\n@%p2 bar.sync 1,64; //!", 1, FaultKind::Deadlock);
+    assert!(f.detail.contains("barrier 1 (32 of 64 threads)"), "{f}");
+    // Nobody sets the flag.
+    fault(
+        "mov.u64 %rd7,flag;\nW:\nld.acquire.gpu.global.u32 %r9,[%rd7]; //!\nsetp.eq.u32 %p2,%r9,0; //!\n@%p2 bra W; //!",
+        1,
+        FaultKind::Deadlock,
+    );
+    // Lane 0 waits for lane 1 of its own warp, which runs all the same.
+    clean(
+        "@%p1 st.shared.u32 [%r2],0;\nbar.sync 0;\nsetp.eq.u32 %p2,%r1,1;\n@%p1 bra W;\n@%p2 st.release.cta.shared.u32 [%r2],1;\nbra E;\nW:\nld.acquire.cta.shared.u32 %r9,[%r2];\nsetp.eq.u32 %p3,%r9,0;\n@%p3 bra W;\nE:",
+        1,
+    );
+    fault("W:\nbra W; //!", 1, FaultKind::StepLimit);
+}
+
+/// A bulk copy over words that were written before.
+const COPY: &str = "\
+shl.b32 %r9,%r1,3; add.u32 %r9,%r9,%r2; st.shared.v2.u32 [%r9],{0,0};
+bar.sync 0;
+@!%p1 bra C;
+INIT
+C:
+bar.sync 0;
+@!%p1 bra D;
+EXPECT
+cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes [%r2],[%rd3],512,[%r3]; //!
+D:
+WAIT
+ld.shared.u32 %r9,[%r6]; //!
+AFTER";
+
+fn copy(changes: &[(&str, &str)]) -> String {
+    let mut body = COPY.to_owned();
+    let is_part = |change: &&(&str, &str)| COPY.lines().any(|line| line == change.0);
+    let parts = changes.iter().filter(is_part).copied();
+    let rest = changes.iter().filter(|c| !is_part(c)).copied();
+    let all = parts.chain([
+        ("INIT", "mbarrier.init.shared::cta.b64 [%r3],1;"),
+        ("EXPECT", "mbarrier.arrive.expect_tx.shared::cta.b64 _,[%r3],512;"),
+        ("WAIT", "mbarrier.try_wait.parity.shared::cta.b64 %p2,[%r3],0; //!\n@!%p2 bra D;"),
+        ("AFTER", ""),
+    ]);
+    for (from, to) in all.chain(rest) {
+        body = body.replace(from, to);
+    }
+    body
+}
+
+#[test]
+fn copies_and_mbarriers() {
+    clean(&copy(&[]), 1);
+    fault(&copy(&[("WAIT", "")]), 1, FaultKind::AsyncCopy);
+    // A wait for the phase before, which is over.
+    fault(
+        &copy(&[("WAIT", "mbarrier.try_wait.parity.shared::cta.b64 %p2,[%r3],1;\n@!%p2 bra D;")]),
+        1,
+        FaultKind::AsyncCopy,
+    );
+    fault(
+        &copy(&[("INIT", ""), ("EXPECT", "mbarrier.arrive.expect_tx.shared::cta.b64 _,[%r3],512; //!")]),
+        1,
+        FaultKind::Mbarrier,
+    );
+    fault(&copy(&[("[%r3],512;", "[%r3],496;")]), 1, FaultKind::MbarrierTx);
+    fault(&copy(&[("[%r3],512;", "[%r3],528;")]), 1, FaultKind::MbarrierTx);
+    fault(&copy(&[("b64 [%r3],1;", "b64 [%r3],2;")]), 1, FaultKind::Deadlock);
+    fault(&copy(&[("EXPECT", "")]), 1, FaultKind::Deadlock);
+    fault(&copy(&[("WAIT", "st.shared.u32 [%r2],%r1; //!")]), 1, FaultKind::AsyncCopy);
+    fault(&copy(&[("AFTER", "bar.sync 0;\nst.shared.u32 [%r3],%r1; //!")]), 1, FaultKind::Mbarrier);
+    fault(
+        &copy(&[("AFTER", "bar.sync 0;\n@%p1 mbarrier.arrive.shared::cta.b64 %rd7,[%r3],2; //!")]),
+        1,
+        FaultKind::MbarrierArrival,
+    );
+    fault(&copy(&[("],512,[", "],510,[")]), 1, FaultKind::Misaligned);
+    fault(&copy(&[("],512,[", "],2048,[")]), 1, FaultKind::OobShared);
+    fault(&copy(&[("[%rd3]", "[%rd2]")]), 1, FaultKind::UninitGlobal);
+    // The initialisation is not ordered with its use in another warp.
+    let early = copy(&[("bar.sync 0;", ""), ("_,[%r3],512;", "_,[%r3],512; //!")]);
+    let early = early.replace("@!%p1 bra D;", "setp.ne.u32 %p3,%r1,32;\n@%p3 bra D;");
+    for seed in 0..SEEDS {
+        let Err(Error::Fault(f)) = run(&text(&early), 1, seed) else { panic!("seed {seed} is clean") };
+        assert!(matches!(f.kind, FaultKind::Mbarrier | FaultKind::RaceShared), "{f}");
+    }
+}
+
+#[test]
+fn cp_async() {
+    let body = "\
+shl.b32 %r9,%r1,4; cvt.u64.u32 %rd7,%r9; add.s64 %rd7,%rd7,%rd3; add.u32 %r9,%r9,%r2;
+st.shared.v4.u32 [%r9],{0,0,0,0};
+bar.sync 0;
+cp.async.cg.shared.global [%r9],[%rd7],16; //!
+cp.async.commit_group;
+WAIT
+ld.shared.u32 %r10,[%r9]; //!
+SYNC
+xor.b32 %r9,%r9,512;
+ld.shared.u32 %r10,[%r9]; //!";
+    let with = |wait: &str, sync: &str| body.replace("WAIT", wait).replace("SYNC", sync);
+    clean(&with("cp.async.wait_group 0;", "bar.sync 0;"), 1);
+    clean(&with("cp.async.wait_all;", "bar.sync 0;"), 1);
+    fault(&with("", "bar.sync 0;"), 1, FaultKind::AsyncCopy);
+    fault(&with("cp.async.wait_group 1;", "bar.sync 0;"), 1, FaultKind::AsyncCopy);
+    fault(&with("cp.async.wait_group 0;", ""), 1, FaultKind::AsyncCopy);
+}
+
+#[test]
+fn bulk_stores() {
+    let body = "\
+st.shared.u32 [%r6],%r1;
+bar.sync 0;
+@!%p1 bra DONE;
+cp.async.bulk.global.shared::cta.bulk_group [%rd2],[%r2],256;
+cp.async.bulk.commit_group;
+WAIT
+st.shared.u32 [%r2],5; //!
+LAST
+ld.global.u32 %r9,[%rd2]; //!
+DONE:";
+    let with = |wait: &str, last: &str| body.replace("WAIT", wait).replace("LAST", last);
+    clean(&with("cp.async.bulk.wait_group.read 0;", "cp.async.bulk.wait_group 0;"), 1);
+    clean(&with("cp.async.bulk.wait_group 0;", ""), 1);
+    fault(&with("", "cp.async.bulk.wait_group 0;"), 1, FaultKind::AsyncCopy);
+    fault(&with("cp.async.bulk.wait_group.read 0;", ""), 1, FaultKind::AsyncCopy);
+}
+
+#[test]
+fn the_rest() {
+    fault("@%p1 trap; //!", 1, FaultKind::Trap);
+    fault("ts: .branchtargets A, A;\nbrx.idx %r1,ts; //!\nA:", 1, FaultKind::BadOperand);
+    fault("setp.lt.u32 %p2,%r7,16;\n@%p2 movmatrix.sync.aligned.m8n8.trans.b16 %r9,%r1; //!", 1, FaultKind::Divergence);
+    fault("mbarrier.init.shared::cta.b64 [%r3],0; //!", 1, FaultKind::BadOperand);
+}
