@@ -5,6 +5,7 @@
 
 use crate::failure::{self, usage};
 use crate::interrupt::Interrupt;
+use crate::output::{self, note};
 use crate::run::Session;
 use crate::text;
 use anyhow::{Context, Result};
@@ -78,11 +79,11 @@ pub fn run(mut session: Session, mut chat: Chat, message: Option<String>, interr
     let mut lines = Lines::new()?;
     if lines.interactive() {
         let context = session.executor.context();
-        eprintln!("{}, context {context}, seed {}; /help lists commands", session.name, session.seed);
+        note!("{}, context {context}, seed {}; /help lists commands", session.name, session.seed);
     }
     while let Some(line) = lines.next()? {
         match chat.line(&line, &mut session, interrupt) {
-            Ok(note) if lines.interactive() => eprint!("{note}"),
+            Ok(note) if lines.interactive() => output::tell(format_args!("{note}")),
             Err(e) if lines.interactive() && !failure::is_broken_pipe(&e) => {
                 failure::report(&e);
             }
@@ -152,15 +153,15 @@ impl Chat {
         let generation = &reply.generation;
         session.print_end(&reply.prompt_ids, generation)?;
         match generation.stop_reason {
-            StopReason::Context => eprintln!(
+            StopReason::Context => note!(
                 "rigc: the context of {context} tokens is full, so the reply ends here; /clear starts anew, or give a \
                  larger --ctx"
             ),
             StopReason::Length => {
-                eprintln!("rigc: the reply ends here after the {} tokens of -n", generation.ids.len())
+                note!("rigc: the reply ends here after the {} tokens of -n", generation.ids.len())
             }
             StopReason::Interrupted if generation.ids.is_empty() => {
-                eprintln!("rigc: stopped before the reply began; the message was left out");
+                note!("rigc: stopped before the reply began; the message was left out");
             }
             _ => {}
         }
@@ -223,7 +224,7 @@ impl Lines {
                         return Ok(Some(line));
                     }
                     Err(ReadlineError::Eof) => return Ok(None),
-                    Err(ReadlineError::Interrupted) => eprintln!("Ctrl-D leaves"),
+                    Err(ReadlineError::Interrupted) => note!("Ctrl-D leaves"),
                     Err(e) => return Err(terminal(e)),
                 }
             },

@@ -3,7 +3,7 @@
 use crate::failure::{INTERRUPTED, usage};
 use crate::interrupt::Interrupt;
 use crate::model::{self, CompileArgs};
-use crate::output;
+use crate::output::{self, note};
 use anyhow::Result;
 use runtime::ModelFile;
 use std::path::PathBuf;
@@ -63,7 +63,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     runtime::artifact::write(&compiled.artifact, &path)?;
     let m = &compiled.artifact.manifest;
     let bytes: u64 = m.modules.iter().map(|m| m.bytes).sum();
-    eprintln!(
+    note!(
         "{}: {} kernels, {:.0} KB of code for {}, context {}, KV {}; {:.2} s",
         path.display(),
         m.kernels.len(),

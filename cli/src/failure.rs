@@ -1,6 +1,6 @@
 //! From errors to a sentence and an exit code: 2 for what the user can mend, 1 for what rigc got wrong.
 
-use std::io::Write;
+use crate::output::note;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -23,17 +23,14 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let text = error.to_string();
-    eprintln!("rigc: {}", text.trim_end());
+    note!("rigc: {}", text.trim_end());
     ExitCode::from(code(error))
 }
 
 /// Says that a file was cut short, or that its disk failed, while it was read, and gives the exit code.
 pub fn lost_file(path: &Path) -> i32 {
     let path = path.display();
-    let _ = writeln!(
-        std::io::stderr(),
-        "rigc: {path} was cut short while it was in use, or its disk fails; run again with the whole file"
-    );
+    note!("rigc: {path} was cut short while it was in use, or its disk fails; run again with the whole file");
     2
 }
 

@@ -1,4 +1,5 @@
-//! Writing to stdout, where a closed pipe is an error like any other and not a panic.
+//! Writing to stdout, where a closed pipe or a full disk is an error like any other and not a panic, and to stderr, where
+//! there is nobody to tell of either.
 
 use std::io::Write;
 
@@ -9,3 +10,14 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     out.flush()?;
     Ok(())
 }
+
+/// Writes to stderr, if that is possible.
+pub fn tell(text: std::fmt::Arguments<'_>) {
+    let _ = std::io::stderr().write_fmt(text);
+}
+
+/// `eprintln!`, but that nothing happens where it would panic.
+macro_rules! note {
+    ($($text:tt)*) => { $crate::output::tell(format_args!("{}\n", format_args!($($text)*))) };
+}
+pub(crate) use note;

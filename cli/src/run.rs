@@ -4,7 +4,8 @@ use crate::chat::{self, ChatArgs};
 use crate::failure::{INTERRUPTED, usage};
 use crate::interrupt::Interrupt;
 use crate::model::{self, CompileArgs, Loaded};
-use crate::{machine, output, progress, text};
+use crate::output::{self, note};
+use crate::{machine, progress, text};
 use anyhow::{Context, Result};
 use runtime::ModelFile;
 use runtime::executor::{Executor, Options};
@@ -283,7 +284,7 @@ impl Session {
     /// What a whole run took, on stderr; its exit code.
     pub fn finish(&self, g: &Generation) -> ExitCode {
         let (t, info) = (self.timings(g), self.executor.device());
-        eprintln!(
+        note!(
             "\n{} ({}, {} threads): load {:.2} s; prefill {} tokens in {:.2} s, {:.1} tok/s; decode {} tokens in {:.2} s, \
              {:.1} tok/s, {:.1} GB/s of weights; stopped by {}; seed {}",
             info.name,

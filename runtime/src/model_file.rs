@@ -294,8 +294,9 @@ impl ModelFile {
         let mut done = 0;
         let hash = |shard: &Shard| {
             let mut hash = Sha256::new();
-            for piece in shard.bytes().chunks(PIECE) {
+            for (i, piece) in shard.bytes().chunks(PIECE).enumerate() {
                 hash.update(piece);
+                shard.release(i * PIECE, piece.len());
                 done += piece.len() as u64;
                 progress(done);
             }

@@ -9,6 +9,7 @@ mod weights;
 
 use crate::failure::{INTERRUPTED, usage};
 use crate::interrupt::Interrupt;
+use crate::output::note;
 use crate::progress;
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
@@ -141,7 +142,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
     })?;
     let elements: u64 = writer.tensors.iter().map(|t| t.shape.iter().map(|&d| d as u64).product::<u64>()).sum();
-    eprintln!(
+    note!(
         "{}: {} tensors, {:.2} G weights, {:.2} GB, {:.2} bits a weight{}",
         path.display(),
         writer.tensors.len(),

@@ -161,11 +161,16 @@ fn moved_together() {
     assert_eq!(o.code, Some(0), "{}", o.err);
 }
 
-/// A full disk under stdout is a failure, not a panic.
+/// A full disk under stdout is a failure, not a panic; under stderr it changes nothing.
 #[test]
 fn full_disk() {
     let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") else { return };
     let o = wait(command(Path::new("."), &["inspect"]).stdout(full).spawn().unwrap());
     assert_eq!(o.code, Some(2), "{}", o.err);
     assert_eq!(o.err.lines().count(), 1, "{}", o.err);
+    for (args, code) in [(&["run", "missing.gguf", "x"][..], 2), (&["run", "x", "-n", "1"], 0)] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let o = wait(command(Path::new("."), args).stderr(full).spawn().unwrap());
+        assert_eq!(o.code, Some(code), "{args:?} with stderr full");
+    }
 }
