@@ -3,10 +3,13 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "../tests/gemv/mod.rs"]
+mod gemv;
 
-use common::{Gemv, shared_dir};
+use common::shared_dir;
 use emu::case::{Case, find};
 use emu::{Launch, Memory, Module, Options};
+use gemv::Gemv;
 use std::time::Instant;
 
 fn main() {

@@ -49,7 +49,7 @@ pub enum FaultKind {
     Trap,
     /// More steps than the limit.
     StepLimit,
-    /// Calls nested too deeply, or of a function without a body.
+    /// Calls nested too deeply.
     StackOverflow,
 }
 

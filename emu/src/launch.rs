@@ -63,7 +63,7 @@ pub struct Schedule {
 pub struct Options {
     /// Who runs when.
     pub schedule: Schedule,
-    /// CTAs that run at once.
+    /// CTAs that fit on the card at once, so that they may wait for each other.
     pub resident_ctas: usize,
     /// Instructions of warps, at most.
     pub max_steps: u64,
@@ -71,7 +71,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { schedule: Schedule { seed: 0 }, resident_ctas: 16, max_steps: 1 << 34 }
+        Options { schedule: Schedule { seed: 0 }, resident_ctas: 192, max_steps: 1 << 34 }
     }
 }
 

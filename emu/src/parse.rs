@@ -25,8 +25,8 @@ type Result<T> = std::result::Result<T, ParseError>;
 
 /// Blocks within blocks.
 const MAX_DEPTH: usize = 64;
-/// Bytes of a variable.
-const MAX_VARIABLE: u64 = 1 << 28;
+/// Bytes of a variable, and of all of a module.
+pub(crate) const MAX_VARIABLE: u64 = 1 << 28;
 /// Registers of a declaration.
 const MAX_REGISTERS: u64 = 1 << 16;
 

@@ -11,6 +11,8 @@ use std::rc::Rc;
 
 /// Bytes of a page.
 const PAGE: usize = 1024;
+/// Notes of a cell from which on old ones are looked for.
+const CROWD: usize = 64;
 /// Marks the index of a set of readers.
 const SET: u64 = 1 << 63;
 
@@ -223,8 +225,8 @@ impl Races {
             }
             let notes = sets.of(cell.read);
             for n in notes.iter().filter(|n| n.write) {
-                if let Some(lane) = who.unordered(n, lanes)
-                    && !who.both_strong(strength, n.agent, n.strength)
+                if !who.both_strong(strength, n.agent, n.strength)
+                    && let Some(lane) = who.unordered(n, lanes)
                 {
                     return Err(Conflict { offset: place, agent: n.agent, lane, time: n.time, write: true });
                 }
@@ -258,9 +260,15 @@ impl Races {
             if cell.read & SET != 0 {
                 let notes = sets.of(cell.read);
                 let mut race = None;
+                let crowded = notes.len() > CROWD;
                 notes.retain(|n| {
+                    // Those that do not race stay until there are many.
+                    let strong = who.both_strong(strength, n.agent, n.strength);
+                    if strong && !crowded {
+                        return true;
+                    }
                     let Some(lane) = who.unordered(n, lanes) else { return false };
-                    if !who.both_strong(strength, n.agent, n.strength) {
+                    if !strong {
                         race = Some(Conflict { offset: place, agent: n.agent, lane, time: n.time, write: n.write });
                     }
                     true

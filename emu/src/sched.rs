@@ -9,6 +9,8 @@ use crate::fault::{Fault, FaultKind, ThreadId};
 
 /// Instructions of a slice in round robin.
 const SLICE: u32 = 4096;
+/// CTAs that run at once as long as they do not wait for others.
+const USUAL: usize = 16;
 /// Rounds in which everybody polls and nothing changes, after which nothing will.
 const PATIENCE: u32 = 1000;
 /// Waits that give up one after another, all in vain.
@@ -48,7 +50,10 @@ pub(crate) struct Scheduler<'a> {
     /// CTAs that have not started, the next last.
     waiting: Vec<u32>,
     resident: Vec<Cta>,
+    /// CTAs that fit.
     limit: usize,
+    /// CTAs that run at once, which are more only when those wait for others.
+    wanted: usize,
     make: &'a dyn Fn(&mut World<'a>, u32) -> Done<Cta>,
 }
 
@@ -63,10 +68,13 @@ impl<'a> Scheduler<'a> {
     ) -> Self {
         let mut random = Random(seed);
         let mut waiting: Vec<u32> = (0..ctas).rev().collect();
+        let limit = limit.max(1);
+        let mut wanted = limit.min(USUAL);
         if seed != 0 {
             random.shuffle(&mut waiting);
+            wanted = 1 + random.below(wanted);
         }
-        Scheduler { world, kernel, seed, random, waiting, resident: Vec::new(), limit: limit.max(1), make }
+        Scheduler { world, kernel, seed, random, waiting, resident: Vec::new(), limit, wanted, make }
     }
 
     /// Runs all CTAs.
@@ -75,7 +83,7 @@ impl<'a> Scheduler<'a> {
         let mut timeouts = 0;
         let mut everybody = true;
         loop {
-            while self.resident.len() < self.limit {
+            while self.resident.len() < self.wanted {
                 let Some(cta) = self.waiting.pop() else { break };
                 let cta = (self.make)(&mut self.world, cta).map_err(|bad| self.fault(None, 0, *bad))?;
                 self.resident.push(cta);
@@ -98,7 +106,7 @@ impl<'a> Scheduler<'a> {
                 // Nobody ran: now copies land, then waits give up.
                 if !all {
                     everybody = true;
-                } else if self.land(self.seed == 0) {
+                } else if self.land(self.seed == 0) || self.admit() {
                     timeouts = 0;
                 } else if self.time_out() && timeouts < TIMEOUTS {
                     timeouts += 1;
@@ -107,6 +115,7 @@ impl<'a> Scheduler<'a> {
                 }
             } else if self.world.progress == progress && polled {
                 idle += 1;
+                self.admit();
                 if idle > PATIENCE {
                     if !self.land(true) {
                         return Err(self.deadlock());
@@ -119,6 +128,15 @@ impl<'a> Scheduler<'a> {
                 idle = 0;
             }
         }
+    }
+
+    /// Lets more CTAs run at once. Whether there are any that fit.
+    fn admit(&mut self) -> bool {
+        let more = !self.waiting.is_empty() && self.wanted < self.limit;
+        if more {
+            self.wanted = (2 * self.wanted).min(self.limit);
+        }
+        more
     }
 
     /// Lets warps run: all, or some. Whether they may all be polling only.
@@ -255,7 +273,8 @@ impl<'a> Scheduler<'a> {
                     let lane = g.mask.trailing_zeros();
                     place.get_or_insert((c, w, lane, line, address));
                     match g.state {
-                        State::Aligned => {
+                        // Unless one of its other lanes may still come.
+                        State::Aligned if warp.groups.iter().all(|o| !may_go_on(o.state)) => {
                             kind = FaultKind::Divergence;
                             place = Some((c, w, lane, line, None));
                         }
@@ -297,6 +316,11 @@ impl<'a> Scheduler<'a> {
         let Bad { kind, address, detail, .. } = bad;
         Box::new(Fault { kind, kernel: self.kernel.to_owned(), line, thread, address, detail })
     }
+}
+
+/// Whether a group may go on without other lanes of its warp.
+fn may_go_on(state: State) -> bool {
+    matches!(state, State::Run | State::Mbarrier { .. })
 }
 
 /// What a group waits for, and where that is.

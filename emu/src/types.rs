@@ -17,6 +17,7 @@ pub(crate) enum Ty {
     /// f32 with 10 mantissa bits.
     Tf32,
     F32,
+    F32x2,
     F64,
     U16x2,
     S16x2,
@@ -36,6 +37,7 @@ impl Ty {
             "bf16x2" => Ty::Bf16x2,
             "tf32" => Ty::Tf32,
             "f32" => Ty::F32,
+            "f32x2" => Ty::F32x2,
             "f64" => Ty::F64,
             "u16x2" => Ty::U16x2,
             "s16x2" => Ty::S16x2,
@@ -66,7 +68,7 @@ impl Ty {
             Ty::B(n) | Ty::U(n) | Ty::S(n) => u32::from(n),
             Ty::F16 | Ty::Bf16 | Ty::E4m3x2 | Ty::E5m2x2 => 16,
             Ty::F16x2 | Ty::Bf16x2 | Ty::Tf32 | Ty::F32 | Ty::U16x2 | Ty::S16x2 => 32,
-            Ty::F64 => 64,
+            Ty::F32x2 | Ty::F64 => 64,
             Ty::Pred => 1,
         }
     }
@@ -76,7 +78,7 @@ impl Ty {
     }
 
     pub(crate) fn is_float(self) -> bool {
-        matches!(self, Ty::F16 | Ty::F16x2 | Ty::Bf16 | Ty::Bf16x2 | Ty::Tf32 | Ty::F32 | Ty::F64)
+        matches!(self, Ty::F16 | Ty::F16x2 | Ty::Bf16 | Ty::Bf16x2 | Ty::Tf32 | Ty::F32 | Ty::F32x2 | Ty::F64)
     }
 
     pub(crate) fn is_signed(self) -> bool {

@@ -195,11 +195,7 @@ DONE:";
             (with(&format!("{fence} {store}"), load, fence), true),
             (with("red.release.gpu.global.add.u32 [%rd7],1;", load, fence), true),
             (
-                with(
-                    &format!("membar.gl; st.volatile.global.u32 [%rd7],1;"),
-                    "ld.volatile.global.u32 %r9,[%rd7];",
-                    "membar.gl;",
-                ),
+                with("membar.gl; st.volatile.global.u32 [%rd7],1;", "ld.volatile.global.u32 %r9,[%rd7];", "membar.gl;"),
                 true,
             ),
             (with(release, "atom.acquire.gpu.global.or.b32 %r9,[%rd7],0;", ""), true),
@@ -245,6 +241,83 @@ fn barriers() {
     );
     let producer = "setp.lt.u32 %p2,%r1,32;\n@%p2 st.shared.u32 [%r6],%r1;\n@%p2 bar.arrive 1,64;\n@!%p2 bar.sync 1,64;\n@!%p2 ld.shared.u32 %r9,[%r6+-128];";
     clean(producer, 1);
+}
+
+/// All CTAs meet at a counter; then each reads what the next one wrote.
+const GRID_BARRIER: &str = "\
+shl.b32 %r9,%r4,2; cvt.u64.u32 %rd7,%r9; add.s64 %rd7,%rd7,%rd2;
+@%p1 st.global.u32 [%rd7],%r4;
+bar.sync 0;
+@!%p1 bra MEET;
+mov.u64 %rd8,flag;
+red.release.gpu.global.add.u32 [%rd8],1;
+W: ld.relaxed.gpu.global.u32 %r10,[%rd8];
+setp.lt.u32 %p2,%r10,24;
+@%p2 bra W;
+FENCE
+MEET:
+bar.sync 0;
+add.u32 %r9,%r4,1; setp.eq.u32 %p3,%r9,24;
+@%p3 mov.u32 %r9,0;
+shl.b32 %r9,%r9,2; cvt.u64.u32 %rd7,%r9; add.s64 %rd7,%rd7,%rd2;
+ld.global.u32 %r11,[%rd7];";
+
+#[test]
+fn a_barrier_of_the_grid_needs_its_fence_and_room() {
+    let module = |body: &str| Module::parse(&text(body)).unwrap();
+    let launch = |body: &str, seed, resident_ctas| {
+        let module = module(body);
+        let mut memory = Memory::new(1 << 20);
+        let loaded = module.load(&mut memory).unwrap();
+        let params = [(); 3].map(|()| memory.alloc(1024, 256).unwrap().to_le_bytes()).concat();
+        let launch = Launch { entry: "k".into(), grid: [24, 1, 1], block: [64, 1, 1], dynamic_shared: 0, params };
+        let options = Options { schedule: Schedule { seed }, resident_ctas, max_steps: 1_000_000 };
+        match loaded.run(&mut memory, &launch, &options) {
+            Ok(_) => None,
+            Err(Error::Fault(f)) => Some(f.kind),
+            Err(e) => panic!("{e}"),
+        }
+    };
+    for seed in 0..SEEDS {
+        let good = GRID_BARRIER.replace("FENCE", "fence.acq_rel.gpu;");
+        assert_eq!(launch(&good, seed, 24), None, "seed {seed}");
+        assert_eq!(launch(&good, seed, 23), Some(FaultKind::Deadlock), "seed {seed}");
+        assert_eq!(launch(&GRID_BARRIER.replace("FENCE", ""), seed, 24), Some(FaultKind::RaceGlobal), "seed {seed}");
+    }
+}
+
+#[test]
+fn launches_that_are_not_possible() {
+    use emu::LaunchError;
+    let module = Module::parse(&text("").replace(
+        "(.param .u64 p, .param .u64 q, .param .u64 c)",
+        "(.param .u64 p, .param .u64 q, .param .u64 c)\n.maxntid 64,1,1",
+    ))
+    .unwrap();
+    let entry = &module.entries()[0];
+    assert_eq!((entry.params.len(), entry.param_bytes, entry.max_threads), (3, 24, Some([64, 1, 1])));
+    assert_eq!((module.target(), module.version(), entry.static_shared), ("sm_90", (8, 6), 1040));
+    let good = Launch { entry: "k".into(), grid: [1; 3], block: [64, 1, 1], dynamic_shared: 0, params: vec![0; 24] };
+    let refused = |launch: Launch| {
+        let mut memory = Memory::new(1 << 20);
+        match module.load(&mut memory).unwrap().run(&mut memory, &launch, &Options::default()) {
+            Err(Error::Launch(e)) => e,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(matches!(refused(Launch { entry: "j".into(), ..good.clone() }), LaunchError::UnknownEntry(_)));
+    assert!(matches!(
+        refused(Launch { params: vec![0; 20], ..good.clone() }),
+        LaunchError::Params { want: 24, have: 20, .. }
+    ));
+    assert!(matches!(refused(Launch { block: [65, 1, 1], ..good.clone() }), LaunchError::Block { .. }));
+    assert!(matches!(refused(Launch { block: [0, 1, 1], ..good.clone() }), LaunchError::Block { .. }));
+    assert!(matches!(refused(Launch { grid: [1, 0, 1], ..good.clone() }), LaunchError::Grid(_)));
+    let most = 227 * 1024 - 1040;
+    assert!(matches!(refused(Launch { dynamic_shared: most + 1, ..good.clone() }), LaunchError::Shared { .. }));
+    let mut memory = Memory::new(1 << 20);
+    let loaded = module.load(&mut memory).unwrap();
+    loaded.run(&mut memory, &Launch { dynamic_shared: most, ..good }, &Options::default()).unwrap();
 }
 
 #[test]

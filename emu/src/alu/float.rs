@@ -101,7 +101,19 @@ macro_rules! narrow_map {
                 Some(f as MapFn)
             }};
         }
+        macro_rules! wide {
+            () => {{
+                fn f(x: [&Lanes; 3], d: &mut Lanes, k: u32) {
+                    for i in 0..WARP {
+                        let part = |s: u32| narrow::<Single>(x.map(|v| v[i] >> s & 0xffff_ffff), k, |$x| $e) << s;
+                        d[i] = part(0) | part(32);
+                    }
+                }
+                Some(f as MapFn)
+            }};
+        }
         match $ty {
+            Ty::F32x2 => wide!(),
             Ty::F16 => one!(Half),
             Ty::F16x2 => two!(Half),
             Ty::Bf16 => one!(Brain),

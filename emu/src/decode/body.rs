@@ -17,7 +17,7 @@ pub(super) const FIRST_REGISTER: Reg = 1;
 /// Predicates before this are for the emulator.
 const FIRST_PREDICATE: u32 = 2;
 /// Registers of a function.
-const MAX_REGISTERS: u32 = 1 << 18;
+const MAX_REGISTERS: u32 = 1 << 16;
 
 /// What a name stands for.
 #[derive(Debug, Clone)]

@@ -99,6 +99,9 @@ impl Body<'_, '_> {
             _ => return Err(m.error(format!("the function {name} does not exist"))),
         };
         let signature = self.shared.signatures[function as usize].clone();
+        if !signature.defined {
+            return Err(m.error(format!("the function {name} has no body in this module")));
+        }
         if args.len() != signature.params.len() || results.len() != signature.returns.len() {
             return Err(m.error(format!("{name} has other parameters")));
         }

@@ -10,7 +10,7 @@ mod mods;
 mod sync;
 
 use crate::ast::{Ast, Function, Init, Param, Var};
-use crate::parse::ParseError;
+use crate::parse::{MAX_VARIABLE, ParseError};
 use crate::program::{Code, Constant, Entry, GlobalVar, ParamLayout, Place, Program};
 use crate::types::{LOCAL_WINDOW, SHARED_WINDOW, Space, Ty};
 use body::{Body, Scope, Symbol};
@@ -24,6 +24,8 @@ const FRAME_ALIGN: u64 = 256;
 struct Signature {
     params: Vec<Place>,
     returns: Vec<Place>,
+    /// Whether it has a body.
+    defined: bool,
 }
 
 /// What all functions of a module share while they are decoded.
@@ -145,6 +147,9 @@ fn declare_static(
         _ if var.external || var.unsized_array => {
             return Err(ParseError::new(var.line, format!("the variable {} is defined nowhere", var.name)));
         }
+        _ if globals.iter().map(|g| g.bytes.len() as u64).sum::<u64>() + var.bytes > MAX_VARIABLE => {
+            return Err(ParseError::new(var.line, format!("the variables have more than {MAX_VARIABLE} bytes")));
+        }
         _ => {
             globals.push(GlobalVar {
                 name: var.name.clone(),
@@ -220,7 +225,7 @@ fn signature(f: &Function) -> Signature {
     };
     let params = f.params.iter().map(&mut place).collect();
     let returns = f.returns.iter().map(place).collect();
-    Signature { params, returns }
+    Signature { params, returns, defined: f.body.is_some() }
 }
 
 /// The generic window of a space, for `cvta`.

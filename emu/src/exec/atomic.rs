@@ -102,7 +102,10 @@ impl Ctx<'_, '_> {
             }
         };
         let offset = place.1;
-        let values: Vec<u64> = a.values.iter().map(|r| self.get(window, *r)[lane]).collect();
+        let mut values = [0; 8];
+        for (value, r) in values.iter_mut().zip(&a.values) {
+            *value = self.get(window, *r)[lane];
+        }
         let swap = self.get(window, a.swap)[lane];
         let (region, read_only) =
             if shared { (&mut self.team.shared, false) } else { self.world.memory.region(place.0) };
@@ -120,7 +123,7 @@ impl Ctx<'_, '_> {
             let at = address + (at - offset) as u64;
             return Err(Bad::new(kind, lane as u32, Some(at), "an atomic operation on unwritten memory"));
         }
-        for (i, &value) in values.iter().enumerate() {
+        for (i, &value) in values[..a.values.len()].iter().enumerate() {
             let at = offset + i * width as usize;
             let old = store.get(at, width);
             let new = match a.op {

@@ -89,11 +89,7 @@ impl Ctx<'_, '_> {
             barrier.hold += votes.count_ones();
             barrier.voted += mask.count_ones();
         }
-        if barrier.clock.as_ref() == &Clock::default() {
-            barrier.clock = clock;
-        } else {
-            join(&mut barrier.clock, &clock);
-        }
+        join(&mut barrier.clock, &clock);
         self.world.progress += 1;
         if barrier.arrived > expected {
             let what = format!("{} threads arrive at barrier {id} of {expected}", barrier.arrived);

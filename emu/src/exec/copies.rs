@@ -263,7 +263,7 @@ impl Ctx<'_, '_> {
     }
 
     fn count_bulk(&mut self, address: u64, len: u64, write: bool) {
-        let sectors = (address + len).div_ceil(32) - address / 32;
+        let sectors = address.saturating_add(len).div_ceil(32) - address / 32;
         let c = &mut self.world.counters;
         let (count, bytes) = if write {
             (&mut c.sectors_written, &mut c.bytes_written)

@@ -76,7 +76,8 @@ impl Ctx<'_, '_> {
     /// The address in shared memory of an mbarrier operand.
     pub(crate) fn mbarrier_address(&self, space: Space, address: u64, lane: u32) -> Done<u64> {
         let (space, address) = if space == Space::Generic { classify(address) } else { (space, address) };
-        if space != Space::Shared || address + BYTES as u64 > self.team.shared.store.len() as u64 {
+        let end = address.checked_add(BYTES as u64);
+        if space != Space::Shared || end.is_none_or(|end| end > self.team.shared.store.len() as u64) {
             return Err(self.outside(lane, address, BYTES as u64));
         }
         if address & (BYTES as u64 - 1) != 0 {

@@ -458,8 +458,8 @@ impl Ctx<'_, '_> {
             function: call.function,
         };
         let registers = (callee.registers + to.registers) as usize;
-        if depth >= MAX_CALLS || registers > MAX_REGISTERS || (to.registers == 0 && to.predicates == 0) {
-            let what = format!("{depth} calls, or a function without a body");
+        if depth >= MAX_CALLS || registers > MAX_REGISTERS {
+            let what = format!("{depth} calls within each other");
             return Err(Bad::new(FaultKind::StackOverflow, mask.trailing_zeros(), None, what));
         }
         if self.warp.registers.len() < registers {
