@@ -32,6 +32,7 @@ fn pool(c: &mut Criterion) {
             tickets: 1,
             scratch_bytes: 0,
             params: 0,
+            grid: None,
         };
         let kernel = device.load_module(&[0xc3], &[entry]).expect("a module")[0];
         let launch = Launch { kernel, buffers: Vec::new() };

@@ -3,7 +3,8 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ir::abi::TILE_ROWS;
 use ir::quant::{self, Format};
-use runtime::repack::{interleave, interleaved_bytes};
+use ir::tensor::Layout::Rows16;
+use runtime::repack;
 
 /// Elements of a row.
 const COLUMNS: usize = 8192;
@@ -17,10 +18,10 @@ fn repack(c: &mut Criterion) {
         let row = format.bytes_of(COLUMNS as u64) as usize;
         let rows = BYTES / row / TILE_ROWS * TILE_ROWS;
         let from: Vec<u8> = (0..rows * row).map(|i| ((i * 31) >> 3) as u8).collect();
-        let mut to = vec![0; interleaved_bytes(format, rows, COLUMNS)];
+        let mut to = vec![0; repack::bytes(Rows16, format, rows, COLUMNS)];
         group.throughput(Throughput::Bytes(from.len() as u64)).sample_size(10);
         group.bench_function(BenchmarkId::from_parameter(format), |b| {
-            b.iter(|| pool.install(|| interleave(format, &from, rows, COLUMNS, &mut to)))
+            b.iter(|| pool.install(|| repack::repack(Rows16, format, &from, rows, COLUMNS, &mut to)))
         });
     }
     group.finish();

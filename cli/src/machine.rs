@@ -2,21 +2,34 @@
 
 use crate::failure::usage;
 use anyhow::Result;
-use ir::target::{self, Target};
+use ir::target::{self, Isa, Target};
+use runtime::device::Kind;
+
+/// The best target that this CPU runs, and its instruction set.
+pub fn native() -> Result<(&'static Target, Isa)> {
+    let runs = |t: &'static Target| Some((t, t.cpu().filter(|&isa| microkernels::available(isa))?));
+    let best = target::ALL.iter().rev().find_map(runs);
+    best.ok_or_else(|| usage("this CPU runs none of the targets; rigc needs x86-64 with SSE4.1"))
+}
 
 /// The target that a name stands for; `native` is the best that this CPU runs.
 pub fn target(name: &str) -> Result<&'static Target> {
-    if name == "native" {
-        let best = target::ALL.iter().rev().find(|t| microkernels::available(t.isa));
-        return best.ok_or_else(|| usage("this CPU runs none of the targets; rigc needs x86-64 with SSE4.1"));
-    }
-    Ok(Target::by_name(name)?)
+    if name == "native" { native().map(|(target, _)| target) } else { Ok(Target::by_name(name)?) }
 }
 
-/// Checks that `--device` names a device of this build.
-pub fn device(name: &str) -> Result<()> {
-    match name {
-        "auto" | "cpu" => Ok(()),
-        _ => Err(usage(format!("device '{name}' is not supported; use --device cpu"))),
+/// The kind of device that `--device` names.
+pub fn device(name: &str) -> Result<Kind> {
+    let known = Kind::ALL.iter().find(|(n, _)| *n == name);
+    known.map(|&(_, kind)| kind).ok_or_else(|| {
+        let names: Vec<_> = Kind::ALL.iter().map(|(name, _)| *name).collect();
+        usage(format!("device '{name}' is not supported; the devices are {}", names.join(", ")))
+    })
+}
+
+/// The target of a device that has no other.
+pub fn default_target(device: Kind) -> &'static str {
+    match device {
+        Kind::Auto | Kind::Cpu => "native",
+        Kind::Emu => "sm_120",
     }
 }

@@ -27,6 +27,9 @@ pub struct CompileArgs {
     /// Format of the KV cache: f16 or q8_0 [default: f16]
     #[arg(long)]
     pub kv: Option<String>,
+    /// The target where none is given.
+    #[arg(skip = "native")]
+    pub default_target: &'static str,
 }
 
 impl CompileArgs {
@@ -44,7 +47,7 @@ pub fn compile(model: &ModelFile, args: &CompileArgs, stages: &[&str]) -> Result
     let tensors = Tensors::new(model.tensors().map(|(_, t)| t))?;
     let path = std::path::absolute(model.path()).unwrap_or_else(|_| model.path().to_owned());
     let options = Options {
-        target: machine::target(args.target.as_deref().unwrap_or("native"))?,
+        target: machine::target(args.target.as_deref().unwrap_or(args.default_target))?,
         context: args.ctx.map(|n| n as usize),
         kv: args.format()?,
     };

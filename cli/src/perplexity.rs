@@ -140,7 +140,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let text = text.strip_suffix('\n').unwrap_or(&text);
     // An artifact's context is its own; it only has to be large enough.
     let ctx = (!model::is_artifact(&args.model)).then_some(args.ctx);
-    let compile = CompileArgs { target: args.target, ctx, kv: args.kv };
+    let compile = CompileArgs { target: args.target, ctx, kv: args.kv, default_target: "native" };
     let Loaded { artifact, file, name } = model::load(Some(&args.model), &compile)?;
     let has = artifact.manifest.context as usize;
     if has < context {
@@ -163,7 +163,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let chunks = (tokens.len() / context).min(args.chunks.map_or(usize::MAX, |n| n as usize));
 
     let bar = progress::bytes("loading", args.json);
-    let options = Options { threads: args.threads.map_or(0, usize::from) };
+    let options = Options { threads: args.threads.map_or(0, usize::from), ..Options::default() };
     let mut executor = Executor::new(artifact, &file, &options, &mut progress::callback(&bar))?;
     bar.finish_and_clear();
 

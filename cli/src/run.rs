@@ -79,7 +79,7 @@ pub struct Args {
     /// Threads [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Device: auto or cpu
+    /// Device: auto, cpu, or emu (emulates a GPU: slow, and checks every access)
     #[arg(long, default_value = "auto")]
     device: String,
     /// Print one JSON object instead of text; with --chat, one for each reply
@@ -213,7 +213,7 @@ impl Session {
         };
         let sampler = Sampler::new(config.clone(), artifact.manifest.config.vocab)?;
         let bar = progress::bytes("loading", args.json);
-        let options = Options { threads: args.threads.map_or(0, usize::from) };
+        let options = Options { threads: args.threads.map_or(0, usize::from), device: machine::device(&args.device)? };
         let executor = Executor::new(artifact, &file, &options, &mut progress::callback(&bar))?;
         bar.finish_and_clear();
         let options = generate::Options {
@@ -306,8 +306,8 @@ impl Session {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<ExitCode> {
-    machine::device(&args.device)?;
+pub fn run(mut args: Args) -> Result<ExitCode> {
+    args.compile.default_target = machine::default_target(machine::device(&args.device)?);
     let interrupt = Interrupt::new();
     let (path, prompt) = sort(&args)?;
     let start = Instant::now();

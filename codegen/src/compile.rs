@@ -16,11 +16,9 @@ use sha2::{Digest, Sha256};
 const BATCHES: [usize; 4] = [2, 4, 8, 16];
 /// Capacity of the prefill entry point: long enough to amortise unpacking, short enough for its rows to stay in cache.
 const CHUNK: usize = 128;
-/// Where kernels start in a module.
-const CODE_ALIGN: usize = 64;
 
 /// The stages that have a text form, in order.
-pub const STAGES: &[&str] = &["graph", "fused", "kernel", "plan", "clif", "asm"];
+pub const STAGES: &[&str] = &["graph", "fused", "kernel", "plan", "clif", "asm", "ptx"];
 
 /// What is known of a model without its weights.
 #[derive(Debug, Clone, Copy)]
@@ -68,9 +66,12 @@ pub struct Compiled {
     pub listings: Vec<Listing>,
 }
 
-/// Name and capacity of each entry point for a context.
-fn entries(context: usize) -> Vec<(String, usize)> {
+/// Name and capacity of each entry point for a context; for a GPU there are kernels of one token only.
+fn entries(target: &Target, context: usize) -> Vec<(String, usize)> {
     let mut list = vec![("decode".to_owned(), 1)];
+    if target.gpu().is_some() {
+        return list;
+    }
     list.extend(BATCHES.iter().filter(|&&n| n <= context).map(|&n| (format!("batch@{n}"), n)));
     let chunk = CHUNK.min(context);
     if list.iter().all(|&(_, n)| n < chunk) {
@@ -98,7 +99,7 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
             listings.push(Listing { stage, name: name.into(), text: text() });
         }
     };
-    for (name, tokens) in entries(context) {
+    for (name, tokens) in entries(target, context) {
         let all_logits = !name.starts_with("prefill");
         let shape = EntryShape { tokens, context, kv: options.kv, all_logits };
         let graph = front::build(&config, model.tensors, shape)?;
@@ -109,16 +110,16 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
         list("plan", &name, &|| plan.to_string());
         plans.push(EntryPoint { name, tokens: tokens as u32, all_logits, plan });
     }
-    let mut module = Vec::new();
+    let mut module = backend.prefix(target)?;
     let mut kernels = Vec::new();
-    let want_code = stages.iter().any(|s| ["clif", "asm"].contains(s));
+    let want_code = stages.iter().any(|s| ["clif", "asm", "ptx"].contains(s));
     for k in &table.kernels {
         list("kernel", &k.kernel.name, &|| format!("; {}\n{}", k.schedule, *k.kernel));
         let emitted = backend.emit(&k.kernel, target, want_code)?;
         for (stage, text) in &emitted.listings {
             list(stage, &k.kernel.name, &|| text.clone());
         }
-        module.resize(module.len().next_multiple_of(CODE_ALIGN), 0);
+        module.resize(module.len().next_multiple_of(backend.align()), 0);
         kernels.push(KernelEntry {
             name: k.kernel.name.clone(),
             hash: k.hash.clone(),
@@ -128,6 +129,7 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
             tickets: k.kernel.tickets,
             scratch_bytes: k.kernel.scratch_bytes,
             params: k.kernel.params(),
+            grid: k.kernel.grid,
         });
         module.extend_from_slice(&emitted.code);
     }

@@ -1,6 +1,7 @@
 //! Lowering: a fused graph becomes kernels and the plan that launches them.
 
 use crate::memory::{Lifetime, place};
+use ir::abi::ROW_ALIGN;
 use ir::graph::{Fusion, Graph, Input, NodeId, Op, Ref};
 use ir::kernel::Kernel;
 use ir::plan::{Buffer, Place, Plan, Step};
@@ -8,7 +9,7 @@ use ir::spec::{self, KernelSpec, Schedule};
 use ir::target::Target;
 use ir::tensor::kv_bytes;
 use ir::{Error, Result, Verified, artifact};
-use kernels_gen::schedule;
+use kernels_gen::{Workspace, schedule};
 use std::collections::HashMap;
 
 /// The kernels, weights and states that the entry points of an artifact share.
@@ -34,14 +35,22 @@ pub struct TableKernel {
     pub hash: String,
     /// The code, named after its op, its capacity and its number.
     pub kernel: Verified<Kernel>,
-    workspaces: usize,
+    workspaces: Vec<Workspace>,
+}
+
+impl TableKernel {
+    /// Whether parameter `n` is memory that has to be zero at launch.
+    pub fn zeroed(&self, n: usize) -> bool {
+        let first = self.kernel.params() as usize - self.workspaces.len();
+        n >= first && self.workspaces[n - first] == Workspace::Zeroed
+    }
 }
 
 impl KernelTable {
     /// The number of the kernel of a fusion; generates it if it is new.
     fn kernel(&mut self, fusion: &Fusion, tokens: usize, target: &Target) -> Result<usize> {
         let spec = KernelSpec::new(fusion.kind.as_str(), fusion.body.clone(), tokens, target);
-        let schedule = schedule::choose(&spec)?;
+        let schedule = schedule::choose(&spec, target)?;
         let hash = spec::hash(&spec, &schedule);
         if let Some(&known) = self.by_hash.get(&hash) {
             return Ok(known);
@@ -82,6 +91,8 @@ struct Buffers {
     of: HashMap<Ref, u32>,
     /// Lifetimes of arena buffers, by their place in `list`.
     arena: Vec<(u32, Lifetime)>,
+    /// Most bytes of zeroed memory of a launch.
+    zeroed: u64,
 }
 
 impl Buffers {
@@ -108,7 +119,7 @@ impl Buffers {
 /// # Errors
 /// [`Error::Unsupported`] for what no kernel covers, [`Error::Verify`] for a graph that is not fused.
 pub fn lower(graph: &Verified<Graph>, tokens: usize, target: &Target, table: &mut KernelTable) -> Result<Plan> {
-    let mut buffers = Buffers { list: Vec::new(), of: HashMap::new(), arena: Vec::new() };
+    let mut buffers = Buffers { list: Vec::new(), of: HashMap::new(), arena: Vec::new(), zeroed: 0 };
     let mut steps = Vec::new();
     for (id, node) in graph.iter() {
         let ty = &node.results[0];
@@ -140,7 +151,7 @@ pub fn lower(graph: &Verified<Graph>, tokens: usize, target: &Target, table: &mu
     for (&(number, _), offset) in buffers.arena.iter().zip(offsets) {
         buffers.list[number as usize].place = Place::Arena { offset };
     }
-    Ok(Plan { buffers: buffers.list, steps, logits, arena_bytes })
+    Ok(Plan { buffers: buffers.list, steps, logits, arena_bytes, zeroed_bytes: buffers.zeroed })
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -178,9 +189,18 @@ fn launch(
         };
         buffers.of.insert(id.at(i as u32), buffer);
     }
-    for _ in 0..kernel.workspaces {
+    let mut offset = 0;
+    for workspace in &kernel.workspaces {
         let decl = declared[operands.len()];
-        operands.push(buffers.arena(decl.name.clone(), decl.bytes, step));
+        operands.push(match workspace {
+            Workspace::Scratch => buffers.arena(decl.name.clone(), decl.bytes, step),
+            Workspace::Zeroed => {
+                let place = Place::Zeroed { offset };
+                offset += decl.bytes.next_multiple_of(ROW_ALIGN as u64);
+                buffers.fixed(&decl.name, place, decl.bytes)
+            }
+        });
     }
+    buffers.zeroed = buffers.zeroed.max(offset);
     Ok(Step::Launch { kernel: number as u32, buffers: operands })
 }

@@ -37,13 +37,14 @@ pub use parse::ParseError;
 pub use program::{Entry, ParamLayout};
 
 use program::Program;
+use std::sync::Arc;
 
 /// A PTX module, ready to be loaded.
 #[derive(Debug)]
 pub struct Module {
     version: (u32, u32),
     target: String,
-    program: Program,
+    program: Arc<Program>,
 }
 
 impl Module {
@@ -54,7 +55,7 @@ impl Module {
     pub fn parse(text: &str) -> Result<Module, ParseError> {
         let ast = parse::parse(text)?;
         let program = decode::decode(&ast)?;
-        Ok(Module { version: ast.version, target: ast.target, program })
+        Ok(Module { version: ast.version, target: ast.target, program: program.into() })
     }
 
     /// `.version`.
@@ -76,7 +77,7 @@ impl Module {
     ///
     /// # Errors
     /// If they do not fit into memory.
-    pub fn load(&self, memory: &mut Memory) -> Result<Loaded<'_>, MemoryError> {
+    pub fn load(&self, memory: &mut Memory) -> Result<Loaded, MemoryError> {
         let mut globals = Vec::new();
         for var in &self.program.globals {
             globals.push(memory.alloc_with(var.bytes.clone(), var.align)?);
@@ -90,21 +91,22 @@ impl Module {
                 memory.protect(base)?;
             }
         }
-        Ok(Loaded { module: self, globals })
+        Ok(Loaded { program: Arc::clone(&self.program), target: self.target.clone(), globals })
     }
 }
 
 /// A module whose variables are in a memory.
 #[derive(Debug)]
-pub struct Loaded<'m> {
-    module: &'m Module,
+pub struct Loaded {
+    program: Arc<Program>,
+    target: String,
     globals: Vec<u64>,
 }
 
-impl Loaded<'_> {
+impl Loaded {
     /// The address of a variable of the module.
     pub fn symbol(&self, name: &str) -> Option<u64> {
-        let index = self.module.program.globals.iter().position(|g| g.name == name)?;
+        let index = self.program.globals.iter().position(|g| g.name == name)?;
         self.globals.get(index).copied()
     }
 
@@ -113,6 +115,6 @@ impl Loaded<'_> {
     /// # Errors
     /// If the launch is not possible, or the first fault of the kernel.
     pub fn run(&self, memory: &mut Memory, launch: &Launch, options: &Options) -> Result<Counters, Error> {
-        launch::run(&self.module.program, &self.module.target, &self.globals, memory, launch, options)
+        launch::run(&self.program, &self.target, &self.globals, memory, launch, options)
     }
 }

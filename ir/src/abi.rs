@@ -11,6 +11,10 @@ pub const VERSION: u32 = 1;
 
 /// Rows that [`crate::tensor::Layout::Rows16`] interleaves, and that a dot atom computes at once.
 pub const TILE_ROWS: usize = 16;
+/// Rows that [`crate::tensor::Layout::Rows32`] interleaves: the lanes of a warp.
+pub const WARP_ROWS: usize = 32;
+/// Bytes of the widest load of a lane.
+pub const LANE_BYTES: usize = 16;
 /// Elements that share one scale in int8 activations.
 pub const Q8_BLOCK: usize = 32;
 /// KV positions that an attention kernel handles between two rescalings of its running sums.
@@ -18,7 +22,7 @@ pub const KV_BLOCK: usize = 64;
 /// Row alignment of activation buffers, bytes.
 pub const ROW_ALIGN: usize = 64;
 
-/// Most scratch bytes of a kernel for each worker, far more than any needs.
+/// Most scratch bytes of a kernel for each worker, and most zeroed bytes of a plan; far more than any needs.
 pub const MAX_SCRATCH: u64 = 64 << 20;
 
 /// Bytes of one row of `k` float activations: f32, padded to [`ROW_ALIGN`].

@@ -7,6 +7,7 @@ use crate::abi::MAX_SCRATCH;
 use crate::front::ModelConfig;
 use crate::gguf::ModelIdentity;
 use crate::graph::check_shape;
+use crate::kernel::Grid;
 use crate::plan::{Place, Plan, Step};
 use crate::quant::Format;
 use crate::tensor::TensorType;
@@ -51,10 +52,12 @@ pub struct KernelEntry {
     pub bytes: u64,
     /// Work counters that it uses: [`crate::abi::Frame::tickets`].
     pub tickets: u32,
-    /// Scratch bytes for each worker.
+    /// Scratch bytes for each worker, or shared memory of each CTA.
     pub scratch_bytes: u64,
     /// Number of buffers it takes.
     pub params: u32,
+    /// Its threads, if it is for a GPU.
+    pub grid: Option<Grid>,
 }
 
 /// An emitted unit.
@@ -183,6 +186,7 @@ impl Manifest {
         for (i, b) in e.plan.buffers.iter().enumerate() {
             let room = match b.place {
                 Place::Arena { offset } => e.plan.arena_bytes.checked_sub(offset),
+                Place::Zeroed { offset } => e.plan.zeroed_bytes.checked_sub(offset),
                 Place::Weight(n) => self.weights.get(n as usize).and_then(|w| w.ty.weight_bytes()),
                 Place::State(n) => self.states.get(n as usize).map(|s| s.bytes),
                 Place::Tokens => Some(u64::from(e.tokens) * 4),
@@ -199,6 +203,9 @@ impl Manifest {
             if buffers.len() != k.params as usize || buffers.iter().any(|&b| b as usize >= e.plan.buffers.len()) {
                 return bad(format!("kernel {kernel} is launched with the wrong buffers"));
             }
+        }
+        if e.plan.zeroed_bytes > MAX_SCRATCH {
+            return bad(format!("it wants {} bytes of zeroed memory, more than {MAX_SCRATCH}", e.plan.zeroed_bytes));
         }
         if e.tokens > self.context {
             return bad(format!("it takes {} tokens, the context is {}", e.tokens, self.context));

@@ -13,6 +13,11 @@ pub enum Place {
         /// Byte offset, a multiple of 64.
         offset: u64,
     },
+    /// In memory that is zero at every launch: kernels leave it so.
+    Zeroed {
+        /// Byte offset.
+        offset: u64,
+    },
     /// Weight number n of the manifest.
     Weight(u32),
     /// KV state number n of the manifest.
@@ -57,14 +62,21 @@ pub struct Plan {
     pub logits: u32,
     /// Bytes of the arena that this plan needs.
     pub arena_bytes: u64,
+    /// Bytes of the zeroed memory that this plan needs.
+    pub zeroed_bytes: u64,
 }
 
 impl std::fmt::Display for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "arena {} bytes", self.arena_bytes)?;
+        write!(f, "arena {} bytes", self.arena_bytes)?;
+        if self.zeroed_bytes > 0 {
+            write!(f, ", zeroed {} bytes", self.zeroed_bytes)?;
+        }
+        writeln!(f)?;
         for (i, b) in self.buffers.iter().enumerate() {
             let place = match b.place {
                 Place::Arena { offset } => format!("arena+{offset}"),
+                Place::Zeroed { offset } => format!("zeroed+{offset}"),
                 Place::Weight(n) => format!("weight {n}"),
                 Place::State(n) => format!("state {n}"),
                 Place::Tokens => "tokens".into(),

@@ -43,9 +43,9 @@ pub enum Prologue {
     Shared,
 }
 
-/// How a kernel is laid out in time. Plain numbers; an op uses those that concern it.
+/// How a CPU kernel is laid out in time. Plain numbers; an op uses those that concern it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Schedule {
+pub struct CpuSchedule {
     /// Where input rows are prepared.
     pub prologue: Prologue,
     /// Weight tiles of 16 rows that a worker takes at once.
@@ -56,6 +56,26 @@ pub struct Schedule {
     pub split: u32,
 }
 
+/// How a GPU kernel is laid out. Plain numbers; an op uses those that concern it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct GpuSchedule {
+    /// Most CTAs; fewer run where there is less work.
+    pub ctas: u32,
+    /// Warps of a CTA.
+    pub warps: u32,
+    /// Columns that a warp multiplies between two looks at its place in the matrix, if the matrix has as many.
+    pub chunk: u32,
+}
+
+/// How a kernel is laid out in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Schedule {
+    /// On the workers of a CPU.
+    Cpu(CpuSchedule),
+    /// On a GPU.
+    Gpu(GpuSchedule),
+}
+
 impl Schedule {
     /// Checks the figures.
     ///
@@ -63,23 +83,31 @@ impl Schedule {
     /// [`Error::Verify`] naming the figure.
     pub fn check(&self, tokens: usize) -> Result<()> {
         let bad = |what: &str| Err(Error::verify("schedule", format!("{what}: {self}")));
-        if self.unit_tiles == 0 || self.query_tokens == 0 {
-            return bad("a unit is empty");
+        match self {
+            Schedule::Cpu(s) if s.unit_tiles == 0 || s.query_tokens == 0 => bad("a unit is empty"),
+            Schedule::Cpu(s) if !(s.split as usize).is_multiple_of(crate::abi::KV_BLOCK) => {
+                bad("the split is no multiple of the KV block")
+            }
+            Schedule::Cpu(s) if s.prologue == Prologue::PerWorker && tokens > 1 => {
+                bad("a prologue by every worker is for one token")
+            }
+            Schedule::Gpu(s) if s.ctas == 0 || s.warps == 0 || s.warps > 32 => bad("a grid is empty or too large"),
+            Schedule::Gpu(s) if s.chunk < 32 || !s.chunk.is_power_of_two() => bad("a chunk is no power of two"),
+            _ => Ok(()),
         }
-        if !(self.split as usize).is_multiple_of(crate::abi::KV_BLOCK) {
-            return bad("the split is no multiple of the KV block");
-        }
-        if self.prologue == Prologue::PerWorker && tokens > 1 {
-            return bad("a prologue by every worker is for one token");
-        }
-        Ok(())
     }
 }
 
 impl std::fmt::Display for Schedule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Schedule { prologue, unit_tiles, query_tokens, split } = self;
-        write!(f, "schedule {prologue:?}, unit {unit_tiles} tiles, {query_tokens} query tokens, split {split}")
+        match self {
+            Schedule::Cpu(CpuSchedule { prologue, unit_tiles, query_tokens, split }) => {
+                write!(f, "schedule {prologue:?}, unit {unit_tiles} tiles, {query_tokens} query tokens, split {split}")
+            }
+            Schedule::Gpu(GpuSchedule { ctas, warps, chunk }) => {
+                write!(f, "schedule {ctas} CTAs of {warps} warps, chunks of {chunk} columns")
+            }
+        }
     }
 }
 

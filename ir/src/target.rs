@@ -1,5 +1,6 @@
 //! Targets: what code is generated for, as data. A target is never asked of the machine; the command line resolves
-//! `native` once.
+//! `native` once. A work split over the processors of a card is a constant taken from here, so that results do not
+//! depend on the card that they are computed on.
 
 use crate::abi::{Atom, Meaning};
 use crate::quant::DotForm;
@@ -16,24 +17,69 @@ pub enum Isa {
     X86_64V4Vnni,
 }
 
+/// A graphics card: what its work is split over.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Name on the command line.
+    pub name: &'static str,
+    /// Streaming multiprocessors.
+    pub sms: u32,
+    /// Shared memory that a CTA may ask for, bytes.
+    pub shared_bytes: u32,
+    /// Memory bandwidth, GB/s.
+    pub bandwidth: u32,
+}
+
+/// What PTX is generated for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// Compute capability: major times 10 plus minor.
+    pub sm: u32,
+    /// Lowest PTX ISA version that has this target.
+    pub ptx: (u32, u32),
+    /// The best-known card of this instruction set.
+    pub card: Card,
+}
+
+/// What executes the code.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// A CPU of this instruction set.
+    Cpu(Isa),
+    /// A GPU.
+    Gpu(Gpu),
+}
+
 /// What code is generated for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Target {
     /// Name on the command line and in manifests.
     pub name: &'static str,
-    /// Instruction set.
-    pub isa: Isa,
+    /// What executes it.
+    pub machine: Machine,
     /// Microkernels that its kernels may call.
     pub atoms: &'static [Atom],
     /// Whether quantised dots take int8 activations.
     pub int8_dot: bool,
 }
 
-/// Every target, best last.
+const fn cpu(name: &'static str, isa: Isa, atoms: &'static [Atom]) -> Target {
+    Target { name, machine: Machine::Cpu(isa), atoms, int8_dot: true }
+}
+
+const fn gpu(name: &'static str, sm: u32, ptx: (u32, u32), card: Card) -> Target {
+    Target { name, machine: Machine::Gpu(Gpu { sm, ptx, card }), atoms: &[], int8_dot: true }
+}
+
+/// Every target; those of the CPU come first, best last.
 pub static ALL: &[Target] = &[
-    Target { name: "x86-64", isa: Isa::X86_64, atoms: &[Atom::Barrier, Atom::RopeAngles], int8_dot: true },
-    Target { name: "x86-64-v3", isa: Isa::X86_64V3, atoms: Atom::ALL, int8_dot: true },
-    Target { name: "x86-64-v4-vnni", isa: Isa::X86_64V4Vnni, atoms: Atom::ALL, int8_dot: true },
+    cpu("x86-64", Isa::X86_64, &[Atom::Barrier, Atom::RopeAngles]),
+    cpu("x86-64-v3", Isa::X86_64V3, Atom::ALL),
+    cpu("x86-64-v4-vnni", Isa::X86_64V4Vnni, Atom::ALL),
+    gpu("sm_80", 80, (7, 0), Card { name: "a100", sms: 108, shared_bytes: 166_912, bandwidth: 1555 }),
+    gpu("sm_89", 89, (7, 8), Card { name: "rtx4090", sms: 128, shared_bytes: 101_376, bandwidth: 1008 }),
+    gpu("sm_90", 90, (7, 8), Card { name: "h200", sms: 132, shared_bytes: 232_448, bandwidth: 4800 }),
+    gpu("sm_120", 120, (8, 7), Card { name: "rtx5090", sms: 170, shared_bytes: 101_376, bandwidth: 1792 }),
 ];
 
 impl Target {
@@ -46,6 +92,22 @@ impl Target {
             let names: Vec<_> = ALL.iter().map(|t| t.name).collect();
             Error::unsupported(format!("target '{name}'"), format!("the targets are {}", names.join(", ")))
         })
+    }
+
+    /// The instruction set, if it is a CPU.
+    pub fn cpu(&self) -> Option<Isa> {
+        match self.machine {
+            Machine::Cpu(isa) => Some(isa),
+            Machine::Gpu(_) => None,
+        }
+    }
+
+    /// The GPU, if it is one.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        match &self.machine {
+            Machine::Cpu(_) => None,
+            Machine::Gpu(gpu) => Some(gpu),
+        }
     }
 
     /// The microkernel with this meaning, if the target has it.

@@ -1,6 +1,7 @@
 //! Tensor types: what an edge of the graph carries.
 
-use crate::quant::{self, Format};
+use crate::abi::{LANE_BYTES, TILE_ROWS, WARP_ROWS};
+use crate::quant::{self, Field, Format};
 use serde::{Deserialize, Serialize};
 
 /// Element type. Activations are f32 or [`Elem::Q8`]; weights and KV caches are of a GGML format.
@@ -40,6 +41,44 @@ pub enum Layout {
     /// Weights only. Tiles of 16 rows; in a tile block after block; in a block field after field; in a field unit after
     /// unit, each for the 16 rows in turn. Rows are padded to a multiple of 16 with zero bytes.
     Rows16,
+    /// The same for GPUs: 32 rows, one for each lane of a warp, and units of up to 16 bytes, a lane's widest load.
+    Rows32,
+}
+
+impl Layout {
+    /// Rows that are interleaved.
+    pub fn tile_rows(self) -> usize {
+        match self {
+            Layout::Rows => 1,
+            Layout::Rows16 => TILE_ROWS,
+            Layout::Rows32 => WARP_ROWS,
+        }
+    }
+
+    /// Consecutive blocks whose fields count as one: single float elements, until they make up a unit.
+    pub fn span(self, format: Format) -> usize {
+        if self == Layout::Rows32 && format.block == 1 { LANE_BYTES / format.bytes as usize } else { 1 }
+    }
+
+    /// Bytes of a field that stay together when rows are interleaved.
+    pub fn unit(self, format: Format, field: &Field) -> usize {
+        match self {
+            Layout::Rows | Layout::Rows16 => field.unit as usize,
+            Layout::Rows32 => {
+                let bytes = field.bytes as usize * self.span(format);
+                (1 << bytes.trailing_zeros()).clamp(field.unit as usize, LANE_BYTES)
+            }
+        }
+    }
+
+    /// Suffix in text forms.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Layout::Rows => "",
+            Layout::Rows16 => "@rows16",
+            Layout::Rows32 => "@rows32",
+        }
+    }
 }
 
 /// Element type, shape (slowest dimension first) and layout.
@@ -77,10 +116,7 @@ impl TensorType {
     /// Bytes of a weight in its layout, padding included; `None` if it is no GGML format.
     pub fn weight_bytes(&self) -> Option<u64> {
         let Elem::Ggml(format) = self.elem else { return None };
-        let rows = match self.layout {
-            Layout::Rows => self.rows(),
-            Layout::Rows16 => self.rows().next_multiple_of(crate::abi::TILE_ROWS),
-        };
+        let rows = self.rows().next_multiple_of(self.layout.tile_rows());
         Some(rows as u64 * format.bytes_of(self.columns() as u64))
     }
 }
@@ -91,7 +127,7 @@ impl std::fmt::Display for TensorType {
         for (i, d) in self.shape.iter().enumerate() {
             write!(f, "{}{d}", if i > 0 { "," } else { "" })?;
         }
-        write!(f, "]{}", if self.layout == Layout::Rows16 { "@rows16" } else { "" })
+        write!(f, "]{}", self.layout.suffix())
     }
 }
 

@@ -1,7 +1,7 @@
-//! The [`Unpack`] view of one weight block over the kernel builder, for both layouts.
+//! The [`Unpack`] view of one weight block over the kernel builder, for every layout.
 
 use crate::body::Matrix;
-use ir::abi::TILE_ROWS;
+use ir::abi::LANE_BYTES;
 use ir::kernel::{Buf, Builder, Mem, Value};
 use ir::quant::{Format, Unpack, Wide};
 use ir::tensor::Layout;
@@ -12,9 +12,12 @@ pub(crate) struct BlockView<'b> {
     b: &'b mut Builder,
     buf: Buf,
     format: Format,
-    /// Byte index of the block (rows layout) or of the tile's block (tiled layout).
+    layout: Layout,
+    /// Byte index, but for a constant, of the block (rows layout) or of the tile's block (tiled layouts).
     base: Value,
-    /// Row in the tile, in the tiled layout.
+    /// The constant.
+    offset: usize,
+    /// Row in the tile, in tiled layouts.
     lane: Option<Value>,
     wides: Vec<Value>,
     loaded: HashMap<(usize, u32, Mem), Value>,
@@ -22,14 +25,13 @@ pub(crate) struct BlockView<'b> {
 
 /// Byte index of block 0 of `row`, and the row's place in its tile; `row` is an i32 value.
 pub(crate) fn row_base(b: &mut Builder, m: &Matrix, row: Value) -> (Value, Option<Value>) {
-    match m.layout {
-        Layout::Rows => (b.imul_const(row, m.row_bytes()), None),
-        Layout::Rows16 => {
-            let rows = b.size(TILE_ROWS);
-            let (tile, lane) = (b.udiv(row, rows), b.urem(row, rows));
-            (b.imul_const(tile, TILE_ROWS * m.row_bytes()), Some(lane))
-        }
+    let tile_rows = m.layout.tile_rows();
+    if tile_rows == 1 {
+        return (b.imul_const(row, m.row_bytes()), None);
     }
+    let rows = b.size(tile_rows);
+    let (tile, lane) = (b.udiv(row, rows), b.urem(row, rows));
+    (b.imul_const(tile, tile_rows * m.row_bytes()), Some(lane))
 }
 
 impl<'b> BlockView<'b> {
@@ -41,10 +43,18 @@ impl<'b> BlockView<'b> {
         (base, lane): (Value, Option<Value>),
         block: Value,
     ) -> BlockView<'b> {
-        let rows = if lane.is_some() { TILE_ROWS } else { 1 };
-        let offset = b.imul_const(block, m.format.bytes as usize * rows);
-        let base = b.iadd(base, offset);
-        BlockView { b, buf, format: m.format, base, lane, wides: Vec::new(), loaded: HashMap::new() }
+        let (layout, bytes) = (m.layout, m.format.bytes as usize);
+        let span = layout.span(m.format);
+        let spans = b.size(span);
+        let (group, within) = (b.udiv(block, spans), b.urem(block, spans));
+        let group = b.imul_const(group, span * bytes * layout.tile_rows());
+        let within = b.imul_const(within, bytes);
+        let at = b.iadd(group, within);
+        let (base, offset) = match b.as_int(at) {
+            Some(constant) => (base, constant as usize),
+            None => (b.iadd(base, at), 0),
+        };
+        BlockView { b, buf, format: m.format, layout, base, offset, lane, wides: Vec::new(), loaded: HashMap::new() }
     }
 
     /// The builder, to go on.
@@ -65,13 +75,13 @@ impl<'b> BlockView<'b> {
     fn address(&mut self, field: usize, byte: u32) -> Value {
         let f = self.format.fields[field];
         match self.lane {
-            None => self.b.iadd_const(self.base, (f.offset + byte) as usize),
+            None => self.b.iadd_const(self.base, self.offset + (f.offset + byte) as usize),
             Some(lane) => {
-                let rows = TILE_ROWS as u32;
-                let fixed = f.offset * rows + byte / f.unit * f.unit * rows + byte % f.unit;
-                let in_tile = self.b.imul_const(lane, f.unit as usize);
+                let (rows, unit, byte) = (self.layout.tile_rows(), self.layout.unit(self.format, &f), byte as usize);
+                let fixed = (f.offset as usize + byte / unit * unit) * rows + byte % unit;
+                let in_tile = self.b.imul_const(lane, unit);
                 let at = self.b.iadd(self.base, in_tile);
-                self.b.iadd_const(at, fixed as usize)
+                self.b.iadd_const(at, self.offset + fixed)
             }
         }
     }
@@ -99,7 +109,8 @@ impl<'b> BlockView<'b> {
 
 impl Unpack for BlockView<'_> {
     fn words(&mut self, field: usize, byte: u32) -> Wide {
-        let v = if self.lane.is_some() {
+        let whole = self.layout.unit(self.format, &self.format.fields[field]) == LANE_BYTES;
+        let v = if self.lane.is_some() && !whole {
             let words = [0, 4, 8, 12].map(|w| self.load(field, byte + w, Mem::I32));
             self.b.pack(words)
         } else {
@@ -156,12 +167,6 @@ impl Unpack for BlockView<'_> {
     fn shr(&mut self, a: Wide, by: u32) -> Wide {
         let by = self.b.int(by as i32);
         let v = self.b.shr_u(self.vector(a), by);
-        self.push(v)
-    }
-
-    fn sub_bytes(&mut self, a: Wide, by: u8) -> Wide {
-        let by = self.splat(i32::from_le_bytes([by; 4]));
-        let v = self.b.sub_bytes(self.vector(a), by);
         self.push(v)
     }
 

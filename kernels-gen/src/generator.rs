@@ -1,10 +1,10 @@
 //! What every op's generator shares: the spec, the builder, the buffers of parameters and results.
 
-use crate::Generated;
+use crate::{Generated, Workspace};
 use ir::abi::f32_row_bytes;
 use ir::graph::{Graph, Op};
 use ir::kernel::{Buf, Builder, Mem, Value};
-use ir::spec::{KernelSpec, Schedule};
+use ir::spec::{CpuSchedule, GpuSchedule, KernelSpec, Schedule};
 use ir::target::Target;
 use ir::tensor::{Elem, TensorType, kv_bytes};
 use ir::{Error, Result};
@@ -17,7 +17,7 @@ pub(crate) struct Generator<'a> {
     pub b: Builder,
     params: Vec<Buf>,
     results: Vec<Option<Buf>>,
-    workspaces: usize,
+    workspaces: Vec<Workspace>,
 }
 
 impl<'a> Generator<'a> {
@@ -44,7 +44,7 @@ impl<'a> Generator<'a> {
                 Some(b.param(format!("out{i}"), mem, bytes, true))
             });
         }
-        Ok(Generator { spec, schedule, target, b, params, results, workspaces: 0 })
+        Ok(Generator { spec, schedule, target, b, params, results, workspaces: Vec::new() })
     }
 
     pub fn body(&self) -> &'a Graph {
@@ -61,10 +61,32 @@ impl<'a> Generator<'a> {
         self.results.get(n).copied().flatten().ok_or_else(|| self.unsupported("its results"))
     }
 
-    /// A buffer that all workers share during this kernel.
+    /// The schedule of a CPU kernel.
+    pub fn cpu(&self) -> Result<CpuSchedule> {
+        match self.schedule {
+            Schedule::Cpu(s) => Ok(*s),
+            Schedule::Gpu(_) => Err(Error::verify("schedule", "a GPU schedule for a CPU kernel")),
+        }
+    }
+
+    /// The schedule of a GPU kernel.
+    pub fn gpu(&self) -> Result<GpuSchedule> {
+        match self.schedule {
+            Schedule::Gpu(s) => Ok(*s),
+            Schedule::Cpu(_) => Err(Error::verify("schedule", "a CPU schedule for a GPU kernel")),
+        }
+    }
+
+    /// A buffer that all workers or CTAs share during this kernel.
     pub fn workspace(&mut self, name: &str, mem: Mem, bytes: usize) -> Buf {
-        self.workspaces += 1;
+        self.workspaces.push(Workspace::Scratch);
         self.b.param(name, mem, bytes as u64, true)
+    }
+
+    /// `count` counters that all CTAs share: zero at launch, to be left zero.
+    pub fn counters(&mut self, name: &str, count: usize) -> Buf {
+        self.workspaces.push(Workspace::Zeroed);
+        self.b.param(name, Mem::I32, count as u64 * 4, true)
     }
 
     /// The refusal of a body whose `what` the op does not cover.
@@ -87,6 +109,14 @@ impl<'a> Generator<'a> {
         let index = self.b.open_loop();
         f(self, index)?;
         self.b.close_for(index, from, to, step);
+        Ok(())
+    }
+
+    /// `if cond`.
+    pub fn if_(&mut self, cond: Value, f: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        self.b.open_if();
+        f(self)?;
+        self.b.close_if(cond);
         Ok(())
     }
 

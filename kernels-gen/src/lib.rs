@@ -10,6 +10,7 @@ mod attention_parts;
 mod block;
 mod body;
 mod generator;
+mod gpu;
 mod matmul;
 pub mod ops;
 pub mod schedule;
@@ -24,8 +25,17 @@ use ir::{Error, Result, Verified};
 pub struct Generated {
     /// The kernel. Its parameters: the body's parameters, the results that are no updated state, the workspaces.
     pub kernel: Verified<Kernel>,
-    /// How many of the last parameters are workspaces, of the size that the buffer states.
-    pub workspaces: usize,
+    /// What the last parameters are, which are workspaces of the size that the buffer states.
+    pub workspaces: Vec<Workspace>,
+}
+
+/// Memory that a kernel needs while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Workspace {
+    /// Of any content.
+    Scratch,
+    /// Zero at launch; the kernel leaves it so.
+    Zeroed,
 }
 
 /// Generates the kernel of a spec.

@@ -48,7 +48,7 @@ pub(crate) fn prepare(g: &mut Generator<'_>, products: &[Linear]) -> Result<Rows
         prepare_row(b, &source, norm, x, from, buf, t, &layout);
     };
     let bytes = layout.bytes(capacity);
-    let buf = match g.schedule.prologue {
+    let buf = match g.cpu()?.prologue {
         Prologue::PerWorker => {
             let buf = g.b.scratch("rows", Mem::U8, bytes as u64);
             let zero = g.b.int(0);
@@ -166,6 +166,11 @@ pub(crate) fn block_scale(b: &mut Builder, parts: &[Value]) -> (Value, Value) {
     let magnitudes: Vec<Value> = parts.iter().map(|&p| b.fabs(p)).collect();
     let largest = magnitudes.into_iter().reduce(|x, y| b.fmax(x, y)).expect("a block is not empty");
     let largest = b.max(largest);
+    scale_of(b, largest)
+}
+
+/// The scale of a block whose largest magnitude is this, and its reciprocal (0 for 0).
+pub(crate) fn scale_of(b: &mut Builder, largest: Value) -> (Value, Value) {
     let (zero, one, steps) = (b.float(0.0), b.float(1.0), b.float(127.0));
     let scale = b.fdiv(largest, steps);
     let inverse = b.fdiv(one, scale);
@@ -304,7 +309,7 @@ fn float_dot(
     })
 }
 
-type UnpackFn = fn(&mut dyn Unpack, u32) -> ir::quant::Unpacked;
+pub(crate) type UnpackFn = fn(&mut dyn Unpack, u32) -> ir::quant::Unpacked;
 
 fn int_dot(
     b: &mut Builder,
@@ -332,9 +337,18 @@ fn int_dot(
             let b = view.builder();
             let at = b.iadd_const(codes_at, e);
             let x = b.load4(acts, at, Mem::I32);
+            let sum_at = b.iadd_const(meta_at, e / Q8_BLOCK * 8 + 4 + e % Q8_BLOCK / 16 * 2);
             let zero = b.int(0);
-            let zero = b.splat(zero);
-            let d = b.dot4(weights, x, zero);
+            let start = match m.format.dot.offset() {
+                0 => b.splat(zero),
+                offset => {
+                    let sum = b.load(acts, sum_at, Mem::I16);
+                    let offset = b.int(-i32::from(offset));
+                    let less = b.imul(sum, offset);
+                    b.pack([less, zero, zero, zero])
+                }
+            };
+            let d = b.dot4(weights, x, start);
             let d = b.to_float(d);
             let at = b.iadd_const(meta_at, e / Q8_BLOCK * 8);
             let x_scale = b.load(acts, at, Mem::F32);
@@ -344,8 +358,7 @@ fn int_dot(
             let acc = b.fma(d, scale, acc);
             b.set(total, acc);
             if let Some(min) = part.min {
-                let at = b.iadd_const(meta_at, e / Q8_BLOCK * 8 + 4 + e % Q8_BLOCK / 16 * 2);
-                let sum = b.load(acts, at, Mem::I16);
+                let sum = b.load(acts, sum_at, Mem::I16);
                 let sum = b.to_float(sum);
                 let sum = b.fmul(sum, x_scale);
                 let acc = b.get(mins);
@@ -365,7 +378,7 @@ pub(crate) fn for_tiles(
     count: usize,
     f: impl FnOnce(&mut Generator<'_>, Value) -> Result<()>,
 ) -> Result<()> {
-    let unit = g.schedule.unit_tiles as usize;
+    let unit = g.cpu()?.unit_tiles as usize;
     let units = g.b.size(count.div_ceil(unit));
     g.parallel(units, |g, u| {
         let first = g.b.imul_const(u, unit);

@@ -5,7 +5,8 @@
 
 use ir::abi::KV_BLOCK;
 use ir::graph::Op;
-use ir::spec::{KernelSpec, Prologue, Schedule};
+use ir::spec::{CpuSchedule, GpuSchedule, KernelSpec, Prologue, Schedule};
+use ir::target::{Gpu, Machine, Target};
 use ir::tensor::Elem;
 use ir::{Error, Result};
 use serde::Deserialize;
@@ -28,7 +29,16 @@ const TABLES: &[(&str, &str)] = &[
     ("x86-64", include_str!("../schedules/x86-64.ron")),
     ("x86-64-v3", include_str!("../schedules/x86-64-v3.ron")),
     ("x86-64-v4-vnni", include_str!("../schedules/x86-64-v4-vnni.ron")),
+    ("sm_80", include_str!("../schedules/sm_80.ron")),
+    ("sm_89", include_str!("../schedules/sm_89.ron")),
+    ("sm_90", include_str!("../schedules/sm_90.ron")),
+    ("sm_120", include_str!("../schedules/sm_120.ron")),
 ];
+
+/// Warps of a CTA: with 4 KiB each in flight, several times what hides the latency of memory.
+const WARPS: u32 = 8;
+/// Columns between two looks of a warp at its place: the largest block of a format.
+const CHUNK: u32 = 256;
 
 /// Bytes of weights that a worker takes at once when one token is computed: long enough to stream, short enough to
 /// balance.
@@ -39,11 +49,11 @@ const SPLIT: usize = 512;
 /// Most splits of a KV cache.
 const MOST_SPLITS: usize = 64;
 
-/// The schedule of a spec.
+/// The schedule of a spec, which is for `target`.
 ///
 /// # Errors
 /// [`Error::Verify`] if a tuned table does not parse.
-pub fn choose(spec: &KernelSpec) -> Result<Schedule> {
+pub fn choose(spec: &KernelSpec, target: &Target) -> Result<Schedule> {
     let (columns, row_bytes) = first_matrix(spec);
     if let Some((_, text)) = TABLES.iter().find(|(name, _)| *name == spec.target) {
         let rows: Vec<Row> =
@@ -55,13 +65,21 @@ pub fn choose(spec: &KernelSpec) -> Result<Schedule> {
             return Ok(row.schedule);
         }
     }
-    Ok(by_rule(spec.tokens, row_bytes, context(spec)))
+    Ok(match &target.machine {
+        Machine::Cpu(_) => Schedule::Cpu(cpu_rule(spec.tokens, row_bytes, context(spec))),
+        Machine::Gpu(gpu) => Schedule::Gpu(gpu_rule(gpu)),
+    })
 }
 
-/// The schedule where no table has a row.
-fn by_rule(tokens: usize, row_bytes: usize, context: usize) -> Schedule {
+/// A GPU schedule where no table has a row: a CTA on every multiprocessor.
+fn gpu_rule(gpu: &Gpu) -> GpuSchedule {
+    GpuSchedule { ctas: gpu.card.sms, warps: WARPS, chunk: CHUNK }
+}
+
+/// A CPU schedule where no table has a row.
+fn cpu_rule(tokens: usize, row_bytes: usize, context: usize) -> CpuSchedule {
     let tile_bytes = (row_bytes * ir::abi::TILE_ROWS).max(1);
-    Schedule {
+    CpuSchedule {
         prologue: if tokens == 1 { Prologue::PerWorker } else { Prologue::Shared },
         unit_tiles: if tokens <= 16 { (UNIT_BYTES / tile_bytes).clamp(1, 16) as u32 } else { 1 },
         query_tokens: if tokens <= 16 { tokens as u32 } else { 8 },

@@ -20,6 +20,8 @@ use ir::tensor::Layout;
 pub struct Options {
     /// Threads that compute; 0 for one on each core.
     pub threads: usize,
+    /// Where.
+    pub device: device::Kind,
 }
 
 /// An entry point, ready to run.
@@ -59,6 +61,7 @@ pub struct Executor {
 /// Where the numbered things of a plan are.
 struct Bindings {
     arena: Memory,
+    zeroed: Memory,
     tokens: Region,
     weights: Vec<Region>,
     states: Vec<Memory>,
@@ -78,7 +81,7 @@ impl Executor {
         options: &Options,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Executor> {
-        let device = device::for_target(&artifact.manifest.target, options.threads)?;
+        let device = device::for_target(&artifact.manifest.target, options.device, options.threads)?;
         Self::on_device(device, artifact, model, progress)
     }
 
@@ -112,13 +115,15 @@ impl Executor {
 
         let kernels = load_modules(&mut *device, &manifest, &modules)?;
         let arena = device.alloc(buffers, "the activations' memory")?;
+        let zeroed = manifest.entries.iter().map(|e| e.plan.zeroed_bytes).max().unwrap_or(0);
+        let zeroed = zeroed_memory(&mut *device, zeroed)?;
         let capacity = manifest.entries.iter().map(|e| u64::from(e.tokens)).max().unwrap_or(0);
         let tokens = Region { memory: device.alloc(capacity * 4, "the token ids")?, offset: 0, bytes: capacity * 4 };
         let states =
             manifest.states.iter().map(|s| device.alloc(s.bytes, "the KV cache")).collect::<Result<Vec<_>>>()?;
         let weights = loading.run(&mut *device, model, progress)?;
         model.check_unchanged()?;
-        let bindings = Bindings { arena, tokens, weights, states, kernels };
+        let bindings = Bindings { arena, zeroed, tokens, weights, states, kernels };
         let mut entries =
             manifest.entries.iter().map(|e| bindings.record(&mut *device, e)).collect::<Result<Vec<_>>>()?;
         entries.sort_by_key(|e| e.tokens);
@@ -313,6 +318,7 @@ impl Bindings {
             let memory = |memory| Region { memory, offset: 0, bytes: buffer.bytes };
             Ok(Some(match buffer.place {
                 Place::Arena { offset } => part(memory(self.arena), offset),
+                Place::Zeroed { offset } => part(memory(self.zeroed), offset),
                 Place::Weight(n) => part(*self.weights.get(n as usize).ok_or_else(absent)?, 0),
                 Place::State(n) => memory(*self.states.get(n as usize).ok_or_else(absent)?),
                 Place::Tokens => part(self.tokens, 0),
@@ -331,6 +337,13 @@ impl Bindings {
             all_logits: entry.all_logits,
         })
     }
+}
+
+/// Memory that is zero.
+fn zeroed_memory(device: &mut dyn Device, bytes: u64) -> Result<Memory> {
+    let memory = device.alloc(bytes, "the counters")?;
+    device.upload(Region { memory, offset: 0, bytes }, &vec![0; bytes as usize])?;
+    Ok(memory)
 }
 
 /// Loads every module; the kernels in the manifest's order.

@@ -1,108 +1,128 @@
-//! `Layout::Rows` to `Layout::Rows16`: interleaving the rows of a weight for the dot microkernels.
+//! `Layout::Rows` to the interleaved layouts: for the dot microkernels, and for the warps of a GPU.
 //!
-//! Tiles of 16 rows; in a tile block after block; in a block field after field; in a field unit after unit, each for the
-//! 16 rows in turn. A permutation of bytes, so lossless; rows past the last are zero bytes. It is written over the fields
-//! of the format alone. Next hop: the loader repacks straight from the mapped file into the weight's memory.
+//! Tiles of 16 or 32 rows; in a tile block after block; in a block field after field; in a field unit after unit, each for
+//! the rows of the tile in turn. A permutation of bytes, so lossless; rows past the last are zero bytes. It is written over
+//! the fields of the format alone. Next hop: the loader repacks straight from the mapped file into the weight's memory.
 
-use ir::abi::TILE_ROWS;
+use ir::abi::{TILE_ROWS, WARP_ROWS};
 use ir::quant::{Field, Format};
+use ir::tensor::Layout;
 use rayon::prelude::*;
 
-/// Bytes of `rows` x `columns` weights in `Layout::Rows16`, padding included.
-pub fn interleaved_bytes(format: Format, rows: usize, columns: usize) -> usize {
-    rows.next_multiple_of(TILE_ROWS) * row_bytes(format, columns)
+/// Bytes of `rows` x `columns` weights in `layout`, padding included.
+pub fn bytes(layout: Layout, format: Format, rows: usize, columns: usize) -> usize {
+    rows.next_multiple_of(layout.tile_rows()) * row_bytes(format, columns)
 }
 
-/// Interleaves `src` (`rows` rows of `columns` elements, as in the file) into `dst`, of [`interleaved_bytes`] bytes.
-/// Tiles are spread over the current rayon pool.
+/// Brings `src` (`rows` rows of `columns` elements, as in the file) to `layout` in `dst`, of [`bytes`] bytes. Tiles are
+/// spread over the current rayon pool.
 ///
 /// # Panics
-/// If a length does not agree, or `columns` is no multiple of the format's block.
-pub fn interleave(format: Format, src: &[u8], rows: usize, columns: usize, dst: &mut [u8]) {
+/// If a length does not agree, or rows are no whole blocks or spans.
+pub fn repack(layout: Layout, format: Format, src: &[u8], rows: usize, columns: usize, dst: &mut [u8]) {
     let row = row_bytes(format, columns);
     assert_eq!(src.len(), rows * row, "{format}: source bytes");
-    assert_eq!(dst.len(), interleaved_bytes(format, rows, columns), "{format}: destination bytes");
+    assert_eq!(dst.len(), bytes(layout, format, rows, columns), "{format}: destination bytes");
     if row == 0 {
         return;
     }
-    let groups = src.par_chunks(TILE_ROWS * row).zip(dst.par_chunks_mut(TILE_ROWS * row));
-    groups.for_each(|(src, dst)| interleave_tile(format, src, dst));
+    let parts = Parts::new(layout, format);
+    assert_eq!(row % parts.bytes, 0, "{format}: {columns} columns are no whole spans");
+    let tile = layout.tile_rows() * row;
+    let tiles = src.par_chunks(tile).zip(dst.par_chunks_mut(tile));
+    match layout {
+        Layout::Rows => dst.copy_from_slice(src),
+        Layout::Rows16 => tiles.for_each(|(src, dst)| parts.interleave::<TILE_ROWS>(src, dst)),
+        Layout::Rows32 => tiles.for_each(|(src, dst)| parts.interleave::<WARP_ROWS>(src, dst)),
+    }
 }
 
-/// The inverse of [`interleave`]; `dst` gets the `rows` rows without padding.
+/// The inverse of [`repack`]; `dst` gets the `rows` rows without padding.
 ///
 /// # Panics
-/// As [`interleave`].
-pub fn deinterleave(format: Format, src: &[u8], rows: usize, columns: usize, dst: &mut [u8]) {
-    let row = row_bytes(format, columns);
+/// As [`repack`].
+pub fn restore(layout: Layout, format: Format, src: &[u8], rows: usize, columns: usize, dst: &mut [u8]) {
+    let (row, tile_rows) = (row_bytes(format, columns), layout.tile_rows());
     assert_eq!(dst.len(), rows * row, "{format}: destination bytes");
-    assert_eq!(src.len(), interleaved_bytes(format, rows, columns), "{format}: source bytes");
+    assert_eq!(src.len(), bytes(layout, format, rows, columns), "{format}: source bytes");
     if row == 0 {
         return;
     }
-    for (dst, src) in dst.chunks_mut(TILE_ROWS * row).zip(src.chunks(TILE_ROWS * row)) {
-        for_each_unit(format, row, |at, unit, tile_at| {
+    let parts = Parts::new(layout, format);
+    for (dst, src) in dst.chunks_mut(tile_rows * row).zip(src.chunks(tile_rows * row)) {
+        parts.for_each_unit(row, |at, unit| {
             for (r, dst) in dst.chunks_exact_mut(row).enumerate() {
-                dst[at..at + unit].copy_from_slice(&src[tile_at + r * unit..][..unit]);
+                dst[at..at + unit].copy_from_slice(&src[at * tile_rows + r * unit..][..unit]);
             }
         });
     }
 }
 
-/// Calls `f(byte in the row, bytes of the unit, byte in the tile)` for every unit of a row.
-fn for_each_unit(format: Format, row: usize, mut f: impl FnMut(usize, usize, usize)) {
-    let block = format.bytes as usize;
-    for start in (0..row).step_by(block) {
-        for field in format.fields {
-            let (offset, bytes, unit) = parts(field);
-            for at in (offset..offset + bytes).step_by(unit) {
-                f(start + at, unit, (start + offset) * TILE_ROWS + (at - offset) * TILE_ROWS);
+/// What is interleaved by itself: the fields of a span of blocks, with their units.
+struct Parts {
+    /// Offset, bytes and unit of each.
+    fields: Vec<(usize, usize, usize)>,
+    /// Bytes of all.
+    bytes: usize,
+}
+
+impl Parts {
+    fn new(layout: Layout, format: Format) -> Parts {
+        let span = layout.span(format);
+        let part = |f: &Field| (f.offset as usize, f.bytes as usize * span, layout.unit(format, f));
+        Parts { fields: format.fields.iter().map(part).collect(), bytes: format.bytes as usize * span }
+    }
+
+    /// Calls `f(byte in the row, bytes of the unit)` for every unit of a row.
+    fn for_each_unit(&self, row: usize, mut f: impl FnMut(usize, usize)) {
+        for start in (0..row).step_by(self.bytes) {
+            for &(offset, bytes, unit) in &self.fields {
+                for at in (offset..offset + bytes).step_by(unit) {
+                    f(start + at, unit);
+                }
+            }
+        }
+    }
+
+    /// One tile: `src` has up to `ROWS` rows, `dst` that many.
+    fn interleave<const ROWS: usize>(&self, src: &[u8], dst: &mut [u8]) {
+        let row = dst.len() / ROWS;
+        if src.len() < dst.len() {
+            let mut padded = vec![0; dst.len()];
+            padded[..src.len()].copy_from_slice(src);
+            return self.interleave::<ROWS>(&padded, dst);
+        }
+        // One field has no boundaries between spans: the whole row is one run of units. Its rows are often a power of
+        // two apart, where that many cache lines at once evict one another: a piece of each is brought together first.
+        if let &[(_, _, unit)] = self.fields.as_slice() {
+            const PIECE: usize = 256;
+            let mut near = [[0; PIECE]; ROWS];
+            for (p, dst) in dst.chunks_mut(PIECE * ROWS).enumerate() {
+                let bytes = dst.len() / ROWS;
+                for (r, near) in near.iter_mut().enumerate() {
+                    near[..bytes].copy_from_slice(&src[r * row + p * PIECE..][..bytes]);
+                }
+                interleave_run::<ROWS>(unit, near.as_flattened(), PIECE, bytes, dst);
+            }
+            return;
+        }
+        for (b, dst) in dst.chunks_exact_mut(self.bytes * ROWS).enumerate() {
+            for &(offset, bytes, unit) in &self.fields {
+                let dst = &mut dst[offset * ROWS..][..bytes * ROWS];
+                interleave_run::<ROWS>(unit, &src[b * self.bytes + offset..], row, bytes, dst);
             }
         }
     }
 }
 
-/// One tile: `src` has 1 to 16 rows, `dst` 16.
-fn interleave_tile(format: Format, src: &[u8], dst: &mut [u8]) {
-    let row = dst.len() / TILE_ROWS;
-    if src.len() < dst.len() {
-        let mut padded = vec![0; dst.len()];
-        padded[..src.len()].copy_from_slice(src);
-        return interleave_tile(format, &padded, dst);
-    }
-    // A format of one field has no boundaries between blocks: the whole row is one run of units. Its rows are often a
-    // power of two apart, where 16 cache lines at once evict one another: a piece of each is brought together first.
-    if let [field] = format.fields {
-        const PIECE: usize = 256;
-        let mut near = [0; PIECE * TILE_ROWS];
-        for (p, dst) in dst.chunks_mut(PIECE * TILE_ROWS).enumerate() {
-            let bytes = dst.len() / TILE_ROWS;
-            for (r, near) in near.chunks_exact_mut(PIECE).enumerate() {
-                near[..bytes].copy_from_slice(&src[r * row + p * PIECE..][..bytes]);
-            }
-            interleave_run(field.unit, &near, PIECE, bytes, dst);
-        }
-        return;
-    }
-    let block = format.bytes as usize;
-    for (b, dst) in dst.chunks_exact_mut(block * TILE_ROWS).enumerate() {
-        for field in format.fields {
-            let (offset, bytes, _) = parts(field);
-            let dst = &mut dst[offset * TILE_ROWS..][..bytes * TILE_ROWS];
-            interleave_run(field.unit, &src[b * block + offset..], row, bytes, dst);
-        }
-    }
-}
-
-/// A run of units: the first `bytes` bytes of 16 rows that are `stride` bytes apart.
-fn interleave_run(unit: u32, src: &[u8], stride: usize, bytes: usize, dst: &mut [u8]) {
+/// A run of units: the first `bytes` bytes of `ROWS` rows that are `stride` bytes apart.
+fn interleave_run<const ROWS: usize>(unit: usize, src: &[u8], stride: usize, bytes: usize, dst: &mut [u8]) {
     match unit {
-        4 => interleave_words::<4, 2>(src, stride, bytes, dst),
-        2 => interleave_words::<2, 4>(src, stride, bytes, dst),
-        1 => interleave_words::<1, 8>(src, stride, bytes, dst),
+        4 => interleave_words::<4, 2, ROWS>(src, stride, bytes, dst),
+        2 => interleave_words::<2, 4, ROWS>(src, stride, bytes, dst),
+        1 => interleave_words::<1, 8, ROWS>(src, stride, bytes, dst),
         n => {
-            let n = n as usize;
-            for (u, dst) in dst.chunks_exact_mut(n * TILE_ROWS).enumerate() {
+            for (u, dst) in dst.chunks_exact_mut(n * ROWS).enumerate() {
                 for (r, dst) in dst.chunks_exact_mut(n).enumerate() {
                     dst.copy_from_slice(&src[r * stride + u * n..][..n]);
                 }
@@ -113,21 +133,26 @@ fn interleave_run(unit: u32, src: &[u8], stride: usize, bytes: usize, dst: &mut 
 
 /// [`interleave_run`] for units of `N` bytes, `K` = 8 / `N` of which fill a 64-bit word: squares of `K` rows by `K` units
 /// are transposed in `K` words.
-fn interleave_words<const N: usize, const K: usize>(src: &[u8], stride: usize, bytes: usize, dst: &mut [u8]) {
+fn interleave_words<const N: usize, const K: usize, const ROWS: usize>(
+    src: &[u8],
+    stride: usize,
+    bytes: usize,
+    dst: &mut [u8],
+) {
     const WORD: usize = 8;
-    let (words, rest) = dst.split_at_mut(bytes / WORD * WORD * TILE_ROWS);
+    let (words, rest) = dst.split_at_mut(bytes / WORD * WORD * ROWS);
     // A word of each row at a time; the words of one unit lie side by side.
-    for (c, out) in words.as_chunks_mut::<WORD>().0.as_chunks_mut::<TILE_ROWS>().0.iter_mut().enumerate() {
-        for r in (0..TILE_ROWS).step_by(K) {
+    for (c, out) in words.as_chunks_mut::<WORD>().0.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+        for r in (0..ROWS).step_by(K) {
             let square =
                 transpose::<N, K>(std::array::from_fn(|i| u64::from_le_bytes(piece(src, (r + i) * stride + c * WORD))));
             for (i, word) in square.into_iter().enumerate() {
-                out[(i * TILE_ROWS + r) / K] = word.to_le_bytes();
+                out[(i * ROWS + r) / K] = word.to_le_bytes();
             }
         }
     }
     let done = bytes / WORD * WORD;
-    for (u, out) in rest.as_chunks_mut::<N>().0.as_chunks_mut::<TILE_ROWS>().0.iter_mut().enumerate() {
+    for (u, out) in rest.as_chunks_mut::<N>().0.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
         for (r, out) in out.iter_mut().enumerate() {
             *out = piece(src, r * stride + done + u * N);
         }
@@ -159,11 +184,6 @@ fn transpose<const N: usize, const K: usize>(mut m: [u64; K]) -> [u64; K] {
     m
 }
 
-/// Offset, bytes and unit of a field.
-fn parts(field: &Field) -> (usize, usize, usize) {
-    (field.offset as usize, field.bytes as usize, field.unit as usize)
-}
-
 fn row_bytes(format: Format, columns: usize) -> usize {
     assert_eq!(columns % format.block as usize, 0, "{format}: {columns} columns are no whole blocks");
     format.bytes_of(columns as u64) as usize
@@ -188,33 +208,37 @@ mod tests {
 
     #[test]
     fn follows_the_definition_and_comes_back() {
-        for format in quant::ALL.iter().map(|f| Format(f)) {
-            for (rows, blocks) in [(1, 1), (15, 3), (16, 2), (17, 5), (40, 3)] {
-                let columns = blocks * format.block as usize;
+        for (layout, format) in
+            [Layout::Rows16, Layout::Rows32].into_iter().flat_map(|l| quant::ALL.iter().map(move |f| (l, Format(f))))
+        {
+            let (tile_rows, span) = (layout.tile_rows(), layout.span(format));
+            for (rows, spans) in [(1, 1), (15, 3), (16, 2), (17, 5), (40, 3)] {
+                let columns = spans * span * format.block as usize;
                 let row = row_bytes(format, columns);
                 let src = noise(rows * row);
-                let mut tiles = vec![0xaa; interleaved_bytes(format, rows, columns)];
-                interleave(format, &src, rows, columns, &mut tiles);
+                let mut tiles = vec![0xaa; bytes(layout, format, rows, columns)];
+                repack(layout, format, &src, rows, columns, &mut tiles);
 
                 let mut want = Vec::new();
-                for tile in 0..rows.div_ceil(TILE_ROWS) {
-                    for b in 0..blocks {
+                for tile in 0..rows.div_ceil(tile_rows) {
+                    for s in 0..spans {
                         for field in format.fields {
-                            let (offset, bytes, unit) = parts(field);
-                            for u in 0..bytes / unit {
-                                for r in tile * TILE_ROWS..(tile + 1) * TILE_ROWS {
-                                    let at = r * row + b * format.bytes as usize + offset + u * unit;
+                            let offset = s * span * format.bytes as usize + field.offset as usize;
+                            let unit = layout.unit(format, field);
+                            for u in 0..field.bytes as usize * span / unit {
+                                for r in tile * tile_rows..(tile + 1) * tile_rows {
+                                    let at = r * row + offset + u * unit;
                                     want.extend((at..at + unit).map(|i| if r < rows { src[i] } else { 0 }));
                                 }
                             }
                         }
                     }
                 }
-                assert!(tiles == want, "{format}, {rows} rows of {blocks} blocks");
+                assert!(tiles == want, "{format} {layout:?}, {rows} rows of {spans} spans");
 
                 let mut back = vec![0x55; src.len()];
-                deinterleave(format, &tiles, rows, columns, &mut back);
-                assert!(back == src, "{format}, {rows} rows of {blocks} blocks: back");
+                restore(layout, format, &tiles, rows, columns, &mut back);
+                assert!(back == src, "{format} {layout:?}, {rows} rows of {spans} spans: back");
             }
         }
     }
@@ -225,6 +249,14 @@ mod tests {
             let mut at = 0;
             for field in f.fields {
                 assert_eq!((field.offset, field.bytes % field.unit), (at, 0), "{}.{}", f.name, field.name);
+                let unit = Layout::Rows32.unit(Format(f), field);
+                assert_eq!(
+                    field.bytes as usize * Layout::Rows32.span(Format(f)) % unit,
+                    0,
+                    "{}.{}",
+                    f.name,
+                    field.name
+                );
                 at += field.bytes;
             }
             assert_eq!(at, f.bytes, "{}", f.name);

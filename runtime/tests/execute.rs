@@ -21,7 +21,7 @@ fn toy(tall: usize) -> (tempfile::TempDir, ModelFile, Artifact) {
 }
 
 fn load(artifact: Artifact, model: &ModelFile, threads: usize) -> Result<Executor> {
-    Executor::new(artifact, model, &Options { threads }, &mut |_, _| ())
+    Executor::new(artifact, model, &Options { threads, ..Options::default() }, &mut |_, _| ())
 }
 
 fn executor(threads: usize) -> Executor {
@@ -81,7 +81,9 @@ fn prefill_can_be_interrupted() {
 fn large_weights_stay_in_the_file_and_outlive_it() {
     let (_dir, model, artifact) = toy(40_000);
     let mut told = Vec::new();
-    let mut e = Executor::new(artifact, &model, &Options { threads: 2 }, &mut |a, b| told.push((a, b))).unwrap();
+    let mut e =
+        Executor::new(artifact, &model, &Options { threads: 2, ..Options::default() }, &mut |a, b| told.push((a, b)))
+            .unwrap();
     let tiles = (VOCAB * 8 * 4) as u64;
     assert_eq!(told, [(0, tiles), (tiles, tiles)], "only the small weight is copied");
     drop(model);

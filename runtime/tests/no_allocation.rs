@@ -34,7 +34,7 @@ fn steps_allocate_nothing() {
     let bytes = fixture::gguf(0).leak();
     let model = ModelFile::from_static("toy", bytes).unwrap();
     let artifact = fixture::artifact(model.identity(), 0);
-    let mut e = Executor::new(artifact, &model, &Options { threads: 2 }, &mut |_, _| ()).unwrap();
+    let mut e = Executor::new(artifact, &model, &Options { threads: 2, ..Options::default() }, &mut |_, _| ()).unwrap();
     // Parking allocates at the first time on some systems.
     e.step(&[1]).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(20));

@@ -1,16 +1,19 @@
 //! Runs one compiled kernel on a device with random operands and compares it with the interpreter on its body.
 
+use crate::model::Model;
 use crate::synthetic::{Rng, blocks};
-use codegen::{KernelTable, back};
+use codegen::passes::{self, PassContext};
+use codegen::{KernelTable, back, lower};
 use half::f16;
 use ir::abi::{Control, Q8_BLOCK, f32_row_bytes};
 use ir::artifact::KernelEntry;
 use ir::graph::interp::{Value, run_body};
 use ir::graph::{Graph, Op};
+use ir::quant::Format;
 use ir::target::Target;
-use ir::tensor::{Elem, Layout, TensorType, kv_bytes, kv_row_bytes};
-use runtime::device::{CpuDevice, Device, Launch, Region};
-use runtime::repack::{interleave, interleaved_bytes};
+use ir::tensor::{Elem, TensorType, kv_bytes, kv_row_bytes};
+use runtime::device::{CpuDevice, Device, EmuDevice, Launch, Region};
+use runtime::repack;
 
 /// What outputs hold before a kernel runs: a NaN that no computation gives.
 const POISON: u32 = 0x7fc0_dead;
@@ -117,14 +120,8 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, position: usize, tokens: usi
             let rows = blocks(format, ty.elements(), 1.0 / (ty.columns() as f32).sqrt(), rng);
             let mut values = vec![0.0; ty.elements()];
             format.decode_into(&rows, &mut values);
-            let bytes = match ty.layout {
-                Layout::Rows => rows,
-                Layout::Rows16 => {
-                    let mut tiles = vec![0; interleaved_bytes(format, ty.rows(), ty.columns())];
-                    interleave(format, &rows, ty.rows(), ty.columns(), &mut tiles);
-                    tiles
-                }
-            };
+            let mut bytes = vec![0; repack::bytes(ty.layout, format, ty.rows(), ty.columns())];
+            repack::repack(ty.layout, format, &rows, ty.rows(), ty.columns(), &mut bytes);
             Operand { value: values.into(), bytes }
         }
         _ if ty.shape.len() == 1 => {
@@ -164,7 +161,24 @@ fn tolerance(body: &Graph, output: &TensorType) -> f32 {
     }
 }
 
-/// Runs kernel `index` of a table for `tokens` tokens at `position` on `workers` workers, with operands from `seed`.
+/// The kernels of a model for a target: entry points of these capacities, as far as context and target have them.
+///
+/// # Panics
+/// If one cannot be compiled.
+pub fn table(model: &Model, target: &Target, capacities: &[usize], kv: Format) -> KernelTable {
+    let mut table = KernelTable::default();
+    let most = if target.gpu().is_some() { 1 } else { model.config.context };
+    for &tokens in capacities.iter().filter(|&&t| t <= most) {
+        let graph = model.graph(tokens, kv, tokens <= 16);
+        passes::run(graph, &PassContext { target }, |_, _| {})
+            .and_then(|fused| lower(&fused, tokens, target, &mut table))
+            .unwrap_or_else(|e| panic!("{} {tokens} tokens: {e}", target.name));
+    }
+    table
+}
+
+/// Runs kernel `index` of a table for `tokens` tokens at `position` on `workers` workers of a CPU, or on an emulated GPU
+/// under schedule number `workers`, with operands from `seed`.
 ///
 /// # Panics
 /// If it cannot be built or run, or leaves part of an output unwritten.
@@ -185,9 +199,15 @@ pub fn run(
     let expected = run_body(body, operands.iter().map(|o| o.value.clone()).collect(), tokens)
         .unwrap_or_else(|e| panic!("{}: {e}", kernel.name));
 
-    let mut device = CpuDevice::new(target, workers).unwrap_or_else(|e| panic!("{e}"));
-    let code =
-        back::for_target(target).and_then(|b| b.emit(kernel, target, false)).unwrap_or_else(|e| panic!("{e}")).code;
+    let device: runtime::Result<Box<dyn Device>> = match target.gpu() {
+        None => CpuDevice::new(target, workers).map(|d| Box::new(d) as _),
+        Some(_) => EmuDevice::new(target, workers as u64).map(|d| Box::new(d) as _),
+    };
+    let mut device = device.unwrap_or_else(|e| panic!("{e}"));
+    let backend = back::for_target(target).unwrap_or_else(|e| panic!("{e}"));
+    let mut code = backend.prefix(target).unwrap_or_else(|e| panic!("{e}"));
+    let offset = code.len() as u64;
+    code.extend(backend.emit(kernel, target, false).unwrap_or_else(|e| panic!("{e}")).code);
     let loaded = device
         .load_module(
             &code,
@@ -195,11 +215,12 @@ pub fn run(
                 name: kernel.name.clone(),
                 hash: entry.hash.clone(),
                 module: 0,
-                offset: 0,
-                bytes: code.len() as u64,
+                offset,
+                bytes: code.len() as u64 - offset,
                 tickets: kernel.tickets,
                 scratch_bytes: kernel.scratch_bytes,
                 params: kernel.params(),
+                grid: kernel.grid,
             }],
         )
         .unwrap_or_else(|e| panic!("{e}"));
@@ -212,8 +233,11 @@ pub fn run(
         }
         let memory = device.alloc(decl.bytes, &decl.name).unwrap_or_else(|e| panic!("{e}"));
         let region = Region { memory, offset: 0, bytes: decl.bytes };
-        let poison = POISON.to_le_bytes().repeat(decl.bytes.div_ceil(4) as usize);
-        let bytes = given.unwrap_or(&poison[..decl.bytes as usize]);
+        // What kernels find zero, results, and workspaces.
+        let zeroed = entry.zeroed(i);
+        let fill = if zeroed { [0; 4] } else { POISON.to_le_bytes() };
+        let fill = fill.repeat(decl.bytes.div_ceil(4) as usize);
+        let bytes = given.unwrap_or(&fill[..decl.bytes as usize]);
         assert_eq!(bytes.len() as u64, decl.bytes, "{} {}", kernel.name, decl.name);
         device.upload(region, bytes).unwrap_or_else(|e| panic!("{e}"));
         regions.push(Some(region));

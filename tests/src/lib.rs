@@ -23,10 +23,18 @@ pub fn shared_dir(sub: &str) -> Option<PathBuf> {
     if dir.is_dir() {
         return Some(dir);
     }
-    let required = std::env::var("RIGC_REQUIRE").is_ok_and(|list| list.split(',').any(|item| item.trim() == "shared"));
-    assert!(!required, "{} is required and missing", dir.display());
-    eprintln!("skipped: {} is missing", dir.display());
+    missing("shared", &dir.display().to_string());
     None
+}
+
+/// Says on stderr that a test is skipped, because `what` is missing.
+///
+/// # Panics
+/// If `$RIGC_REQUIRE` lists `kind`.
+pub fn missing(kind: &str, what: &str) {
+    let required = std::env::var("RIGC_REQUIRE").is_ok_and(|list| list.split(',').any(|item| item.trim() == kind));
+    assert!(!required, "{what} is required and missing");
+    eprintln!("skipped: {what} is missing");
 }
 
 /// The `.gguf` files of a folder, in order of their names.

@@ -6,12 +6,15 @@ use ir::artifact::Artifact;
 use ir::front::Tensors;
 use ir::quant::{self, Format};
 use ir::target::{self, Target};
-use runtime::device::CpuDevice;
+use runtime::device::{CpuDevice, Kind};
 use runtime::{Executor, ModelFile, executor};
 
-/// The targets whose code this machine runs; says which are skipped.
+/// The CPU targets whose code this machine runs; says which are skipped.
 pub fn targets() -> Vec<&'static Target> {
     let runs = |t: &&'static Target| {
+        if t.gpu().is_some() {
+            return false;
+        }
         let runs = CpuDevice::new(t, 1).is_ok();
         if !runs {
             eprintln!("skipped: this CPU does not run {}", t.name);
@@ -60,12 +63,14 @@ pub fn compile(file: &ModelFile, settings: Settings) -> ir::Result<Artifact> {
     Ok(codegen::compile(model, Options { target, context, kv }, &[])?.artifact)
 }
 
-/// Loads a model on `threads` threads.
+/// Loads a model on `threads` threads, or on the emulator if it is compiled for a GPU.
 ///
 /// # Errors
 /// What [`Executor::new`] says.
 pub fn load(file: &ModelFile, artifact: Artifact, threads: usize) -> runtime::Result<Executor> {
-    Executor::new(artifact, file, &executor::Options { threads }, &mut |_, _| ())
+    let gpu = target::ALL.iter().any(|t| t.name == artifact.manifest.target && t.gpu().is_some());
+    let device = if gpu { Kind::Emu } else { Kind::Cpu };
+    Executor::new(artifact, file, &executor::Options { threads, device }, &mut |_, _| ())
 }
 
 /// Compiles and loads.

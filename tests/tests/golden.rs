@@ -1,6 +1,7 @@
 //! The compiled test models against their golden outputs, on every CPU target that this machine runs.
 
 use ir::quant::{self, Format};
+use ir::target::Target;
 use runtime::ModelFile;
 use runtime::tokenizer::Tokenizer;
 use tests::golden::{FLOAT_SHARE, Golden, tolerance_share};
@@ -9,6 +10,8 @@ use tests::run::{self, Settings};
 
 /// Greedy steps: all that the files have.
 const STEPS: usize = 48;
+/// Greedy steps on the emulator.
+const EMULATED_STEPS: usize = 4;
 
 /// All models with a golden file that `wanted` names, for all targets.
 fn check(kv: Format, wanted: impl Fn(&str) -> bool) {
@@ -24,12 +27,35 @@ fn check(kv: Format, wanted: impl Fn(&str) -> bool) {
         let exact = Matrix::load(&dir.join(format!("golden/{stem}.logits.npy")));
         for target in run::targets() {
             let name = format!("{stem}, {}, KV {kv}", target.name);
-            check_model(&name, &file, &golden, exact.as_ref(), Settings { kv, ..Settings::new(target) });
+            check_model(&name, &file, &golden, exact.as_ref(), Settings { kv, ..Settings::new(target) }, STEPS);
         }
     }
 }
 
-fn check_model(name: &str, file: &ModelFile, golden: &Golden, exact: Option<&Matrix>, settings: Settings) {
+/// Models with a golden file that `wanted` names, on the emulator: the prompts that `RIGC_EMULATE` lists, `short` by
+/// default, and a few steps; `all` for everything.
+fn check_emulated(target: &str, wanted: impl Fn(&str) -> bool) {
+    let Some(dir) = tests::shared_dir("models") else { return };
+    let target = Target::by_name(target).unwrap();
+    let asked = std::env::var("RIGC_EMULATE").unwrap_or_else(|_| "short".into());
+    for path in tests::gguf_files(&dir) {
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        let Some(mut golden) = Golden::load(&dir, stem).filter(|_| wanted(stem)) else { continue };
+        golden.prompts.retain(|p| asked == "all" || asked.split(',').any(|name| name == p.name));
+        let steps = if asked == "all" { STEPS } else { EMULATED_STEPS };
+        let file = ModelFile::open(&path).unwrap_or_else(|e| panic!("{e}"));
+        check_model(&format!("{stem}, {}", target.name), &file, &golden, None, Settings::new(target), steps);
+    }
+}
+
+fn check_model(
+    name: &str,
+    file: &ModelFile,
+    golden: &Golden,
+    exact: Option<&Matrix>,
+    settings: Settings,
+    steps: usize,
+) {
     let tokenizer = Tokenizer::from_metadata(file.metadata()).unwrap_or_else(|e| panic!("{name}: {e}"));
     let formats: Vec<Format> = file.tensors().map(|(_, t)| t.format().unwrap()).collect();
     let float = formats.iter().all(|f| !f.dot.wants_int8());
@@ -39,7 +65,7 @@ fn check_model(name: &str, file: &ModelFile, golden: &Golden, exact: Option<&Mat
     for (i, prompt) in golden.prompts.iter().enumerate() {
         let name = format!("{name}, prompt '{}'", prompt.name);
         assert_eq!(tokenizer.encode_prompt(&prompt.text, true), prompt.ids, "{name}");
-        let (logits, greedy) = run::greedy(&mut executor, &prompt.ids, STEPS.min(prompt.expected.greedy.len()));
+        let (logits, greedy) = run::greedy(&mut executor, &prompt.ids, steps.min(prompt.expected.greedy.len()));
         prompt.check(share, &logits, &greedy).unwrap_or_else(|e| panic!("{name}: {e}"));
         // A KV cache of 8 bits is no float computation.
         if let Some(exact) = exact.filter(|_| float && settings.kv == quant::F16) {
@@ -54,6 +80,17 @@ fn check_model(name: &str, file: &ModelFile, golden: &Golden, exact: Option<&Mat
 #[test]
 fn models_agree_with_golden_outputs() {
     check(quant::F16, |_| true);
+}
+
+#[test]
+fn emulated_sm_120_agrees_with_golden_outputs() {
+    check_emulated("sm_120", |_| true);
+}
+
+#[test]
+fn emulated_sm_80_and_sm_90_agree_with_golden_outputs() {
+    check_emulated("sm_80", |stem| stem == "bard-q4_k_m");
+    check_emulated("sm_90", |stem| stem == "bard-q4_k_m");
 }
 
 #[test]

@@ -34,22 +34,17 @@ fn check_kernel(name: &str, table: &KernelTable, index: usize, context: usize, t
 fn check(name: &str, shape: &Synthetic, target: &target::Target) {
     let model = shape.model();
     for kv in [quant::F16, quant::Q8_0] {
-        let mut table = KernelTable::default();
-        for tokens in [1, 2, 4, 8, 16, 40].into_iter().filter(|&t| t <= shape.context) {
-            let graph = model.graph(tokens, kv, tokens <= 16);
-            let fused = passes::run(graph, &PassContext { target }, |_, _| {}).unwrap();
-            lower(&fused, tokens, target, &mut table).unwrap();
-        }
+        let table = kernels::table(&model, target, &[1, 2, 4, 8, 16, 40], kv);
         for index in 0..table.kernels.len() {
             check_kernel(name, &table, index, shape.context, target);
         }
     }
 }
 
-/// The whole zoo for one target, if this machine runs it.
+/// The whole zoo for one target, if this machine runs it: GPUs are emulated.
 fn check_target(name: &str) {
     let target = target::Target::by_name(name).unwrap();
-    if runtime::device::CpuDevice::new(target, 1).is_err() {
+    if target.gpu().is_none() && runtime::device::CpuDevice::new(target, 1).is_err() {
         eprintln!("skipped: this CPU does not run {name}");
         return;
     }
@@ -71,6 +66,16 @@ fn x86_64_v3() {
 #[test]
 fn x86_64_v4_vnni() {
     check_target("x86-64-v4-vnni");
+}
+
+#[test]
+fn sm_80() {
+    check_target("sm_80");
+}
+
+#[test]
+fn sm_120() {
+    check_target("sm_120");
 }
 
 /// Generated code decodes every format from tiles of rows too, whether or not a microkernel would read them.

@@ -5,14 +5,13 @@
 //! spec and schedule, target, op, capacity, start of the hash of its machine code.
 
 use codegen::back;
-use codegen::passes::{self, PassContext};
-use codegen::{KernelTable, lower};
 use ir::quant;
 use ir::spec::hex;
 use ir::target::{self, Target};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
+use tests::kernels;
 use tests::synthetic::zoo;
 
 /// Capacities: decode, verification, prefill.
@@ -22,18 +21,10 @@ const TOKENS: [usize; 3] = [1, 4, 40];
 type Lines = BTreeMap<String, String>;
 
 /// The kernels of all models for a target.
-fn kernels(target: &Target, lines: &mut Lines) {
+fn collect(target: &Target, lines: &mut Lines) {
     let backend = back::for_target(target).unwrap();
     for (name, shape) in zoo() {
-        let model = shape.model();
-        let mut table = KernelTable::default();
-        for tokens in TOKENS.into_iter().filter(|&t| t <= shape.context) {
-            let graph = model.graph(tokens, quant::F16, tokens <= 16);
-            let fused =
-                passes::run(graph, &PassContext { target }, |_, _| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
-            lower(&fused, tokens, target, &mut table).unwrap_or_else(|e| panic!("{name}: {e}"));
-        }
-        for k in &table.kernels {
+        for k in &kernels::table(&shape.model(), target, &TOKENS, quant::F16).kernels {
             lines.entry(k.hash[..16].to_owned()).or_insert_with(|| {
                 let code = backend.emit(&k.kernel, target, false).unwrap_or_else(|e| panic!("{name}: {e}")).code;
                 format!("{} {} {} {}", target.name, k.spec.kind, k.spec.tokens, &hex(&Sha256::digest(&code))[..16])
@@ -47,7 +38,7 @@ fn kernels_are_those_of_the_lock_file() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels.lock");
     let mut found = Lines::new();
     for target in target::ALL {
-        kernels(target, &mut found);
+        collect(target, &mut found);
     }
     if std::env::var_os("RIGC_UPDATE_LOCK").is_some() {
         // By target and op, so that differences stand together.

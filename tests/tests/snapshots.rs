@@ -40,7 +40,7 @@ fn compile(shape: &Synthetic, target: &str) -> Compiled {
     let identity = file.identity();
     let model = codegen::Model { metadata: file.metadata(), tensors: &tensors, identity: &identity, path: "m.gguf" };
     let options = Options { target: Target::by_name(target).unwrap(), context: None, kv: quant::F16 };
-    codegen::compile(model, options, &["graph", "fused", "kernel", "plan"]).unwrap()
+    codegen::compile(model, options, &["graph", "fused", "kernel", "plan", "ptx"]).unwrap()
 }
 
 /// The decode entry point's text of a stage.
@@ -76,10 +76,22 @@ fn portable_kernels() {
     check(&format!("{name}-portable"), &compile(&shape, "x86-64"), "kernel");
 }
 
+/// GPU targets whose PTX differs: without launches that may overlap, and with them.
+const PTX: [&str; 2] = ["sm_80", "sm_120"];
+
+#[test]
+fn ptx() {
+    let [(name, shape), ..] = models();
+    for target in PTX {
+        check(&format!("{name}-{target}"), &compile(&shape, target), "ptx");
+    }
+}
+
 /// Every file belongs to a snapshot of this file.
 #[test]
 fn no_file_is_left_over() {
     let mut expected = vec!["qwen2-portable.kernel.snap".to_owned()];
+    expected.extend(PTX.map(|target| format!("llama-{target}.ptx.snap")));
     for (name, _) in models() {
         expected.extend(["graph", "fused", "kernel", "plan"].map(|stage| format!("{name}.{stage}.snap")));
     }

@@ -160,7 +160,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let ctx = u32::try_from(context).map_err(|_| usage(format!("a context of {context} tokens is too long")))?;
     // An artifact's context is its own; it only has to be large enough.
     let ctx = (!model::is_artifact(&args.model)).then_some(ctx);
-    let compile = CompileArgs { target: args.target.clone(), ctx, kv: args.kv.clone() };
+    let compile = CompileArgs { target: args.target.clone(), ctx, kv: args.kv.clone(), default_target: "native" };
     let Loaded { artifact, file, name } = model::load(Some(&args.model), &compile)?;
     let has = artifact.manifest.context as usize;
     if has < context {
@@ -171,11 +171,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let macs = prefill_macs(&artifact.manifest, prompt);
     let kv = artifact.manifest.kv.to_string();
     let bar = progress::bytes("loading", args.json);
-    let options = Options { threads: args.threads.map_or(0, usize::from) };
+    let options = Options { threads: args.threads.map_or(0, usize::from), ..Options::default() };
     let mut executor = Executor::new(artifact, &file, &options, &mut progress::callback(&bar))?;
     bar.finish_and_clear();
     let threads = executor.device().workers;
-    let mut machine = Machine::new(machine::target("native")?.isa, threads)?;
+    let mut machine = Machine::new(machine::native()?.1, threads)?;
     let peer = args.against.as_ref().map(|program| Peer {
         program,
         model: file.path(),

@@ -2,6 +2,7 @@
 
 use crate::harness::{check_refused, rigc, shared};
 use ir::target;
+use runtime::device::Kind;
 
 #[test]
 fn bad_arguments() {
@@ -84,7 +85,12 @@ fn targets_of_other_machines() {
         let artifact = format!("{}.rig", target.name);
         let o = rigc(dir, &["compile", "m.gguf", "--target", target.name, "-o", &artifact]);
         assert_eq!(o.code, Some(0), "{}: {}", target.name, o.err);
-        if runtime::device::for_target(target.name, 1).is_ok() {
+        if target.gpu().is_some() {
+            check_refused(dir, &["run", &artifact, "x"], &["needs a GPU", target.name, "--device emu"]);
+            check_refused(dir, &["run", "m.gguf", "x", "--target", target.name], &["needs a GPU", target.name]);
+            let o = rigc(dir, &["run", &artifact, "x", "-n", "2", "--ignore-eos", "--device", "emu"]);
+            assert_eq!(o.code, Some(0), "{}: {}", target.name, o.err);
+        } else if runtime::device::for_target(target.name, Kind::Cpu, 1).is_ok() {
             let o = rigc(dir, &["run", &artifact, "x", "-n", "2", "--ignore-eos"]);
             assert_eq!(o.code, Some(0), "{}: {}", target.name, o.err);
         } else {

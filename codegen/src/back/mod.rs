@@ -1,6 +1,7 @@
 //! The backends: from verified kernels to code. To add one: a folder here and its name in the list below.
 
 mod cranelift;
+mod ptx;
 
 use ir::kernel::Kernel;
 use ir::target::Target;
@@ -9,7 +10,7 @@ use ir::{Result, Verified};
 /// The code of one kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Emitted {
-    /// What the module holds: position-independent machine code and the kernel's constants.
+    /// What the module holds: position-independent machine code or text, with the kernel's constants.
     pub code: Vec<u8>,
     /// Text forms by stage name, if asked for.
     pub listings: Vec<(&'static str, String)>,
@@ -26,6 +27,17 @@ pub trait Backend: Sync {
     /// File name of the module that its kernels go to.
     fn module_file(&self) -> &'static str;
 
+    /// What comes before the kernels of a module.
+    ///
+    /// # Errors
+    /// [`ir::Error::Unsupported`] for a target of another backend.
+    fn prefix(&self, _target: &Target) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
+    /// Where kernels start in a module.
+    fn align(&self) -> usize;
+
     /// Emits one kernel.
     ///
     /// # Errors
@@ -34,7 +46,7 @@ pub trait Backend: Sync {
 }
 
 /// Every backend.
-pub static ALL: &[&dyn Backend] = &[&cranelift::Cranelift];
+pub static ALL: &[&dyn Backend] = &[&cranelift::Cranelift, &ptx::Ptx];
 
 /// The backend of a target.
 ///

@@ -38,7 +38,7 @@ pub(super) fn check_leaf(op: &Op, ty: &TensorType) -> Result<(), String> {
         }
         Op::Weight(_) => check_weight(ty),
         Op::Param(_) => match ty.elem {
-            Elem::Ggml(_) if ty.layout == Layout::Rows16 => check_weight(ty),
+            Elem::Ggml(_) if ty.layout != Layout::Rows => check_weight(ty),
             _ => rows("a param"),
         },
         _ => Err("it is no leaf".into()),
@@ -50,8 +50,9 @@ fn check_weight(ty: &TensorType) -> Result<(), String> {
     let Elem::Ggml(format) = ty.elem else { return Err(format!("a weight is of a GGML format, not {ty}")) };
     ensure(ty.shape.len() <= 2, || format!("a weight has one or two dimensions, not {ty}"))?;
     ensure(ty.layout == Layout::Rows || ty.shape.len() == 2, || format!("{ty} has no rows to interleave"))?;
-    ensure(ty.columns().is_multiple_of(format.block as usize), || {
-        format!("rows of {ty} are not a multiple of the block of {} elements", format.block)
+    let block = format.block as usize * ty.layout.span(format);
+    ensure(ty.columns().is_multiple_of(block), || {
+        format!("rows of {ty} are not a multiple of the block of {block} elements")
     })
 }
 

@@ -341,7 +341,8 @@ impl<'a> Cursor<'a> {
             shape.push(self.number()?);
         }
         self.expect("]")?;
-        let layout = if self.eat("@rows16") { Layout::Rows16 } else { Layout::Rows };
+        let tiled = [Layout::Rows16, Layout::Rows32];
+        let layout = tiled.into_iter().find(|l| self.eat(l.suffix())).unwrap_or_default();
         Ok(TensorType { elem, shape, layout })
     }
 }

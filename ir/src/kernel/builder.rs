@@ -1,6 +1,8 @@
 //! Builds kernels: folds integer constants, shares pure instructions within their scope, allots scratch memory.
 
-use super::{Arg, Binary, Buf, BufDecl, Compare, Inst, Kernel, Mem, Space, Special, Stmt, Ty, Unary, Value, Var};
+use super::{
+    Arg, Binary, Buf, BufDecl, Compare, Grid, Inst, Kernel, Mem, Scope, Space, Special, Stmt, Ty, Unary, Value, Var,
+};
 use crate::abi::Atom;
 use std::collections::HashMap;
 
@@ -45,9 +47,15 @@ impl Builder {
                 body: Vec::new(),
                 tickets: 0,
                 scratch_bytes: 0,
+                grid: None,
             },
             blocks: vec![Block::default()],
         }
+    }
+
+    /// Makes it a kernel for a GPU.
+    pub fn set_grid(&mut self, grid: Grid) {
+        self.kernel.grid = Some(grid);
     }
 
     /// The finished kernel.
@@ -159,14 +167,19 @@ impl Builder {
         self.pure(Inst::Float(v.to_bits()), Ty::F32)
     }
 
+    /// A value of the launch.
+    pub fn special(&mut self, special: Special) -> Value {
+        self.pure(Inst::Special(special), Ty::I32)
+    }
+
     /// Position of the first token.
     pub fn position(&mut self) -> Value {
-        self.pure(Inst::Special(Special::Position), Ty::I32)
+        self.special(Special::Position)
     }
 
     /// Tokens in this step.
     pub fn tokens(&mut self) -> Value {
-        self.pure(Inst::Special(Special::Tokens), Ty::I32)
+        self.special(Special::Tokens)
     }
 
     /// A one-operand instruction.
@@ -230,6 +243,7 @@ impl Builder {
 
     unary! {
         fabs Abs, sqrt Sqrt, exp Exp, round Round, to_float ToFloat, from_half FromHalf, to_half ToHalf, from_bf16 FromBf16,
+        sin Sin, cos Cos, as_float AsFloat,
     }
 
     /// a + constant.
@@ -384,10 +398,22 @@ impl Builder {
         self.close_parallel(index, count);
     }
 
+    /// Opens a branch, to be closed by [`close_if`](Self::close_if).
+    pub fn open_if(&mut self) {
+        self.open();
+    }
+
+    /// Closes the innermost open branch: `if cond`.
+    pub fn close_if(&mut self, cond: Value) {
+        let then = self.close();
+        self.push(Stmt::If { cond, then, other: Vec::new() });
+    }
+
     /// `if cond`.
     pub fn if_(&mut self, cond: Value, f: impl FnOnce(&mut Self)) {
-        let then = self.block(f);
-        self.push(Stmt::If { cond, then, other: Vec::new() });
+        self.open_if();
+        f(self);
+        self.close_if(cond);
     }
 
     /// `if cond {} else {}`.
@@ -400,6 +426,33 @@ impl Builder {
     /// Waits for all workers.
     pub fn barrier(&mut self) {
         self.push(Stmt::Barrier);
+    }
+
+    /// Waits for the other threads of the scope.
+    pub fn sync(&mut self, scope: Scope) {
+        self.push(Stmt::Sync(scope));
+    }
+
+    /// Waits for the launch before this one.
+    pub fn await_previous(&mut self) {
+        self.push(Stmt::AwaitPrevious);
+    }
+
+    /// The value of the lane whose number differs by `mask`.
+    pub fn shuffle_xor(&mut self, a: Value, mask: u32) -> Value {
+        let ty = self.ty(a);
+        self.fresh(Inst::ShuffleXor(a, mask), ty)
+    }
+
+    /// The value of lane `lane`.
+    pub fn shuffle(&mut self, a: Value, lane: Value) -> Value {
+        let ty = self.ty(a);
+        self.fresh(Inst::Shuffle(a, lane), ty)
+    }
+
+    /// Adds to an element of device memory; what was there.
+    pub fn atomic_add(&mut self, buf: Buf, index: Value, value: Value) -> Value {
+        self.fresh(Inst::AtomicAdd { buf, index, value }, Ty::I32)
     }
 
     /// Calls a microkernel.

@@ -2,7 +2,9 @@
 //!
 //! Values are 32-bit integers, floats and predicates, scalar or in four lanes. Control flow is loops and ifs; state that
 //! survives an iteration lives in [`Var`]s. Memory operands are (buffer, 32-bit element index); raw addresses exist only
-//! in backends. Invariant: a [`Kernel`] is built by [`Builder`], and only a [`Verified`](crate::Verified) one is emitted.
+//! in backends. A kernel runs on the workers of a CPU, which share work by `Parallel` loops, or, if it has a [`Grid`], in
+//! every thread of a GPU's CTAs; each kind has statements of its own. Invariant: a [`Kernel`] is built by [`Builder`], and
+//! only a [`Verified`](crate::Verified) one is emitted.
 
 mod builder;
 mod text;
@@ -11,6 +13,7 @@ mod verify;
 pub use builder::Builder;
 
 use crate::abi::Atom;
+use serde::{Deserialize, Serialize};
 
 /// The result of an instruction, an index into the kernel's value table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,6 +111,12 @@ pub enum Unary {
     ToHalf,
     /// The bf16 in the low 16 bits of an i32 to f32.
     FromBf16,
+    /// Sine of |x| <= pi, f32, within 1e-6. GPU only.
+    Sin,
+    /// Cosine of |x| <= pi, f32, within 1e-6. GPU only.
+    Cos,
+    /// The bits of an i32 as f32. GPU only.
+    AsFloat,
 }
 
 /// Two-operand instructions, lane by lane; integers wrap.
@@ -152,13 +161,17 @@ pub enum Compare {
     FEq,
 }
 
-/// Values that the frame supplies.
+/// Values that the launch supplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Special {
     /// Position of the first token.
     Position,
     /// Tokens in this step.
     Tokens,
+    /// Number of this CTA.
+    Cta,
+    /// Number of this thread in its CTA.
+    Thread,
 }
 
 /// A pure or reading instruction.
@@ -192,7 +205,8 @@ pub enum Inst {
     Sum(Value),
     /// Largest lane, f32.
     Max(Value),
-    /// (a, b, c): c plus, in each 32-bit lane, the dot product of the four signed bytes of a and of b.
+    /// (a, b, c): c plus, in each 32-bit lane, the dot product of the four signed bytes of a and of b. Scalar on GPUs,
+    /// four lanes on CPUs.
     Dot4(Value, Value, Value),
     /// Sixteen i32 as signed bytes, saturating, in the order of the operands' lanes.
     Narrow([Value; 4]),
@@ -204,6 +218,17 @@ pub enum Inst {
         index: Value,
         mem: Mem,
         vector: bool,
+    },
+    /// The value of another lane of this warp: the one whose number differs by exclusive OR.
+    ShuffleXor(Value, u32),
+    /// The value of the lane of this number.
+    Shuffle(Value, Value),
+    /// Adds an i32 to an element of the whole device's memory; gives what was there. Memory written before by this thread
+    /// is visible to whoever sees the sum, and what others wrote before theirs to this thread.
+    AtomicAdd {
+        buf: Buf,
+        index: Value,
+        value: Value,
     },
 }
 
@@ -240,6 +265,27 @@ pub enum Stmt {
     Barrier,
     /// Calls a microkernel.
     Call { atom: Atom, args: Vec<Arg> },
+    /// All threads of the CTA, or of the warp, wait for each other; memory written before is visible after.
+    Sync(Scope),
+    /// Waits for the launch before this one; only weights may be read before.
+    AwaitPrevious,
+}
+
+/// Threads that wait for each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Scope {
+    Warp,
+    Cta,
+}
+
+/// The threads of a GPU that run a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Grid {
+    /// CTAs.
+    pub ctas: u32,
+    /// Threads of each, a multiple of 32.
+    pub threads: u32,
 }
 
 /// Where a buffer is.
@@ -247,7 +293,7 @@ pub enum Stmt {
 pub enum Space {
     /// Parameter number n.
     Param(u32),
-    /// This worker's scratch memory, at a byte offset.
+    /// This worker's scratch memory, or this CTA's shared memory, at a byte offset.
     Scratch(u32),
     /// These words, part of the kernel itself.
     Constant(&'static [u32]),
@@ -283,8 +329,10 @@ pub struct Kernel {
     pub body: Vec<Stmt>,
     /// Work counters.
     pub tickets: u32,
-    /// Scratch bytes for each worker.
+    /// Scratch bytes for each worker, or shared memory of each CTA.
     pub scratch_bytes: u64,
+    /// The threads that run it, if it is for a GPU.
+    pub grid: Option<Grid>,
 }
 
 impl Kernel {

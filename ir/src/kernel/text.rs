@@ -1,6 +1,6 @@
 //! The text form of a kernel: for people, snapshots and hashes.
 
-use super::{Arg, Inst, Kernel, Space, Special, Stmt, Value};
+use super::{Arg, Grid, Inst, Kernel, Space, Stmt, Value};
 use crate::spec::hex;
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -21,7 +21,14 @@ impl fmt::Display for V {
 
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "kernel {} (tickets {}, scratch {} bytes)", self.name, self.tickets, self.scratch_bytes)?;
+        match self.grid {
+            None => {
+                writeln!(f, "kernel {} (tickets {}, scratch {} bytes)", self.name, self.tickets, self.scratch_bytes)?
+            }
+            Some(Grid { ctas, threads }) => {
+                writeln!(f, "kernel {} ({ctas} CTAs of {threads}, shared {} bytes)", self.name, self.scratch_bytes)?;
+            }
+        }
         for b in &self.buffers {
             let space = match b.space {
                 Space::Param(n) => format!("param {n}"),
@@ -70,6 +77,8 @@ impl Kernel {
                     writeln!(f, "{pad}}}")?;
                 }
                 Stmt::Barrier => writeln!(f, "barrier")?,
+                Stmt::Sync(scope) => writeln!(f, "sync {}", format!("{scope:?}").to_lowercase())?,
+                Stmt::AwaitPrevious => writeln!(f, "await_previous")?,
                 Stmt::Call { atom, args } => {
                     write!(f, "call {}(", atom.name())?;
                     for (i, a) in args.iter().enumerate() {
@@ -91,8 +100,7 @@ impl Kernel {
         match inst {
             Inst::Int(i) => write!(f, "{i}"),
             Inst::Float(bits) => write!(f, "{:?} ({bits:#010x})", f32::from_bits(*bits)),
-            Inst::Special(Special::Position) => write!(f, "position"),
-            Inst::Special(Special::Tokens) => write!(f, "tokens"),
+            Inst::Special(special) => write!(f, "{}", format!("{special:?}").to_lowercase()),
             Inst::Get(var) => write!(f, "${}", var.0),
             Inst::Index => write!(f, "index"),
             Inst::Unary(op, a) => write!(f, "{} {}", format!("{op:?}").to_lowercase(), V(*a)),
@@ -111,6 +119,11 @@ impl Kernel {
             Inst::Load { buf, index, mem, vector } => {
                 let lanes = if *vector { "x4" } else { "" };
                 write!(f, "load {mem:?}{lanes} {}[{}]", self.buffers[buf.0 as usize].name, V(*index))
+            }
+            Inst::ShuffleXor(a, mask) => write!(f, "shuffle_xor {}, {mask}", V(*a)),
+            Inst::Shuffle(a, lane) => write!(f, "shuffle {}, {}", V(*a), V(*lane)),
+            Inst::AtomicAdd { buf, index, value } => {
+                write!(f, "atomic_add {}[{}], {}", self.buffers[buf.0 as usize].name, V(*index), V(*value))
             }
         }
     }

@@ -1,13 +1,13 @@
 //! The rules of kernel IR.
 
-use super::{Arg, Binary, Buf, Compare, Inst, Kernel, Mem, Space, Stmt, Ty, Unary, Value, Var};
+use super::{Arg, Binary, Buf, Compare, Inst, Kernel, Mem, Space, Special, Stmt, Ty, Unary, Value, Var};
 use crate::abi::Signature;
 use crate::{Error, Result, Verified};
 
 impl Kernel {
     /// Checks that every value is defined before it is used in its scope, that types agree, that buffers exist and are
-    /// writable where written, that calls match their signatures, that scratch buffers do not overlap and that constants
-    /// are declared as what they are.
+    /// writable where written, that calls match their signatures, that scratch buffers do not overlap, that constants
+    /// are declared as what they are, and that only what its kind of machine has is used.
     ///
     /// # Errors
     /// [`Error::Verify`] naming the rule and the value.
@@ -35,6 +35,10 @@ impl Verifier<'_> {
 
     fn ensure(&self, ok: bool, what: impl FnOnce() -> String) -> Result<()> {
         if ok { Ok(()) } else { self.bad(what()) }
+    }
+
+    fn on_gpu(&self, gpu: bool, what: &str) -> Result<()> {
+        self.ensure(self.kernel.grid.is_some() == gpu, || format!("{what} is not of its kind of machine"))
     }
 
     fn buffers(&self) -> Result<()> {
@@ -156,13 +160,18 @@ impl Verifier<'_> {
                 self.block(other)?;
             }
             Stmt::Parallel { ticket, index, count, body } => {
+                self.on_gpu(false, "a parallel loop")?;
                 self.want(*count, Ty::I32)?;
                 self.ensure(*ticket == self.tickets, || format!("ticket {ticket} is out of order"))?;
                 self.tickets += 1;
                 self.indexed(*index, body)?;
             }
-            Stmt::Barrier => {}
-            Stmt::Call { atom, args } => self.call(atom.signature(), args)?,
+            Stmt::Barrier => self.on_gpu(false, "a barrier of workers")?,
+            Stmt::Call { atom, args } => {
+                self.on_gpu(false, "a call")?;
+                self.call(atom.signature(), args)?;
+            }
+            Stmt::Sync(_) | Stmt::AwaitPrevious => self.on_gpu(true, "a wait of threads")?,
         }
         Ok(())
     }
@@ -198,6 +207,12 @@ impl Verifier<'_> {
         Ok(())
     }
 
+    fn shuffled(&self, v: Value) -> Result<Ty> {
+        let ty = self.ty(v)?;
+        self.ensure(matches!(ty, Ty::I32 | Ty::F32), || format!("a shuffle of {ty:?}"))?;
+        Ok(ty)
+    }
+
     fn constant(&self, v: Value) -> Result<u32> {
         self.want(v, Ty::I32)?;
         match self.kernel.inst(v) {
@@ -210,7 +225,11 @@ impl Verifier<'_> {
     fn inst(&self, inst: &Inst) -> Result<Ty> {
         let like = |scalar: Ty, vector: bool| if vector { scalar.vector() } else { scalar };
         Ok(match inst {
-            Inst::Int(_) | Inst::Special(_) => Ty::I32,
+            Inst::Int(_) | Inst::Special(Special::Position | Special::Tokens) => Ty::I32,
+            Inst::Special(Special::Cta | Special::Thread) => {
+                self.on_gpu(true, "a thread's number")?;
+                Ty::I32
+            }
             Inst::Index => return self.bad("a loop index is defined by its loop"),
             Inst::Float(_) => Ty::F32,
             Inst::Get(var) => self.var(*var)?,
@@ -218,6 +237,14 @@ impl Verifier<'_> {
                 let vector = self.ty(*a)?.is_vector();
                 let (from, to) = match op {
                     Unary::Abs | Unary::Sqrt | Unary::Exp => (Ty::F32, Ty::F32),
+                    Unary::Sin | Unary::Cos => {
+                        self.on_gpu(true, "a sine or cosine")?;
+                        (Ty::F32, Ty::F32)
+                    }
+                    Unary::AsFloat => {
+                        self.on_gpu(true, "a view of bits")?;
+                        (Ty::I32, Ty::F32)
+                    }
                     Unary::Round | Unary::ToHalf => (Ty::F32, Ty::I32),
                     Unary::ToFloat | Unary::FromHalf | Unary::FromBf16 => (Ty::I32, Ty::F32),
                 };
@@ -298,7 +325,8 @@ impl Verifier<'_> {
             }
             Inst::Dot4(a, b, c) => {
                 let ty = self.ty(*c)?;
-                self.ensure(ty == Ty::I32x4, || format!("dot4 of {ty:?}"))?;
+                let want = if self.kernel.grid.is_some() { Ty::I32 } else { Ty::I32x4 };
+                self.ensure(ty == want, || format!("dot4 of {ty:?}"))?;
                 self.want(*a, ty)?;
                 self.want(*b, ty)?;
                 ty
@@ -316,6 +344,25 @@ impl Verifier<'_> {
             Inst::Load { buf, index, mem, vector } => {
                 self.access(*buf, *index, *mem, *vector)?;
                 like(mem.ty(), *vector)
+            }
+            Inst::ShuffleXor(a, mask) => {
+                self.on_gpu(true, "a shuffle")?;
+                self.ensure(*mask < 32, || format!("a shuffle over {mask} lanes"))?;
+                self.shuffled(*a)?
+            }
+            Inst::Shuffle(a, lane) => {
+                self.on_gpu(true, "a shuffle")?;
+                self.want(*lane, Ty::I32)?;
+                self.shuffled(*a)?
+            }
+            Inst::AtomicAdd { buf, index, value } => {
+                self.on_gpu(true, "an atomic addition")?;
+                self.access(*buf, *index, Mem::I32, false)?;
+                let decl = self.buf(*buf)?;
+                let ok = decl.writable && matches!(decl.space, Space::Param(_));
+                self.ensure(ok, || format!("an atomic addition to {}", decl.name))?;
+                self.want(*value, Ty::I32)?;
+                Ty::I32
             }
         })
     }

@@ -131,6 +131,14 @@ pub enum DotForm {
 }
 
 impl DotForm {
+    /// What is subtracted from each code that `unpack` gives.
+    pub fn offset(self) -> u8 {
+        match self {
+            DotForm::Int { offset, .. } => offset,
+            _ => 0,
+        }
+    }
+
     /// Whether activations are quantised to int8 for this form.
     pub fn wants_int8(self) -> bool {
         !matches!(self, DotForm::Float(_))

@@ -39,9 +39,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let low = u.shr(qs, e % 128 / 32 * 2);
     let low = u.and(low, 0x0303_0303);
     let hmask = u.words(0, e % 32);
-    let high = u.shr(hmask, e / 32);
-    let high = u.and(high, 0x0101_0101);
-    let high = u.shl(high, 2);
+    let high = u.take(hmask, e / 32, 2, 0x0404_0404);
     let codes = u.or(low, high);
 
     let g = e / 16;
@@ -56,5 +54,5 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let scale = u.iadd(scale, -32);
     let scale = u.to_f32(scale);
     let d = u.half(3, 0);
-    Unpacked { codes: u.sub_bytes(codes, 4), scale: u.fmul(d, scale), min: None }
+    Unpacked { codes, scale: u.fmul(d, scale), min: None }
 }

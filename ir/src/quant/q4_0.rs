@@ -23,7 +23,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
 
 fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let qs = u.words(1, 0);
-    let nibbles = u.shr(qs, e / 16 * 4);
-    let nibbles = u.and(nibbles, 0x0f0f_0f0f);
-    Unpacked { codes: u.sub_bytes(nibbles, 8), scale: u.half(0, 0), min: None }
+    let codes = u.shr(qs, e / 16 * 4);
+    let codes = u.and(codes, 0x0f0f_0f0f);
+    Unpacked { codes, scale: u.half(0, 0), min: None }
 }

@@ -34,5 +34,5 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let high = u.ishr(qh, e);
     let high = u.spread(high, 16);
     let codes = u.or(low, high);
-    Unpacked { codes: u.sub_bytes(codes, 16), scale: u.half(0, 0), min: None }
+    Unpacked { codes, scale: u.half(0, 0), min: None }
 }

@@ -38,9 +38,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let low = u.shr(qs, group % 2 * 4);
     let low = u.and(low, 0x0f0f_0f0f);
     let qh = u.words(3, e % 32);
-    let high = u.shr(qh, group);
-    let high = u.and(high, 0x0101_0101);
-    let high = u.shl(high, 4);
+    let high = u.take(qh, group, 4, 0x1010_1010);
     let (scale, min) = super::unpack_super6min(u, group);
     Unpacked { codes: u.or(low, high), scale, min: Some(min) }
 }

@@ -36,13 +36,11 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let low = u.shr(ql, r / 64 * 4);
     let low = u.and(low, 0x0f0f_0f0f);
     let qh = u.words(1, half * 32 + r % 32);
-    let high = u.shr(qh, r / 32 * 2);
-    let high = u.and(high, 0x0303_0303);
-    let high = u.shl(high, 4);
+    let high = u.take(qh, r / 32 * 2, 4, 0x3030_3030);
     let codes = u.or(low, high);
     let scale = u.byte(2, e / 16);
     let scale = u.sign_extend8(scale);
     let scale = u.to_f32(scale);
     let d = u.half(3, 0);
-    Unpacked { codes: u.sub_bytes(codes, 32), scale: u.fmul(d, scale), min: None }
+    Unpacked { codes, scale: u.fmul(d, scale), min: None }
 }

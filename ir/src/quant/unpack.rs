@@ -10,7 +10,8 @@ use crate::kernel::Value;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wide(pub u32);
 
-/// Sixteen decoded elements: value = `scale` * code - `min`.
+/// Sixteen decoded elements: value = `scale` * (code - offset) - `min`, with the offset of the format's
+/// [`DotForm`](super::DotForm).
 #[derive(Debug, Clone, Copy)]
 pub struct Unpacked {
     /// Sixteen signed 8-bit codes, in element order.
@@ -46,8 +47,6 @@ pub trait Unpack {
     fn shl(&mut self, a: Wide, by: u32) -> Wide;
     /// Each word shifted right, zero-filling.
     fn shr(&mut self, a: Wide, by: u32) -> Wide;
-    /// Each byte minus `by`, wrapping.
-    fn sub_bytes(&mut self, a: Wide, by: u8) -> Wide;
     /// Each byte minus that of `b`, wrapping.
     fn sub(&mut self, a: Wide, b: Wide) -> Wide;
     /// Each byte, which is below 16, replaced by its table entry.
@@ -86,6 +85,11 @@ pub trait Unpack {
     fn half(&mut self, field: usize, byte: u32) -> Value {
         let bits = self.short(field, byte);
         self.half_to_f32(bits)
+    }
+    /// The bits of each word from bit `from` of its bytes on, moved to bit `to`, AND `mask`.
+    fn take(&mut self, a: Wide, from: u32, to: u32, mask: u32) -> Wide {
+        let moved = if from > to { self.shr(a, from - to) } else { self.shl(a, to - from) };
+        self.and(moved, mask)
     }
     /// `width` bits of `a` from bit `from`.
     fn bits(&mut self, a: Value, from: u32, width: u32) -> Value {

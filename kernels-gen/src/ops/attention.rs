@@ -4,6 +4,8 @@
 //! query rows of the group share the loads of a block of [`KV_BLOCK`] positions. Split results are combined in the order of
 //! their ranges, so the result does not depend on the workers.
 
+mod gpu;
+
 use crate::attention_parts::{Cache, accumulate, scores};
 use crate::body;
 use crate::generator::Generator;
@@ -60,8 +62,13 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
         return Err(g.unsupported("operands of other ranks"));
     };
     let capacity = g.spec.tokens;
-    let split = g.schedule.split as usize;
-    let tokens = if split > 0 { capacity } else { (g.schedule.query_tokens as usize).min(capacity) };
+    if g.target.gpu().is_some() {
+        let shape = Shape { heads, head, group: heads / kv_heads };
+        return gpu::generate(g, shape, cache_ty, [operands[0], operands[1], operands[2]], scale.0);
+    }
+    let schedule = g.cpu()?;
+    let split = schedule.split as usize;
+    let tokens = if split > 0 { capacity } else { (schedule.query_tokens as usize).min(capacity) };
     let shape = Shape { heads, head, group: heads / kv_heads };
     let Some(row_bytes) = kv_row_bytes(cache_ty.elem, head) else { return Err(g.unsupported("this KV format")) };
     let cache = |g: &Generator<'_>, n: usize| Cache {

@@ -3,6 +3,7 @@
 use crate::block::{BlockView, row_base};
 use crate::body::{self, Matrix};
 use crate::generator::Generator;
+use crate::gpu;
 use crate::matmul::float_element;
 use ir::abi::f32_row_bytes;
 use ir::graph::{Graph, Op};
@@ -25,46 +26,78 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
         return Err(g.unsupported("anything but an embedding of its operands"));
     };
     let (table, ids, y) = (g.param(m.param), g.param(ids), g.result(0)?);
+    if g.target.gpu().is_some() {
+        // The whole row is one CTA's: it is short.
+        let at = gpu::begin(g, 1)?;
+        let zero = g.b.int(0);
+        let id = g.b.load(ids, zero, Mem::I32);
+        let base = row_base(&mut g.b, &m, id);
+        let block = m.format.block as usize;
+        let mut result = Ok(());
+        gpu::for_threads(&mut g.b, &at, m.columns / block, |b, i| {
+            result = decode(b, table, &m, base, i, (y, zero));
+        });
+        return result;
+    }
     let tokens = g.b.tokens();
     g.parallel(tokens, |g, t| {
         let b = &mut g.b;
         let id = b.load(ids, t, Mem::I32);
         let base = row_base(b, &m, id);
         let to = b.imul_const(t, f32_row_bytes(m.columns) / 4);
-        match (m.format.dot, m.format.unpack) {
-            (DotForm::Float(kind), _) => b.for_n(m.columns, 1, |b, c| {
-                let v = float_element(b, table, &m, kind, base, c);
-                let at = b.iadd(to, c);
-                b.store(y, at, Mem::F32, v);
-            }),
-            (_, Some(unpack)) => {
-                let block = m.format.block as usize;
-                b.for_n(m.columns / block, 1, |b, i| {
-                    let at = b.imul_const(i, block);
-                    let at = b.iadd(to, at);
-                    let mut view = BlockView::new(b, table, &m, base, i);
-                    for e in (0..block).step_by(16) {
-                        let part = unpack(&mut view, e as u32);
-                        let codes = view.vector(part.codes);
-                        let b = view.builder();
-                        let at = b.iadd_const(at, e);
-                        store_values(b, &part, codes, y, at);
-                    }
-                });
-            }
-            (form, None) => return Err(Error::unsupported(format!("{form:?}"), "write the format's unpack")),
-        }
-        Ok(())
+        let zero = b.int(0);
+        let end = b.size(m.columns / m.format.block as usize);
+        g.for_(zero, end, 1, |g, i| decode(&mut g.b, table, &m, base, i, (y, to)))
     })
 }
 
+/// Decodes block `i` of the row at `base` to the elements of `y` from `to` on.
+fn decode(
+    b: &mut Builder,
+    table: Buf,
+    m: &Matrix,
+    base: (Value, Option<Value>),
+    i: Value,
+    (y, to): (Buf, Value),
+) -> Result<()> {
+    let block = m.format.block as usize;
+    let at = b.imul_const(i, block);
+    let at = b.iadd(to, at);
+    match (m.format.dot, m.format.unpack) {
+        (DotForm::Float(kind), _) => {
+            let v = float_element(b, table, m, kind, base, i);
+            b.store(y, at, Mem::F32, v);
+        }
+        (_, Some(unpack)) => {
+            let mut view = BlockView::new(b, table, m, base, i);
+            for e in (0..block).step_by(16) {
+                let part = unpack(&mut view, e as u32);
+                let codes = view.vector(part.codes);
+                let b = view.builder();
+                let at = b.iadd_const(at, e);
+                store_values(b, &part, codes, m.format.dot.offset(), (y, at));
+            }
+        }
+        (form, None) => return Err(Error::unsupported(format!("{form:?}"), "write the format's unpack")),
+    }
+    Ok(())
+}
+
 /// Stores the sixteen values of an unpacked part: byte j of word i is element 4 i + j.
-fn store_values(b: &mut Builder, part: &Unpacked, codes: Value, y: Buf, at: Value) {
+fn store_values(b: &mut Builder, part: &Unpacked, codes: Value, offset: u8, (y, at): (Buf, Value)) {
     let scale = b.splat(part.scale);
     for j in 0..4 {
         let (left, right) = (b.int(24 - 8 * j), b.int(24));
         let v = b.shl(codes, left);
         let v = b.shr_s(v, right);
+        let v = match offset {
+            0 => v,
+            offset => {
+                let offset = b.int(offset.into());
+                let offset = b.splat(offset);
+                b.isub(v, offset)
+            }
+        };
         let v = b.to_float(v);
         let mut v = b.fmul(v, scale);
         if let Some(min) = part.min {

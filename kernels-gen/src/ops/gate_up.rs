@@ -1,12 +1,13 @@
 //! `gate_up`: norm, two products of the same rows, silu(gate) * up.
 
-use crate::body;
+use crate::body::{self, Linear};
 use crate::generator::Generator;
+use crate::gpu::{self, LANES, product::Product, rows};
 use crate::matmul::{self, TileOut};
 use ir::Result;
 use ir::abi::{TILE_ROWS, f32_row_bytes};
 use ir::graph::{Graph, Op};
-use ir::kernel::Mem;
+use ir::kernel::{Buf, Builder, Mem, Value};
 
 pub(super) fn covers(body: &Graph) -> bool {
     super::ends_in(body, |op| *op == Op::Mul)
@@ -29,6 +30,9 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
     };
     let n = gate.matrix.rows;
     let y = g.result(0)?;
+    if g.target.gpu().is_some() {
+        return gpu(g, gate, up, y);
+    }
     let rows = matmul::prepare(g, &[gate, up])?;
     let bytes = (g.spec.tokens * TILE_ROWS * 4) as u64;
     let (gates, ups) = (g.b.scratch("gate", Mem::F32, bytes), g.b.scratch("up", Mem::F32, bytes));
@@ -51,12 +55,40 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
                 let (at, from) = (b.iadd(row, r), b.iadd(from, r));
                 let gate = b.load4(gates, from, Mem::F32);
                 let up = b.load4(ups, from, Mem::F32);
-                let minus = b.fsub(nothing, gate);
-                let e = b.exp(minus);
-                let denominator = b.fadd(one, e);
-                let silu = b.fdiv(gate, denominator);
-                let v = b.fmul(silu, up);
+                let v = silu_times(b, gate, up, (nothing, one));
                 b.store(y, at, Mem::F32, v);
+            });
+        });
+        Ok(())
+    })
+}
+
+/// silu(gate) * up, given 0 and 1 of their type.
+fn silu_times(b: &mut Builder, gate: Value, up: Value, (zero, one): (Value, Value)) -> Value {
+    let minus = b.fsub(zero, gate);
+    let e = b.exp(minus);
+    let denominator = b.fadd(one, e);
+    let silu = b.fdiv(gate, denominator);
+    b.fmul(silu, up)
+}
+
+/// A unit is 32 rows of each product.
+fn gpu(g: &mut Generator<'_>, gate: Linear, up: Linear, y: Buf) -> Result<()> {
+    let product = Product { matrices: vec![gate.matrix, up.matrix], unit_rows: LANES };
+    let ctas = product.ctas(g)?;
+    let at = gpu::begin(g, ctas)?;
+    let row = rows::prepare(g, &at, &[gate, up])?;
+    product.run(g, &at, &row, ctas, |g, unit, sums| {
+        let b = &mut g.b;
+        gpu::if_below(b, at.thread, LANES, |b| {
+            let to = b.imul_const(unit, LANES);
+            let to = b.iadd(to, at.lane);
+            gpu::if_below(b, to, gate.matrix.rows, |b| {
+                let up_at = b.iadd_const(at.lane, LANES);
+                let (gate, up) = (b.load(sums, at.lane, Mem::F32), b.load(sums, up_at, Mem::F32));
+                let (zero, one) = (b.float(0.0), b.float(1.0));
+                let v = silu_times(b, gate, up, (zero, one));
+                b.store(y, to, Mem::F32, v);
             });
         });
         Ok(())

@@ -2,10 +2,12 @@
 
 use crate::body;
 use crate::generator::Generator;
+use crate::gpu::product;
 use crate::matmul::{self, TileOut};
 use ir::Result;
 use ir::abi::{TILE_ROWS, f32_row_bytes};
 use ir::graph::{Graph, Op};
+use ir::kernel::Mem;
 
 pub(super) fn covers(body: &Graph) -> bool {
     super::ends_in(body, |op| *op == Op::MatMul)
@@ -18,6 +20,9 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
     };
     let matrix = product.matrix;
     let y = g.result(0)?;
+    if g.target.gpu().is_some() {
+        return product::single(g, product, |b, row, sum| b.store(y, row, Mem::F32, sum));
+    }
     let rows = matmul::prepare(g, &[product])?;
     matmul::for_tiles(g, matrix.tiles(), |g, tile| {
         let index = g.b.imul_const(tile, TILE_ROWS);

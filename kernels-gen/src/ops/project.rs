@@ -2,6 +2,7 @@
 
 use crate::body::{self, Linear};
 use crate::generator::Generator;
+use crate::gpu::product;
 use crate::matmul::{self, TileOut};
 use ir::Result;
 use ir::abi::{TILE_ROWS, f32_row_bytes};
@@ -38,6 +39,17 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
     let bias = bias.map(|p| g.param(p));
     let matrix = product.matrix;
     let (x, y) = (g.param(residual), g.result(0)?);
+    if g.target.gpu().is_some() {
+        return product::single(g, product, |b, row, sum| {
+            let old = b.load(x, row, Mem::F32);
+            let mut sum = b.fadd(old, sum);
+            if let Some(bias) = bias {
+                let bias = b.load(bias, row, Mem::F32);
+                sum = b.fadd(sum, bias);
+            }
+            b.store(y, row, Mem::F32, sum);
+        });
+    }
     let rows = matmul::prepare(g, &[product])?;
     let bytes = g.spec.tokens * TILE_ROWS * 4;
     let out = g.b.scratch("tile", Mem::F32, bytes as u64);

@@ -3,6 +3,8 @@
 //! A worker takes a head at a time (two where a head is no multiple of the tile), so that a head's rows are all at hand
 //! for its epilogue.
 
+mod gpu;
+
 use crate::body::{self, Linear};
 use crate::generator::Generator;
 use crate::matmul::{self, TileOut, block_scale, codes, inverse_rms};
@@ -72,6 +74,9 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
         return Err(g.unsupported("a result that is no projection"));
     };
     let products: Vec<Linear> = branches.iter().map(|b| b.product).collect();
+    if g.target.gpu().is_some() {
+        return gpu::generate(g, &branches, &products);
+    }
     let rows = matmul::prepare(g, &products)?;
     let unit_rows = |b: &Branch| b.head * if b.head.is_multiple_of(TILE_ROWS) { 1 } else { 2 };
     let widest = branches.iter().map(unit_rows).max().unwrap_or(TILE_ROWS);

@@ -71,7 +71,7 @@ fn vector_isas() -> Vec<Isa> {
 #[test]
 fn tables_hold_the_atoms_of_the_targets() {
     for target in target::ALL {
-        let Some(table) = table(target.isa) else { continue };
+        let Some(table) = target.cpu().and_then(table) else { continue };
         for &atom in Atom::ALL {
             let expected = atom != Atom::Barrier && target.atoms.contains(&atom);
             assert_eq!(table[atom as usize] != 0, expected, "{} of {}", atom.name(), target.name);

@@ -98,7 +98,7 @@ impl CpuDevice {
     /// # Errors
     /// [`Error::Device`] if the CPU lacks what the target needs; [`Error::Limit`] for an absurd number of workers.
     pub fn new(target: &Target, workers: usize) -> Result<CpuDevice> {
-        let Some(mut atoms) = microkernels::table(target.isa) else {
+        let Some(mut atoms) = target.cpu().and_then(microkernels::table) else {
             return Err(Error::device(format!(
                 "this CPU lacks instructions of {}; compile the model for this machine (--target native)",
                 target.name
@@ -127,7 +127,7 @@ impl CpuDevice {
     }
 
     fn memory(&self, memory: Memory) -> Result<&Bytes> {
-        self.memories.get(memory.0 as usize).ok_or_else(|| foreign("memory", memory.0))
+        self.memories.get(memory.0 as usize).ok_or_else(|| Error::foreign("memory", memory.0))
     }
 
     /// The address of a region, which lies in its allocation.
@@ -138,10 +138,7 @@ impl CpuDevice {
             Bytes::Import(bytes) => (bytes.as_ref().as_ptr().cast_mut(), bytes.as_ref().len()),
         };
         if region.offset.checked_add(region.bytes).is_none_or(|end| end > len as u64) {
-            return Err(Error::device(format!(
-                "bytes {}+{} lie outside of an allocation of {len} bytes",
-                region.offset, region.bytes
-            )));
+            return Err(Error::outside(region.offset, region.bytes, len as u64));
         }
         Ok(base.wrapping_add(region.offset as usize))
     }
@@ -167,11 +164,6 @@ impl CpuDevice {
         }
         Ok((self.scratch.last().map_or(std::ptr::null_mut(), Arena::as_ptr), stride))
     }
-}
-
-/// The error for handle `n` that this device has not given out.
-fn foreign(what: &str, n: u32) -> Error {
-    Error::device(format!("the device has no {what} {n}"))
 }
 
 impl Device for CpuDevice {
@@ -237,19 +229,16 @@ impl Device for CpuDevice {
 
     fn record(&mut self, launches: &[Launch]) -> Result<Recording> {
         let (scratch, stride) = self.scratch()?;
-        let kernel =
-            |l: &Launch| self.kernels.get(l.kernel.0 as usize).copied().ok_or_else(|| foreign("kernel", l.kernel.0));
+        let kernel = |l: &Launch| {
+            self.kernels.get(l.kernel.0 as usize).copied().ok_or_else(|| Error::foreign("kernel", l.kernel.0))
+        };
         let mut functions = Vec::with_capacity(launches.len());
         let mut buffers = Vec::new();
         let mut ticket_count = 0;
         for launch in launches {
             let k = kernel(launch)?;
             if launch.buffers.len() != k.params as usize {
-                return Err(Error::device(format!(
-                    "a kernel of {} parameters is launched with {}",
-                    k.params,
-                    launch.buffers.len()
-                )));
+                return Err(Error::arguments(k.params, launch.buffers.len()));
             }
             for &region in &launch.buffers {
                 buffers.push(region.map_or(Ok(std::ptr::null_mut()), |r| self.address(r))?);
@@ -282,7 +271,8 @@ impl Device for CpuDevice {
     }
 
     fn replay(&mut self, recording: Recording, control: Control) -> Result<()> {
-        let recorded = self.recorded.get(recording.0 as usize).ok_or_else(|| foreign("recording", recording.0))?;
+        let recorded =
+            self.recorded.get(recording.0 as usize).ok_or_else(|| Error::foreign("recording", recording.0))?;
         for ticket in &recorded.tickets {
             ticket.0.store(0, Ordering::Relaxed);
         }

@@ -5,24 +5,70 @@
 //! and in [`for_target`]. Next hop: `cpu`.
 
 mod cpu;
+mod emu;
 mod pool;
 
 pub use cpu::CpuDevice;
+pub use emu::EmuDevice;
 pub use pool::{MAX_WORKERS, Pool, barrier};
 
-use crate::Result;
+use crate::{Error, Result};
 use ir::abi::Control;
 use ir::artifact::KernelEntry;
 use std::sync::Arc;
 
-/// The device for code of the target of this name: `workers` workers, or one for each core if that is 0.
+/// The kinds of devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// The best for the target that this machine has.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The emulator of GPUs.
+    Emu,
+}
+
+impl Kind {
+    /// Every kind, with its name on the command line.
+    pub const ALL: &[(&str, Kind)] = &[("auto", Kind::Auto), ("cpu", Kind::Cpu), ("emu", Kind::Emu)];
+}
+
+/// The device for code of the target of this name: on a CPU `workers` workers, or one for each core if that is 0.
 ///
 /// # Errors
-/// [`crate::Error::Ir`] for a target that is not known, [`crate::Error::Device`] if this machine cannot run its code.
-pub fn for_target(target: &str, workers: usize) -> Result<Box<dyn Device>> {
+/// [`Error::Ir`] for a target that is not known, [`Error::Device`] if this machine cannot run its code.
+pub fn for_target(target: &str, kind: Kind, workers: usize) -> Result<Box<dyn Device>> {
     let target = ir::target::Target::by_name(target)?;
-    let workers = if workers == 0 { crate::sys::thread::cores() } else { workers };
-    Ok(Box::new(CpuDevice::new(target, workers)?))
+    match kind {
+        Kind::Auto if target.gpu().is_some() => Err(Error::device(format!(
+            "code of {} needs a GPU, which this version does not drive; run it with --device emu, or compile for the CPU",
+            target.name
+        ))),
+        Kind::Auto | Kind::Cpu => {
+            let workers = if workers == 0 { crate::sys::thread::cores() } else { workers };
+            Ok(Box::new(CpuDevice::new(target, workers)?))
+        }
+        Kind::Emu => Ok(Box::new(EmuDevice::new(target, 0)?)),
+    }
+}
+
+/// Errors that devices share.
+impl Error {
+    /// Handle `n` that a device has not given out.
+    fn foreign(what: &str, n: u32) -> Error {
+        Error::device(format!("the device has no {what} {n}"))
+    }
+
+    /// A region that is not in its allocation.
+    fn outside(offset: u64, bytes: u64, len: u64) -> Error {
+        Error::device(format!("bytes {offset}+{bytes} lie outside of an allocation of {len} bytes"))
+    }
+
+    /// A launch with the wrong number of buffers.
+    fn arguments(params: u32, given: usize) -> Error {
+        Error::device(format!("a kernel of {params} parameters is launched with {given}"))
+    }
 }
 
 /// What a device is.
@@ -92,15 +138,15 @@ impl AsRef<[u8]> for HostBytes {
 }
 
 /// Something that holds memory and runs recorded kernels. Handles of another device, and regions out of range, are
-/// refused with [`crate::Error::Device`].
+/// refused with [`Error::Device`].
 pub trait Device: Send {
     /// What it is.
     fn info(&self) -> &Info;
 
-    /// Zeroed memory for `what`, aligned to 64 bytes or more.
+    /// Memory for `what`, aligned to 64 bytes or more. What it holds is not defined.
     ///
     /// # Errors
-    /// [`crate::Error::Memory`].
+    /// [`Error::Memory`].
     fn alloc(&mut self, bytes: u64, what: &str) -> Result<Memory>;
 
     /// Host memory as an allocation that kernels only read, without a copy; `None` if the device cannot reach it, or not
@@ -113,36 +159,36 @@ pub trait Device: Send {
     /// Copies `bytes` to the start of `to`.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if they do not fit.
+    /// [`Error::Device`] if they do not fit.
     fn upload(&mut self, to: Region, bytes: &[u8]) -> Result<()>;
 
     /// Copies the start of `from` to all of `out`, after [`Device::sync`].
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if it is shorter.
+    /// [`Error::Device`] if it is shorter.
     fn download(&mut self, from: Region, out: &mut [u8]) -> Result<()>;
 
     /// Loads a module that holds these kernels. Code is trusted like an executable: it can do all that this process can.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if a kernel lies outside of the code, or the device refuses it.
+    /// [`Error::Device`] if a kernel lies outside of the code, or the device refuses it.
     fn load_module(&mut self, code: &[u8], kernels: &[KernelEntry]) -> Result<Vec<Kernel>>;
 
     /// Binds launches, each starting when the one before has ended, to memory.
     ///
     /// # Errors
-    /// [`crate::Error::Device`], [`crate::Error::Memory`] for scratch memory.
+    /// [`Error::Device`], [`Error::Memory`] for scratch memory.
     fn record(&mut self, launches: &[Launch]) -> Result<Recording>;
 
     /// Runs recorded launches, perhaps until [`Device::sync`] only. Allocates nothing.
     ///
     /// # Errors
-    /// [`crate::Error::Device`].
+    /// [`Error::Device`].
     fn replay(&mut self, recording: Recording, control: Control) -> Result<()>;
 
     /// Waits for the end of everything replayed.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if a kernel failed.
+    /// [`Error::Device`] if a kernel failed.
     fn sync(&mut self) -> Result<()>;
 }

@@ -5,7 +5,6 @@
 
 use crate::device::{Device, Memory, Region};
 use crate::{Error, ModelFile, Result, repack};
-use ir::abi::TILE_ROWS;
 use ir::artifact::{Manifest, Weight};
 use ir::gguf::TensorInfo;
 use ir::quant::Format;
@@ -133,20 +132,15 @@ impl Copier<'_> {
         let start = item.tensor.offset as usize;
         let source = &shard.bytes()[start..][..item.tensor.bytes as usize];
         let row = item.format.bytes_of(item.columns as u64) as usize;
-        let rows_at_once = (PIECE / row.max(1)).next_multiple_of(TILE_ROWS).max(TILE_ROWS);
+        let tile_rows = item.layout.tile_rows();
+        let rows_at_once = (PIECE / row.max(1)).next_multiple_of(tile_rows).max(tile_rows);
         let mut staging = Vec::new();
         for first in (0..item.rows).step_by(rows_at_once) {
             let rows = rows_at_once.min(item.rows - first);
             let from = &source[first * row..][..rows * row];
-            let padded = match item.layout {
-                Layout::Rows => rows * row,
-                Layout::Rows16 => repack::interleaved_bytes(item.format, rows, item.columns),
-            };
+            let padded = repack::bytes(item.layout, item.format, rows, item.columns);
             let to = Region { memory: self.memory, offset: offset + (first * row) as u64, bytes: padded as u64 };
-            let repack = |to: &mut [u8]| match item.layout {
-                Layout::Rows => to.copy_from_slice(from),
-                Layout::Rows16 => repack::interleave(item.format, from, rows, item.columns, to),
-            };
+            let repack = |to: &mut [u8]| repack::repack(item.layout, item.format, from, rows, item.columns, to);
             let prefetch = || {
                 if let Some(next) = next {
                     self.model.shards()[next.shard].prefetch(next.tensor);

@@ -89,7 +89,7 @@ pub(super) fn lower(
     let vars = kernel.vars.iter().map(|ty| b.declare_var(clif_type(*ty))).collect();
     let mut l = Lowering {
         kernel,
-        has_fma: target.isa >= Isa::X86_64V3,
+        has_fma: target.cpu() >= Some(Isa::X86_64V3),
         b,
         values: HashMap::new(),
         vars,
@@ -105,6 +105,11 @@ pub(super) fn lower(
     l.b.seal_all_blocks();
     l.b.finalize(isa.frontend_config());
     Ok(())
+}
+
+/// The verifier lets no such thing into a kernel without a grid.
+fn gpu_only() -> ir::Error {
+    internal("an instruction of GPU kernels")
 }
 
 /// Memory that does not change while the kernel runs.
@@ -246,6 +251,7 @@ impl Lowering<'_, '_> {
                     .collect();
                 self.call(*atom, &args);
             }
+            Stmt::Sync(_) | Stmt::AwaitPrevious => return Err(gpu_only()),
         }
         Ok(())
     }
@@ -288,12 +294,13 @@ impl Lowering<'_, '_> {
                 let offset = match special {
                     Special::Position => offset_of!(Control, position),
                     Special::Tokens => offset_of!(Control, tokens),
+                    Special::Cta | Special::Thread => return Err(gpu_only()),
                 };
                 self.b.ins().load(types::I32, constant_memory(), self.control, offset as i32)
             }
             Inst::Get(var) => self.b.use_var(self.vars[var.0 as usize]),
             Inst::Index => return Err(internal("a loop index outside its loop")),
-            Inst::Unary(op, a) => self.unary(*op, *a, ty),
+            Inst::Unary(op, a) => self.unary(*op, *a, ty)?,
             Inst::Binary(op, a, b) => self.binary(*op, *a, *b),
             Inst::Compare(op, a, b) => {
                 let (a, b) = (self.value(*a), self.value(*b));
@@ -358,6 +365,7 @@ impl Lowering<'_, '_> {
                 math::bitcast(&mut self.b, types::I32X4, looked_up)
             }
             Inst::Load { buf, index, mem, vector } => self.load(*buf, *index, *mem, *vector),
+            Inst::ShuffleXor(..) | Inst::Shuffle(..) | Inst::AtomicAdd { .. } => return Err(gpu_only()),
         })
     }
 
@@ -369,9 +377,9 @@ impl Lowering<'_, '_> {
         op(self, low, high)
     }
 
-    fn unary(&mut self, op: Unary, a: Value, ty: Type) -> V {
+    fn unary(&mut self, op: Unary, a: Value, ty: Type) -> Result<V> {
         let a = self.value(a);
-        match op {
+        Ok(match op {
             Unary::Abs => self.b.ins().fabs(a),
             Unary::Sqrt => self.b.ins().sqrt(a),
             Unary::ToFloat => self.b.ins().fcvt_from_sint(ty, a),
@@ -380,7 +388,8 @@ impl Lowering<'_, '_> {
             Unary::FromHalf => math::from_half(&mut self.b, a),
             Unary::ToHalf => math::to_half(&mut self.b, a),
             Unary::FromBf16 => math::from_bf16(&mut self.b, a),
-        }
+            Unary::Sin | Unary::Cos | Unary::AsFloat => return Err(gpu_only()),
+        })
     }
 
     fn binary(&mut self, op: Binary, a: Value, by: Value) -> V {

@@ -49,7 +49,8 @@ fn target_isa(target: &Target) -> Result<OwnedTargetIsa> {
         flags.set(name, value).map_err(internal)?;
     }
     let mut builder = isa::lookup_by_name("x86_64-unknown-linux-gnu").map_err(internal)?;
-    for (_, features) in FEATURES.iter().filter(|(isa, _)| *isa <= target.isa) {
+    let level = target.cpu();
+    for (_, features) in FEATURES.iter().filter(|(isa, _)| Some(*isa) <= level) {
         for feature in *features {
             builder.enable(feature).map_err(internal)?;
         }
@@ -92,11 +93,15 @@ impl Backend for Cranelift {
     }
 
     fn covers(&self, target: &Target) -> bool {
-        FEATURES.iter().any(|(isa, _)| *isa == target.isa)
+        target.cpu().is_some()
     }
 
     fn module_file(&self) -> &'static str {
         "cpu.bin"
+    }
+
+    fn align(&self) -> usize {
+        64
     }
 
     fn emit(&self, kernel: &Verified<Kernel>, target: &Target, listings: bool) -> Result<Emitted> {

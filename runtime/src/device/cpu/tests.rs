@@ -148,6 +148,7 @@ fn entry(offset: u64, bytes: u64) -> KernelEntry {
         tickets: 0,
         scratch_bytes: 0,
         params: 1,
+        grid: None,
     }
 }
 

@@ -1,0 +1,118 @@
+//! What the kernels of a GPU share: where a thread stands, and sums over the threads of a warp and of a CTA.
+//!
+//! Every thread of a CTA runs the same code; branches around a `sync` depend on values that the whole CTA agrees on.
+//! Results never depend on the order in which CTAs or warps run: partial sums are kept apart and added in a fixed order.
+//! Next hop: `rows` prepares activations, `dot` multiplies, `product` spreads the products over the grid.
+
+pub(crate) mod dot;
+pub(crate) mod product;
+pub(crate) mod rows;
+
+use crate::generator::Generator;
+use ir::Result;
+use ir::abi::WARP_ROWS;
+use ir::kernel::{Buf, Builder, Compare, Grid, Mem, Scope, Special, Value};
+
+/// Lanes of a warp.
+pub(crate) const LANES: usize = WARP_ROWS;
+
+/// Where a thread stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub cta: Value,
+    /// Number in the CTA.
+    pub thread: Value,
+    pub warp: Value,
+    /// Number in the warp.
+    pub lane: Value,
+    /// Warps of a CTA.
+    pub warps: usize,
+}
+
+impl Place {
+    /// Threads of a CTA.
+    pub fn threads(&self) -> usize {
+        self.warps * LANES
+    }
+}
+
+/// Gives the kernel its grid, and waits for what ran before it.
+///
+/// # Errors
+/// For a capacity of more than one token.
+pub(crate) fn begin(g: &mut Generator<'_>, ctas: usize) -> Result<Place> {
+    if g.spec.tokens != 1 {
+        return Err(g.unsupported("several tokens at once on a GPU"));
+    }
+    let warps = g.gpu()?.warps;
+    g.b.set_grid(Grid { ctas: ctas as u32, threads: warps * LANES as u32 });
+    let b = &mut g.b;
+    let (cta, thread) = (b.special(Special::Cta), b.special(Special::Thread));
+    let lanes = b.size(LANES);
+    let (warp, lane) = (b.udiv(thread, lanes), b.urem(thread, lanes));
+    // From one lane, so that the assembler sees that a warp agrees on it.
+    let zero = b.int(0);
+    let warp = b.shuffle(warp, zero);
+    b.await_previous();
+    Ok(Place { cta, thread, warp, lane, warps: warps as usize })
+}
+
+/// `if a < limit`.
+pub(crate) fn if_below(b: &mut Builder, a: Value, limit: usize, f: impl FnOnce(&mut Builder)) {
+    let limit = b.size(limit);
+    let below = b.compare(Compare::ULt, a, limit);
+    b.if_(below, f);
+}
+
+/// Calls `f` for every i < `count` of this thread's share.
+pub(crate) fn for_threads(b: &mut Builder, at: &Place, count: usize, f: impl FnOnce(&mut Builder, Value)) {
+    if count == at.threads() {
+        return f(b, at.thread);
+    }
+    if count < at.threads() {
+        return if_below(b, at.thread, count, |b| f(b, at.thread));
+    }
+    let end = b.size(count);
+    b.for_(at.thread, end, at.threads() as u32, f);
+}
+
+/// Combines the values of all lanes of each group of `lanes`; every lane gets the result.
+fn reduce(b: &mut Builder, v: Value, lanes: usize, op: impl Fn(&mut Builder, Value, Value) -> Value) -> Value {
+    let mut v = v;
+    let mut mask = lanes / 2;
+    while mask > 0 {
+        let other = b.shuffle_xor(v, mask as u32);
+        v = op(b, v, other);
+        mask /= 2;
+    }
+    v
+}
+
+/// The sum over the lanes of each group of `lanes`.
+pub(crate) fn lanes_sum(b: &mut Builder, v: Value, lanes: usize) -> Value {
+    reduce(b, v, lanes, Builder::fadd)
+}
+
+/// The integer sum over the lanes of each group of `lanes`.
+pub(crate) fn lanes_isum(b: &mut Builder, v: Value, lanes: usize) -> Value {
+    reduce(b, v, lanes, Builder::iadd)
+}
+
+/// The largest over the lanes of each group of `lanes`.
+pub(crate) fn lanes_max(b: &mut Builder, v: Value, lanes: usize) -> Value {
+    reduce(b, v, lanes, Builder::fmax)
+}
+
+/// The sum over all threads of a CTA, for every thread; `buf` has a float for each warp.
+pub(crate) fn cta_sum(b: &mut Builder, at: &Place, buf: Buf, v: Value) -> Value {
+    let v = lanes_sum(b, v, LANES);
+    if_below(b, at.lane, 1, |b| b.store(buf, at.warp, Mem::F32, v));
+    b.sync(Scope::Cta);
+    let mut total = b.float(0.0);
+    for w in 0..at.warps {
+        let w = b.size(w);
+        let part = b.load(buf, w, Mem::F32);
+        total = b.fadd(total, part);
+    }
+    total
+}

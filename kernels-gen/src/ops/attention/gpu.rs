@@ -1,0 +1,400 @@
+//! The GPU form: flash decoding (Dao et al. 2023). A CTA takes a KV head and a range of positions; its warps take blocks
+//! of 32 positions in turn, with a position for each lane in the scores and some elements of the head for each lane in the
+//! sums. The query heads of the group share what is loaded. Warps, then CTAs, are combined in a fixed order.
+
+use super::{NEVER, Shape};
+use crate::generator::Generator;
+use crate::gpu::{self, LANES, Place, for_threads, if_below};
+use ir::Result;
+use ir::abi::Q8_BLOCK;
+use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value, Var};
+use ir::tensor::{Elem, TensorType, kv_row_bytes};
+
+/// Elements that a lane reads of a key at once.
+const PIECE: usize = 8;
+/// Sums that a lane keeps at once.
+const SUMS: usize = 16;
+
+/// Keys or values of a layer.
+#[derive(Debug, Clone, Copy)]
+struct Cache {
+    buf: Buf,
+    half: bool,
+    head: usize,
+    row_bytes: usize,
+}
+
+impl Cache {
+    fn scale(&self, b: &mut Builder, row: Value, block: Value) -> Value {
+        let at = b.imul_const(block, 2);
+        let at = b.iadd(row, at);
+        let at = b.iadd_const(at, self.head.next_multiple_of(Q8_BLOCK));
+        let scale = b.load(self.buf, at, Mem::U16);
+        b.from_half(scale)
+    }
+
+    /// Elements c.. c + [`PIECE`] of the row at byte `row`.
+    fn piece(&self, b: &mut Builder, row: Value, c: Value) -> Vec<Value> {
+        if self.half {
+            let at = b.imul_const(c, 2);
+            let at = b.iadd(row, at);
+            let words = b.load4(self.buf, at, Mem::I32);
+            let (mask, shift) = (b.int(0xffff), b.int(16));
+            let halves = (0..4).flat_map(|l| {
+                let word = b.lane(words, l);
+                [b.and(word, mask), b.shr_u(word, shift)]
+            });
+            let halves: Vec<Value> = halves.collect();
+            return halves.into_iter().map(|h| b.from_half(h)).collect();
+        }
+        let elements = b.size(Q8_BLOCK);
+        let block = b.udiv(c, elements);
+        let scale = self.scale(b, row, block);
+        let at = b.iadd(row, c);
+        let code = |b: &mut Builder, i: usize| {
+            let at = b.iadd_const(at, i);
+            let code = b.load(self.buf, at, Mem::I8);
+            let code = b.to_float(code);
+            b.fmul(code, scale)
+        };
+        (0..PIECE).map(|i| code(b, i)).collect()
+    }
+
+    /// Element `i`, which is in block `block`.
+    fn element(&self, b: &mut Builder, row: Value, i: Value, block: usize) -> Value {
+        if self.half {
+            let at = b.imul_const(i, 2);
+            let at = b.iadd(row, at);
+            let bits = b.load(self.buf, at, Mem::U16);
+            return b.from_half(bits);
+        }
+        let block = b.size(block);
+        let scale = self.scale(b, row, block);
+        let at = b.iadd(row, i);
+        let code = b.load(self.buf, at, Mem::I8);
+        let code = b.to_float(code);
+        b.fmul(code, scale)
+    }
+}
+
+/// What a warp keeps of a query head.
+struct Running {
+    max: Var,
+    /// Sum of this lane's weights.
+    sum: Var,
+    /// Elements lane, lane + 32, .. of the weighted sum.
+    acc: Vec<Var>,
+}
+
+/// The positions of a CTA.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    length: Value,
+    /// Blocks of 32 positions.
+    first: Value,
+    end: Value,
+}
+
+pub(super) fn generate(
+    g: &mut Generator<'_>,
+    shape: Shape,
+    cache_ty: &TensorType,
+    [q, keys, values]: [u32; 3],
+    scale: f32,
+) -> Result<()> {
+    let Shape { heads, head, group } = shape;
+    let (kv_heads, context) = (heads / group, cache_ty.shape[1]);
+    let schedule = g.gpu()?;
+    let most = context.div_ceil(LANES * schedule.warps as usize);
+    let splits = (schedule.ctas as usize).div_ceil(kv_heads).clamp(1, most.max(1));
+    let row_bytes = kv_row_bytes(cache_ty.elem, head).ok_or_else(|| g.unsupported("this KV format"))?;
+    let cache = |g: &Generator<'_>, p| Cache { buf: g.param(p), half: cache_ty.elem == Elem::F16, head, row_bytes };
+    let (q, keys, values, y) = (g.param(q), cache(g, keys), cache(g, values), g.result(0)?);
+
+    let at = gpu::begin(g, kv_heads * splits)?;
+    let per_lane = head.div_ceil(LANES);
+    let at_once = (SUMS / per_lane).clamp(1, group);
+    // The weighted sum, the maximum and the sum of the weights.
+    let stride = head + 2;
+    let queries = g.b.scratch("queries", Mem::F32, (group * head * 4) as u64);
+    let parts = g.b.scratch("parts", Mem::F32, (at.warps * at_once * stride * 4) as u64);
+    let flag = g.b.scratch("last", Mem::I32, 4);
+    let partials = g.workspace("partials", Mem::F32, kv_heads * splits * group * stride * 4);
+    let counters = g.counters("arrived", kv_heads);
+
+    let b = &mut g.b;
+    let (one, all) = (b.int(1), b.size(splits));
+    let (h, split) = (b.udiv(at.cta, all), b.urem(at.cta, all));
+    let position = b.position();
+    let length = b.iadd(position, one);
+    let lanes = b.size(LANES);
+    let blocks = b.iadd_const(position, LANES);
+    let blocks = b.udiv(blocks, lanes);
+    let per_split = b.iadd_const(blocks, splits - 1);
+    let per_split = b.udiv(per_split, all);
+    let first = b.imul(split, per_split);
+    let end = b.iadd(first, per_split);
+    let range = Range { length, first, end: b.umin(end, blocks) };
+    let active = b.compare(Compare::ULt, first, blocks);
+    let alone = b.compare(Compare::IEq, per_split, blocks);
+    b.if_(active, |b| {
+        let from = b.imul_const(h, group * head);
+        for_threads(b, &at, group * head, |b, i| {
+            let from = b.iadd(from, i);
+            let (v, scale) = (b.load(q, from, Mem::F32), b.float(scale));
+            let v = b.fmul(v, scale);
+            b.store(queries, i, Mem::F32, v);
+        });
+        b.sync(Scope::Cta);
+        let head_at = b.imul_const(h, row_bytes * context);
+        let slot = b.imul_const(h, splits);
+        let slot = b.iadd(slot, split);
+        let slot = b.imul_const(slot, group * stride);
+        for first_query in (0..group).step_by(at_once) {
+            let count = at_once.min(group - first_query);
+            let running = attend(b, &at, (keys, values, head_at), (queries, first_query, count), range);
+            leave(b, &at, head, running, (parts, at_once * stride));
+            b.sync(Scope::Cta);
+            let warps = b.size(at.warps);
+            for_threads(b, &at, count * head, |b, i| {
+                let per_head = b.size(head);
+                let (j, d) = (b.udiv(i, per_head), b.urem(i, per_head));
+                let from = b.imul_const(j, stride);
+                let (max, sum, acc) = combine(b, (parts, from, at_once * stride), warps, (head, d));
+                let j = b.iadd_const(j, first_query);
+                b.if_else(
+                    alone,
+                    |b| {
+                        let v = b.fdiv(acc, sum);
+                        result(b, shape, (h, j, d), y, v);
+                    },
+                    |b| {
+                        let to = b.imul_const(j, stride);
+                        let to = b.iadd(slot, to);
+                        let own = b.iadd(to, d);
+                        b.store(partials, own, Mem::F32, acc);
+                        if_below(b, d, 1, |b| {
+                            let to = b.iadd_const(to, head);
+                            b.store(partials, to, Mem::F32, max);
+                            let to = b.iadd_const(to, 1);
+                            b.store(partials, to, Mem::F32, sum);
+                        });
+                    },
+                );
+            });
+            b.sync(Scope::Cta);
+        }
+        b.if_else(
+            alone,
+            |_| (),
+            |b| {
+                let zero = b.int(0);
+                if_below(b, at.thread, 1, |b| {
+                    let before = b.atomic_add(counters, h, one);
+                    b.store(flag, zero, Mem::I32, before);
+                });
+                b.sync(Scope::Cta);
+                // How many splits have positions.
+                let used = b.iadd(blocks, per_split);
+                let used = b.isub(used, one);
+                let used = quotient(b, used, per_split, splits);
+                let before = b.load(flag, zero, Mem::I32);
+                let count = b.iadd(before, one);
+                let last = b.compare(Compare::IEq, count, used);
+                b.if_(last, |b| {
+                    let first = b.imul_const(h, splits * group * stride);
+                    for_threads(b, &at, group * head, |b, i| {
+                        let per_head = b.size(head);
+                        let (j, d) = (b.udiv(i, per_head), b.urem(i, per_head));
+                        let from = b.imul_const(j, stride);
+                        let from = b.iadd(first, from);
+                        let (_, sum, acc) = combine(b, (partials, from, group * stride), used, (head, d));
+                        let v = b.fdiv(acc, sum);
+                        result(b, shape, (h, j, d), y, v);
+                    });
+                    if_below(b, at.thread, 1, |b| b.store(counters, h, Mem::I32, zero));
+                });
+            },
+        );
+    });
+    Ok(())
+}
+
+/// a / by for a quotient of at most `most`.
+fn quotient(b: &mut Builder, a: Value, by: Value, most: usize) -> Value {
+    let (zero, one) = (b.int(0), b.int(1));
+    let count = b.var(zero);
+    b.for_n(most, 1, |b, i| {
+        let next = b.iadd(i, one);
+        let reached = b.imul(next, by);
+        let beyond = b.compare(Compare::ULt, a, reached);
+        let old = b.get(count);
+        let more = b.iadd(old, one);
+        let new = b.select(beyond, old, more);
+        b.set(count, new);
+    });
+    b.get(count)
+}
+
+/// Stores element `d` of query head `j` of the group.
+fn result(b: &mut Builder, shape: Shape, (h, j, d): (Value, Value, Value), y: Buf, v: Value) {
+    let to = b.imul_const(h, shape.group);
+    let to = b.iadd(to, j);
+    let to = b.imul_const(to, shape.head);
+    let to = b.iadd(to, d);
+    b.store(y, to, Mem::F32, v);
+}
+
+/// Attends `count` query heads to this warp's blocks of the range.
+fn attend(
+    b: &mut Builder,
+    at: &Place,
+    (keys, values, head_at): (Cache, Cache, Value),
+    (queries, first_query, count): (Buf, usize, usize),
+    range: Range,
+) -> Vec<Running> {
+    let head = keys.head;
+    let (zero, never) = (b.float(0.0), b.float(NEVER));
+    let new = |b: &mut Builder| Running {
+        max: b.var(never),
+        sum: b.var(zero),
+        acc: (0..head.div_ceil(LANES)).map(|_| b.var(zero)).collect(),
+    };
+    let running: Vec<Running> = (0..count).map(|_| new(b)).collect();
+    let first = b.iadd(range.first, at.warp);
+    b.for_(first, range.end, at.warps as u32, |b, block| {
+        let first = b.imul_const(block, LANES);
+        let (left, lanes, one) = (b.isub(range.length, first), b.size(LANES), b.int(1));
+        let n = b.umin(left, lanes);
+        let valid = b.compare(Compare::ULt, at.lane, n);
+        let last = b.isub(n, one);
+        let own = b.umin(at.lane, last);
+        let own = b.iadd(first, own);
+        let row = b.imul_const(own, keys.row_bytes);
+        let row = b.iadd(head_at, row);
+        let scores: Vec<Var> = (0..count).map(|_| b.var(zero)).collect();
+        b.for_n(head, PIECE as u32, |b, c| {
+            let key = keys.piece(b, row, c);
+            for (j, &score) in scores.iter().enumerate() {
+                let mut sum = b.get(score);
+                for (i, key) in key.chunks_exact(4).enumerate() {
+                    let from = b.iadd_const(c, (first_query + j) * head + 4 * i);
+                    let x = b.load4(queries, from, Mem::F32);
+                    for (l, &k) in key.iter().enumerate() {
+                        let x = b.lane(x, l as u8);
+                        sum = b.fma(x, k, sum);
+                    }
+                }
+                b.set(score, sum);
+            }
+        });
+        let weights: Vec<Value> = scores
+            .iter()
+            .zip(&running)
+            .map(|(&score, r)| {
+                let score = b.get(score);
+                let score = b.select(valid, score, never);
+                let largest = gpu::lanes_max(b, score, LANES);
+                let old = b.get(r.max);
+                let max = b.fmax(old, largest);
+                b.set(r.max, max);
+                let (weight, fade) = (b.fsub(score, max), b.fsub(old, max));
+                let (weight, fade) = (b.exp(weight), b.exp(fade));
+                let sum = b.get(r.sum);
+                let sum = b.fma(sum, fade, weight);
+                b.set(r.sum, sum);
+                for &acc in &r.acc {
+                    let v = b.get(acc);
+                    let v = b.fmul(v, fade);
+                    b.set(acc, v);
+                }
+                weight
+            })
+            .collect();
+        let start = b.int(0);
+        b.for_(start, n, 1, |b, i| {
+            let position = b.iadd(first, i);
+            let row = b.imul_const(position, values.row_bytes);
+            let row = b.iadd(head_at, row);
+            let weights: Vec<Value> = weights.iter().map(|&w| b.shuffle(w, i)).collect();
+            for d in 0..head.div_ceil(LANES) {
+                let element = b.iadd_const(at.lane, d * LANES);
+                let last = b.size(head - 1);
+                let element = b.umin(element, last);
+                let v = values.element(b, row, element, d);
+                for (r, &weight) in running.iter().zip(&weights) {
+                    let acc = b.get(r.acc[d]);
+                    let acc = b.fma(v, weight, acc);
+                    b.set(r.acc[d], acc);
+                }
+            }
+        });
+    });
+    running
+}
+
+/// Stores what this warp keeps, one query head after the other, in its `per_warp` floats.
+fn leave(b: &mut Builder, at: &Place, head: usize, running: Vec<Running>, (parts, per_warp): (Buf, usize)) {
+    let stride = head + 2;
+    let base = b.imul_const(at.warp, per_warp);
+    for (j, r) in running.into_iter().enumerate() {
+        let sum = b.get(r.sum);
+        let sum = gpu::lanes_sum(b, sum, LANES);
+        for (d, acc) in r.acc.into_iter().enumerate() {
+            let i = b.iadd_const(at.lane, d * LANES);
+            if_below(b, i, head, |b| {
+                let to = b.iadd(base, i);
+                let to = b.iadd_const(to, j * stride);
+                let v = b.get(acc);
+                b.store(parts, to, Mem::F32, v);
+            });
+        }
+        if_below(b, at.lane, 1, |b| {
+            let to = b.iadd_const(base, j * stride + head);
+            let max = b.get(r.max);
+            b.store(parts, to, Mem::F32, max);
+            let to = b.iadd_const(to, 1);
+            b.store(parts, to, Mem::F32, sum);
+        });
+    }
+}
+
+/// The maximum, the sum and element `d` of the weighted sum of `count` parts that lie `stride` floats apart.
+fn combine(
+    b: &mut Builder,
+    (parts, from, stride): (Buf, Value, usize),
+    count: Value,
+    (head, d): (usize, Value),
+) -> (Value, Value, Value) {
+    let (start, none, never) = (b.int(0), b.float(0.0), b.float(NEVER));
+    let part = |b: &mut Builder, i: Value| {
+        let at = b.imul_const(i, stride);
+        b.iadd(from, at)
+    };
+    let max = b.var(never);
+    b.for_(start, count, 1, |b, i| {
+        let at = part(b, i);
+        let at = b.iadd_const(at, head);
+        let (m, old) = (b.load(parts, at, Mem::F32), b.get(max));
+        let m = b.fmax(m, old);
+        b.set(max, m);
+    });
+    let max = b.get(max);
+    let (sum, acc) = (b.var(none), b.var(none));
+    b.for_(start, count, 1, |b, i| {
+        let at = part(b, i);
+        let max_at = b.iadd_const(at, head);
+        let sum_at = b.iadd_const(max_at, 1);
+        let own = b.iadd(at, d);
+        let m = b.load(parts, max_at, Mem::F32);
+        let weight = b.fsub(m, max);
+        let weight = b.exp(weight);
+        for (var, at) in [(sum, sum_at), (acc, own)] {
+            let (v, old) = (b.load(parts, at, Mem::F32), b.get(var));
+            let new = b.fma(v, weight, old);
+            b.set(var, new);
+        }
+    });
+    let (sum, acc) = (b.get(sum), b.get(acc));
+    (max, sum, acc)
+}

@@ -1,0 +1,213 @@
+//! NVIDIA's assembler on every kernel of the model zoo: it accepts them, needs no more registers than they promise, and
+//! makes of them what a card runs fast: nothing is spilled or called, and no inner loop has more instructions than it
+//! should.
+//!
+//! `$RIGC_PTXAS` lists assemblers, oldest first, by a colon; without it, `ptxas` of the path is taken. `$RIGC_NVDISASM` is
+//! the disassembler.
+
+use codegen::{KernelTable, back};
+use ir::quant::{self, Format};
+use ir::target::{self, Target};
+use std::collections::HashSet;
+use std::path::Path;
+use std::process::{Command, Output};
+use tests::kernels;
+use tests::synthetic::{Synthetic, zoo};
+
+/// Most instructions for 32 weights in the inner loop of a product, by format.
+const BUDGETS: &[(&str, f64)] = &[
+    ("q4_0", 34.0),
+    ("q4_1", 39.0),
+    ("q5_0", 74.0),
+    ("q5_1", 79.0),
+    ("q8_0", 21.0),
+    ("q2_k", 56.0),
+    ("q3_k", 74.0),
+    ("q4_k", 45.0),
+    ("q5_k", 64.0),
+    ("q6_k", 62.0),
+    ("iq4_nl", 111.0),
+    ("iq4_xs", 118.0),
+    ("iq3_xxs", 192.0),
+    ("iq3_s", 177.0),
+    ("iq2_xxs", 180.0),
+    ("iq2_xs", 190.0),
+    ("iq2_s", 162.0),
+    ("iq1_s", 100.0),
+    ("iq1_m", 122.0),
+    ("mxfp4", 116.0),
+];
+/// The target of the budgets.
+const BUDGETED: &str = "sm_120";
+/// Four products of one instruction.
+const DOT: &str = "IDP.4A";
+
+/// The assemblers, if there are any.
+fn assemblers() -> Vec<String> {
+    let list = std::env::var("RIGC_PTXAS").unwrap_or_else(|_| "ptxas".into());
+    let found: Vec<String> =
+        list.split(':').filter(|p| Command::new(p).arg("--version").output().is_ok()).map(String::from).collect();
+    if found.is_empty() {
+        tests::missing("ptxas", &list);
+    }
+    found
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"))
+}
+
+/// Assembles a module and checks what the assembler says of it.
+fn assemble(ptxas: &str, target: &Target, ptx: &Path, name: &str) {
+    let cubin = ptx.with_extension("cubin");
+    let arch = format!("-arch={}", target.name);
+    let out = run(Command::new(ptxas).args(["-v", &arch]).arg(ptx).arg("-o").arg(&cubin));
+    let said = String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{name} {}: {said}", target.name);
+    let lines = said.lines().filter(|l| l.contains("bytes stack frame"));
+    let clean = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads";
+    for line in lines {
+        assert_eq!(line.trim(), clean, "{name} {}: {said}", target.name);
+    }
+    assert!(said.contains(clean), "{name}: {said}");
+}
+
+/// The machine code of each kernel: its instructions and labels.
+fn disassemble(cubin: &Path) -> Option<Vec<(String, Vec<String>)>> {
+    let tool = std::env::var("RIGC_NVDISASM").unwrap_or_else(|_| "nvdisasm".into());
+    if Command::new(&tool).arg("--version").output().is_err() {
+        tests::missing("ptxas", &tool);
+        return None;
+    }
+    let out = run(Command::new(&tool).arg("-c").arg(cubin));
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let mut kernels: Vec<(String, Vec<String>)> = Vec::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix(".text.").and_then(|l| l.strip_suffix(':')) {
+            kernels.push((name.into(), Vec::new()));
+        } else if let Some((_, code)) = kernels.last_mut() {
+            let label = line.starts_with(".L").then(|| line.trim_end_matches(':').to_owned());
+            let instruction =
+                line.split_once("*/").and_then(|(_, rest)| Some(rest.split_once(';')?.0.trim().to_owned()));
+            code.extend(label.or(instruction));
+        }
+    }
+    assert!(!kernels.is_empty(), "{}: {text}", cubin.display());
+    Some(kernels)
+}
+
+/// The body of each innermost loop: what lies between a label and a jump back to it that has no such jump inside.
+fn inner_loops(code: &[String]) -> Vec<&[String]> {
+    let back = |at: usize| {
+        let target = code[at].split_once("BRA")?.1.split_once('(')?.1.split_once(')')?.0;
+        let start = code[..at].iter().position(|l| l == target)?;
+        Some((start, at))
+    };
+    let loops: Vec<(usize, usize)> = (0..code.len()).filter_map(back).collect();
+    let inner = |&&(s, e): &&(usize, usize)| !loops.iter().any(|&(a, b)| (a, b) != (s, e) && s <= a && b <= e);
+    loops.iter().filter(inner).map(|&(s, e)| &code[s..e]).collect()
+}
+
+/// Checks that nothing is called, divided by way of a reciprocal, or spilled. A jump out of a loop may look like a call.
+fn check_code(name: &str, target: &Target, kernels: &[(String, Vec<String>)]) {
+    for (kernel, code) in kernels {
+        for bad in ["CALL", "I2F.U32.RP", "STL", "LDL"] {
+            let is_bad = |i: &&String| !i.contains("(.L_x") && i.split_whitespace().any(|w| w.starts_with(bad));
+            assert_eq!(code.iter().find(is_bad), None, "{name} {} {kernel}", target.name);
+        }
+    }
+}
+
+/// Most instructions for 32 weights in an inner loop that multiplies.
+fn cost(code: &[String]) -> Option<f64> {
+    let costs = inner_loops(code).into_iter().filter_map(|body| {
+        let dots = body.iter().filter(|i| i.contains(DOT)).count();
+        (dots > 0).then(|| body.len() as f64 / (dots as f64 / 8.0))
+    });
+    costs.reduce(f64::max)
+}
+
+/// All kernels of the zoo for a target; each is assembled once.
+fn check(target: &Target) {
+    let assemblers = assemblers();
+    let (Some(newest), backend) = (assemblers.last(), back::for_target(target).unwrap()) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut seen = HashSet::new();
+    for (name, shape) in zoo() {
+        for kv in [quant::F16, quant::Q8_0] {
+            let table: KernelTable = kernels::table(&shape.model(), target, &[1], kv);
+            let mut module = backend.prefix(target).unwrap();
+            let before = module.len();
+            for k in table.kernels.iter().filter(|k| seen.insert(k.hash.clone())) {
+                module.extend(backend.emit(&k.kernel, target, false).unwrap_or_else(|e| panic!("{name}: {e}")).code);
+            }
+            if module.len() == before {
+                continue;
+            }
+            let ptx = dir.path().join("module.ptx");
+            std::fs::write(&ptx, &module).unwrap();
+            for ptxas in &assemblers {
+                assemble(ptxas, target, &ptx, &name);
+                let code = (ptxas == newest).then(|| disassemble(&ptx.with_extension("cubin"))).flatten();
+                check_code(&name, target, &code.unwrap_or_default());
+            }
+        }
+    }
+}
+
+#[test]
+fn sm_80() {
+    check(Target::by_name("sm_80").unwrap());
+}
+
+#[test]
+fn sm_89() {
+    check(Target::by_name("sm_89").unwrap());
+}
+
+#[test]
+fn sm_90() {
+    check(Target::by_name("sm_90").unwrap());
+}
+
+#[test]
+fn sm_120() {
+    check(Target::by_name("sm_120").unwrap());
+}
+
+/// The inner loops of products of each integer format.
+#[test]
+fn inner_loops_stay_within_their_budgets() {
+    let assemblers = assemblers();
+    let Some(newest) = assemblers.last() else { return };
+    let target = Target::by_name(BUDGETED).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut over = Vec::new();
+    for format in quant::ALL.iter().map(|f| Format(f)).filter(|f| f.dot.wants_int8()) {
+        let shape = Synthetic { width: 256, head: 64, ffn: 512, formats: Vec::new(), format, ..Synthetic::default() };
+        let table = kernels::table(&shape.model(), target, &[1], quant::F16);
+        let backend = back::for_target(target).unwrap();
+        let mut module = backend.prefix(target).unwrap();
+        for k in table.kernels.iter().filter(|k| k.spec.kind == "project") {
+            module.extend(backend.emit(&k.kernel, target, false).unwrap().code);
+        }
+        let ptx = dir.path().join("module.ptx");
+        std::fs::write(&ptx, &module).unwrap();
+        assemble(newest, target, &ptx, format.name);
+        let Some(kernels) = disassemble(&ptx.with_extension("cubin")) else { return };
+        let cost = kernels.iter().filter_map(|(_, code)| cost(code)).reduce(f64::max).unwrap_or(f64::INFINITY);
+        let budget = BUDGETS.iter().find(|(name, _)| *name == format.name).map_or(0.0, |&(_, budget)| budget);
+        eprintln!("{format}: {cost:.1} instructions for 32 weights, {budget} are allowed");
+        if cost > budget {
+            over.push(format!("{format}: {cost:.1} > {budget}"));
+        }
+    }
+    assert!(over.is_empty(), "{over:?}");
+}
+
+/// A GPU target that no test above names.
+#[test]
+fn every_gpu_target_is_checked() {
+    let names: Vec<&str> = target::ALL.iter().filter(|t| t.gpu().is_some()).map(|t| t.name).collect();
+    assert_eq!(names, ["sm_80", "sm_89", "sm_90", "sm_120"]);
+}
