@@ -208,8 +208,13 @@ fn render(mut environment: Environment<'static>, variables: Value, fuel: u64) ->
     };
     let stack = usize::try_from(fuel * STACK_PER_FUEL).unwrap_or(usize::MAX);
     let thread = std::thread::Builder::new().stack_size(stack).spawn(work);
-    thread.map_err(|e| format!("a thread for it cannot start ({e})"))?;
-    receiver.recv_timeout(TIME_MAX).unwrap_or_else(|e| match e {
+    let thread = thread.map_err(|e| format!("a thread for it cannot start ({e})"))?;
+    let text = receiver.recv_timeout(TIME_MAX);
+    if text != Err(RecvTimeoutError::Timeout) {
+        // Its memory is free again.
+        let _ = thread.join();
+    }
+    text.unwrap_or_else(|e| match e {
         RecvTimeoutError::Timeout => Err("it takes too much time".into()),
         RecvTimeoutError::Disconnected => Err("its renderer failed".into()),
     })

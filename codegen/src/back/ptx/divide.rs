@@ -14,18 +14,15 @@ pub(super) fn magic(d: u32) -> Magic {
     // 2^32 (2^shift - d) / d + 1 is the multiplier without its highest bit, 2^32.
     let multiplier = ((1u64 << 32) * ((1u64 << shift) - u64::from(d)) / u64::from(d) + 1) as u32;
     let full = (1u64 << 32) + u64::from(multiplier);
-    // An even multiplier, one bit less in both: then there is no 33rd bit.
-    let reduced = full / 2;
+    // Half the multiplier, rounded either way, and one bit less to shift: if that is exact, there is no 33rd bit.
     let exact = |m: u64, s: u32| {
         // m d - 2^(32 + s) must be between 0 and 2^s (their Theorem 4.2).
         let (product, power) = (u128::from(m) * u128::from(d), 1u128 << (32 + s));
         product >= power && product - power <= 1u128 << s
     };
-    let up = full.div_ceil(2);
-    for m in [reduced, up] {
-        if m >> 32 == 0 && exact(m, shift - 1) {
-            return Magic { multiplier: m as u32, shift: shift - 1, add: false };
-        }
+    let half = [full / 2, full.div_ceil(2)].into_iter().find(|&m| m >> 32 == 0 && exact(m, shift - 1));
+    if let Some(m) = half {
+        return Magic { multiplier: m as u32, shift: shift - 1, add: false };
     }
     Magic { multiplier, shift, add: true }
 }
@@ -35,7 +32,7 @@ mod tests {
     use super::*;
 
     fn divide(n: u32, m: Magic) -> u32 {
-        let high = (u64::from(n) * u64::from(m.multiplier) >> 32) as u32;
+        let high = ((u64::from(n) * u64::from(m.multiplier)) >> 32) as u32;
         if m.add { ((n - high) / 2 + high) >> (m.shift - 1) } else { high >> m.shift }
     }
 
