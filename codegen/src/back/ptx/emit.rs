@@ -10,8 +10,8 @@ use std::fmt::Write;
 
 /// Compute capability from which launches may overlap.
 const DEPENDENT_LAUNCH: u32 = 90;
-/// CTAs that a multiprocessor is to hold at once, which bounds the registers of a thread: so that a launch can begin while
-/// the one before ends.
+/// CTAs that a multiprocessor is to hold at once where launches may overlap, which bounds the registers of a thread: so that
+/// one can begin while the one before ends.
 const RESIDENT: u32 = 2;
 /// The top bits of four bytes.
 const TOPS: u32 = 0x8080_8080;
@@ -104,10 +104,11 @@ pub(super) fn emit(kernel: &Verified<Kernel>, gpu: &Gpu) -> Result<String> {
             );
         }
     }
+    let resident = if gpu.sm >= DEPENDENT_LAUNCH { RESIDENT } else { 1 };
     let params: Vec<String> = (0..=kernel.params()).map(|n| format!("\t.param .u64 param{n}")).collect();
     _ = write!(
         out,
-        "\n.visible .entry {}(\n{}\n)\n.maxntid {threads}, 1, 1\n.minnctapersm {RESIDENT}\n{{\n",
+        "\n.visible .entry {}(\n{}\n)\n.maxntid {threads}, 1, 1\n.minnctapersm {resident}\n{{\n",
         kernel.name,
         params.join(",\n")
     );
