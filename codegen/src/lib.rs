@@ -12,4 +12,4 @@ mod memory;
 pub mod passes;
 
 pub use compile::{Compiled, Listing, Model, Options, STAGES, compile};
-pub use lower::{KernelTable, lower};
+pub use lower::{KernelTable, TableKernel, lower};

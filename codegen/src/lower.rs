@@ -9,7 +9,7 @@ use ir::spec::{self, KernelSpec, Schedule};
 use ir::target::Target;
 use ir::tensor::kv_bytes;
 use ir::{Error, Result, Verified, artifact};
-use kernels_gen::{Workspace, schedule};
+use kernels_gen::{Generated, Workspace, schedule};
 use std::collections::HashMap;
 
 /// The kernels, weights and states that the entry points of an artifact share.
@@ -21,7 +21,7 @@ pub struct KernelTable {
     pub weights: Vec<artifact::Weight>,
     /// KV caches in the order of their numbers.
     pub states: Vec<artifact::State>,
-    by_hash: HashMap<String, usize>,
+    by_spec: HashMap<KernelSpec, usize>,
 }
 
 /// A kernel and where it comes from.
@@ -39,6 +39,17 @@ pub struct TableKernel {
 }
 
 impl TableKernel {
+    /// Kernel number `number` of a table: what was generated for a spec and a schedule.
+    ///
+    /// # Errors
+    /// [`Error::Verify`](ir::Error::Verify) if the name spoils it.
+    pub fn new(spec: KernelSpec, (schedule, generated): (Schedule, Generated), number: usize) -> Result<Self> {
+        let hash = spec::hash(&spec, &schedule);
+        let mut kernel = generated.kernel.into_inner();
+        kernel.name = format!("{}_{}_{number}", spec.kind, spec.tokens);
+        Ok(TableKernel { spec, schedule, hash, kernel: kernel.verify()?, workspaces: generated.workspaces })
+    }
+
     /// Whether parameter `n` is memory that has to be zero at launch.
     pub fn zeroed(&self, n: usize) -> bool {
         let first = self.kernel.params() as usize - self.workspaces.len();
@@ -50,18 +61,13 @@ impl KernelTable {
     /// The number of the kernel of a fusion; generates it if it is new.
     fn kernel(&mut self, fusion: &Fusion, tokens: usize, target: &Target) -> Result<usize> {
         let spec = KernelSpec::new(fusion.kind.as_str(), fusion.body.clone(), tokens, target);
-        let schedule = schedule::choose(&spec, target)?;
-        let hash = spec::hash(&spec, &schedule);
-        if let Some(&known) = self.by_hash.get(&hash) {
+        if let Some(&known) = self.by_spec.get(&spec) {
             return Ok(known);
         }
-        let generated = kernels_gen::generate(&spec, &schedule, target)?;
+        let made = schedule::choose(&spec, target)?;
         let number = self.kernels.len();
-        let mut kernel = generated.kernel.into_inner();
-        kernel.name = format!("{}_{tokens}_{number}", fusion.kind);
-        let kernel = kernel.verify()?;
-        self.kernels.push(TableKernel { spec, schedule, hash: hash.clone(), kernel, workspaces: generated.workspaces });
-        self.by_hash.insert(hash, number);
+        self.by_spec.insert(spec.clone(), number);
+        self.kernels.push(TableKernel::new(spec, made, number)?);
         Ok(number)
     }
 

@@ -35,7 +35,7 @@ pub struct Card {
 pub struct Gpu {
     /// Compute capability: major times 10 plus minor.
     pub sm: u32,
-    /// Lowest PTX ISA version that has this target.
+    /// Lowest PTX ISA version that has this target and what kernels for it use.
     pub ptx: (u32, u32),
     /// The best-known card of this instruction set.
     pub card: Card,
@@ -76,11 +76,23 @@ pub static ALL: &[Target] = &[
     cpu("x86-64", Isa::X86_64, &[Atom::Barrier, Atom::RopeAngles]),
     cpu("x86-64-v3", Isa::X86_64V3, Atom::ALL),
     cpu("x86-64-v4-vnni", Isa::X86_64V4Vnni, Atom::ALL),
-    gpu("sm_80", 80, (7, 0), Card { name: "a100", sms: 108, shared_bytes: 166_912, bandwidth: 1555 }),
+    gpu("sm_80", 80, (7, 4), Card { name: "a100", sms: 108, shared_bytes: 166_912, bandwidth: 1555 }),
     gpu("sm_89", 89, (7, 8), Card { name: "rtx4090", sms: 128, shared_bytes: 101_376, bandwidth: 1008 }),
-    gpu("sm_90", 90, (7, 8), Card { name: "h200", sms: 132, shared_bytes: 232_448, bandwidth: 4800 }),
+    gpu("sm_90", 90, (8, 6), Card { name: "h200", sms: 132, shared_bytes: 232_448, bandwidth: 4800 }),
     gpu("sm_120", 120, (8, 7), Card { name: "rtx5090", sms: 170, shared_bytes: 101_376, bandwidth: 1792 }),
 ];
+
+impl Gpu {
+    /// Whether a launch may begin before the one before ends (programmatic dependent launch).
+    pub fn overlaps(&self) -> bool {
+        self.sm >= 90
+    }
+
+    /// Whether it copies bytes in bulk to shared memory, for an mbarrier.
+    pub fn bulk_copies(&self) -> bool {
+        self.sm >= 90
+    }
+}
 
 impl Target {
     /// By name.

@@ -3,7 +3,7 @@
 use crate::{Generated, Workspace};
 use ir::abi::f32_row_bytes;
 use ir::graph::{Graph, Op};
-use ir::kernel::{Buf, Builder, Mem, Value};
+use ir::kernel::{Access, Buf, Builder, Mem, Value};
 use ir::spec::{CpuSchedule, GpuSchedule, KernelSpec, Schedule};
 use ir::target::Target;
 use ir::tensor::{Elem, TensorType, kv_bytes};
@@ -27,12 +27,18 @@ impl<'a> Generator<'a> {
         let body = &spec.body;
         let mut params = Vec::new();
         for (i, ty) in body.params()?.into_iter().enumerate() {
-            let (mem, bytes) = storage(ty, kind(body, i))?;
+            let kind = kind(body, i);
+            let (mem, bytes) = storage(ty, kind)?;
             let appended = body
                 .nodes()
                 .iter()
                 .any(|n| n.op == Op::KvAppend && body.node(n.inputs[0].node).op == Op::Param(i as u32));
-            params.push(b.param(format!("in{i}"), mem, bytes, appended));
+            let access = match kind {
+                Kind::Matrix => Access::Constant,
+                _ if appended => Access::Write,
+                _ => Access::Read,
+            };
+            params.push(b.param(format!("in{i}"), mem, bytes, access));
         }
         let mut results = Vec::new();
         for (i, (_, value)) in body.outputs().iter().enumerate() {
@@ -41,7 +47,7 @@ impl<'a> Generator<'a> {
                 None
             } else {
                 let (mem, bytes) = storage(body.ty(*value), Kind::Plain)?;
-                Some(b.param(format!("out{i}"), mem, bytes, true))
+                Some(b.param(format!("out{i}"), mem, bytes, Access::Write))
             });
         }
         Ok(Generator { spec, schedule, target, b, params, results, workspaces: Vec::new() })
@@ -80,13 +86,13 @@ impl<'a> Generator<'a> {
     /// A buffer that all workers or CTAs share during this kernel.
     pub fn workspace(&mut self, name: &str, mem: Mem, bytes: usize) -> Buf {
         self.workspaces.push(Workspace::Scratch);
-        self.b.param(name, mem, bytes as u64, true)
+        self.b.param(name, mem, bytes as u64, Access::Write)
     }
 
     /// `count` counters that all CTAs share: zero at launch, to be left zero.
     pub fn counters(&mut self, name: &str, count: usize) -> Buf {
         self.workspaces.push(Workspace::Zeroed);
-        self.b.param(name, Mem::I32, count as u64 * 4, true)
+        self.b.param(name, Mem::I32, count as u64 * 4, Access::Write)
     }
 
     /// The refusal of a body whose `what` the op does not cover.
@@ -134,6 +140,7 @@ impl<'a> Generator<'a> {
 }
 
 /// How a value is kept in memory.
+#[derive(Clone, Copy)]
 enum Kind {
     State,
     Matrix,

@@ -3,6 +3,7 @@
 //! The tables are RON files in `kernels-gen/schedules`, one for each target: a row names an op, the capacities and the
 //! widths that it holds for, and the schedule.
 
+use crate::Generated;
 use ir::abi::KV_BLOCK;
 use ir::graph::Op;
 use ir::spec::{CpuSchedule, GpuSchedule, KernelSpec, Prologue, Schedule};
@@ -35,10 +36,17 @@ const TABLES: &[(&str, &str)] = &[
     ("sm_120", include_str!("../schedules/sm_120.ron")),
 ];
 
-/// Warps of a CTA: with 4 KiB each in flight, several times what hides the latency of memory.
-const WARPS: u32 = 8;
-/// Columns between two looks of a warp at its place: the largest block of a format.
+/// Warps of a CTA and depths of its rings, best first. Deep rings keep weights coming while a warp computes; many warps
+/// prepare input rows faster.
+const RINGS: [(u32, u32); 7] = [(8, 4), (8, 2), (4, 4), (4, 2), (8, 1), (4, 1), (2, 1)];
+/// Without rings: with 4 KiB in flight for each warp, several times what hides the latency of memory.
+const NO_RING: (u32, u32) = (8, 0);
+/// Columns of a chunk: the largest block of a format.
 const CHUNK: u32 = 256;
+/// CTAs of overlapping launches that a multiprocessor is to hold at once: one computes, one waits with full rings.
+const RESIDENT: u32 = 2;
+/// Shared memory that a GPU takes for itself of that of each CTA, bytes.
+const RESERVED: u32 = 1024;
 
 /// Bytes of weights that a worker takes at once when one token is computed: long enough to stream, short enough to
 /// balance.
@@ -49,42 +57,68 @@ const SPLIT: usize = 512;
 /// Most splits of a KV cache.
 const MOST_SPLITS: usize = 64;
 
-/// The schedule of a spec, which is for `target`.
+/// The schedule of a spec, which is for `target`, and its kernel: of the tuned table's row if there is one; else the first
+/// candidate of which two CTAs fit on a multiprocessor, or else one.
 ///
 /// # Errors
-/// [`Error::Verify`] if a tuned table does not parse.
-pub fn choose(spec: &KernelSpec, target: &Target) -> Result<Schedule> {
-    let (columns, row_bytes) = first_matrix(spec);
-    if let Some((_, text)) = TABLES.iter().find(|(name, _)| *name == spec.target) {
-        let rows: Vec<Row> =
-            ron::from_str(text).map_err(|e| Error::verify("schedule table", format!("{}: {e}", spec.target)))?;
-        let within = |(first, last): (usize, usize), v: usize| (first..=last).contains(&v);
-        let hit =
-            rows.iter().find(|r| r.op == spec.kind && within(r.tokens, spec.tokens) && within(r.columns, columns));
-        if let Some(row) = hit {
-            return Ok(row.schedule);
+/// [`Error::Verify`] if a tuned table does not parse; [`Error::Unsupported`] if the kernel cannot be generated.
+pub fn choose(spec: &KernelSpec, target: &Target) -> Result<(Schedule, Generated)> {
+    let generate = |schedule: Schedule| Ok((schedule, crate::generate(spec, &schedule, target)?));
+    if let Some(schedule) = tuned(spec)? {
+        return generate(schedule);
+    }
+    let Machine::Gpu(gpu) = &target.machine else { return generate(cpu_rule(spec)) };
+    let one = gpu.card.shared_bytes;
+    let several = (one + RESERVED) / RESIDENT - RESERVED;
+    let mut fitting = None;
+    let mut smallest = None;
+    for schedule in candidates(spec, gpu) {
+        let made = generate(schedule)?;
+        let bytes = made.1.kernel.scratch_bytes;
+        if bytes <= u64::from(several) {
+            return Ok(made);
+        }
+        if bytes <= u64::from(one) {
+            fitting.get_or_insert(made);
+        } else {
+            smallest = Some(made);
         }
     }
-    Ok(match &target.machine {
-        Machine::Cpu(_) => Schedule::Cpu(cpu_rule(spec.tokens, row_bytes, context(spec))),
-        Machine::Gpu(gpu) => Schedule::Gpu(gpu_rule(gpu)),
-    })
+    fitting.or(smallest).ok_or_else(|| Error::verify("schedule", format!("no candidates for {}", spec.kind)))
 }
 
-/// A GPU schedule where no table has a row: a CTA on every multiprocessor.
-fn gpu_rule(gpu: &Gpu) -> GpuSchedule {
-    GpuSchedule { ctas: gpu.card.sms, warps: WARPS, chunk: CHUNK }
+/// The row of the tuned table for a spec.
+fn tuned(spec: &KernelSpec) -> Result<Option<Schedule>> {
+    let Some((_, text)) = TABLES.iter().find(|(name, _)| *name == spec.target) else { return Ok(None) };
+    let rows: Vec<Row> =
+        ron::from_str(text).map_err(|e| Error::verify("schedule table", format!("{}: {e}", spec.target)))?;
+    let (columns, _) = first_matrix(spec);
+    let within = |(first, last): (usize, usize), v: usize| (first..=last).contains(&v);
+    let hit = rows.iter().find(|r| r.op == spec.kind && within(r.tokens, spec.tokens) && within(r.columns, columns));
+    Ok(hit.map(|row| row.schedule))
+}
+
+/// What a GPU kernel of a spec may run with, best first: a CTA on every multiprocessor, with rings where there are products
+/// and bulk copies.
+pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Vec<Schedule> {
+    let rings = gpu.bulk_copies() && spec.body.nodes().iter().any(|n| n.op == Op::MatMul);
+    let rings = if rings { RINGS.as_slice() } else { &[] };
+    let schedule = |&(warps, depth): &(u32, u32)| {
+        Schedule::Gpu(GpuSchedule { ctas: gpu.card.sms, warps, chunk: CHUNK, depth })
+    };
+    rings.iter().chain([&NO_RING]).map(schedule).collect()
 }
 
 /// A CPU schedule where no table has a row.
-fn cpu_rule(tokens: usize, row_bytes: usize, context: usize) -> CpuSchedule {
+fn cpu_rule(spec: &KernelSpec) -> Schedule {
+    let (tokens, (_, row_bytes)) = (spec.tokens, first_matrix(spec));
     let tile_bytes = (row_bytes * ir::abi::TILE_ROWS).max(1);
-    CpuSchedule {
+    Schedule::Cpu(CpuSchedule {
         prologue: if tokens == 1 { Prologue::PerWorker } else { Prologue::Shared },
         unit_tiles: if tokens <= 16 { (UNIT_BYTES / tile_bytes).clamp(1, 16) as u32 } else { 1 },
         query_tokens: if tokens <= 16 { tokens as u32 } else { 8 },
-        split: if tokens <= 16 { split(context) as u32 } else { 0 },
-    }
+        split: if tokens <= 16 { split(context(spec)) as u32 } else { 0 },
+    })
 }
 
 /// KV positions of a split: few enough to spread over many workers, but no more than [`MOST_SPLITS`] ranges, because each

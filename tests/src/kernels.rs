@@ -3,7 +3,7 @@
 use crate::model::Model;
 use crate::synthetic::{Rng, blocks};
 use codegen::passes::{self, PassContext};
-use codegen::{KernelTable, back, lower};
+use codegen::{KernelTable, TableKernel, back, lower};
 use half::f16;
 use ir::abi::{Control, Q8_BLOCK, f32_row_bytes};
 use ir::artifact::KernelEntry;
@@ -177,20 +177,41 @@ pub fn table(model: &Model, target: &Target, capacities: &[usize], kv: Format) -
     table
 }
 
-/// Runs kernel `index` of a table for `tokens` tokens at `position` on `workers` workers of a CPU, or on an emulated GPU
-/// under schedule number `workers`, with operands from `seed`.
+/// How a kernel is run.
+#[derive(Debug, Clone, Copy)]
+pub struct Trial {
+    /// Position of the first token.
+    pub position: usize,
+    /// Tokens of the step.
+    pub tokens: usize,
+    /// Workers of a CPU; on an emulated GPU, the number of the schedule of its threads.
+    pub workers: usize,
+    /// Of the operands.
+    pub seed: u64,
+}
+
+/// Runs a kernel with random operands and compares it with the interpreter.
 ///
 /// # Panics
 /// If it cannot be built or run, or leaves part of an output unwritten.
-pub fn run(
-    table: &KernelTable,
-    index: usize,
+pub fn run(entry: &TableKernel, target: &Target, trial: Trial) -> Vec<Difference> {
+    attempt(entry, target, trial, Clone::clone).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The same with the kernel's code edited; an error instead of a panic.
+///
+/// # Errors
+/// What the device says, or which output is not finite, or which counter is left changed.
+///
+/// # Panics
+/// If the kernel cannot be emitted.
+pub fn attempt(
+    entry: &TableKernel,
     target: &Target,
-    (position, tokens): (usize, usize),
-    workers: usize,
-    seed: u64,
-) -> Vec<Difference> {
-    let entry = &table.kernels[index];
+    trial: Trial,
+    edit: impl FnOnce(&Vec<u8>) -> Vec<u8>,
+) -> Result<Vec<Difference>, String> {
+    let Trial { position, tokens, workers, seed } = trial;
     let (body, kernel) = (&entry.spec.body, &entry.kernel);
     let mut rng = Rng::new(seed);
     let params = body.params().expect("a verified body");
@@ -207,7 +228,7 @@ pub fn run(
     let backend = back::for_target(target).unwrap_or_else(|e| panic!("{e}"));
     let mut code = backend.prefix(target).unwrap_or_else(|e| panic!("{e}"));
     let offset = code.len() as u64;
-    code.extend(backend.emit(kernel, target, false).unwrap_or_else(|e| panic!("{e}")).code);
+    code.extend(edit(&backend.emit(kernel, target, false).unwrap_or_else(|e| panic!("{e}")).code));
     let loaded = device
         .load_module(
             &code,
@@ -223,7 +244,7 @@ pub fn run(
                 grid: kernel.grid,
             }],
         )
-        .unwrap_or_else(|e| panic!("{e}"));
+        .map_err(|e| e.to_string())?;
     let mut regions = Vec::new();
     for (i, decl) in kernel.param_buffers().enumerate() {
         let given = operands.get(i).map(|o| o.bytes.as_slice());
@@ -247,7 +268,15 @@ pub fn run(
     device
         .replay(recording, Control { position: position as u32, tokens: tokens as u32 })
         .and_then(|()| device.sync())
-        .unwrap_or_else(|e| panic!("{e}"));
+        .map_err(|e| e.to_string())?;
+    for (i, region) in regions.iter().enumerate() {
+        let Some(region) = region.filter(|_| entry.zeroed(i)) else { continue };
+        let mut bytes = vec![1; region.bytes as usize];
+        device.download(region, &mut bytes).map_err(|e| e.to_string())?;
+        if bytes.iter().any(|&b| b != 0) {
+            return Err(format!("{}: a counter is left changed", kernel.name));
+        }
+    }
 
     let mut next = params.len();
     let mut differences = Vec::new();
@@ -262,7 +291,7 @@ pub fn run(
         next += usize::from(appended.is_none());
         let region = regions[at].expect("outputs have memory");
         let mut bytes = vec![0; region.bytes as usize];
-        device.download(region, &mut bytes).unwrap_or_else(|e| panic!("{e}"));
+        device.download(region, &mut bytes).map_err(|e| e.to_string())?;
         let expected = expected.f32().expect("outputs are floats");
         let actual: Vec<f32> = match appended {
             Some(_) => decode_cache(ty, &bytes),
@@ -277,10 +306,12 @@ pub fn run(
         let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
         let mut error = 0f32;
         for (a, e) in actual.iter().zip(expected) {
-            assert!(a.is_finite(), "{}: an output element is {a}, expected {e}", kernel.name);
+            if !a.is_finite() {
+                return Err(format!("{}: an output element is {a}, expected {e}", kernel.name));
+            }
             error = error.max((a - e).abs());
         }
         differences.push(Difference { error, bound: tolerance(body, ty) * largest });
     }
-    differences
+    Ok(differences)
 }

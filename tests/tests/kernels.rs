@@ -1,49 +1,52 @@
 //! Every kernel of the model zoo against the interpreter on its body.
 
 use codegen::passes::{self, PassContext};
-use codegen::{KernelTable, lower};
+use codegen::{KernelTable, TableKernel, lower};
 use ir::graph::Graph;
 use ir::quant;
-use ir::target;
-use tests::kernels;
+use ir::spec::{GpuSchedule, Schedule};
+use ir::target::Target;
+use tests::kernels::{self, Trial};
 use tests::synthetic::{Synthetic, zoo};
 
 /// Compares one kernel with the interpreter, in full and in part.
-fn check_kernel(name: &str, table: &KernelTable, index: usize, context: usize, target: &target::Target) {
-    let kernel = &table.kernels[index];
+fn check_kernel(name: &str, kernel: &TableKernel, context: usize, target: &Target) {
     let capacity = kernel.spec.tokens;
-    let mut seed = 100 * index as u64;
+    let mut seed = u64::from_str_radix(&kernel.hash[..8], 16).unwrap();
     for (tokens, workers) in [(capacity, 1), (capacity.div_ceil(2), 3)] {
         for position in [0, context - tokens] {
             seed += 1;
-            for (i, d) in kernels::run(table, index, target, (position, tokens), workers, seed).iter().enumerate() {
-                assert!(
-                    d.error <= d.bound,
-                    "{name} {} {} output {i}, {tokens} tokens at {position}, {workers} workers: off by {}, bound {}",
-                    target.name,
-                    kernel.kernel.name,
-                    d.error,
-                    d.bound,
-                );
-            }
+            check_trial(name, kernel, target, Trial { position, tokens, workers, seed });
         }
     }
 }
 
+fn check_trial(name: &str, kernel: &TableKernel, target: &Target, trial: Trial) {
+    for (i, d) in kernels::run(kernel, target, trial).iter().enumerate() {
+        assert!(
+            d.error <= d.bound,
+            "{name} {} {} output {i}, {trial:?}, {}: off by {}, bound {}",
+            target.name,
+            kernel.kernel.name,
+            kernel.schedule,
+            d.error,
+            d.bound,
+        );
+    }
+}
+
 /// Compares all kernels of a model for a target.
-fn check(name: &str, shape: &Synthetic, target: &target::Target) {
+fn check(name: &str, shape: &Synthetic, target: &Target) {
     let model = shape.model();
     for kv in [quant::F16, quant::Q8_0] {
         let table = kernels::table(&model, target, &[1, 2, 4, 8, 16, 40], kv);
-        for index in 0..table.kernels.len() {
-            check_kernel(name, &table, index, shape.context, target);
-        }
+        table.kernels.iter().for_each(|kernel| check_kernel(name, kernel, shape.context, target));
     }
 }
 
 /// The whole zoo for one target, if this machine runs it: GPUs are emulated.
 fn check_target(name: &str) {
-    let target = target::Target::by_name(name).unwrap();
+    let target = Target::by_name(name).unwrap();
     if target.gpu().is_none() && runtime::device::CpuDevice::new(target, 1).is_err() {
         eprintln!("skipped: this CPU does not run {name}");
         return;
@@ -78,10 +81,31 @@ fn sm_120() {
     check_target("sm_120");
 }
 
+/// Small grids and rings of every depth: streams of many chunks, which go through their ring several times, and units that
+/// several streams share.
+#[test]
+fn schedules_of_gpus() {
+    let target = Target::by_name("sm_90").unwrap();
+    let grids = [(1, 1, 1), (1, 2, 4), (2, 2, 2), (3, 1, 2), (2, 3, 1), (1, 8, 0), (5, 2, 0)];
+    for (number, (name, shape)) in zoo().into_iter().enumerate() {
+        for k in kernels::table(&shape.model(), target, &[1], quant::F16).kernels {
+            // A grid of each kind for some kernels, another for others.
+            let (ctas, warps, depth) = grids[(number + k.spec.kind.len()) % grids.len()];
+            let schedule = Schedule::Gpu(GpuSchedule { ctas, warps, chunk: 64, depth });
+            let made = kernels_gen::generate(&k.spec, &schedule, target).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let kernel = TableKernel::new(k.spec, (schedule, made), 0).unwrap();
+            for workers in 0..4 {
+                let (position, seed) = (shape.context - 1, 7 * workers as u64 + number as u64);
+                check_trial(&name, &kernel, target, Trial { position, tokens: 1, workers, seed });
+            }
+        }
+    }
+}
+
 /// Generated code decodes every format from tiles of rows too, whether or not a microkernel would read them.
 #[test]
 fn tiles_without_microkernels() {
-    let target = target::Target::by_name("x86-64").unwrap();
+    let target = Target::by_name("x86-64").unwrap();
     for (name, shape) in zoo() {
         let format = shape.format;
         if !name.starts_with("llama-all-") || format.unpack.is_none() {
@@ -99,8 +123,6 @@ fn tiles_without_microkernels() {
         let tiled = tiled.parse::<Graph>().and_then(Graph::verify).unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut table = KernelTable::default();
         lower(&tiled, 2, target, &mut table).unwrap();
-        for index in 0..table.kernels.len() {
-            check_kernel(&name, &table, index, shape.context, target);
-        }
+        table.kernels.iter().for_each(|kernel| check_kernel(&name, kernel, shape.context, target));
     }
 }

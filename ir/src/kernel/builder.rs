@@ -1,7 +1,7 @@
 //! Builds kernels: folds integer constants, shares pure instructions within their scope, allots scratch memory.
 
 use super::{
-    Arg, Binary, Buf, BufDecl, Compare, Grid, Inst, Kernel, Mem, Scope, Space, Special, Stmt, Ty, Unary, Value, Var,
+    Access, Arg, Binary, Buf, BufDecl, BulkCopy, Compare, Grid, Inst, Kernel, Mem, Scope, Space, Special, Stmt, Ty, Unary, Value, Var,
 };
 use crate::abi::Atom;
 use std::collections::HashMap;
@@ -65,9 +65,9 @@ impl Builder {
     }
 
     /// The next parameter.
-    pub fn param(&mut self, name: impl Into<String>, mem: Mem, bytes: u64, writable: bool) -> Buf {
+    pub fn param(&mut self, name: impl Into<String>, mem: Mem, bytes: u64, access: Access) -> Buf {
         let space = Space::Param(self.kernel.params());
-        self.kernel.buffers.push(BufDecl { name: name.into(), mem, space, bytes, writable });
+        self.kernel.buffers.push(BufDecl { name: name.into(), mem, space, bytes, access });
         Buf(self.kernel.buffers.len() as u32 - 1)
     }
 
@@ -76,7 +76,7 @@ impl Builder {
         let offset = self.kernel.scratch_bytes;
         self.kernel.scratch_bytes += bytes.next_multiple_of(64);
         let space = Space::Scratch(u32::try_from(offset).expect("scratch memory is far below 4 GiB"));
-        self.kernel.buffers.push(BufDecl { name: name.into(), mem, space, bytes, writable: true });
+        self.kernel.buffers.push(BufDecl { name: name.into(), mem, space, bytes, access: Access::Write });
         Buf(self.kernel.buffers.len() as u32 - 1)
     }
 
@@ -86,7 +86,7 @@ impl Builder {
         let known = self.kernel.buffers.iter().position(|b| b.space == space);
         let number = known.unwrap_or_else(|| {
             let bytes = size_of_val(words) as u64;
-            self.kernel.buffers.push(BufDecl { name: name.into(), mem: Mem::I32, space, bytes, writable: false });
+            self.kernel.buffers.push(BufDecl { name: name.into(), mem: Mem::I32, space, bytes, access: Access::Constant });
             self.kernel.buffers.len() - 1
         });
         Buf(number as u32)
@@ -436,6 +436,31 @@ impl Builder {
     /// Waits for the launch before this one.
     pub fn await_previous(&mut self) {
         self.push(Stmt::AwaitPrevious);
+    }
+
+    /// Makes an mbarrier in shared memory.
+    pub fn mbarrier_init(&mut self, buf: Buf, index: Value) {
+        self.push(Stmt::MbarrierInit(buf, index));
+    }
+
+    /// Shows bulk copies what this thread wrote to shared memory.
+    pub fn fence_async(&mut self) {
+        self.push(Stmt::FenceAsync);
+    }
+
+    /// Starts a bulk copy to shared memory, in one thread.
+    pub fn bulk_copy(&mut self, copy: BulkCopy) {
+        self.push(Stmt::BulkCopy(copy));
+    }
+
+    /// Waits for the end of a phase of an mbarrier.
+    pub fn mbarrier_wait(&mut self, buf: Buf, index: Value, parity: Value) {
+        self.push(Stmt::MbarrierWait { buf, index, parity });
+    }
+
+    /// Whether this thread is the chosen one of its warp.
+    pub fn elected(&mut self) -> Value {
+        self.fresh(Inst::Elected, Ty::Bool)
     }
 
     /// The value of the lane whose number differs by `mask`.

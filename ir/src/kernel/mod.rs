@@ -219,6 +219,8 @@ pub enum Inst {
         mem: Mem,
         vector: bool,
     },
+    /// Whether this thread is the one of its warp that is chosen, all of which are here.
+    Elected,
     /// The value of another lane of this warp: the one whose number differs by exclusive OR.
     ShuffleXor(Value, u32),
     /// The value of the lane of this number.
@@ -267,8 +269,32 @@ pub enum Stmt {
     Call { atom: Atom, args: Vec<Arg> },
     /// All threads of the CTA, or of the warp, wait for each other; memory written before is visible after.
     Sync(Scope),
-    /// Waits for the launch before this one; only weights may be read before.
+    /// Lets the next launch begin, where launches may overlap, and waits for the end of the one before. Before it, only
+    /// constant parameters are read.
     AwaitPrevious,
+    /// Makes an mbarrier of the 8 bytes at this index of a byte buffer in shared memory; one arrival ends each phase.
+    MbarrierInit(Buf, Value),
+    /// What this thread wrote to shared memory before is visible to the bulk copies after.
+    FenceAsync,
+    /// One thread arrives at an mbarrier and copies bytes from a constant parameter to shared memory. The barrier's phase ends
+    /// when they are there. Indices and size are multiples of 16 bytes, the buffers byte buffers.
+    BulkCopy(BulkCopy),
+    /// Waits for the end of the phase of this parity (0 or 1) of an mbarrier; what was copied in it is visible after.
+    MbarrierWait {
+        buf: Buf,
+        index: Value,
+        parity: Value,
+    },
+}
+
+/// The operands of [`Stmt::BulkCopy`]: buffers with byte indices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub struct BulkCopy {
+    pub to: (Buf, Value),
+    pub from: (Buf, Value),
+    pub bytes: u32,
+    pub mbarrier: (Buf, Value),
 }
 
 /// Threads that wait for each other.
@@ -299,6 +325,17 @@ pub enum Space {
     Constant(&'static [u32]),
 }
 
+/// What happens to a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Nobody writes it while the model runs: weights.
+    Constant,
+    /// This kernel only reads it.
+    Read,
+    /// This kernel may write it.
+    Write,
+}
+
 /// A buffer that a kernel uses; an index counts elements of `mem`, and byte buffers (u8) may be accessed as any type.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BufDecl {
@@ -310,8 +347,8 @@ pub struct BufDecl {
     pub space: Space,
     /// Size.
     pub bytes: u64,
-    /// Whether the kernel may write it.
-    pub writable: bool,
+    /// What happens to it.
+    pub access: Access,
 }
 
 /// What one kernel does.

@@ -1,6 +1,6 @@
 //! The text form of a kernel: for people, snapshots and hashes.
 
-use super::{Arg, Grid, Inst, Kernel, Space, Stmt, Value};
+use super::{Access, Arg, Buf, Grid, Inst, Kernel, Space, Stmt, Value};
 use crate::spec::hex;
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -35,7 +35,11 @@ impl fmt::Display for Kernel {
                 Space::Scratch(offset) => format!("scratch+{offset}"),
                 Space::Constant(words) => format!("constant {}", digest(words)),
             };
-            let access = if b.writable { "rw" } else { "ro" };
+            let access = match b.access {
+                Access::Constant => "const",
+                Access::Read => "ro",
+                Access::Write => "rw",
+            };
             writeln!(f, "  {} : {:?} {space} {access}, {} bytes", b.name, b.mem, b.bytes)?;
         }
         self.block(f, &self.body, 0)
@@ -79,6 +83,15 @@ impl Kernel {
                 Stmt::Barrier => writeln!(f, "barrier")?,
                 Stmt::Sync(scope) => writeln!(f, "sync {}", format!("{scope:?}").to_lowercase())?,
                 Stmt::AwaitPrevious => writeln!(f, "await_previous")?,
+                Stmt::MbarrierInit(buf, index) => writeln!(f, "mbarrier_init {}", self.element(*buf, *index))?,
+                Stmt::FenceAsync => writeln!(f, "fence_async")?,
+                Stmt::BulkCopy(c) => {
+                    let [to, from, mbarrier] = [c.to, c.from, c.mbarrier].map(|(buf, index)| self.element(buf, index));
+                    writeln!(f, "bulk_copy {to}, {from}, {} bytes, {mbarrier}", c.bytes)?;
+                }
+                Stmt::MbarrierWait { buf, index, parity } => {
+                    writeln!(f, "mbarrier_wait {}, {}", self.element(*buf, *index), V(*parity))?;
+                }
                 Stmt::Call { atom, args } => {
                     write!(f, "call {}(", atom.name())?;
                     for (i, a) in args.iter().enumerate() {
@@ -94,6 +107,10 @@ impl Kernel {
             }
         }
         Ok(())
+    }
+
+    fn element(&self, buf: Buf, index: Value) -> String {
+        format!("{}[{}]", self.buffers[buf.0 as usize].name, V(index))
     }
 
     fn print_inst(&self, f: &mut fmt::Formatter<'_>, inst: &Inst) -> fmt::Result {
@@ -120,6 +137,7 @@ impl Kernel {
                 let lanes = if *vector { "x4" } else { "" };
                 write!(f, "load {mem:?}{lanes} {}[{}]", self.buffers[buf.0 as usize].name, V(*index))
             }
+            Inst::Elected => write!(f, "elected"),
             Inst::ShuffleXor(a, mask) => write!(f, "shuffle_xor {}, {mask}", V(*a)),
             Inst::Shuffle(a, lane) => write!(f, "shuffle {}, {}", V(*a), V(*lane)),
             Inst::AtomicAdd { buf, index, value } => {

@@ -1,6 +1,6 @@
 //! The rules of kernel IR.
 
-use super::{Arg, Binary, Buf, Compare, Inst, Kernel, Mem, Space, Special, Stmt, Ty, Unary, Value, Var};
+use super::{Access, Arg, Binary, Buf, Compare, Inst, Kernel, Mem, Space, Special, Stmt, Ty, Unary, Value, Var};
 use crate::abi::Signature;
 use crate::{Error, Result, Verified};
 
@@ -12,7 +12,7 @@ impl Kernel {
     /// # Errors
     /// [`Error::Verify`] naming the rule and the value.
     pub fn verify(self) -> Result<Verified<Kernel>> {
-        let mut v = Verifier { kernel: &self, defined: vec![false; self.values.len()], tickets: 0 };
+        let mut v = Verifier { kernel: &self, defined: vec![false; self.values.len()], tickets: 0, awaited: false };
         v.buffers()?;
         v.block(&self.body)?;
         if v.tickets != self.tickets {
@@ -26,6 +26,8 @@ struct Verifier<'a> {
     kernel: &'a Kernel,
     defined: Vec<bool>,
     tickets: u32,
+    /// Whether the launch before has been waited for.
+    awaited: bool,
 }
 
 impl Verifier<'_> {
@@ -56,7 +58,7 @@ impl Verifier<'_> {
                     scratch = offset + b.bytes;
                 }
                 Space::Constant(words) => {
-                    let ok = !b.writable && b.mem == Mem::I32 && b.bytes == size_of_val(words) as u64;
+                    let ok = b.access == Access::Constant && b.mem == Mem::I32 && b.bytes == size_of_val(words) as u64;
                     self.ensure(ok, || format!("constant {} is not what its words are", b.name))?;
                 }
             }
@@ -96,6 +98,9 @@ impl Verifier<'_> {
     fn access(&self, b: Buf, index: Value, mem: Mem, vector: bool) -> Result<()> {
         self.want(index, Ty::I32)?;
         let decl = self.buf(b)?;
+        let early = self.kernel.grid.is_some() && !self.awaited;
+        let changes = matches!(decl.space, Space::Param(_)) && decl.access != Access::Constant;
+        self.ensure(!early || !changes, || format!("buffer {} is used before the launch before ends", decl.name))?;
         self.ensure(decl.mem == mem || decl.mem == Mem::U8, || format!("buffer {} is not of {mem:?}", decl.name))?;
         self.ensure(!vector || mem.bytes() == 4, || "vector accesses are of four-byte elements".into())
     }
@@ -146,7 +151,7 @@ impl Verifier<'_> {
                 self.access(*buf, *index, *mem, ty.is_vector())?;
                 self.ensure(ty.scalar() == mem.ty(), || format!("%{} is stored as {mem:?}", value.0))?;
                 let decl = self.buf(*buf)?;
-                self.ensure(decl.writable, || format!("buffer {} is read-only", decl.name))?;
+                self.ensure(decl.access == Access::Write, || format!("buffer {} is read-only", decl.name))?;
             }
             Stmt::For { index, from, to, step, body } => {
                 self.want(*from, Ty::I32)?;
@@ -171,7 +176,27 @@ impl Verifier<'_> {
                 self.on_gpu(false, "a call")?;
                 self.call(atom.signature(), args)?;
             }
-            Stmt::Sync(_) | Stmt::AwaitPrevious => self.on_gpu(true, "a wait of threads")?,
+            Stmt::Sync(_) => self.on_gpu(true, "a wait of threads")?,
+            Stmt::AwaitPrevious => {
+                self.on_gpu(true, "a wait for a launch")?;
+                self.awaited = true;
+            }
+            Stmt::MbarrierInit(buf, index) => self.shared(*buf, *index)?,
+            Stmt::FenceAsync => self.on_gpu(true, "a fence")?,
+            Stmt::BulkCopy(copy) => {
+                let (from, index) = copy.from;
+                self.access(from, index, Mem::U8, false)?;
+                let decl = self.buf(from)?;
+                let ok = decl.access == Access::Constant && matches!(decl.space, Space::Param(_));
+                self.ensure(ok, || format!("a bulk copy from {}", decl.name))?;
+                self.ensure(copy.bytes > 0 && copy.bytes % 16 == 0, || format!("a bulk copy of {} bytes", copy.bytes))?;
+                self.shared(copy.to.0, copy.to.1)?;
+                self.shared(copy.mbarrier.0, copy.mbarrier.1)?;
+            }
+            Stmt::MbarrierWait { buf, index, parity } => {
+                self.shared(*buf, *index)?;
+                self.want(*parity, Ty::I32)?;
+            }
         }
         Ok(())
     }
@@ -205,6 +230,14 @@ impl Verifier<'_> {
             self.ensure(ok, || format!("argument {arg:?} does not fit {signature:?}"))?;
         }
         Ok(())
+    }
+
+    /// A byte of shared memory.
+    fn shared(&self, buf: Buf, index: Value) -> Result<()> {
+        self.on_gpu(true, "shared memory of CTAs")?;
+        self.access(buf, index, Mem::U8, false)?;
+        let decl = self.buf(buf)?;
+        self.ensure(matches!(decl.space, Space::Scratch(_)), || format!("buffer {} is not in shared memory", decl.name))
     }
 
     fn shuffled(&self, v: Value) -> Result<Ty> {
@@ -345,6 +378,10 @@ impl Verifier<'_> {
                 self.access(*buf, *index, *mem, *vector)?;
                 like(mem.ty(), *vector)
             }
+            Inst::Elected => {
+                self.on_gpu(true, "an election")?;
+                Ty::Bool
+            }
             Inst::ShuffleXor(a, mask) => {
                 self.on_gpu(true, "a shuffle")?;
                 self.ensure(*mask < 32, || format!("a shuffle over {mask} lanes"))?;
@@ -359,7 +396,7 @@ impl Verifier<'_> {
                 self.on_gpu(true, "an atomic addition")?;
                 self.access(*buf, *index, Mem::I32, false)?;
                 let decl = self.buf(*buf)?;
-                let ok = decl.writable && matches!(decl.space, Space::Param(_));
+                let ok = decl.access == Access::Write && matches!(decl.space, Space::Param(_));
                 self.ensure(ok, || format!("an atomic addition to {}", decl.name))?;
                 self.want(*value, Ty::I32)?;
                 Ty::I32

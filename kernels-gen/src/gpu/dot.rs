@@ -24,23 +24,24 @@ pub(crate) fn chunk(m: &Matrix, most: usize) -> usize {
     columns
 }
 
-/// `acc` plus the products of `columns` columns from chunk number `index` on: of row `lane` of the tile at byte `tile` of
-/// the weights, with the input row.
+/// Bytes of a chunk of so many columns.
+pub(crate) fn chunk_bytes(m: &Matrix, columns: usize) -> usize {
+    m.format.bytes_of(columns as u64) as usize * WARP_ROWS
+}
+
+/// `acc` plus the products of `columns` columns from `first` on: of row `lane` of the chunk at byte `weights` of `w`, with
+/// the input row.
 ///
 /// # Errors
 /// For a format without an `unpack`.
 pub(crate) fn dot(
     b: &mut Builder,
     m: &Matrix,
-    (w, tile, lane): (Buf, Value, Value),
+    (w, weights, lane): (Buf, Value, Value),
     row: &Row,
-    (index, columns): (Value, usize),
+    (first, columns): (Value, usize),
     acc: Value,
 ) -> Result<Value> {
-    let bytes = m.format.bytes_of(columns as u64) as usize * WARP_ROWS;
-    let weights = b.imul_const(index, bytes);
-    let weights = b.iadd(tile, weights);
-    let first = b.imul_const(index, columns);
     match (m.format.dot, m.format.unpack, row.float, row.int8) {
         (DotForm::Float(kind), _, Some(x), _) => Ok(float(b, kind, (w, weights, lane), (x, first, columns), acc)),
         (_, Some(unpack), _, Some(x)) => {

@@ -2,10 +2,11 @@
 //!
 //! Every thread of a CTA runs the same code; branches around a `sync` depend on values that the whole CTA agrees on.
 //! Results never depend on the order in which CTAs or warps run: partial sums are kept apart and added in a fixed order.
-//! Next hop: `rows` prepares activations, `dot` multiplies, `product` spreads the products over the grid.
+//! Next hop: `rows` prepares activations, `ring` brings weights, `dot` multiplies, `product` spreads the products over the grid.
 
 pub(crate) mod dot;
 pub(crate) mod product;
+mod ring;
 pub(crate) mod rows;
 
 use crate::generator::Generator;
@@ -36,7 +37,7 @@ impl Place {
     }
 }
 
-/// Gives the kernel its grid, and waits for what ran before it.
+/// Gives the kernel its grid. What the launch before wrote may be read after [`Builder::await_previous`] only.
 ///
 /// # Errors
 /// For a capacity of more than one token.
@@ -53,7 +54,6 @@ pub(crate) fn begin(g: &mut Generator<'_>, ctas: usize) -> Result<Place> {
     // From one lane, so that the assembler sees that a warp agrees on it.
     let zero = b.int(0);
     let warp = b.shuffle(warp, zero);
-    b.await_previous();
     Ok(Place { cta, thread, warp, lane, warps: warps as usize })
 }
 

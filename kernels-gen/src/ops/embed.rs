@@ -29,6 +29,7 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
     if g.target.gpu().is_some() {
         // The whole row is one CTA's: it is short.
         let at = gpu::begin(g, 1)?;
+        g.b.await_previous();
         let zero = g.b.int(0);
         let id = g.b.load(ids, zero, Mem::I32);
         let base = row_base(&mut g.b, &m, id);

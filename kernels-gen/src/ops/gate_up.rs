@@ -2,7 +2,8 @@
 
 use crate::body::{self, Linear};
 use crate::generator::Generator;
-use crate::gpu::{self, LANES, product::Product, rows};
+use crate::gpu::product::{self, Segment};
+use crate::gpu::{self, LANES};
 use crate::matmul::{self, TileOut};
 use ir::Result;
 use ir::abi::{TILE_ROWS, f32_row_bytes};
@@ -74,22 +75,18 @@ fn silu_times(b: &mut Builder, gate: Value, up: Value, (zero, one): (Value, Valu
 
 /// A unit is 32 rows of each product.
 fn gpu(g: &mut Generator<'_>, gate: Linear, up: Linear, y: Buf) -> Result<()> {
-    let product = Product { matrices: vec![gate.matrix, up.matrix], unit_rows: LANES };
-    let ctas = product.ctas(g)?;
-    let at = gpu::begin(g, ctas)?;
-    let row = rows::prepare(g, &at, &[gate, up])?;
-    product.run(g, &at, &row, ctas, |g, unit, sums| {
+    let segment = Segment { matrices: vec![gate.matrix, up.matrix], unit_rows: LANES };
+    product::run(g, &[gate, up], &[segment], |g, at, _, unit, (sums, from)| {
         let b = &mut g.b;
-        gpu::if_below(b, at.thread, LANES, |b| {
-            let to = b.imul_const(unit, LANES);
-            let to = b.iadd(to, at.lane);
-            gpu::if_below(b, to, gate.matrix.rows, |b| {
-                let up_at = b.iadd_const(at.lane, LANES);
-                let (gate, up) = (b.load(sums, at.lane, Mem::F32), b.load(sums, up_at, Mem::F32));
-                let (zero, one) = (b.float(0.0), b.float(1.0));
-                let v = silu_times(b, gate, up, (zero, one));
-                b.store(y, to, Mem::F32, v);
-            });
+        let to = b.imul_const(unit, LANES);
+        let to = b.iadd(to, at.lane);
+        gpu::if_below(b, to, gate.matrix.rows, |b| {
+            let gate_at = b.iadd(from, at.lane);
+            let up_at = b.iadd_const(gate_at, LANES);
+            let (gate, up) = (b.load(sums, gate_at, Mem::F32), b.load(sums, up_at, Mem::F32));
+            let (zero, one) = (b.float(0.0), b.float(1.0));
+            let v = silu_times(b, gate, up, (zero, one));
+            b.store(y, to, Mem::F32, v);
         });
         Ok(())
     })

@@ -87,6 +87,7 @@ impl Double {
 /// A thread for each pair. Angles are counted in turns, of which whole ones drop out before the sine.
 fn gpu(g: &mut Generator<'_>, dim: usize, theta: f32, factors: Option<Buf>, y: Buf) -> Result<()> {
     let at = gpu::begin(g, 1)?;
+    g.b.await_previous();
     let b = &mut g.b;
     let position = b.position();
     let position = b.to_float(position);

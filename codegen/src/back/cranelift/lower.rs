@@ -9,7 +9,7 @@ use cranelift_codegen::ir::{
 use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 use ir::abi::{Atom, Control, Frame, Signature as AtomSignature};
-use ir::kernel::{Arg, Binary, Buf, Compare, Inst, Kernel, Mem, Space, Special, Stmt, Ty, Unary, Value};
+use ir::kernel::{Access, Arg, Binary, Buf, Compare, Inst, Kernel, Mem, Space, Special, Stmt, Ty, Unary, Value};
 use ir::target::{Isa, Target};
 use ir::{Result, Verified};
 use std::collections::HashMap;
@@ -146,7 +146,7 @@ impl Lowering<'_, '_> {
     }
 
     fn flags(&self, buf: Buf) -> MemFlagsData {
-        if self.kernel.buffers[buf.0 as usize].writable { plain_memory() } else { constant_memory() }
+        if self.kernel.buffers[buf.0 as usize].access == Access::Write { plain_memory() } else { constant_memory() }
     }
 
     /// `while condition(index) { body; index = next }` around a variable.
@@ -251,7 +251,12 @@ impl Lowering<'_, '_> {
                     .collect();
                 self.call(*atom, &args);
             }
-            Stmt::Sync(_) | Stmt::AwaitPrevious => return Err(gpu_only()),
+            Stmt::Sync(_)
+            | Stmt::AwaitPrevious
+            | Stmt::MbarrierInit(..)
+            | Stmt::FenceAsync
+            | Stmt::BulkCopy(_)
+            | Stmt::MbarrierWait { .. } => return Err(gpu_only()),
         }
         Ok(())
     }
@@ -365,7 +370,7 @@ impl Lowering<'_, '_> {
                 math::bitcast(&mut self.b, types::I32X4, looked_up)
             }
             Inst::Load { buf, index, mem, vector } => self.load(*buf, *index, *mem, *vector),
-            Inst::ShuffleXor(..) | Inst::Shuffle(..) | Inst::AtomicAdd { .. } => return Err(gpu_only()),
+            Inst::Elected | Inst::ShuffleXor(..) | Inst::Shuffle(..) | Inst::AtomicAdd { .. } => return Err(gpu_only()),
         })
     }
 

@@ -2,14 +2,12 @@
 
 use super::divide::magic;
 use super::live::live;
-use ir::kernel::{Binary, Buf, Compare, Grid, Inst, Kernel, Mem, Scope, Space, Special, Stmt, Ty, Unary, Value};
+use ir::kernel::{Access, Binary, Buf, Compare, Grid, Inst, Kernel, Mem, Scope, Space, Special, Stmt, Ty, Unary, Value};
 use ir::target::Gpu;
 use ir::{Error, Result, Verified};
 use std::collections::HashMap;
 use std::fmt::Write;
 
-/// Compute capability from which launches may overlap.
-const DEPENDENT_LAUNCH: u32 = 90;
 /// CTAs that a multiprocessor is to hold at once where launches may overlap, which bounds the registers of a thread: so that
 /// one can begin while the one before ends.
 const RESIDENT: u32 = 2;
@@ -104,7 +102,7 @@ pub(super) fn emit(kernel: &Verified<Kernel>, gpu: &Gpu) -> Result<String> {
             );
         }
     }
-    let resident = if gpu.sm >= DEPENDENT_LAUNCH { RESIDENT } else { 1 };
+    let resident = if gpu.overlaps() { RESIDENT } else { 1 };
     let params: Vec<String> = (0..=kernel.params()).map(|n| format!("\t.param .u64 param{n}")).collect();
     _ = write!(
         out,
@@ -300,9 +298,31 @@ impl Emitter<'_> {
             Stmt::Sync(Scope::Warp) => self.line(format_args!("bar.warp.sync 0xffffffff;")),
             Stmt::Sync(Scope::Cta) => self.line(format_args!("bar.sync 0;")),
             Stmt::AwaitPrevious => {
-                if self.gpu.sm >= DEPENDENT_LAUNCH {
+                if self.gpu.overlaps() {
+                    self.line(format_args!("griddepcontrol.launch_dependents;"));
                     self.line(format_args!("griddepcontrol.wait;"));
                 }
+            }
+            Stmt::MbarrierInit(buf, index) => {
+                let at = self.address(*buf, *index);
+                self.line(format_args!("mbarrier.init.shared.b64 {at}, 1;"));
+            }
+            Stmt::FenceAsync => self.line(format_args!("fence.proxy.async.shared::cta;")),
+            Stmt::BulkCopy(c) => {
+                let [to, from, mbarrier] = [c.to, c.from, c.mbarrier].map(|(buf, index)| self.address(buf, index));
+                let bytes = c.bytes;
+                self.line(format_args!("mbarrier.arrive.expect_tx.shared.b64 _, {mbarrier}, {bytes};"));
+                self.line(format_args!(
+                    "cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes {to}, {from}, {bytes}, {mbarrier};"
+                ));
+            }
+            Stmt::MbarrierWait { buf, index, parity } => {
+                let (at, parity, again) = (self.address(*buf, *index), self.one(*parity), self.label());
+                let parity = self.in_register(parity);
+                let done = self.reg(Class::Pred);
+                _ = writeln!(self.text, "$L{again}:");
+                self.line(format_args!("mbarrier.try_wait.parity.shared.b64 {done}, {at}, {parity};"));
+                self.line(format_args!("@!{done} bra $L{again};"));
             }
             Stmt::Parallel { .. } | Stmt::Barrier | Stmt::Call { .. } => return Err(self.cpu_only("this statement")),
         }
@@ -385,8 +405,15 @@ impl Emitter<'_> {
 
     fn load(&mut self, buf: Buf, index: Value, mem: Mem, vector: bool) -> Operands {
         let at = self.address(buf, index);
-        let (space, class) = (self.space(buf), class(mem.ty()));
+        let class = class(mem.ty());
         let ty = memory_type(mem);
+        // Weights are read once: what is loaded whole need not stay in the first cache.
+        let decl = &self.kernel.buffers[buf.0 as usize];
+        let space = match (self.space(buf), decl.access, decl.space) {
+            ("global", Access::Constant, Space::Param(_)) if vector => "global.nc.L1::no_allocate.L2::256B",
+            ("global", Access::Constant, _) => "global.nc",
+            (space, ..) => space,
+        };
         if vector {
             let all = std::array::from_fn(|_| self.reg(class));
             let [a, b, c, d] = all;
@@ -468,6 +495,11 @@ impl Emitter<'_> {
             Inst::Lut16(a, table) => self.lanes([a], |e, [a]| Ok(e.lut16(a, &table)))?,
             Inst::Narrow(_) => return Err(self.cpu_only("a narrowing of vectors")),
             Inst::Load { buf, index, mem, vector } => self.load(buf, index, mem, vector),
+            Inst::Elected => {
+                let to = self.reg(Class::Pred);
+                self.line(format_args!("elect.sync _|{to}, 0xffffffff;"));
+                Operands::One(to)
+            }
             Inst::ShuffleXor(a, mask) => Operands::One(self.shuffle("bfly", a, Operand::Int(mask as i32))),
             Inst::Shuffle(a, lane) => {
                 let lane = self.one(lane);

@@ -37,14 +37,17 @@ fn roots(kernel: &Kernel, code: &[Stmt], wanted: &mut Vec<Value>) {
             }
             // Of CPU kernels only.
             Stmt::Parallel { .. } | Stmt::Barrier | Stmt::Call { .. } => {}
-            Stmt::Sync(_) | Stmt::AwaitPrevious => {}
+            Stmt::MbarrierInit(_, index) => wanted.push(*index),
+            Stmt::BulkCopy(c) => wanted.extend([c.to.1, c.from.1, c.mbarrier.1]),
+            Stmt::MbarrierWait { index, parity, .. } => wanted.extend([*index, *parity]),
+            Stmt::Sync(_) | Stmt::AwaitPrevious | Stmt::FenceAsync => {}
         }
     }
 }
 
 fn operands(inst: &Inst, f: &mut impl FnMut(Value)) {
     match inst {
-        Inst::Int(_) | Inst::Float(_) | Inst::Special(_) | Inst::Get(_) | Inst::Index => {}
+        Inst::Int(_) | Inst::Float(_) | Inst::Special(_) | Inst::Get(_) | Inst::Index | Inst::Elected => {}
         Inst::Unary(_, a)
         | Inst::Splat(a)
         | Inst::Lane(a, _)

@@ -112,6 +112,7 @@ pub(super) fn generate(
     let (q, keys, values, y) = (g.param(q), cache(g, keys), cache(g, values), g.result(0)?);
 
     let at = gpu::begin(g, kv_heads * splits)?;
+    g.b.await_previous();
     let per_lane = head.div_ceil(LANES);
     let at_once = (SUMS / per_lane).clamp(1, group);
     // The weighted sum, the maximum and the sum of the weights.

@@ -3,7 +3,8 @@
 use super::{Branch, Sink, cache_row, rotate};
 use crate::body::Linear;
 use crate::generator::Generator;
-use crate::gpu::{self, LANES, Place, product::Product, rows};
+use crate::gpu::product::{self, Segment};
+use crate::gpu::{self, LANES, Place};
 use ir::Result;
 use ir::abi::Q8_BLOCK;
 use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value};
@@ -13,32 +14,24 @@ use ir::tensor::{Elem, kv_row_bytes};
 pub(super) fn generate(g: &mut Generator<'_>, branches: &[Branch], products: &[Linear]) -> Result<()> {
     let of = |b: &Branch| {
         let heads = (1..=LANES).find(|n| (n * b.head).is_multiple_of(LANES)).unwrap_or(LANES);
-        Product { matrices: vec![b.product.matrix], unit_rows: heads * b.head }
+        Segment { matrices: vec![b.product.matrix], unit_rows: heads * b.head }
     };
-    let units: Vec<Product> = branches.iter().map(of).collect();
-    let ctas = units.iter().map(|p| p.ctas(g)).collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(1);
-    let at = gpu::begin(g, ctas)?;
-    let row = rows::prepare(g, &at, products)?;
-    for (branch, product) in branches.iter().zip(&units) {
-        let heads = product.unit_rows / branch.head;
-        product.run(g, &at, &row, ctas, |g, unit, sums| {
+    let segments: Vec<Segment> = branches.iter().map(of).collect();
+    product::run(g, products, &segments, |g, at, segment, unit, (sums, from)| {
+        let branch = &branches[segment];
+        let heads = segments[segment].unit_rows / branch.head;
+        let b = &mut g.b;
+        let first = b.imul_const(unit, heads);
+        let (zero, heads, all) = (b.int(0), b.size(heads), b.size(branch.heads));
+        g.for_(zero, heads, 1, |g, i| {
             let b = &mut g.b;
-            let (zero, end, first) = (b.int(0), b.size(heads), b.imul_const(unit, heads));
-            let warps = at.warps as u32;
-            // Every warp makes as many turns.
-            let turns = b.size(heads.next_multiple_of(at.warps));
-            g.for_(zero, turns, warps, |g, turn| {
-                let b = &mut g.b;
-                let i = b.iadd(turn, at.warp);
-                let h = b.iadd(first, i);
-                let all = b.size(branch.heads);
-                let (in_unit, there) = (b.compare(Compare::ULt, i, end), b.compare(Compare::ULt, h, all));
-                let from = b.imul_const(i, branch.head);
-                g.if_(in_unit, |g| g.if_(there, |g| finish(g, &at, branch, (sums, from), h)))
-            })
-        })?;
-    }
-    Ok(())
+            let h = b.iadd(first, i);
+            let there = b.compare(Compare::ULt, h, all);
+            let at_head = b.imul_const(i, branch.head);
+            let from = b.iadd(from, at_head);
+            g.if_(there, |g| finish(g, at, branch, (sums, from), h))
+        })
+    })
 }
 
 /// Calls `f` for every i < `count`, spread over the lanes.
