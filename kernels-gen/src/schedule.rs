@@ -103,9 +103,8 @@ fn tuned(spec: &KernelSpec) -> Result<Option<Schedule>> {
 pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Vec<Schedule> {
     let rings = gpu.bulk_copies() && spec.body.nodes().iter().any(|n| n.op == Op::MatMul);
     let rings = if rings { RINGS.as_slice() } else { &[] };
-    let schedule = |&(warps, depth): &(u32, u32)| {
-        Schedule::Gpu(GpuSchedule { ctas: gpu.card.sms, warps, chunk: CHUNK, depth })
-    };
+    let schedule =
+        |&(warps, depth): &(u32, u32)| Schedule::Gpu(GpuSchedule { ctas: gpu.card.sms, warps, chunk: CHUNK, depth });
     rings.iter().chain([&NO_RING]).map(schedule).collect()
 }
 

@@ -1,7 +1,8 @@
 //! Builds kernels: folds integer constants, shares pure instructions within their scope, allots scratch memory.
 
 use super::{
-    Access, Arg, Binary, Buf, BufDecl, BulkCopy, Compare, Grid, Inst, Kernel, Mem, Scope, Space, Special, Stmt, Ty, Unary, Value, Var,
+    Access, Arg, Binary, Buf, BufDecl, BulkCopy, Compare, Grid, Inst, Kernel, Mem, Scope, Space, Special, Stmt, Ty,
+    Unary, Value, Var,
 };
 use crate::abi::Atom;
 use std::collections::HashMap;
@@ -86,7 +87,13 @@ impl Builder {
         let known = self.kernel.buffers.iter().position(|b| b.space == space);
         let number = known.unwrap_or_else(|| {
             let bytes = size_of_val(words) as u64;
-            self.kernel.buffers.push(BufDecl { name: name.into(), mem: Mem::I32, space, bytes, access: Access::Constant });
+            self.kernel.buffers.push(BufDecl {
+                name: name.into(),
+                mem: Mem::I32,
+                space,
+                bytes,
+                access: Access::Constant,
+            });
             self.kernel.buffers.len() - 1
         });
         Buf(number as u32)

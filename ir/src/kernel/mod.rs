@@ -280,11 +280,7 @@ pub enum Stmt {
     /// when they are there. Indices and size are multiples of 16 bytes, the buffers byte buffers.
     BulkCopy(BulkCopy),
     /// Waits for the end of the phase of this parity (0 or 1) of an mbarrier; what was copied in it is visible after.
-    MbarrierWait {
-        buf: Buf,
-        index: Value,
-        parity: Value,
-    },
+    MbarrierWait { buf: Buf, index: Value, parity: Value },
 }
 
 /// The operands of [`Stmt::BulkCopy`]: buffers with byte indices.

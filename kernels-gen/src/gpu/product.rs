@@ -40,6 +40,7 @@ impl Segment {
 }
 
 /// The sums of a unit, in the order of its rows: 32 for each row group, from this element on of the shared memory of a warp.
+/// A lane has those of its rows; those of others it has after a wait of the warp, which also comes before the end.
 pub(crate) type Sums = (Buf, Value);
 
 /// A whole kernel of one product; `epilogue(row, sum)` finishes each row, in one thread.
@@ -125,9 +126,8 @@ pub(crate) fn run(
         for number in 0..segments.len() {
             let own = split.within(&mut g.b, number, group);
             let mut body = |g: &mut Generator<'_>| {
-                stream.group(g, number, &row, (group, to), &shared, |g, unit| {
-                    epilogue(g, &at, number, unit, shared.sums)
-                })
+                stream
+                    .group(g, number, &row, (group, to), &shared, |g, unit| epilogue(g, &at, number, unit, shared.sums))
             };
             match own {
                 Some(own) => g.if_(own, &mut body)?,
@@ -362,16 +362,11 @@ impl Stream<'_> {
         let ends = b.compare(Compare::IEq, ends, one);
         let run = b.var(zero);
         b.if_(ends, |b| {
-            b.sync(Scope::Warp);
             b.if_else(alone, |b| b.set(run, one), |b| self.arrive(b, unit, shared, run));
         });
         let run = g.b.get(run);
         let run = g.b.compare(Compare::IEq, run, one);
-        g.if_(run, |g| {
-            epilogue(g, number)?;
-            g.b.sync(Scope::Warp);
-            Ok(())
-        })
+        g.if_(run, |g| epilogue(g, number))
     }
 
     /// This lane's sum over the stream's items of a row group, number `part` of `unit`.
@@ -461,6 +456,8 @@ impl Stream<'_> {
         let (zero, one) = (b.int(0), b.int(1));
         let counter = b.iadd_const(unit.number, span.first_unit);
         let before = b.var(zero);
+        // The sums of all lanes are there before it counts, and others' after.
+        b.sync(Scope::Warp);
         if_below(b, self.at.lane, 1, |b| {
             let arrived = b.atomic_add(shared.counters, counter, one);
             b.set(before, arrived);
@@ -496,7 +493,6 @@ impl Stream<'_> {
             }
             if_below(b, self.at.lane, 1, |b| b.store(shared.counters, counter, Mem::I32, zero));
             b.set(run, one);
-            b.sync(Scope::Warp);
         });
     }
 }

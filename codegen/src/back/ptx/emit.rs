@@ -2,7 +2,9 @@
 
 use super::divide::magic;
 use super::live::live;
-use ir::kernel::{Access, Binary, Buf, Compare, Grid, Inst, Kernel, Mem, Scope, Space, Special, Stmt, Ty, Unary, Value};
+use ir::kernel::{
+    Access, Binary, Buf, Compare, Grid, Inst, Kernel, Mem, Scope, Space, Special, Stmt, Ty, Unary, Value,
+};
 use ir::target::Gpu;
 use ir::{Error, Result, Verified};
 use std::collections::HashMap;

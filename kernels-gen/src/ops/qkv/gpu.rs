@@ -23,6 +23,7 @@ pub(super) fn generate(g: &mut Generator<'_>, branches: &[Branch], products: &[L
         let b = &mut g.b;
         let first = b.imul_const(unit, heads);
         let (zero, heads, all) = (b.int(0), b.size(heads), b.size(branch.heads));
+        b.sync(Scope::Warp);
         g.for_(zero, heads, 1, |g, i| {
             let b = &mut g.b;
             let h = b.iadd(first, i);
@@ -30,7 +31,9 @@ pub(super) fn generate(g: &mut Generator<'_>, branches: &[Branch], products: &[L
             let at_head = b.imul_const(i, branch.head);
             let from = b.iadd(from, at_head);
             g.if_(there, |g| finish(g, at, branch, (sums, from), h))
-        })
+        })?;
+        g.b.sync(Scope::Warp);
+        Ok(())
     })
 }
 

@@ -1,0 +1,212 @@
+//! Mistakes planted in our own GPU kernels, one at a time: the emulator or the comparison with the interpreter reports each, as
+//! what it is, and never the kernel without it.
+
+use codegen::TableKernel;
+use ir::quant;
+use ir::spec::{GpuSchedule, Schedule};
+use ir::target::Target;
+use tests::kernels::{self, Trial};
+use tests::synthetic::{Synthetic, format};
+
+/// Schedules of the emulator that a mistake has to show in, at least in one.
+const SCHEDULES: usize = 6;
+
+/// What is done to a line of a kernel's PTX.
+#[derive(Debug, Clone, Copy)]
+enum Edit {
+    /// It and the lines after it go, so many in all.
+    Drop(usize),
+    /// A part of it is replaced.
+    Swap(&'static str, &'static str),
+    /// Its last operand is replaced.
+    Last(&'static str),
+    /// Its address is so many bytes further.
+    Further(i64),
+}
+
+/// A mistake.
+#[derive(Debug)]
+struct Mistake {
+    what: &'static str,
+    kernel: &'static str,
+    /// The line: number `nth` of those with this text.
+    find: &'static str,
+    nth: usize,
+    edit: Edit,
+    /// What the report has to name.
+    found: &'static str,
+}
+
+const fn mistake(
+    kernel: &'static str,
+    (find, nth): (&'static str, usize),
+    edit: Edit,
+    found: &'static str,
+    what: &'static str,
+) -> Mistake {
+    Mistake { what, kernel, find, nth, edit, found }
+}
+
+use Edit::{Drop, Further, Last, Swap};
+
+/// The chunks of these kernels are 1152 bytes, and their rings have two slots.
+const MISTAKES: &[Mistake] = &[
+    mistake("project", ("mbarrier.init", 0), Drop(1), "mbarrier", "no mbarrier is made"),
+    mistake(
+        "project",
+        ("mbarrier.init", 0),
+        Swap(", 1;", ", 2;"),
+        "deadlock",
+        "an mbarrier expects an arrival too many",
+    ),
+    mistake("project", ("bar.warp.sync", 0), Drop(1), "race_shared", "a copy may start before its mbarrier is made"),
+    mistake("project", ("try_wait", 0), Drop(2), "async_copy", "a slot is read before its chunk is there"),
+    mistake("project", ("try_wait", 0), Last("0"), "async_copy", "the wait is for the wrong phase"),
+    mistake("project", ("expect_tx", 0), Swap("1152", "1168"), "mbarrier_tx", "the first chunks expect too many bytes"),
+    mistake("project", ("expect_tx", 1), Swap("1152", "1136"), "mbarrier_tx", "later chunks expect too few bytes"),
+    mistake("project", ("expect_tx", 1), Drop(1), "deadlock", "nobody arrives for a chunk"),
+    mistake("project", ("cp.async.bulk", 0), Drop(1), "mbarrier_tx", "the first chunks are not copied"),
+    mistake("project", ("cp.async.bulk", 1), Swap(", 1152,", ", 1136,"), "mbarrier_tx", "a copy is 16 bytes short"),
+    mistake("project", ("cp.async.bulk", 1), Further(16), "async_copy", "a copy lands 16 bytes too far"),
+    mistake("project", ("cp.async.bulk", 1), Further(8), "misaligned", "a copy lands where none can"),
+    mistake("project", ("cp.async.bulk", 1), Swap("+2304]", "+1152]"), "wrong", "a copy brings the chunk before"),
+    mistake("project", ("bar.warp.sync", 1), Drop(1), "race_shared", "a slot is filled while others read it"),
+    mistake("project", ("elect.sync", 1), Drop(2), "mbarrier_arrival", "every lane starts the copy"),
+    mistake("project", ("bar.sync", 0), Drop(1), "race_shared", "codes are read before all are written"),
+    mistake(
+        "project",
+        ("bar.warp.sync", 2),
+        Drop(1),
+        "race_global",
+        "a stream arrives before its lanes' sums are there",
+    ),
+    mistake("project", ("bar.warp.sync", 3), Drop(1), "race_global", "lanes read sums that only the first knows of"),
+    mistake("project", ("atom.", 0), Swap(".acq_rel", ".relaxed"), "race_global", "an arrival without order"),
+    mistake("project", ("atom.", 0), Swap(", 1;", ", 2;"), "counter", "an arrival counts twice"),
+    mistake("project", ("st.global.b32", 0), Drop(1), "counter", "a counter is not set back"),
+    mistake("project", ("setp.ge.u32", 3), Swap(".ge", ".gt"), "deadlock", "a stream takes a chunk too many"),
+    mistake("project", ("ld.shared.v4.b32", 0), Further(4), "misaligned", "a vector is loaded from between two"),
+    mistake("project", ("ld.shared.u16", 0), Further(576), "wrong", "a scale is that of the next block"),
+    mistake("project", ("st.shared.b32", 0), Drop(1), "uninit_shared", "codes are not written"),
+    mistake("project", ("st.global.f32", 0), Drop(1), "NaN", "partial sums are not written"),
+    mistake("project", ("st.global.f32", 0), Further(4), "NaN", "partial sums are a float too far"),
+    mistake("project", ("shfl.sync.bfly", 0), Swap(", 4, 31", ", 8, 31"), "wrong", "lanes of two blocks share a scale"),
+    mistake(
+        "project",
+        ("bar.sync", 0),
+        Swap("bar.sync 0", "bar.sync 0, 32"),
+        "race_shared",
+        "a barrier counts one warp",
+    ),
+    mistake("qkv", ("bar.warp.sync", 5), Drop(1), "race_shared", "a head is rotated before it is normalised"),
+    mistake("qkv", ("bar.warp.sync", 6), Drop(1), "race_shared", "a head is stored before it is rotated"),
+    mistake("qkv", ("cp.async.bulk", 0), Further(1152), "mbarrier", "a chunk lands in the next slot"),
+    mistake("gate_up", ("cp.async.bulk", 1), Last("[%r0+0]"), "mbarrier", "a copy names no mbarrier"),
+    mistake("attention", ("bar.sync", 0), Drop(1), "race_shared", "queries are read before all are there"),
+    mistake("attention", ("bar.sync", 1), Drop(1), "uninit_shared", "warps are combined before they end"),
+    mistake("attention", ("bar.sync", 2), Drop(1), "race_global", "a CTA arrives before its results are there"),
+    mistake("attention", ("atom.", 0), Swap(".acq_rel", ".relaxed"), "race_global", "a CTA arrives without order"),
+    mistake("attention", ("setp.lt.u32", 1), Swap(".lt", ".le"), "wrong", "a position too many"),
+];
+
+fn table() -> Vec<TableKernel> {
+    let target = target();
+    let shape = Synthetic {
+        width: 256,
+        heads: 4,
+        kv_heads: 2,
+        head: 80,
+        ffn: 512,
+        context: 256,
+        layers: 1,
+        architecture: "qwen3",
+        qk_norm: true,
+        format: format("q4_0"),
+        ..Synthetic::default()
+    };
+    let schedule = Schedule::Gpu(GpuSchedule { ctas: 3, warps: 2, chunk: 64, depth: 2 });
+    let kernels = kernels::table(&shape.model(), target, &[1], quant::Q8_0).kernels;
+    let again = |k: TableKernel| {
+        let made = kernels_gen::generate(&k.spec, &schedule, target).unwrap();
+        TableKernel::new(k.spec, (schedule, made), 0).unwrap()
+    };
+    kernels.into_iter().map(again).collect()
+}
+
+fn target() -> &'static Target {
+    Target::by_name("sm_90").unwrap()
+}
+
+fn edited(code: &str, m: &Mistake) -> String {
+    let mut lines: Vec<String> = code.lines().map(String::from).collect();
+    let at = (0..lines.len()).filter(|&i| lines[i].contains(m.find)).nth(m.nth);
+    let at = at.unwrap_or_else(|| panic!("{}: no such line in\n{code}", m.what));
+    match m.edit {
+        Drop(count) => drop(lines.drain(at..at + count)),
+        Swap(from, to) => {
+            assert!(lines[at].contains(from), "{}: {}", m.what, lines[at]);
+            lines[at] = lines[at].replacen(from, to, 1);
+        }
+        Further(by) => {
+            let (head, tail) = lines[at].split_once("+").unwrap();
+            let (offset, tail) = tail.split_once("]").unwrap();
+            lines[at] = format!("{head}+{}]{tail}", offset.parse::<i64>().unwrap() + by);
+        }
+        Last(to) => {
+            let (head, _) = lines[at].rsplit_once(", ").unwrap();
+            lines[at] = format!("{head}, {to};");
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// What is reported of a kernel with its code edited, in the first of all schedules that shows anything.
+fn report(kernel: &TableKernel, edit: impl Fn(&str) -> String) -> Option<String> {
+    (0..SCHEDULES).find_map(|workers| {
+        let trial = Trial { position: 200, tokens: 1, workers, seed: 5 };
+        let edit = |code: &Vec<u8>| edit(std::str::from_utf8(code).unwrap()).into_bytes();
+        match kernels::attempt(kernel, target(), trial, edit) {
+            Err(e) => Some(e),
+            Ok(all) => all.iter().find(|d| d.error > d.bound).map(|d| format!("wrong result: off by {}", d.error)),
+        }
+    })
+}
+
+#[test]
+fn every_planted_mistake_is_reported() {
+    let kernels = table();
+    for k in &kernels {
+        assert_eq!(report(k, |code| code.into()), None, "{}", k.kernel.name);
+    }
+    let mut missed = Vec::new();
+    for m in MISTAKES {
+        let kernel = kernels.iter().find(|k| k.spec.kind == m.kernel).unwrap();
+        let found = report(kernel, |code| edited(code, m));
+        eprintln!("{} ({}): {}", m.what, m.kernel, found.as_deref().unwrap_or("-"));
+        if !found.as_ref().is_some_and(|f| f.contains(m.found)) {
+            missed.push((m.what, found));
+        }
+    }
+    assert!(missed.is_empty(), "{missed:#?}");
+}
+
+/// No wait is there in vain: without any one of them a kernel is wrong. (`qkv` waits for what some heads do not need.)
+#[test]
+fn every_wait_is_needed() {
+    let mut idle = Vec::new();
+    let waits = ["bar.warp.sync", "bar.sync", "try_wait"];
+    for kernel in table().into_iter().filter(|k| k.spec.kind != "qkv") {
+        let back = codegen::back::for_target(target()).unwrap();
+        let code = String::from_utf8(back.emit(&kernel.kernel, target(), false).unwrap().code).unwrap();
+        for find in waits {
+            for nth in 0..code.matches(find).count() {
+                let lines = if find == "try_wait" { 2 } else { 1 };
+                let m = mistake("", (find, nth), Drop(lines), "", "a wait is left out");
+                if report(&kernel, |code| edited(code, &m)).is_none() {
+                    idle.push(format!("{}: {find} {nth}", kernel.kernel.name));
+                }
+            }
+        }
+    }
+    assert!(idle.is_empty(), "{idle:#?}");
+}
