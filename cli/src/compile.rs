@@ -20,7 +20,7 @@ pub struct Args {
     /// Artifact to write [default: the model's name with .rig, in this directory]
     #[arg(short, long, value_name = "NAME.rig")]
     output: Option<PathBuf>,
-    /// Print stages instead of writing the artifact: graph,fused,kernel,plan,clif,asm
+    /// Print stages instead of writing the artifact: graph,fused,kernel,plan,clif,asm,ptx
     #[arg(long, value_name = "STAGES", value_delimiter = ',')]
     emit: Vec<String>,
 }
@@ -68,7 +68,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         path.display(),
         m.kernels.len(),
         bytes as f64 / 1e3,
-        m.target,
+        m.machine(),
         m.context,
         m.kv,
         start.elapsed().as_secs_f64()

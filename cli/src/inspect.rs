@@ -58,6 +58,10 @@ struct Tensor {
 #[derive(Serialize)]
 struct ArtifactReport {
     target: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    card: Option<String>,
+    #[serde(skip)]
+    machine: String,
     context: u32,
     kv: String,
     kv_bytes: u64,
@@ -69,6 +73,8 @@ impl ArtifactReport {
     fn new(m: &Manifest) -> Self {
         ArtifactReport {
             target: m.target.clone(),
+            card: m.card.clone(),
+            machine: m.machine(),
             context: m.context,
             kv: m.kv.to_string(),
             kv_bytes: m.states.iter().map(|s| s.bytes).sum(),
@@ -162,7 +168,7 @@ fn describe(r: &Report) -> Result<String> {
         writeln!(s, "{name:<10} {:>8} {:>16} {:>14} {bits:>6.2}", f.tensors, f.elements, f.bytes)?;
     }
     if let Some(a) = &r.artifact {
-        writeln!(s, "\nfor {}, context {}, KV {} ({} bytes)", a.target, a.context, a.kv, a.kv_bytes)?;
+        writeln!(s, "\nfor {}, context {}, KV {} ({} bytes)", a.machine, a.context, a.kv, a.kv_bytes)?;
         for (name, launches, arena) in &a.entries {
             writeln!(s, "  {name:<14} {launches:>4} launches, {arena} bytes of activations")?;
         }

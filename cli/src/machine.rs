@@ -12,9 +12,10 @@ pub fn native() -> Result<(&'static Target, Isa)> {
     best.ok_or_else(|| usage("this CPU runs none of the targets; rigc needs x86-64 with SSE4.1"))
 }
 
-/// The target that a name stands for; `native` is the best that this CPU runs.
-pub fn target(name: &str) -> Result<&'static Target> {
-    if name == "native" { native().map(|(target, _)| target) } else { Ok(Target::by_name(name)?) }
+/// The target that a name stands for, with a card if one is named; `native` is the best that this CPU runs.
+pub fn target(name: &str, card: Option<&str>) -> Result<Target> {
+    let target = if name == "native" { native()?.0 } else { Target::by_name(name)? };
+    Ok(card.map_or(Ok(*target), |card| target.with_card(card))?)
 }
 
 /// The kind of device that `--device` names.

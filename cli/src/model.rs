@@ -18,9 +18,13 @@ pub const DEMO_NAME: &str = "bard-q4_k_m.gguf";
 /// Flags that choose how a model is compiled.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CompileArgs {
-    /// CPU target: x86-64, x86-64-v3, x86-64-v4-vnni, or native (the best that this CPU runs) [default: native]
+    /// Target: x86-64, x86-64-v3, x86-64-v4-vnni or native (the best that this CPU runs) for CPUs; sm_80, sm_89, sm_90 or
+    /// sm_120 for GPUs [default: native]
     #[arg(long)]
     pub target: Option<String>,
+    /// Card of a GPU target, whose multiprocessors work is split over [default: the best-known of the target]
+    #[arg(long)]
+    pub card: Option<String>,
     /// Positions of the KV cache [default: the smaller of the model's context and 8192]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub ctx: Option<u32>,
@@ -47,7 +51,7 @@ pub fn compile(model: &ModelFile, args: &CompileArgs, stages: &[&str]) -> Result
     let tensors = Tensors::new(model.tensors().map(|(_, t)| t))?;
     let path = std::path::absolute(model.path()).unwrap_or_else(|_| model.path().to_owned());
     let options = Options {
-        target: machine::target(args.target.as_deref().unwrap_or(args.default_target))?,
+        target: &machine::target(args.target.as_deref().unwrap_or(args.default_target), args.card.as_deref())?,
         context: args.ctx.map(|n| n as usize),
         kv: args.format()?,
     };
@@ -126,18 +130,19 @@ pub fn load(path: Option<&Path>, args: &CompileArgs) -> Result<Loaded> {
 /// An artifact's figures are fixed: flags that say otherwise are an error.
 fn check_flags(args: &CompileArgs, artifact: &Artifact, path: &Path) -> Result<()> {
     let m = &artifact.manifest;
-    let wanted_target = args.target.as_deref().map(machine::target).transpose()?.map(|t| t.name.to_owned());
+    let target = args.target.as_deref().map(|name| machine::target(name, None)).transpose()?;
     let checks = [
-        ("--target", wanted_target, m.target.clone()),
-        ("--ctx", args.ctx.map(|n| n.to_string()), m.context.to_string()),
-        ("--kv", args.kv.clone(), m.kv.to_string()),
+        ("--target", target.map(|t| t.name.to_owned()), Some(m.target.clone())),
+        ("--card", args.card.clone(), m.card.clone()),
+        ("--ctx", args.ctx.map(|n| n.to_string()), Some(m.context.to_string())),
+        ("--kv", args.kv.clone(), Some(m.kv.to_string())),
     ];
     for (flag, wanted, has) in checks {
-        if let Some(wanted) = wanted
-            && wanted != has
+        if let Some(wanted) = &wanted
+            && has.as_ref() != Some(wanted)
         {
-            let path = path.display();
-            return Err(usage(format!("{path} was compiled with {flag} {has}, not {wanted}; compile the model again")));
+            let (path, has) = (path.display(), has.map_or_else(|| format!("no {flag}"), |has| format!("{flag} {has}")));
+            return Err(usage(format!("{path} was compiled with {has}, not {wanted}; compile the model again")));
         }
     }
     Ok(())

@@ -138,6 +138,7 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
         rigc: env!("CARGO_PKG_VERSION").into(),
         abi: ir::abi::VERSION,
         target: target.name.into(),
+        card: target.gpu().map(|gpu| gpu.card.name.into()),
         model: model.identity.clone(),
         model_path: model.path.into(),
         config,

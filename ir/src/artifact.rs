@@ -95,6 +95,8 @@ pub struct Manifest {
     pub abi: u32,
     /// Name of the target.
     pub target: String,
+    /// Name of the card that work is split over, if it is a GPU.
+    pub card: Option<String>,
     /// The GGUF that it was compiled for.
     pub model: ModelIdentity,
     /// Where that was; a file of the same name beside the artifact serves as well.
@@ -127,6 +129,11 @@ pub struct Artifact {
 }
 
 impl Manifest {
+    /// What it was compiled for, in prints: the target, and the card if there is one.
+    pub fn machine(&self) -> String {
+        self.card.as_ref().map_or_else(|| self.target.clone(), |card| format!("{} ({card})", self.target))
+    }
+
     /// Checks signature, versions and every index and range.
     ///
     /// # Errors

@@ -17,32 +17,40 @@ pub enum Isa {
     X86_64V4Vnni,
 }
 
-/// A graphics card: what its work is split over.
-#[derive(Debug, PartialEq, Eq)]
+/// A graphics card: what work is split over, and what predictions of times are made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Card {
-    /// Name on the command line.
+    /// Name on the command line and in manifests.
     pub name: &'static str,
     /// Streaming multiprocessors.
     pub sms: u32,
     /// Shared memory that a CTA may ask for, bytes.
     pub shared_bytes: u32,
+    /// Shared memory of a multiprocessor, bytes, of which each CTA takes 1 KiB more than it asks for.
+    pub sm_shared_bytes: u32,
     /// Memory bandwidth, GB/s.
     pub bandwidth: u32,
+    /// Boost clock, MHz.
+    pub clock: u32,
+    /// Memory, bytes, as the card is sold.
+    pub memory_bytes: u64,
 }
 
 /// What PTX is generated for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gpu {
     /// Compute capability: major times 10 plus minor.
     pub sm: u32,
     /// Lowest PTX ISA version that has this target and what kernels for it use.
     pub ptx: (u32, u32),
-    /// The best-known card of this instruction set.
-    pub card: Card,
+    /// The cards of this instruction set, the best-known first.
+    pub cards: &'static [Card],
+    /// The one that is compiled for.
+    pub card: &'static Card,
 }
 
 /// What executes the code.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Machine {
     /// A CPU of this instruction set.
     Cpu(Isa),
@@ -51,7 +59,7 @@ pub enum Machine {
 }
 
 /// What code is generated for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
     /// Name on the command line and in manifests.
     pub name: &'static str,
@@ -67,19 +75,55 @@ const fn cpu(name: &'static str, isa: Isa, atoms: &'static [Atom]) -> Target {
     Target { name, machine: Machine::Cpu(isa), atoms, int8_dot: true }
 }
 
-const fn gpu(name: &'static str, sm: u32, ptx: (u32, u32), card: Card) -> Target {
-    Target { name, machine: Machine::Gpu(Gpu { sm, ptx, card }), atoms: &[], int8_dot: true }
+const fn gpu(name: &'static str, sm: u32, ptx: (u32, u32), cards: &'static [Card]) -> Target {
+    let gpu = Gpu { sm, ptx, cards, card: &cards[0] };
+    Target { name, machine: Machine::Gpu(gpu), atoms: &[], int8_dot: true }
 }
+
+/// Cards of a compute capability, which says how many KiB of shared memory a CTA may have:
+/// (name, multiprocessors, GB/s, MHz, GiB).
+const fn cards<const N: usize>(shared: u32, rows: [(&'static str, u32, u32, u32, u64); N]) -> [Card; N] {
+    let mut all = [Card {
+        name: "",
+        sms: 0,
+        shared_bytes: shared << 10,
+        sm_shared_bytes: (shared + 1) << 10,
+        bandwidth: 0,
+        clock: 0,
+        memory_bytes: 0,
+    }; N];
+    let mut i = 0;
+    while i < N {
+        let (name, sms, bandwidth, clock, memory) = rows[i];
+        all[i] = Card { name, sms, bandwidth, clock, memory_bytes: memory << 30, ..all[i] };
+        i += 1;
+    }
+    all
+}
+
+static SM_80: &[Card] = &cards(163, [("a100", 108, 1555, 1410, 40), ("a100-80gb", 108, 2039, 1410, 80)]);
+static SM_89: &[Card] =
+    &cards(99, [("rtx4090", 128, 1008, 2520, 24), ("rtx4080", 76, 717, 2505, 16), ("l40s", 142, 864, 2520, 48)]);
+static SM_90: &[Card] = &cards(227, [("h100", 132, 3350, 1980, 80), ("h200", 132, 4800, 1980, 141)]);
+static SM_120: &[Card] = &cards(
+    99,
+    [
+        ("rtx5090", 170, 1792, 2407, 32),
+        ("rtx5080", 84, 960, 2617, 16),
+        ("rtx5070ti", 70, 896, 2452, 16),
+        ("rtxpro6000", 188, 1792, 2617, 96),
+    ],
+);
 
 /// Every target; those of the CPU come first, best last.
 pub static ALL: &[Target] = &[
     cpu("x86-64", Isa::X86_64, &[Atom::Barrier, Atom::RopeAngles]),
     cpu("x86-64-v3", Isa::X86_64V3, Atom::ALL),
     cpu("x86-64-v4-vnni", Isa::X86_64V4Vnni, Atom::ALL),
-    gpu("sm_80", 80, (7, 4), Card { name: "a100", sms: 108, shared_bytes: 166_912, bandwidth: 1555 }),
-    gpu("sm_89", 89, (7, 8), Card { name: "rtx4090", sms: 128, shared_bytes: 101_376, bandwidth: 1008 }),
-    gpu("sm_90", 90, (8, 6), Card { name: "h200", sms: 132, shared_bytes: 232_448, bandwidth: 4800 }),
-    gpu("sm_120", 120, (8, 7), Card { name: "rtx5090", sms: 170, shared_bytes: 101_376, bandwidth: 1792 }),
+    gpu("sm_80", 80, (7, 4), SM_80),
+    gpu("sm_89", 89, (7, 8), SM_89),
+    gpu("sm_90", 90, (8, 6), SM_90),
+    gpu("sm_120", 120, (8, 7), SM_120),
 ];
 
 impl Gpu {
@@ -106,6 +150,29 @@ impl Target {
         })
     }
 
+    /// This target with the card of that name, which work is then split over.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] that says which target the card belongs to, or lists the cards.
+    pub fn with_card(&self, name: &str) -> Result<Target> {
+        let refusal = |hint: String| {
+            Err(Error::Unsupported { feature: format!("card '{name}'"), target: Some(self.name.into()), hint })
+        };
+        if let Some(gpu) = self.gpu()
+            && let Some(card) = gpu.cards.iter().find(|c| c.name == name)
+        {
+            return Ok(Target { machine: Machine::Gpu(Gpu { card, ..*gpu }), ..*self });
+        }
+        let gpus = || ALL.iter().filter_map(|t| Some((t.name, t.gpu()?.cards)));
+        let owner = gpus().find(|(_, cards)| cards.iter().any(|c| c.name == name));
+        if let Some((target, _)) = owner {
+            return refusal(format!("it is a card of {target}: use --target {target} --card {name}"));
+        }
+        let list = |cards: &[Card]| cards.iter().map(|c| c.name).collect::<Vec<_>>().join(", ");
+        let all = gpus().map(|(target, cards)| format!("{target}: {}", list(cards)));
+        refusal(format!("the cards are {}", all.collect::<Vec<_>>().join("; ")))
+    }
+
     /// The instruction set, if it is a CPU.
     pub fn cpu(&self) -> Option<Isa> {
         match self.machine {
@@ -130,5 +197,21 @@ impl Target {
     /// Whether it has a microkernel for dots of this form.
     pub fn has_dot(&self, form: DotForm) -> bool {
         self.atom(Meaning::Dot(form)).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_has_one_target() {
+        let cards: Vec<_> = ALL.iter().filter_map(Target::gpu).flat_map(|gpu| gpu.cards).collect();
+        for (i, card) in cards.iter().enumerate() {
+            assert!(cards[..i].iter().all(|c| c.name != card.name), "{}", card.name);
+            let owners = ALL.iter().filter_map(|t| t.with_card(card.name).ok());
+            let chosen: Vec<_> = owners.filter_map(|t| t.gpu().map(|gpu| gpu.card)).collect();
+            assert_eq!(chosen, [*card]);
+        }
     }
 }

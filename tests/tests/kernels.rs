@@ -102,6 +102,17 @@ fn schedules_of_gpus() {
     }
 }
 
+/// Cards with the fewest and the most multiprocessors: work is split another way than on a target's best-known card.
+#[test]
+fn other_cards() {
+    for (target, card) in [("sm_120", "rtx5070ti"), ("sm_120", "rtxpro6000")] {
+        let target = Target::by_name(target).and_then(|t| t.with_card(card)).unwrap();
+        for (name, shape) in &zoo()[..3] {
+            check(name, shape, &target);
+        }
+    }
+}
+
 /// Generated code decodes every format from tiles of rows too, whether or not a microkernel would read them.
 #[test]
 fn tiles_without_microkernels() {

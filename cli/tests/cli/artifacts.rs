@@ -1,6 +1,7 @@
 //! `rigc compile` and `rigc inspect`: artifacts on disk and printed stages.
 
 use crate::harness::{check_refused, names, rigc, shared, small};
+use tests::synthetic::Synthetic;
 
 #[test]
 fn stages() {
@@ -72,4 +73,25 @@ fn inspected() {
     let o = rigc(dir, &["inspect", "m.gguf", "--json"]).json();
     assert_eq!((&o["config"]["layers"], &o["shards"]), (&1.into(), &1.into()));
     assert!(o["tensors"].as_array().is_some_and(|t| !t.is_empty()));
+}
+
+/// Work is split over the multiprocessors of the card, which the artifact names.
+#[test]
+fn cards() {
+    let dir = shared();
+    // An output matrix with work for more multiprocessors than there are.
+    std::fs::write(dir.join("tall.gguf"), Synthetic { vocab: 48_000, ..small() }.gguf()).unwrap();
+    for (card, flags) in [("rtx5090", &[][..]), ("rtx5070ti", &["--card", "rtx5070ti"])] {
+        let artifact = format!("{card}.rig");
+        let o = rigc(dir, &[&["compile", "tall.gguf", "--target", "sm_120", "-o", &artifact], flags].concat());
+        assert_eq!(o.code, Some(0), "{}", o.err);
+        assert!(o.err.contains(&format!("sm_120 ({card})")), "{}", o.err);
+        assert_eq!(rigc(dir, &["inspect", &artifact, "--json"]).json()["artifact"]["card"], card);
+        let manifest = std::fs::read_to_string(dir.join(&artifact).join("manifest.ron")).unwrap();
+        let grids =
+            manifest.split("ctas: ").skip(1).map(|rest| rest.split(',').next().unwrap().parse::<u32>().unwrap());
+        let target = ir::target::Target::by_name("sm_120").and_then(|t| t.with_card(card)).unwrap();
+        assert_eq!(grids.max(), target.gpu().map(|gpu| gpu.card.sms), "{card}");
+    }
+    check_refused(dir, &["run", "rtx5070ti.rig", "x", "--card", "rtx5090"], &["--card rtx5070ti", "rtx5090"]);
 }

@@ -36,6 +36,12 @@ fn bad_arguments() {
         (&["run", "x", "--kv", "q4_0"], &["'q4_0'", "f16", "q8_0"]),
         (&["run", "x", "--kv", ""], &["f16", "q8_0"]),
         (&["run", "x", "--target", "sparc"], &["'sparc'", "x86-64-v3"]),
+        (
+            &["compile", "m.gguf", "--target", "sm_120", "--card", "rtx9"],
+            &["'rtx9'", "rtx5090, rtx5080", "sm_90: h100"],
+        ),
+        (&["compile", "m.gguf", "--target", "sm_120", "--card", "h200"], &["card 'h200'", "sm_120", "of sm_90"]),
+        (&["compile", "m.gguf", "--target", "x86-64", "--card", "l40s"], &["card 'l40s'", "x86-64", "of sm_89"]),
         (&["run", "x", "--device", "cuda:0"], &["'cuda:0'", "cpu"]),
         (&["compile", "m.gguf", "--emit", "graph,poem"], &["'poem'", "graph", "kernel", "plan"]),
         (&["compile"], &["<MODEL>"]),
@@ -71,6 +77,7 @@ fn bad_arguments() {
         (&["run", "demo.rig", "x", "--ctx", "100"], &["--ctx 512", "100"]),
         (&["run", "demo.rig", "x", "--kv", "q8_0"], &["--kv f16", "q8_0"]),
         (&["run", "demo.rig", "x", "--target", "x86-64"], &["--target", "x86-64"]),
+        (&["run", "demo.rig", "x", "--card", "rtx4090"], &["with no --card", "rtx4090"]),
     ];
     for (args, words) in table {
         check_refused(dir, args, words);
