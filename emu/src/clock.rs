@@ -1,10 +1,11 @@
-//! What a thread knows to have happened. Agents are numbered from 1 within a launch; a warp is an agent whose lanes count
-//! separately, and so is each source of asynchronous writes. An [`Epoch`] names an access: agent, lane and time. A
-//! [`Clock`] says up to which time each agent's accesses happened before; [`Knowledge`] is the clocks of a warp's lanes,
-//! which are mostly one and the same.
+//! What a thread knows to have happened. Agents are numbered from 1 between boundaries (`memory`); a warp is an agent whose
+//! lanes count separately, and so is each source of asynchronous writes. An [`Epoch`] names an access: agent, lane and
+//! time. A [`Clock`] says up to which time each agent's accesses happened before, or that the agent is over;
+//! [`Knowledge`] is the clocks of a warp's lanes, which are mostly one and the same.
 
 use crate::alu::FULL;
-use std::rc::Rc;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Number of an agent.
 pub(crate) type Agent = u32;
@@ -57,7 +58,7 @@ impl Epoch {
 struct Entry {
     agent: Agent,
     all: u32,
-    lanes: Option<Rc<[u32; 32]>>,
+    lanes: Option<Arc<[u32; 32]>>,
 }
 
 impl Entry {
@@ -71,7 +72,7 @@ impl Entry {
         }
         match (&self.lanes, &other.lanes) {
             (_, None) => true,
-            (Some(a), Some(b)) if Rc::ptr_eq(a, b) => true,
+            (Some(a), Some(b)) if Arc::ptr_eq(a, b) => true,
             (_, Some(b)) => (0..32).all(|l| b[l] <= self.time(l as u32)),
         }
     }
@@ -86,38 +87,90 @@ impl Entry {
         }
         let lanes: [u32; 32] = std::array::from_fn(|l| self.time(l as u32).max(other.time(l as u32)));
         self.all = lanes.iter().copied().min().unwrap_or(0);
-        self.lanes = if lanes.iter().all(|&t| t == self.all) { None } else { Some(Rc::new(lanes)) };
+        self.lanes = if lanes.iter().all(|&t| t == self.all) { None } else { Some(Arc::new(lanes)) };
     }
 }
 
-/// What happened before, by agents in order of their numbers.
+/// Sets of agents: ranges in order, apart from each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct AgentSet(Vec<Range<Agent>>);
+
+impl AgentSet {
+    #[inline]
+    fn contains(&self, agent: Agent) -> bool {
+        !self.0.is_empty()
+            && self.0[self.0.partition_point(|r| r.end <= agent)..].first().is_some_and(|r| r.start <= agent)
+    }
+
+    /// Adds a range.
+    pub(crate) fn insert(&mut self, range: Range<Agent>) {
+        let from = self.0.partition_point(|r| r.end < range.start);
+        let to = self.0.partition_point(|r| r.start <= range.end);
+        let touched = &self.0[from..to];
+        let start = touched.first().map_or(range.start, |r| r.start.min(range.start));
+        let end = touched.last().map_or(range.end, |r| r.end.max(range.end));
+        self.0.splice(from..to, [start..end]);
+    }
+
+    fn covers(&self, other: &AgentSet) -> bool {
+        other.0.iter().all(|o| self.0.iter().any(|r| r.start <= o.start && o.end <= r.end))
+    }
+}
+
+/// What happened before.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Clock {
+    /// Agents of launches that have ended, whose accesses are all known.
+    over: AgentSet,
+    /// Other agents, in order of their numbers.
     entries: Vec<Entry>,
 }
 
 impl Clock {
     /// Time up to which a lane of an agent is known.
     pub(crate) fn time(&self, agent: Agent, lane: u32) -> u32 {
-        self.entries.binary_search_by_key(&agent, |e| e.agent).map_or(0, |i| self.entries[i].time(lane))
+        self.entry(agent).map_or_else(|| self.time_if_over(agent), |e| e.time(lane))
     }
 
     /// Time up to which all lanes of an agent are known.
     pub(crate) fn time_of_all(&self, agent: Agent) -> u32 {
-        self.entries.binary_search_by_key(&agent, |e| e.agent).map_or(0, |i| self.entries[i].all)
+        self.entry(agent).map_or_else(|| self.time_if_over(agent), |e| e.all)
+    }
+
+    #[inline]
+    fn entry(&self, agent: Agent) -> Option<&Entry> {
+        self.entries.binary_search_by_key(&agent, |e| e.agent).ok().map(|i| &self.entries[i])
+    }
+
+    fn time_if_over(&self, agent: Agent) -> u32 {
+        if self.over.contains(agent) { MAX_TIME } else { 0 }
     }
 
     fn covers(&self, other: &Clock) -> bool {
         let mut mine = self.entries.iter();
-        other.entries.iter().all(|theirs| {
-            mine.by_ref().find(|e| e.agent >= theirs.agent).is_some_and(|e| e.agent == theirs.agent && e.covers(theirs))
-        })
+        self.over.covers(&other.over)
+            && other.entries.iter().filter(|theirs| !self.over.contains(theirs.agent)).all(|theirs| {
+                mine.by_ref()
+                    .find(|e| e.agent >= theirs.agent)
+                    .is_some_and(|e| e.agent == theirs.agent && e.covers(theirs))
+            })
+    }
+
+    /// All accesses of these agents are known.
+    pub(crate) fn end(&mut self, agents: &AgentSet) {
+        for range in &agents.0 {
+            self.over.insert(range.clone());
+        }
+        self.entries.retain(|e| !self.over.contains(e.agent));
     }
 
     /// Adds what another clock knows.
     fn add(&mut self, other: &Clock) {
+        if !self.over.covers(&other.over) {
+            self.end(&other.over);
+        }
         let mut at = 0;
-        for theirs in &other.entries {
+        for theirs in other.entries.iter().filter(|theirs| !self.over.contains(theirs.agent)) {
             while self.entries.get(at).is_some_and(|e| e.agent < theirs.agent) {
                 at += 1;
             }
@@ -134,7 +187,7 @@ impl Clock {
             Entry { agent, all: time, lanes: None }
         } else {
             let times = std::array::from_fn(|l| if lanes >> l & 1 != 0 { time } else { 0 });
-            Entry { agent, all: 0, lanes: Some(Rc::new(times)) }
+            Entry { agent, all: 0, lanes: Some(Arc::new(times)) }
         };
         match self.entries.binary_search_by_key(&agent, |e| e.agent) {
             Ok(i) => self.entries[i].join(&entry),
@@ -144,31 +197,31 @@ impl Clock {
 }
 
 /// Joins a clock into another; shares it where one has all that the other knows.
-pub(crate) fn join(into: &mut Rc<Clock>, other: &Rc<Clock>) {
-    if Rc::ptr_eq(into, other) || into.covers(other) {
+pub(crate) fn join(into: &mut Arc<Clock>, other: &Arc<Clock>) {
+    if Arc::ptr_eq(into, other) || into.covers(other) {
         return;
     }
     if other.covers(into) {
-        *into = Rc::clone(other);
+        *into = Arc::clone(other);
         return;
     }
-    Rc::make_mut(into).add(other);
+    Arc::make_mut(into).add(other);
 }
 
 /// A clock for each lane of a warp: disjoint sets of lanes, each with theirs.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Knowledge {
-    classes: Vec<(u32, Rc<Clock>)>,
+    classes: Vec<(u32, Arc<Clock>)>,
 }
 
 impl Knowledge {
     /// All lanes with one clock.
-    pub(crate) fn of(clock: Rc<Clock>) -> Knowledge {
+    pub(crate) fn of(clock: Arc<Clock>) -> Knowledge {
         Knowledge { classes: vec![(FULL, clock)] }
     }
 
     /// The clock of all lanes, if they have one.
-    pub(crate) fn common(&self) -> Option<&Rc<Clock>> {
+    pub(crate) fn common(&self) -> Option<&Arc<Clock>> {
         match self.classes.as_slice() {
             [(FULL, clock)] => Some(clock),
             _ => None,
@@ -176,45 +229,45 @@ impl Knowledge {
     }
 
     /// The clock of a lane.
-    pub(crate) fn of_lane(&self, lane: u32) -> Option<&Rc<Clock>> {
+    pub(crate) fn of_lane(&self, lane: u32) -> Option<&Arc<Clock>> {
         self.classes.iter().find(|(mask, _)| mask >> lane & 1 != 0).map(|(_, clock)| clock)
     }
 
     /// What some lanes know together.
-    pub(crate) fn joined(&self, lanes: u32) -> Rc<Clock> {
-        let mut all: Option<Rc<Clock>> = None;
+    pub(crate) fn joined(&self, lanes: u32) -> Arc<Clock> {
+        let mut all: Option<Arc<Clock>> = None;
         for (_, clock) in self.classes.iter().filter(|(mask, _)| mask & lanes != 0) {
             match &mut all {
                 Some(all) => join(all, clock),
-                None => all = Some(Rc::clone(clock)),
+                None => all = Some(Arc::clone(clock)),
             }
         }
         all.unwrap_or_default()
     }
 
     /// The clocks of some lanes, by sets of lanes.
-    pub(crate) fn parts(&self, lanes: u32) -> impl Iterator<Item = (u32, &Rc<Clock>)> {
+    pub(crate) fn parts(&self, lanes: u32) -> impl Iterator<Item = (u32, &Arc<Clock>)> {
         self.classes.iter().map(move |(mask, clock)| (mask & lanes, clock)).filter(|(mask, _)| *mask != 0)
     }
 
     /// Gives some lanes a clock instead of theirs.
-    pub(crate) fn set(&mut self, lanes: u32, clock: Rc<Clock>) {
+    pub(crate) fn set(&mut self, lanes: u32, clock: Arc<Clock>) {
         self.classes.retain_mut(|(mask, _)| {
             *mask &= !lanes;
             *mask != 0
         });
-        match self.classes.iter_mut().find(|(_, c)| Rc::ptr_eq(c, &clock)) {
+        match self.classes.iter_mut().find(|(_, c)| Arc::ptr_eq(c, &clock)) {
             Some((mask, _)) => *mask |= lanes,
             None => self.classes.push((lanes, clock)),
         }
     }
 
     /// Adds a clock to those of some lanes. Whether anything changed.
-    pub(crate) fn join(&mut self, lanes: u32, clock: &Rc<Clock>) -> bool {
-        let parts: Vec<(u32, Rc<Clock>)> = self
+    pub(crate) fn join(&mut self, lanes: u32, clock: &Arc<Clock>) -> bool {
+        let parts: Vec<(u32, Arc<Clock>)> = self
             .parts(lanes)
-            .filter(|(_, c)| !Rc::ptr_eq(c, clock) && !c.covers(clock))
-            .map(|(mask, c)| (mask, Rc::clone(c)))
+            .filter(|(_, c)| !Arc::ptr_eq(c, clock) && !c.covers(clock))
+            .map(|(mask, c)| (mask, Arc::clone(c)))
             .collect();
         for (mask, mut joined) in parts.iter().cloned() {
             join(&mut joined, clock);

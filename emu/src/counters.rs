@@ -22,7 +22,7 @@ pub(crate) enum Class {
 /// Number of classes.
 pub(crate) const CLASSES: usize = 11;
 
-/// Counts of one launch.
+/// Counts of launches.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
     /// Thread-instructions on integers, bits and predicates.
@@ -68,24 +68,36 @@ impl Counters {
         let arithmetic = self.integer + self.float + self.convert + self.mma;
         arithmetic + memory + self.control + self.sync + self.other
     }
+}
 
-    /// Adds counts by class.
-    pub(crate) fn add(&mut self, by_class: &[u64; CLASSES]) {
+/// Counts while launches run.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// But for those by class.
+    pub(crate) counters: Counters,
+    pub(crate) by_class: [u64; CLASSES],
+}
+
+impl Tally {
+    /// All of them.
+    pub(crate) fn total(&self) -> Counters {
+        let mut c = self.counters.clone();
         let fields = [
-            &mut self.integer,
-            &mut self.float,
-            &mut self.convert,
-            &mut self.global_loads,
-            &mut self.global_stores,
-            &mut self.shared_loads,
-            &mut self.shared_stores,
-            &mut self.control,
-            &mut self.sync,
-            &mut self.mma,
-            &mut self.other,
+            &mut c.integer,
+            &mut c.float,
+            &mut c.convert,
+            &mut c.global_loads,
+            &mut c.global_stores,
+            &mut c.shared_loads,
+            &mut c.shared_stores,
+            &mut c.control,
+            &mut c.sync,
+            &mut c.mma,
+            &mut c.other,
         ];
-        for (field, count) in fields.into_iter().zip(by_class) {
+        for (field, count) in fields.into_iter().zip(&self.by_class) {
             *field += count;
         }
+        c
     }
 }

@@ -1,20 +1,19 @@
 //! Launches: what can be asked for, whether it is possible, and the start of its CTAs.
 
+use crate::agents::Owner;
 use crate::alu::{FULL, Lanes, WARP};
 use crate::clock::{Agent, Knowledge};
-use crate::counters::{CLASSES, Counters};
 use crate::exec::barrier::CtaBarrier;
 use crate::exec::state::{
-    AGENTS_PER_WARP, Cta, Done, Group, Order, Owner, State, Team, Warp, Window, World, thread_of,
+    AGENTS_PER_WARP, Cta, Done, Flight, Grid, Group, Order, State, Team, Warp, Window, thread_of,
 };
 use crate::fault::Fault;
 use crate::memory::{Memory, Region};
-use crate::program::{Code, Constant, Entry, Program, Special};
+use crate::program::{Constant, Entry, Program, Special};
 use crate::race::Memo;
-use crate::sched::Scheduler;
 use crate::store::Store;
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Threads of a block, at most.
 const MAX_THREADS: u64 = 1024;
@@ -188,56 +187,41 @@ fn constant(c: Constant, entry: &Entry, launch: &Launch, shared: u64, globals: &
     }
 }
 
-/// Runs a kernel to its end.
-pub(crate) fn run(
-    program: &Program,
+/// What a launch asks for, if it is possible.
+pub(crate) fn prepare(
+    program: &Arc<Program>,
     target: &str,
     globals: &[u64],
-    memory: &mut Memory,
     launch: &Launch,
     options: &Options,
-) -> Result<Counters, Error> {
+) -> Result<Arc<Grid>, LaunchError> {
     let entry = program.entries.iter().find(|e| e.name == launch.entry);
     let entry = entry.ok_or_else(|| LaunchError::UnknownEntry(launch.entry.clone()))?;
     let shared = check(entry, launch, target)?;
-    memory.boundary();
     let value = |c: &Constant| [constant(*c, entry, launch, shared, globals); WARP];
-    let world = World {
-        program,
-        memory,
+    Ok(Arc::new(Grid {
+        kernel: entry.name.clone(),
+        program: Arc::clone(program),
         constants: program.constants.iter().map(value).collect::<Vec<Lanes>>(),
         params: launch.params.clone(),
+        ctas: launch.grid,
         block: launch.block,
-        counters: Counters::default(),
-        by_class: [0; CLASSES],
-        published: HashMap::new(),
-        owners: Vec::new(),
-        next_agent: 1,
-        progress: 0,
-        steps: 0,
+        function: entry.code,
+        shared,
         max_steps: options.max_steps,
-    };
-    let code = &program.functions[entry.code as usize];
-    let make = |world: &mut World<'_>, linear: u32| start(world, linear, launch, entry.code, code, shared);
-    let ctas = launch.grid.iter().product();
-    let mut scheduler = Scheduler::new(world, &entry.name, options.schedule.seed, ctas, options.resident_ctas, &make);
-    let done = scheduler.run();
-    let world = scheduler.world;
-    let mut counters = world.counters;
-    counters.add(&world.by_class);
-    world.memory.boundary();
-    done?;
-    Ok(counters)
+    }))
 }
 
 /// A CTA at its first instruction.
-fn start(world: &mut World<'_>, linear: u32, launch: &Launch, function: u32, code: &Code, shared: u64) -> Done<Cta> {
-    let threads: u32 = launch.block.iter().product();
+pub(crate) fn start(flight: &mut Flight, memory: &mut Memory, linear: u32) -> Done<Cta> {
+    let grid = &flight.grid;
+    let code = &grid.program.functions[grid.function as usize];
+    let threads: u32 = grid.block.iter().product();
     let warps = threads.div_ceil(32);
-    let id = thread_of(launch.grid, linear);
-    let first = world.agents(warps * AGENTS_PER_WARP, Owner::Cta(id))?;
+    let id = thread_of(grid.ctas, linear);
+    let owner = Owner::Cta(id, Arc::clone(grid));
+    let first = memory.agents.start(warps * AGENTS_PER_WARP, owner, &mut flight.agents)?;
     let agents = first..first + warps * AGENTS_PER_WARP;
-    let nothing = Rc::default();
     let warps = (0..warps).map(|index| {
         let agent: Agent = first + index * AGENTS_PER_WARP;
         let left = threads - index * 32;
@@ -245,7 +229,7 @@ fn start(world: &mut World<'_>, linear: u32, launch: &Launch, function: u32, cod
         let order = Order {
             agent,
             now: 1,
-            knowledge: Knowledge::of(Rc::clone(&nothing)),
+            knowledge: Knowledge::of(Arc::clone(&flight.before)),
             memo: Memo::default(),
             fenced: Vec::new(),
             seen: Knowledge::default(),
@@ -254,7 +238,7 @@ fn start(world: &mut World<'_>, linear: u32, launch: &Launch, function: u32, cod
             exist,
             live: exist,
         };
-        let window = Window { registers: 0, predicates: 0, frame: 0, function };
+        let window = Window { registers: 0, predicates: 0, frame: 0, function: grid.function };
         let group = Group {
             pc: code.start,
             mask: exist,
@@ -288,13 +272,14 @@ fn start(world: &mut World<'_>, linear: u32, launch: &Launch, function: u32, cod
         linear,
         threads,
         exited: 0,
-        shared: Region::new(Store::unwritten(shared as usize)),
+        shared: Region::new(Store::unwritten(grid.shared as usize)),
         barriers: (0..16).map(|_| CtaBarrier::default()).collect(),
         cluster: CtaBarrier::default(),
         mbarriers: HashMap::new(),
         phases: 0,
         landings: Vec::new(),
         published: HashMap::new(),
+        let_next: false,
     };
-    Ok(Cta { team, warps })
+    Ok(Cta { flight: flight.id, team, warps })
 }

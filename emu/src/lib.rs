@@ -2,7 +2,7 @@
 //!
 //! [`Module::parse`] reads a text (`lex`, `parse`, `ast`) and decodes it (`decode`) into compact code (`program`), or says
 //! by name and line what it does not know. [`Module::load`] gives its variables places in a [`Memory`]; [`Loaded::run`] runs
-//! a kernel to its end or to its first [`Fault`]. Warps execute instructions over 32 lanes at once (`exec`, `alu`) in an
+//! a kernel to its end or to its first [`Fault`], and [`run`] several, which may overlap. Warps execute instructions over 32 lanes at once (`exec`, `alu`) in an
 //! order that [`Schedule`] chooses (`sched`). Every access is checked for bounds, alignment, initialisation (`store`) and
 //! races (`race`, by the clocks of `clock`).
 //!
@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod agents;
 mod alu;
 mod ast;
 pub mod case;
@@ -37,6 +38,7 @@ pub use parse::ParseError;
 pub use program::{Entry, ParamLayout};
 
 use program::Program;
+use sched::{Scheduler, Turn};
 use std::sync::Arc;
 
 /// A PTX module, ready to be loaded.
@@ -115,6 +117,40 @@ impl Loaded {
     /// # Errors
     /// If the launch is not possible, or the first fault of the kernel.
     pub fn run(&self, memory: &mut Memory, launch: &Launch, options: &Options) -> Result<Counters, Error> {
-        launch::run(&self.program, &self.target, &self.globals, memory, launch, options)
+        run(memory, &[Step { loaded: self, launch, overlaps: false }], options)
     }
+}
+
+/// A launch among others.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    /// The module.
+    pub loaded: &'a Loaded,
+    /// What is launched.
+    pub launch: &'a Launch,
+    /// It is a programmatic dependent launch: it may begin when every CTA of the launch before has executed
+    /// `griddepcontrol.launch_dependents` or has ended, and only `griddepcontrol.wait` orders it with that launch.
+    pub overlaps: bool,
+}
+
+/// Runs launches in their order. `memory` is the one their modules were loaded into.
+///
+/// # Errors
+/// If a launch is not possible, or the first fault of a kernel.
+pub fn run(memory: &mut Memory, steps: &[Step], options: &Options) -> Result<Counters, Error> {
+    let mut scheduler = Scheduler::new(options.schedule.seed, options.resident_ctas);
+    for Step { loaded, launch, overlaps } in steps {
+        let grid = launch::prepare(&loaded.program, &loaded.target, &loaded.globals, launch, options)?;
+        scheduler.plan(grid, *overlaps);
+    }
+    memory.boundary();
+    let ended = loop {
+        match scheduler.turn(memory) {
+            Ok(Turn::Ran) => {}
+            Ok(Turn::Ended) => break Ok(scheduler.counters()),
+            Ok(Turn::Stuck(fault)) | Err(fault) => break Err(fault.into()),
+        }
+    };
+    memory.boundary();
+    ended
 }

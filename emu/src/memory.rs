@@ -1,6 +1,7 @@
-//! Global memory: allocations with unmapped gaps between them. It outlives launches; the end of a launch orders all its
-//! accesses before those of the next.
+//! Global memory: allocations with unmapped gaps between them, and the agents that touch them. It outlives launches. A
+//! boundary, where nothing runs, orders all accesses before those that come, so that all notes of them go.
 
+use crate::agents::Agents;
 use crate::race::Races;
 use crate::store::Store;
 
@@ -66,12 +67,13 @@ pub struct Memory {
     capacity: u64,
     /// The allocation that was found last.
     last: usize,
+    pub(crate) agents: Agents,
 }
 
 impl Memory {
     /// Memory for at most so many bytes.
     pub fn new(capacity: u64) -> Memory {
-        Memory { allocations: Vec::new(), next: START, used: 0, capacity, last: 0 }
+        Memory { allocations: Vec::new(), next: START, used: 0, capacity, last: 0, agents: Agents::default() }
     }
 
     /// Allocates bytes that nobody wrote.
@@ -185,8 +187,9 @@ impl Memory {
         Some((a.base, a.region.store.len() as u64))
     }
 
-    /// Orders all accesses so far before all that come: the boundary of a launch.
+    /// Orders all accesses so far before all that come.
     pub(crate) fn boundary(&mut self) {
+        self.agents = Agents::default();
         for a in &mut self.allocations {
             a.region.races.forget();
         }

@@ -406,6 +406,10 @@ pub(crate) enum Op {
     Trap,
     Nop,
     Yield,
+    /// Waits for the end of the launch before.
+    AwaitPrevious,
+    /// The next launch may begin, as far as this CTA is concerned.
+    LetNext,
     Access(Box<Access>),
     Atomic(Box<Atomic>),
     Fence {

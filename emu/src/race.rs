@@ -7,7 +7,7 @@
 
 use crate::clock::{Agent, Clock, Epoch, Knowledge, Strength};
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Bytes of a page.
 const PAGE: usize = 1024;
@@ -97,7 +97,7 @@ impl Who<'_> {
             }
             return all >= time || clock.time(agent, lane) >= time;
         }
-        let knows = |clock: &Rc<Clock>| clock.time(agent, lane) >= time;
+        let knows = |clock: &Arc<Clock>| clock.time(agent, lane) >= time;
         (0..32).filter(|l| others >> l & 1 != 0).all(|l| self.knowledge.of_lane(l).is_some_and(knows))
     }
 

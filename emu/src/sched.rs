@@ -1,11 +1,17 @@
 //! Who runs when. Seed 0 is round robin with long slices; any other seed is an adversary: random CTAs, random subsets of
 //! warps, random slices, one warp that runs only when it must, copies that land late. A kernel is correct only if it is
-//! under all of them.
+//! under all of them. Launches run in order; those that overlap run together, up to [`FLIGHTS`] of them.
 
-use crate::clock::{Epoch, Strength};
+use crate::alu::FULL;
+use crate::clock::{AgentSet, Clock, Epoch, Strength, join};
+use crate::counters::{Counters, Tally};
 use crate::exec::Stop;
-use crate::exec::state::{Bad, Cta, Ctx, Done, State, Team, World, thread_of};
+use crate::exec::state::{Bad, Cta, Ctx, Flight, Grid, State, Team, thread_of};
 use crate::fault::{Fault, FaultKind, ThreadId};
+use crate::launch::start;
+use crate::memory::Memory;
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Instructions of a slice in round robin.
 const SLICE: u32 = 4096;
@@ -13,6 +19,8 @@ const SLICE: u32 = 4096;
 const USUAL: usize = 16;
 /// Rounds in which everybody polls and nothing changes, after which nothing will.
 const PATIENCE: u32 = 1000;
+/// Launches that run at once.
+const FLIGHTS: usize = 3;
 /// Waits that give up one after another, all in vain.
 const TIMEOUTS: u32 = 64;
 
@@ -41,106 +49,205 @@ impl Random {
     }
 }
 
-/// A launch that runs.
-pub(crate) struct Scheduler<'a> {
-    pub(crate) world: World<'a>,
-    pub(crate) kernel: &'a str,
-    seed: u64,
-    random: Random,
-    /// CTAs that have not started, the next last.
-    waiting: Vec<u32>,
-    resident: Vec<Cta>,
-    /// CTAs that fit.
-    limit: usize,
-    /// CTAs that run at once, which are more only when those wait for others.
-    wanted: usize,
-    make: &'a dyn Fn(&mut World<'a>, u32) -> Done<Cta>,
+/// A launch that has not begun.
+#[derive(Debug)]
+struct Planned {
+    grid: Arc<Grid>,
+    overlaps: bool,
 }
 
-impl<'a> Scheduler<'a> {
-    pub(crate) fn new(
-        world: World<'a>,
-        kernel: &'a str,
-        seed: u64,
-        ctas: u32,
-        limit: usize,
-        make: &'a dyn Fn(&mut World<'a>, u32) -> Done<Cta>,
-    ) -> Self {
-        let mut random = Random(seed);
-        let mut waiting: Vec<u32> = (0..ctas).rev().collect();
-        let limit = limit.max(1);
-        let mut wanted = limit.min(USUAL);
-        if seed != 0 {
-            random.shuffle(&mut waiting);
-            wanted = 1 + random.below(wanted);
+/// What a turn came to.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// There is more to do.
+    Ran,
+    /// All launches have ended.
+    Ended,
+    /// Nobody can go on unless others than these launches change something: the fault that it is otherwise.
+    Stuck(Box<Fault>),
+}
+
+/// Launches in their order, and those of them that run.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    seed: u64,
+    random: Random,
+    planned: VecDeque<Planned>,
+    /// In order of launch.
+    flights: Vec<Flight>,
+    resident: Vec<Cta>,
+    /// CTAs of a launch that fit.
+    limit: usize,
+    /// Launches that have begun.
+    begun: u64,
+    /// What launches know that overlap others: all that was over when the last began that does not.
+    base: Arc<Clock>,
+    /// What is known once all have ended that have ended.
+    ended: Arc<Clock>,
+    /// What waiting for the last launch that has ended tells, and its number.
+    last: (u64, Arc<Clock>),
+    tally: Tally,
+    /// Turns in a row in which everybody only polled.
+    idle: u32,
+    timeouts: u32,
+    /// All warps run in the next turn.
+    everybody: bool,
+}
+
+impl Scheduler {
+    pub(crate) fn new(seed: u64, limit: usize) -> Scheduler {
+        Scheduler {
+            seed,
+            random: Random(seed),
+            planned: VecDeque::new(),
+            flights: Vec::new(),
+            resident: Vec::new(),
+            limit: limit.max(1),
+            begun: 0,
+            base: Arc::default(),
+            ended: Arc::default(),
+            last: (0, Arc::default()),
+            tally: Tally::default(),
+            idle: 0,
+            timeouts: 0,
+            everybody: true,
         }
-        Scheduler { world, kernel, seed, random, waiting, resident: Vec::new(), limit, wanted, make }
     }
 
-    /// Runs all CTAs.
-    pub(crate) fn run(&mut self) -> Result<(), Box<Fault>> {
-        let mut idle = 0;
-        let mut timeouts = 0;
-        let mut everybody = true;
-        loop {
-            while self.resident.len() < self.wanted {
-                let Some(cta) = self.waiting.pop() else { break };
-                let cta = (self.make)(&mut self.world, cta).map_err(|bad| self.fault(None, 0, *bad))?;
-                self.resident.push(cta);
+    /// Adds a launch. One that overlaps may begin as soon as every CTA of the one before has let it or has ended, and
+    /// knows nothing of that one until it waits for it; any other begins when all before have ended.
+    pub(crate) fn plan(&mut self, grid: Arc<Grid>, overlaps: bool) {
+        self.planned.push_back(Planned { grid, overlaps });
+    }
+
+    /// What the launches have executed so far.
+    pub(crate) fn counters(&self) -> Counters {
+        self.tally.total()
+    }
+
+    /// Lets everybody run for a while.
+    pub(crate) fn turn(&mut self, memory: &mut Memory) -> Result<Turn, Box<Fault>> {
+        self.begin(memory);
+        self.fill(memory)?;
+        if self.flights.is_empty() {
+            return Ok(Turn::Ended);
+        }
+        let (progress, steps) = (memory.agents.progress, self.steps());
+        let all = self.everybody || self.seed == 0 || self.idle > 8;
+        self.everybody = false;
+        let polled = self.round(memory, all)?;
+        let ran = self.steps() != steps;
+        self.finish(memory)?;
+        if memory.agents.progress != progress {
+            (self.idle, self.timeouts) = (0, 0);
+        }
+        if self.seed != 0 && self.random.below(2) == 0 {
+            self.land(memory, false);
+        }
+        if !ran {
+            // Nobody ran: now copies land, then waits give up.
+            if !all {
+                self.everybody = true;
+            } else if self.land(memory, self.seed == 0) || self.admit() {
+                self.timeouts = 0;
+            } else if self.time_out() && self.timeouts < TIMEOUTS {
+                self.timeouts += 1;
+            } else if !self.resident.is_empty() {
+                return Ok(Turn::Stuck(self.deadlock()));
             }
-            if self.resident.is_empty() {
-                return Ok(());
-            }
-            let (progress, steps) = (self.world.progress, self.world.steps);
-            let all = everybody || self.seed == 0 || idle > 8;
-            everybody = false;
-            let polled = self.round(all)?;
-            self.finish()?;
-            if self.world.progress != progress {
-                (idle, timeouts) = (0, 0);
-            }
-            if self.seed != 0 && self.random.below(2) == 0 {
-                self.land(false);
-            }
-            if self.world.steps == steps {
-                // Nobody ran: now copies land, then waits give up.
-                if !all {
-                    everybody = true;
-                } else if self.land(self.seed == 0) || self.admit() {
-                    timeouts = 0;
-                } else if self.time_out() && timeouts < TIMEOUTS {
-                    timeouts += 1;
-                } else if !self.resident.is_empty() {
-                    return Err(self.deadlock());
+        } else if memory.agents.progress == progress && polled {
+            self.idle += 1;
+            self.admit();
+            if self.idle > PATIENCE {
+                if !self.land(memory, true) {
+                    return Ok(Turn::Stuck(self.deadlock()));
                 }
-            } else if self.world.progress == progress && polled {
-                idle += 1;
-                self.admit();
-                if idle > PATIENCE {
-                    if !self.land(true) {
-                        return Err(self.deadlock());
+                self.idle = 0;
+            } else if self.seed == 0 {
+                self.land(memory, true);
+            }
+        } else if memory.agents.progress == progress {
+            self.idle = 0;
+        }
+        Ok(Turn::Ran)
+    }
+
+    /// Instructions of all that runs.
+    fn steps(&self) -> u64 {
+        self.flights.iter().map(|f| f.steps).sum()
+    }
+
+    /// Begins launches that may.
+    fn begin(&mut self, memory: &mut Memory) {
+        while let Some(next) = self.planned.front() {
+            let early = match self.flights.last() {
+                None => false,
+                Some(f) => {
+                    let may = next.overlaps && self.flights.len() < FLIGHTS && f.let_next == f.ctas;
+                    if !may || (self.seed != 0 && self.random.below(4) != 0) {
+                        return;
                     }
-                    idle = 0;
-                } else if self.seed == 0 {
-                    self.land(true);
+                    f.id == self.begun
                 }
-            } else if self.world.progress == progress {
-                idle = 0;
+            };
+            if !next.overlaps {
+                memory.boundary();
+                self.base = Arc::default();
+                (self.ended, self.last.1) = (Arc::clone(&self.base), Arc::clone(&self.base));
+            }
+            let Some(Planned { grid, .. }) = self.planned.pop_front() else { return };
+            self.begun += 1;
+            let ctas = grid.ctas.iter().product();
+            let mut waiting: Vec<u32> = (0..ctas).rev().collect();
+            let mut wanted = self.limit.min(USUAL);
+            if self.seed != 0 {
+                self.random.shuffle(&mut waiting);
+                wanted = 1 + self.random.below(wanted);
+            }
+            self.flights.push(Flight {
+                grid,
+                id: self.begun,
+                ctas,
+                waiting,
+                running: 0,
+                wanted,
+                let_next: 0,
+                before: Arc::clone(&self.base),
+                previous: (!early).then(|| Arc::clone(&self.last.1)),
+                knew: Arc::default(),
+                agents: AgentSet::default(),
+                steps: 0,
+            });
+        }
+    }
+
+    /// Starts CTAs, as many as are to run at once.
+    fn fill(&mut self, memory: &mut Memory) -> Result<(), Box<Fault>> {
+        for flight in &mut self.flights {
+            while flight.running < flight.wanted {
+                let Some(linear) = flight.waiting.pop() else { break };
+                match start(flight, memory, linear) {
+                    Ok(cta) => self.resident.push(cta),
+                    Err(bad) => return Err(place(&flight.grid, None, 0, *bad)),
+                }
+                flight.running += 1;
             }
         }
+        Ok(())
     }
 
     /// Lets more CTAs run at once. Whether there are any that fit.
     fn admit(&mut self) -> bool {
-        let more = !self.waiting.is_empty() && self.wanted < self.limit;
-        if more {
-            self.wanted = (2 * self.wanted).min(self.limit);
+        let mut any = false;
+        for flight in self.flights.iter_mut().filter(|f| !f.waiting.is_empty() && f.wanted < self.limit) {
+            flight.wanted = (2 * flight.wanted).min(self.limit);
+            any = true;
         }
-        more
+        any
     }
 
     /// Lets warps run: all, or some. Whether they may all be polling only.
-    fn round(&mut self, all: bool) -> Result<bool, Box<Fault>> {
+    fn round(&mut self, memory: &mut Memory, all: bool) -> Result<bool, Box<Fault>> {
         let mut picks: Vec<(usize, usize)> = Vec::new();
         for (c, cta) in self.resident.iter().enumerate() {
             picks.extend((0..cta.warps.len()).map(|w| (c, w)));
@@ -161,70 +268,101 @@ impl<'a> Scheduler<'a> {
                 0 => SLICE,
                 _ => [1, 7, 50, 400, SLICE][self.random.below(5)],
             };
-            polled &= self.slice(c, w, budget)?;
+            polled &= self.slice(memory, c, w, budget)?;
         }
         Ok(polled)
     }
 
     /// Lets one warp run. Whether it may be one that only polls.
-    fn slice(&mut self, c: usize, w: usize, budget: u32) -> Result<bool, Box<Fault>> {
+    fn slice(&mut self, memory: &mut Memory, c: usize, w: usize, budget: u32) -> Result<bool, Box<Fault>> {
         let coin = self.seed != 0 && self.random.below(8) == 0;
-        let cta = &mut self.resident[c];
-        let warp = &mut cta.warps[w];
+        let Cta { flight, team, warps } = &mut self.resident[c];
+        let Some(flight) = self.flights.iter_mut().find(|f| f.id == *flight) else { return Ok(true) };
+        let grid = &*Arc::clone(&flight.grid);
+        let warp = &mut warps[w];
         let rotate = warp.groups.len() > 1 && (warp.rotate || coin);
         warp.rotate = false;
-        let mut ctx = Ctx { world: &mut self.world, team: &mut cta.team, warp };
+        let mut ctx = Ctx { memory, grid, flight, tally: &mut self.tally, team, warp };
         let stop = match ctx.slice(budget, rotate) {
             Ok(stop) => stop,
             Err((bad, pc)) => {
-                let line = self.world.program.code[pc as usize].line;
-                return Err(self.fault(Some((c, w)), line, *bad));
+                return Err(place(grid, Some((team.id, warp.index)), grid.program.code[pc as usize].line, *bad));
             }
         };
-        // A slice that ends by itself may be a loop that waits for lanes of its own warp: they take turns.
-        cta.warps[w].rotate = !rotate && matches!(stop, Stop::Spent | Stop::Polled);
-        if let Stop::Completed(completed) = stop {
-            cta.complete(self.world.program, completed);
+        if flight.steps > grid.max_steps {
+            let line = warp.groups.first().map_or(0, |g| grid.program.code[g.pc as usize].line);
+            let what = format!("more than {} instructions of warps", grid.max_steps);
+            let bad = Bad { kind: FaultKind::StepLimit, lane: 0, address: None, detail: what };
+            return Err(place(grid, Some((team.id, warp.index)), line, bad));
         }
-        let warp = &mut cta.warps[w];
+        // A slice that ends by itself may be a loop that waits for lanes of its own warp: they take turns.
+        warp.rotate = !rotate && matches!(stop, Stop::Spent | Stop::Polled);
         warp.since_poll = if stop == Stop::Spent { warp.since_poll.saturating_add(budget) } else { 0 };
         let busy = warp.since_poll > SLICE || matches!(stop, Stop::Completed(_));
-        if self.world.steps > self.world.max_steps {
-            let line = warp.groups.first().map_or(0, |g| self.world.program.code[g.pc as usize].line);
-            let what = format!("more than {} instructions of warps", self.world.max_steps);
-            let bad = Bad { kind: FaultKind::StepLimit, lane: 0, address: None, detail: what };
-            return Err(self.fault(Some((c, w)), line, bad));
+        if let Stop::Completed(completed) = stop {
+            self.resident[c].complete(&grid.program, completed);
         }
         Ok(!busy)
     }
 
-    /// Removes CTAs that have ended, and looks at what they left.
-    fn finish(&mut self) -> Result<(), Box<Fault>> {
+    /// Removes CTAs and launches that have ended, and looks at what they left.
+    fn finish(&mut self, memory: &mut Memory) -> Result<(), Box<Fault>> {
         let mut c = 0;
         while c < self.resident.len() {
-            let cta = &self.resident[c];
-            if cta.warps.iter().any(|w| w.order.live != 0) {
+            let Cta { flight, team, warps } = &self.resident[c];
+            if warps.iter().any(|w| w.order.live != 0) {
                 c += 1;
                 continue;
             }
-            if let Some(l) = cta.team.landings.first() {
-                let line = self.world.program.code[l.pc as usize].line;
+            let Some(flight) = self.flights.iter_mut().find(|f| f.id == *flight) else { return Ok(()) };
+            let grid = &flight.grid;
+            if let Some(l) = team.landings.first() {
+                let line = grid.program.code[l.pc as usize].line;
                 let what = "the CTA ends before this copy has landed".to_owned();
                 let bad = Bad { kind: FaultKind::AsyncCopy, lane: l.lane, address: Some(l.target), detail: what };
-                return Err(self.fault(Some((c, l.warp as usize)), line, bad));
+                return Err(place(grid, Some((team.id, l.warp)), line, bad));
             }
-            if let Some((&address, b)) = cta.team.mbarriers.iter().filter(|(_, b)| b.tx != 0).min_by_key(|(a, _)| **a) {
+            if let Some((&address, b)) = team.mbarriers.iter().filter(|(_, b)| b.tx != 0).min_by_key(|(a, _)| **a) {
                 let detail = format!("the CTA ends in {}", b.describe());
                 let bad = Bad { kind: FaultKind::MbarrierTx, lane: 0, address: Some(address), detail };
-                return Err(self.fault(Some((c, 0)), 0, bad));
+                return Err(place(grid, Some((team.id, 0)), 0, bad));
             }
+            for warp in warps {
+                join(&mut flight.knew, &warp.order.knowledge.joined(FULL));
+            }
+            flight.running -= 1;
+            flight.let_next += u32::from(!team.let_next);
+            let over = flight.running == 0 && flight.waiting.is_empty();
+            let id = flight.id;
             self.resident.swap_remove(c);
+            if over {
+                self.end(id);
+                memory.agents.progress += 1;
+            }
         }
         Ok(())
     }
 
+    /// A launch ends: the next one need not wait for it any more.
+    fn end(&mut self, id: u64) {
+        let Some(index) = self.flights.iter().position(|f| f.id == id) else { return };
+        let after = self.flights.remove(index).over();
+        join(&mut self.ended, &after);
+        if let Some(next) = self.flights.iter_mut().find(|f| f.id == id + 1) {
+            next.previous = Some(Arc::clone(&after));
+        }
+        // Who waits executes its instruction again.
+        let waiting = self.resident.iter_mut().filter(|c| c.flight == id + 1).flat_map(|c| &mut c.warps);
+        for group in waiting.flat_map(|w| &mut w.groups).filter(|g| g.state == State::Previous) {
+            group.state = State::Run;
+        }
+        if id > self.last.0 {
+            self.last = (id, after);
+        }
+    }
+
     /// Lands all copies, or a random one. Whether there was one.
-    fn land(&mut self, all: bool) -> bool {
+    fn land(&mut self, memory: &mut Memory, all: bool) -> bool {
         let with: Vec<usize> =
             (0..self.resident.len()).filter(|&c| !self.resident[c].team.landings.is_empty()).collect();
         if with.is_empty() {
@@ -243,7 +381,7 @@ impl<'a> Scheduler<'a> {
                 }
             }
         }
-        self.world.progress += 1;
+        memory.agents.progress += 1;
         true
     }
 
@@ -261,29 +399,31 @@ impl<'a> Scheduler<'a> {
 
     /// Who waits for what.
     fn deadlock(&self) -> Box<Fault> {
-        let code = &self.world.program.code;
         let mut kind = FaultKind::Deadlock;
-        let mut place = None;
+        let mut where_ = None;
         let mut stories = Vec::new();
-        for (c, cta) in self.resident.iter().enumerate() {
-            for (w, warp) in cta.warps.iter().enumerate() {
+        for cta in &self.resident {
+            let Some(flight) = self.flights.iter().find(|f| f.id == cta.flight) else { continue };
+            let grid = &*flight.grid;
+            for warp in &cta.warps {
+                let who = (cta.team.id, warp.index);
                 for g in &warp.groups {
-                    let line = code[g.pc as usize].line;
+                    let line = grid.program.code[g.pc as usize].line;
                     let (story, address) = waits_for(&cta.team, g.state);
                     let lane = g.mask.trailing_zeros();
-                    place.get_or_insert((c, w, lane, line, address));
+                    where_.get_or_insert((grid, Some(who), lane, line, address));
                     match g.state {
                         // Unless one of its other lanes may still come.
                         State::Aligned if warp.groups.iter().all(|o| !may_go_on(o.state)) => {
                             kind = FaultKind::Divergence;
-                            place = Some((c, w, lane, line, None));
+                            where_ = Some((grid, Some(who), lane, line, None));
                         }
                         State::Mbarrier { address, .. }
                             if kind == FaultKind::Deadlock
                                 && cta.team.mbarriers.get(&address).is_some_and(|b| b.unbalanced()) =>
                         {
                             kind = FaultKind::MbarrierTx;
-                            place = Some((c, w, lane, line, Some(address)));
+                            where_ = Some((grid, Some(who), lane, line, Some(address)));
                         }
                         _ => {}
                     }
@@ -298,24 +438,22 @@ impl<'a> Scheduler<'a> {
         if more > 0 {
             stories.push(format!("{more} more"));
         }
-        if !self.waiting.is_empty() {
-            stories.push(format!("{} CTAs do not fit", self.waiting.len()));
+        for f in self.flights.iter().filter(|f| !f.waiting.is_empty()) {
+            stories.push(format!("{} CTAs of {} do not fit", f.waiting.len(), f.grid.kernel));
         }
-        let (c, w, lane, line, address) = place.unwrap_or((0, 0, 0, 0, None));
-        let bad = Bad { kind, lane, address, detail: format!("nobody can go on: {}", stories.join("; ")) };
-        self.fault(Some((c, w)), line, bad)
+        let detail = format!("nobody can go on: {}", stories.join("; "));
+        match where_ {
+            Some((grid, who, lane, line, address)) => place(grid, who, line, Bad { kind, lane, address, detail }),
+            None => Box::new(Fault { kind, kernel: String::new(), line: 0, thread: None, address: None, detail }),
+        }
     }
+}
 
-    /// A fault with its place.
-    fn fault(&self, warp: Option<(usize, usize)>, line: u32, bad: Bad) -> Box<Fault> {
-        let thread = warp.and_then(|(c, w)| {
-            let cta = self.resident.get(c)?;
-            let linear = cta.warps.get(w)?.index * 32 + bad.lane;
-            Some(ThreadId { cta: cta.team.id, tid: thread_of(self.world.block, linear) })
-        });
-        let Bad { kind, address, detail, .. } = bad;
-        Box::new(Fault { kind, kernel: self.kernel.to_owned(), line, thread, address, detail })
-    }
+/// A fault with its place: a warp of a CTA, if it is that of one.
+fn place(grid: &Grid, who: Option<([u32; 3], u32)>, line: u32, bad: Bad) -> Box<Fault> {
+    let Bad { kind, lane, address, detail } = bad;
+    let thread = who.map(|(cta, warp)| ThreadId { cta, tid: thread_of(grid.block, warp * 32 + lane) });
+    Box::new(Fault { kind, kernel: grid.kernel.clone(), line, thread, address, detail })
 }
 
 /// Whether a group may go on without other lanes of its warp.
@@ -334,6 +472,7 @@ fn waits_for(team: &Team, state: State) -> (String, Option<u64>) {
         State::Barrier(id) => (format!("waits at barrier {id} {}", barrier(&team.barriers[id as usize])), None),
         State::Cluster => ("waits at the cluster barrier".into(), None),
         State::Collective { members } => (format!("waits for lanes {members:#010x} of its warp"), None),
+        State::Previous => ("waits for the launch before".into(), None),
         State::Aligned => ("waits for the other lanes of its warp".into(), None),
         State::Mbarrier { address, .. } => {
             let what = team.mbarriers.get(&address).map_or_else(String::new, |b| b.describe());

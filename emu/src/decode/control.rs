@@ -42,8 +42,8 @@ impl Body<'_, '_> {
                 self.src(t, Ty::U(32))?;
                 Op::Yield
             }
-            // The launch before this one has ended, and the next begins when this one ends.
-            ("griddepcontrol", []) if m.take("wait") || m.take("launch_dependents") => Op::Nop,
+            ("griddepcontrol", []) if m.take("wait") => Op::AwaitPrevious,
+            ("griddepcontrol", []) if m.take("launch_dependents") => Op::LetNext,
             ("setmaxnreg", [Arg::Int(_)]) if m.take("inc") || m.take("dec") => {
                 m.take("sync");
                 m.take("aligned");

@@ -51,7 +51,7 @@ pub(crate) fn strength(strong: bool, scope: Scope) -> Strength {
     }
 }
 
-impl Ctx<'_, '_> {
+impl Ctx<'_> {
     /// `ld` and `st`.
     pub(crate) fn access(&mut self, window: Window, mask: u32, a: &Access) -> Done {
         let mut addresses = self.addresses(window, a.address);
@@ -106,10 +106,10 @@ impl Ctx<'_, '_> {
             let address = addresses[lane as usize];
             let who = if same { mask } else { 1 << lane };
             rest &= !who;
-            let Some((index, offset)) = self.world.memory.locate(address, bytes as u64) else {
+            let Some((index, offset)) = self.memory.locate(address, bytes as u64) else {
                 return Err(self.unmapped(lane, address, bytes as u64));
             };
-            let (region, read_only) = self.world.memory.region(index);
+            let (region, read_only) = self.memory.region(index);
             let raced = if read_only {
                 Ok(())
             } else {
@@ -119,7 +119,7 @@ impl Ctx<'_, '_> {
                 Ok(()) => {}
                 Err(conflict) => return Err(self.race(false, false, lane, address, offset, conflict)),
             }
-            let store = &self.world.memory.region(index).0.store;
+            let store = &self.memory.region(index).0.store;
             if let Some(at) = store.first_unwritten(offset, bytes) {
                 let what = format!("reads {bytes} bytes");
                 let at = address + (at - offset) as u64;
@@ -136,15 +136,15 @@ impl Ctx<'_, '_> {
     fn store_global(&mut self, window: Window, mask: u32, a: &Access, addresses: &Lanes) -> Done {
         let bytes = (a.bytes * a.regs.len() as u32) as usize;
         self.count_global(addresses, mask, bytes as u64, true);
-        self.world.progress += 1;
+        self.memory.agents.progress += 1;
         let strength = strength(a.strong, a.scope);
         for lane in lanes(mask) {
             let address = addresses[lane];
-            let Some((index, offset)) = self.world.memory.locate(address, bytes as u64) else {
+            let Some((index, offset)) = self.memory.locate(address, bytes as u64) else {
                 return Err(self.unmapped(lane as u32, address, bytes as u64));
             };
             let values = self.values(window, a, lane);
-            let (region, read_only) = self.world.memory.region(index);
+            let (region, read_only) = self.memory.region(index);
             if read_only {
                 let what = format!("writes {bytes} bytes of read-only memory");
                 return Err(Bad::new(FaultKind::ReadOnly, lane as u32, Some(address), what));
@@ -199,7 +199,7 @@ impl Ctx<'_, '_> {
     fn store_shared(&mut self, window: Window, mask: u32, a: &Access, addresses: &Lanes) -> Done {
         let bytes = (a.bytes * a.regs.len() as u32) as usize;
         self.count_shared(addresses, mask, bytes as u32);
-        self.world.progress += 1;
+        self.memory.agents.progress += 1;
         let strength = strength(a.strong, a.scope);
         let size = self.team.shared.store.len() as u64;
         for lane in lanes(mask) {
@@ -251,7 +251,7 @@ impl Ctx<'_, '_> {
 
     fn load_param(&mut self, window: Window, mask: u32, a: &Access, addresses: &Lanes) -> Done {
         let bytes = (a.bytes * a.regs.len() as u32) as usize;
-        let params = &self.world.params;
+        let params = &self.grid.params;
         for lane in lanes(mask) {
             let address = addresses[lane];
             let within = usize::try_from(address).ok().and_then(|at| params.get(at..at.checked_add(bytes)?));
@@ -279,7 +279,7 @@ impl Ctx<'_, '_> {
 
     #[cold]
     pub(crate) fn unmapped(&self, lane: u32, address: u64, bytes: u64) -> Box<Bad> {
-        let where_ = match self.world.memory.below(address) {
+        let where_ = match self.memory.below(address) {
             Some((base, size)) => {
                 format!("{bytes} bytes at byte {} of the allocation of {size} at {base:#x}", address - base)
             }
@@ -309,7 +309,7 @@ impl Ctx<'_, '_> {
         if c.agent == MAX_AGENT {
             return Bad::new(FaultKind::Mbarrier, lane, Some(at), "the bytes of an mbarrier are used as data");
         }
-        let (asynchronous, whose) = self.world.describe(c.agent, c.lane);
+        let (asynchronous, whose) = self.memory.agents.describe(c.agent, c.lane, self.grid);
         let kind = match (asynchronous, shared) {
             (true, _) => FaultKind::AsyncCopy,
             (false, true) => FaultKind::RaceShared,
@@ -339,7 +339,7 @@ impl Ctx<'_, '_> {
             }
         }
         let total = bytes * u64::from(mask.count_ones());
-        let c = &mut self.world.counters;
+        let c = &mut self.tally.counters;
         let (sectors, moved) = if write {
             (&mut c.sectors_written, &mut c.bytes_written)
         } else {
@@ -379,25 +379,25 @@ impl Ctx<'_, '_> {
                 }
             }
             let worst = depth.iter().copied().max().unwrap_or(0) as u64;
-            self.world.counters.bank_conflicts += worst.saturating_sub(1);
+            self.tally.counters.bank_conflicts += worst.saturating_sub(1);
         }
     }
 
     /// A strong read synchronises with what was released at its address, or will at the next fence.
     pub(crate) fn observe(&mut self, mask: u32, addresses: &Lanes, shared: bool, order: Order, scope: Scope) {
-        let published = if shared { &self.team.published } else { &self.world.published };
+        let published = if shared { &self.team.published } else { &self.memory.agents.published };
         if published.is_empty() {
             return;
         }
         for lane in lanes(mask) {
             let Some(p) = published.get(&addresses[lane]) else { continue };
-            for clock in p.visible(self.team.linear, scope) {
+            for clock in p.visible(self.warp.order.cta.start, scope) {
                 if order.acquires() {
                     self.warp.order.acquire(1 << lane, clock);
                 } else {
                     let seen = &mut self.warp.order.seen;
                     if seen.of_lane(lane as u32).is_none() {
-                        seen.set(1 << lane, std::rc::Rc::clone(clock));
+                        seen.set(1 << lane, std::sync::Arc::clone(clock));
                     } else {
                         seen.join(1 << lane, clock);
                     }
@@ -417,8 +417,8 @@ impl Ctx<'_, '_> {
         replace: bool,
     ) -> Done {
         let warp = &mut self.warp.order;
-        let published = if shared { &mut self.team.published } else { &mut self.world.published };
-        let cta = self.team.linear;
+        let published = if shared { &mut self.team.published } else { &mut self.memory.agents.published };
+        let cta = warp.cta.start;
         // All threads that reach shared memory are in one CTA.
         let widen = |s| if shared { Scope::Gpu } else { s };
         for lane in lanes(mask) {
@@ -428,8 +428,8 @@ impl Ctx<'_, '_> {
             } else {
                 let fence = warp.fenced.iter().find(|f| f.lanes & bit != 0);
                 fence.map(|f| {
-                    let mut clock = std::rc::Rc::clone(&f.clock);
-                    std::rc::Rc::make_mut(&mut clock).see(warp.agent, bit, f.time);
+                    let mut clock = std::sync::Arc::clone(&f.clock);
+                    std::sync::Arc::make_mut(&mut clock).see(warp.agent, bit, f.time);
                     (clock, scope.min(f.scope))
                 })
             };
@@ -449,7 +449,7 @@ impl Ctx<'_, '_> {
     /// `fence`: relaxed reads before it become acquires, relaxed writes after it releases.
     pub(crate) fn fence(&mut self, mask: u32, scope: Scope) -> Done {
         let order = &mut self.warp.order;
-        let seen: Vec<_> = order.seen.parts(mask).map(|(m, c)| (m, std::rc::Rc::clone(c))).collect();
+        let seen: Vec<_> = order.seen.parts(mask).map(|(m, c)| (m, std::sync::Arc::clone(c))).collect();
         for (part, clock) in seen {
             order.acquire(part, &clock);
         }
@@ -458,7 +458,7 @@ impl Ctx<'_, '_> {
             f.lanes &= !mask;
             f.lanes != 0
         });
-        let (time, parts) = (order.now, order.knowledge.parts(mask).map(|(m, c)| (m, std::rc::Rc::clone(c))));
+        let (time, parts) = (order.now, order.knowledge.parts(mask).map(|(m, c)| (m, std::sync::Arc::clone(c))));
         let parts: Vec<_> = parts.collect();
         order.fenced.extend(parts.into_iter().map(|(lanes, clock)| super::state::Fenced { lanes, clock, time, scope }));
         order.tick(mask.trailing_zeros())

@@ -55,13 +55,13 @@ fn float(op: Rmw, ty: Ty, old: u64, value: u64) -> u64 {
     d[0]
 }
 
-impl Ctx<'_, '_> {
+impl Ctx<'_> {
     /// `atom` and `red`. The lanes of a warp take turns, in no order that a kernel may rely on.
     pub(crate) fn atomic(&mut self, window: Window, mask: u32, a: &Atomic) -> Done {
         let mut addresses = self.addresses(window, a.address);
         let width = a.ty.bytes();
         let bytes = width as usize * a.values.len();
-        self.world.counters.atomics += u64::from(mask.count_ones());
+        self.tally.counters.atomics += u64::from(mask.count_ones());
         for (space, part) in by_space(a.space, &mut addresses, mask) {
             if part == 0 {
                 continue;
@@ -96,7 +96,7 @@ impl Ctx<'_, '_> {
             }
             (0, address as usize)
         } else {
-            match self.world.memory.locate(address, bytes as u64) {
+            match self.memory.locate(address, bytes as u64) {
                 Some(place) => place,
                 None => return Err(self.unmapped(lane as u32, address, bytes as u64)),
             }
@@ -107,8 +107,7 @@ impl Ctx<'_, '_> {
             *value = self.get(window, *r)[lane];
         }
         let swap = self.get(window, a.swap)[lane];
-        let (region, read_only) =
-            if shared { (&mut self.team.shared, false) } else { self.world.memory.region(place.0) };
+        let (region, read_only) = if shared { (&mut self.team.shared, false) } else { self.memory.region(place.0) };
         if read_only {
             let what = "an atomic operation on read-only memory";
             return Err(Bad::new(FaultKind::ReadOnly, lane as u32, Some(address), what));
@@ -117,12 +116,13 @@ impl Ctx<'_, '_> {
         if let Err(c) = region.races.write(&mut self.warp.order.who(), lane as u32, offset, bytes, strength) {
             return Err(self.race(shared, true, lane as u32, address, offset, c));
         }
-        let store = if shared { &mut self.team.shared.store } else { &mut self.world.memory.region(place.0).0.store };
+        let store = if shared { &mut self.team.shared.store } else { &mut self.memory.region(place.0).0.store };
         if let Some(at) = store.first_unwritten(offset, bytes) {
             let kind = if shared { FaultKind::UninitShared } else { FaultKind::UninitGlobal };
             let at = address + (at - offset) as u64;
             return Err(Bad::new(kind, lane as u32, Some(at), "an atomic operation on unwritten memory"));
         }
+        let mut changed = 0;
         for (i, &value) in values[..a.values.len()].iter().enumerate() {
             let at = offset + i * width as usize;
             let old = store.get(at, width);
@@ -134,12 +134,13 @@ impl Ctx<'_, '_> {
             };
             if new != old {
                 store.put(at, width, new);
-                self.world.progress += 1;
+                changed += 1;
             }
             if let Some(r) = a.old.get(i) {
                 self.warp.registers[(window.registers + r) as usize][lane] = old;
             }
         }
+        self.memory.agents.progress += changed;
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use crate::alu::FULL;
 use crate::clock::{Clock, join};
 use crate::fault::FaultKind;
 use crate::program::{Barrier, Op, Program, Reduction};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// A barrier of a CTA.
 #[derive(Debug, Default)]
@@ -16,7 +16,7 @@ pub(crate) struct CtaBarrier {
     expected: Option<u32>,
     /// Whether they are all threads of the CTA, as no count was given.
     everyone: bool,
-    clock: Rc<Clock>,
+    clock: Arc<Clock>,
     /// Of `bar.red`: how many predicates hold, and of how many.
     hold: u32,
     voted: u32,
@@ -36,7 +36,7 @@ pub(crate) enum Completed {
     Cluster,
 }
 
-impl Ctx<'_, '_> {
+impl Ctx<'_> {
     /// A group arrives. The barrier that completes by it, if one does; the group waits unless it only arrives.
     pub(crate) fn barrier(&mut self, g: usize, b: &Barrier) -> Done<Option<Completed>> {
         let Group { mask, window, .. } = self.warp.groups[g];
@@ -90,7 +90,7 @@ impl Ctx<'_, '_> {
             barrier.voted += mask.count_ones();
         }
         join(&mut barrier.clock, &clock);
-        self.world.progress += 1;
+        self.memory.agents.progress += 1;
         if barrier.arrived > expected {
             let what = format!("{} threads arrive at barrier {id} of {expected}", barrier.arrived);
             return bad(FaultKind::Barrier, what);
@@ -108,7 +108,7 @@ impl Ctx<'_, '_> {
     /// Arrival at and waiting for the cluster barrier. It completes when all threads wait for it.
     pub(crate) fn cluster_barrier(&mut self, g: usize, arrive: bool, relaxed: bool) -> Done<Option<Completed>> {
         let mask = self.warp.groups[g].mask;
-        self.world.progress += 1;
+        self.memory.agents.progress += 1;
         if !arrive {
             self.team.cluster.arrived += mask.count_ones();
             self.warp.groups[g].state = State::Cluster;
@@ -172,7 +172,7 @@ impl Cta {
             }
             match completed {
                 // Who waits has arrived, so that the barrier knows all that it knows.
-                Completed::Barrier(_) => warp.order.adopt(released, Rc::clone(&done.clock)),
+                Completed::Barrier(_) => warp.order.adopt(released, Arc::clone(&done.clock)),
                 Completed::Cluster => warp.order.acquire(released, &done.clock),
             }
         }

@@ -21,7 +21,7 @@ fn collective(code: &[Instr], pc: u32) -> Option<&Collective> {
     }
 }
 
-impl Ctx<'_, '_> {
+impl Ctx<'_> {
     /// A group comes to an exchange; whether it happens at once.
     pub(crate) fn arrive_at_collective(&mut self, g: usize, c: &Collective) -> Done<bool> {
         let Group { mask, window, .. } = self.warp.groups[g];
@@ -44,7 +44,7 @@ impl Ctx<'_, '_> {
     /// Executes the exchange that a group waits for, if all members are there.
     pub(crate) fn settle_collective(&mut self, g: usize) -> Done<bool> {
         let State::Collective { members } = self.warp.groups[g].state else { return Ok(false) };
-        let program = self.world.program;
+        let program = &self.grid.program;
         let Some(mine) = collective(&program.code, self.warp.groups[g].pc) else { return Ok(false) };
         let same = |group: &Group| {
             group.state == State::Collective { members }
@@ -71,7 +71,7 @@ impl Ctx<'_, '_> {
             self.warp.order.adopt(there, clock);
             return Ok(());
         }
-        let program = self.world.program;
+        let program = &self.grid.program;
         let (mut s, mut votes): ([Lanes; 3], u32) = ([[0; 32]; 3], 0);
         let groups: Vec<(Group, &Collective)> = who
             .iter()

@@ -60,7 +60,7 @@ impl CpAsyncState {
     }
 }
 
-impl Ctx<'_, '_> {
+impl Ctx<'_> {
     /// The copies of a lane.
     fn copies(&mut self, lane: u32) -> &mut CpAsyncState {
         if self.warp.cp_async.is_empty() {
@@ -80,10 +80,10 @@ impl Ctx<'_, '_> {
 
     /// Reads global memory for a copy: checked as a read of the thread, and noted as one of the copy.
     fn read_source(&mut self, address: u64, len: usize, lane: u32, copy: Option<Epoch>) -> Done<Vec<u8>> {
-        let Some((index, offset)) = self.world.memory.locate(address, len as u64) else {
+        let Some((index, offset)) = self.memory.locate(address, len as u64) else {
             return Err(self.unmapped(lane, address, len as u64));
         };
-        let (region, read_only) = self.world.memory.region(index);
+        let (region, read_only) = self.memory.region(index);
         if !read_only && len > 0 {
             let mut who = self.warp.order.who();
             if let Err(c) = region.races.read(&mut who, 1 << lane, offset, len, Strength::Weak) {
@@ -93,7 +93,7 @@ impl Ctx<'_, '_> {
                 region.races.stamp_read(&mut who, epoch, offset, len);
             }
         }
-        let store = &self.world.memory.region(index).0.store;
+        let store = &self.memory.region(index).0.store;
         if let Some(at) = store.first_unwritten(offset, len) {
             let at = address + (at - offset) as u64;
             return Err(Bad::new(FaultKind::UninitGlobal, lane, Some(at), format!("copies {len} bytes")));
@@ -144,7 +144,7 @@ impl Ctx<'_, '_> {
             let pending = Pending { group, target: target as u64, data, len: c.bytes as usize };
             self.copies(l).pending.push_back(pending);
         }
-        self.world.progress += 1;
+        self.memory.agents.progress += 1;
         Ok(())
     }
 
@@ -213,7 +213,7 @@ impl Ctx<'_, '_> {
                 self.bulk_store(l, target[lane], shared(source[lane]), len)?;
             }
         }
-        self.world.progress += 1;
+        self.memory.agents.progress += 1;
         Ok(())
     }
 
@@ -246,10 +246,10 @@ impl Ctx<'_, '_> {
             return Err(Bad::new(FaultKind::UninitShared, lane, Some(at as u64), format!("copies {len} bytes")));
         }
         self.count_bulk(target, len, true);
-        let Some((index, to)) = self.world.memory.locate(target, len) else {
+        let Some((index, to)) = self.memory.locate(target, len) else {
             return Err(self.unmapped(lane, target, len));
         };
-        let (region, read_only) = self.world.memory.region(index);
+        let (region, read_only) = self.memory.region(index);
         if read_only {
             let what = format!("copies {len} bytes to read-only memory");
             return Err(Bad::new(FaultKind::ReadOnly, lane, Some(target), what));
@@ -264,7 +264,7 @@ impl Ctx<'_, '_> {
 
     fn count_bulk(&mut self, address: u64, len: u64, write: bool) {
         let sectors = address.saturating_add(len).div_ceil(32) - address / 32;
-        let c = &mut self.world.counters;
+        let c = &mut self.tally.counters;
         let (count, bytes) = if write {
             (&mut c.sectors_written, &mut c.bytes_written)
         } else {
@@ -312,13 +312,13 @@ impl Ctx<'_, '_> {
         }
         while self.copies(lane).storing.front().is_some_and(|s| s.group <= until) {
             let Some(s) = self.copies(lane).storing.pop_front() else { return };
-            let Some((index, to)) = self.world.memory.locate(s.target, s.len as u64) else { continue };
+            let Some((index, to)) = self.memory.locate(s.target, s.len as u64) else { continue };
             let data = s.data.as_deref().unwrap_or(&self.team.shared.store.data[s.source..s.source + s.len]);
-            let store = &mut self.world.memory.region(index).0.store;
+            let store = &mut self.memory.region(index).0.store;
             store.data[to..to + s.len].copy_from_slice(data);
             store.set_written(to, s.len);
         }
-        self.world.progress += 1;
+        self.memory.agents.progress += 1;
     }
 }
 

@@ -12,7 +12,7 @@ use crate::types::{Round, Space};
 /// Bytes of a row of an 8x8 matrix of 16-bit elements.
 const ROW: usize = 16;
 
-impl Ctx<'_, '_> {
+impl Ctx<'_> {
     /// `ldmatrix` and `stmatrix`: lanes 8i to 8i+7 have the row addresses of matrix i.
     pub(crate) fn matrices(&mut self, window: Window, m: &Matrices) -> Done {
         let mut addresses = self.addresses(window, m.address);
@@ -41,7 +41,7 @@ impl Ctx<'_, '_> {
             }
         }
         if m.store {
-            self.world.progress += 1;
+            self.memory.agents.progress += 1;
         }
         Ok(())
     }

@@ -2,13 +2,14 @@
 //! then knows all that its arrivals knew, and the copies that landed in it.
 
 use super::access::classify;
-use super::state::{Bad, Ctx, Done, Group, Owner, State, Team, lanes};
+use super::state::{Bad, Ctx, Done, Group, State, Team, lanes};
 use super::{Next, Stop};
+use crate::agents::Owner;
 use crate::clock::{Agent, Clock, Epoch, MAX_AGENT, MAX_TIME, Strength, join};
 use crate::fault::FaultKind;
 use crate::program::{Mbarrier, MbarrierOp};
 use crate::types::Space;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Bytes of an mbarrier.
 const BYTES: usize = 8;
@@ -27,9 +28,9 @@ pub(crate) struct MbarrierState {
     /// Completed phases.
     pub(crate) phase: u32,
     /// What the arrivals of this phase knew.
-    arriving: Rc<Clock>,
+    arriving: Arc<Clock>,
     /// What those of the phase before knew.
-    completed: Rc<Clock>,
+    completed: Arc<Clock>,
     /// The copies that signal it.
     pub(crate) agent: Agent,
     /// Who initialised it, and when.
@@ -42,7 +43,7 @@ impl MbarrierState {
         let done = self.pending == 0 && self.tx == 0;
         if done {
             // Who waits learns of the completion itself, and of the copies that landed before it.
-            Rc::make_mut(&mut self.arriving).see(self.agent, crate::alu::FULL, self.phase + 1);
+            Arc::make_mut(&mut self.arriving).see(self.agent, crate::alu::FULL, self.phase + 1);
             self.completed = std::mem::take(&mut self.arriving);
             self.pending = self.expected;
             self.phase += 1;
@@ -72,7 +73,7 @@ impl Team {
     }
 }
 
-impl Ctx<'_, '_> {
+impl Ctx<'_> {
     /// The address in shared memory of an mbarrier operand.
     pub(crate) fn mbarrier_address(&self, space: Space, address: u64, lane: u32) -> Done<u64> {
         let (space, address) = if space == Space::Generic { classify(address) } else { (space, address) };
@@ -95,7 +96,7 @@ impl Ctx<'_, '_> {
         let own = init.agent() == order.agent && init.lane() == lane;
         let known = order.knowledge.of_lane(lane).map_or(0, |c| c.time(init.agent(), init.lane()));
         if !own && known < init.time() {
-            let (_, whose) = self.world.describe(init.agent(), init.lane());
+            let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), self.grid);
             let what = format!("its use is not ordered with its initialisation by {whose}");
             return Err(Bad::new(FaultKind::RaceShared, lane, Some(address), what));
         }
@@ -124,7 +125,7 @@ impl Ctx<'_, '_> {
                 self.warp.registers[(window.registers + m.d) as usize][lane] = state;
             }
         }
-        self.world.progress += 1;
+        self.memory.agents.progress += 1;
         if m.relaxed || matches!(m.op, MbarrierOp::Expect) {
             return Ok(Next::Step);
         }
@@ -225,14 +226,14 @@ impl Ctx<'_, '_> {
         // From now on its bytes are no data: nobody's clock covers this.
         shared.races.stamp_write(Epoch::new(MAX_AGENT, MAX_TIME, 0, Strength::Weak), offset, BYTES);
         let init = Epoch::new(order.agent, order.now, lane, Strength::Weak);
-        let agent = self.world.agents(1, Owner::Mbarrier)?;
+        let agent = self.memory.agents.start(1, Owner::Mbarrier, &mut self.flight.agents)?;
         let state = MbarrierState {
             expected: count,
             pending: count,
             tx: 0,
             phase: 0,
-            arriving: Rc::default(),
-            completed: Rc::default(),
+            arriving: Arc::default(),
+            completed: Arc::default(),
             agent,
             init,
         };
@@ -258,7 +259,7 @@ impl Ctx<'_, '_> {
             let (phase, agent) = (b.phase, b.agent);
             let complete =
                 if parity { phase & 1 != values[lane] as u32 & 1 } else { phase != (values[lane] >> 32) as u32 };
-            let knows = |c: &Rc<Clock>| c.time(agent, 0) >= phase;
+            let knows = |c: &Arc<Clock>| c.time(agent, 0) >= phase;
             let seen = again || phase == 0 || self.warp.order.knowledge.of_lane(lane as u32).is_some_and(knows);
             done |= u32::from(complete && seen) << lane;
         }

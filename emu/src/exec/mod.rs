@@ -51,7 +51,7 @@ pub(crate) enum Next {
     Stop(Stop),
 }
 
-impl Ctx<'_, '_> {
+impl Ctx<'_> {
     /// Runs the warp for some instructions. On a fault: what it is, and where.
     pub(crate) fn slice(&mut self, budget: u32, rotate: bool) -> Result<Stop, (Box<Bad>, u32)> {
         let mut budget = budget;
@@ -124,7 +124,7 @@ impl Ctx<'_, '_> {
         let ready = |g: &Group| g.state == State::Run;
         if groups.len() > 1 && groups.iter().all(|g| g.state == State::Aligned) {
             let first = &groups[0];
-            let line = self.world.program.code[groups[1].pc as usize].line;
+            let line = self.grid.program.code[groups[1].pc as usize].line;
             let what = format!("lanes of the warp are at another .aligned instruction, in line {line}");
             return Err(Bad::new(FaultKind::Divergence, first.mask.trailing_zeros(), None, what));
         }
@@ -180,13 +180,13 @@ impl Ctx<'_, '_> {
 
     /// Executes one instruction of a group.
     fn step(&mut self, g: usize, pc: u32) -> Done<Next> {
-        let program = self.world.program;
+        let program = &self.grid.program;
         let instr = &program.code[pc as usize];
         let Group { mask, window, .. } = self.warp.groups[g];
         let active = self.warp.holds(window, instr.guard) & mask;
-        self.world.steps += 1;
+        self.flight.steps += 1;
         self.warp.steps += 1;
-        self.world.by_class[instr.class as usize] += u64::from(active.count_ones());
+        self.tally.by_class[instr.class as usize] += u64::from(active.count_ones());
         if active == 0 {
             return Ok(Next::Step);
         }
@@ -280,6 +280,13 @@ impl Ctx<'_, '_> {
             }
             Op::ActiveMask { d } => self.warp.set(window, *d, active, &[u64::from(active); WARP]),
             Op::Nop => {}
+            Op::LetNext => {
+                if !self.team.let_next {
+                    self.team.let_next = true;
+                    self.flight.let_next += 1;
+                    self.memory.agents.progress += 1;
+                }
+            }
             Op::Access(a) => {
                 self.access(window, active, a)?;
                 if a.strong && !a.store {
@@ -308,6 +315,13 @@ impl Ctx<'_, '_> {
                 return Ok(Next::Choose);
             }
             Op::Return => self.leave(g),
+            Op::AwaitPrevious => match &self.flight.previous {
+                Some(clock) => self.warp.order.acquire(mask, clock),
+                None => {
+                    self.warp.groups[g].state = State::Previous;
+                    return Ok(Next::Choose);
+                }
+            },
             Op::Call(call) => {
                 self.call(g, call, pc)?;
                 return Ok(Next::Choose);
@@ -425,7 +439,7 @@ impl Ctx<'_, '_> {
 
     /// Threads end.
     fn exit(&mut self, g: usize, active: u32, pc: u32) -> Done<Next> {
-        self.world.progress += 1;
+        self.memory.agents.progress += 1;
         self.team.exited += active.count_ones();
         self.warp.order.live &= !active;
         self.exited(active)?;
@@ -446,7 +460,7 @@ impl Ctx<'_, '_> {
     }
 
     fn call(&mut self, g: usize, call: &Call, pc: u32) -> Done {
-        let program = self.world.program;
+        let program = &self.grid.program;
         let (caller, depth) = (self.warp.groups[g].window, self.warp.groups[g].calls.len());
         let mask = self.warp.groups[g].mask;
         let from = &program.functions[caller.function as usize];
@@ -490,7 +504,7 @@ impl Ctx<'_, '_> {
     fn leave(&mut self, g: usize) {
         let Group { mask, window, .. } = self.warp.groups[g];
         let Some(frame) = self.warp.groups[g].calls.pop() else { return };
-        let program = self.world.program;
+        let program = &self.grid.program;
         if let Op::Call(call) = &program.code[frame.call as usize].op {
             self.pass(mask, &call.results, (frame.window, window), true);
         }
@@ -538,7 +552,7 @@ impl Ctx<'_, '_> {
             Special::LaneId => std::array::from_fn(|l| l as u64),
             Special::WarpId => [u64::from(self.warp.index); WARP],
             Special::Tid(axis) => {
-                std::array::from_fn(|l| u64::from(thread_of(self.world.block, first + l as u32)[usize::from(axis)]))
+                std::array::from_fn(|l| u64::from(thread_of(self.grid.block, first + l as u32)[usize::from(axis)]))
             }
             Special::Ctaid(axis) => [u64::from(self.team.id[usize::from(axis)]); WARP],
             Special::SmId => [u64::from(self.team.linear); WARP],
@@ -549,8 +563,8 @@ impl Ctx<'_, '_> {
                 Mask::Ge => |l| FULL << l,
                 Mask::Gt => |l| !((1 << l) | ((1 << l) - 1)),
             }),
-            Special::Clock32 => [self.world.steps & 0xffff_ffff; WARP],
-            Special::Clock64 => [self.world.steps; WARP],
+            Special::Clock32 => [self.flight.steps & 0xffff_ffff; WARP],
+            Special::Clock64 => [self.flight.steps; WARP],
             // Those are constants of the launch.
             _ => [0; WARP],
         }

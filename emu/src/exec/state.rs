@@ -1,9 +1,10 @@
 //! What a launch is made of while it runs: CTAs of warps, warps of groups of lanes that stand at one instruction, and what
 //! they know of each other.
 
+use crate::agents::Published;
 use crate::alu::{FULL, Lanes, WARP};
-use crate::clock::{Agent, Clock, Knowledge, MAX_TIME, join};
-use crate::counters::{CLASSES, Counters};
+use crate::clock::{Agent, AgentSet, Clock, Knowledge, MAX_TIME, join};
+use crate::counters::Tally;
 use crate::exec::barrier::CtaBarrier;
 use crate::exec::copies::{CpAsyncState, Landing};
 use crate::exec::mbarrier::MbarrierState;
@@ -15,7 +16,7 @@ use crate::store::Store;
 use crate::types::Scope;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Agents of a warp: its threads, its `cp.async`, reads and writes of its bulk stores.
 pub(crate) const AGENTS_PER_WARP: u32 = 4;
@@ -67,6 +68,8 @@ pub(crate) enum State {
     },
     /// At an `.aligned` instruction, until all lanes of the warp are there.
     Aligned,
+    /// Until the launch before has ended.
+    Previous,
     /// Suspended in `try_wait`; the count of phases that the CTA had seen.
     Mbarrier {
         seen: u64,
@@ -108,7 +111,7 @@ pub(crate) struct Group {
 #[derive(Debug, Clone)]
 pub(crate) struct Fenced {
     pub(crate) lanes: u32,
-    pub(crate) clock: Rc<Clock>,
+    pub(crate) clock: Arc<Clock>,
     pub(crate) time: u32,
     pub(crate) scope: Scope,
 }
@@ -156,9 +159,9 @@ impl Order {
     }
 
     /// What some lanes have done and know, up to a time.
-    pub(crate) fn snapshot(&self, lanes: u32, time: u32) -> Rc<Clock> {
+    pub(crate) fn snapshot(&self, lanes: u32, time: u32) -> Arc<Clock> {
         let mut clock = self.knowledge.joined(lanes);
-        let inner = Rc::make_mut(&mut clock);
+        let inner = Arc::make_mut(&mut clock);
         let mut see = |agent, part, time| inner.see(agent, if part == self.exist { FULL } else { part }, time);
         see(self.agent, lanes, time);
         for which in CP_ASYNC..AGENTS_PER_WARP {
@@ -175,7 +178,7 @@ impl Order {
     }
 
     /// [`Order::snapshot`] of now; what follows is later.
-    pub(crate) fn release(&mut self, lanes: u32) -> Done<Rc<Clock>> {
+    pub(crate) fn release(&mut self, lanes: u32) -> Done<Arc<Clock>> {
         let clock = self.snapshot(lanes, self.now);
         self.tick(lanes.trailing_zeros())?;
         Ok(clock)
@@ -187,14 +190,14 @@ impl Order {
     }
 
     /// Lanes learn what a clock knows.
-    pub(crate) fn acquire(&mut self, lanes: u32, clock: &Rc<Clock>) {
+    pub(crate) fn acquire(&mut self, lanes: u32, clock: &Arc<Clock>) {
         if self.knowledge.join(self.spread(lanes), clock) {
             self.memo = Memo::default();
         }
     }
 
     /// Lanes know what a clock knows, which has all that they know already.
-    pub(crate) fn adopt(&mut self, lanes: u32, clock: Rc<Clock>) {
+    pub(crate) fn adopt(&mut self, lanes: u32, clock: Arc<Clock>) {
         self.knowledge.set(self.spread(lanes), clock);
         self.memo = Memo::default();
     }
@@ -276,108 +279,67 @@ pub(crate) struct Team {
     pub(crate) phases: u64,
     pub(crate) landings: Vec<Landing>,
     pub(crate) published: HashMap<u64, Published>,
+    /// Whether a thread let the next launch begin.
+    pub(crate) let_next: bool,
 }
 
 /// A CTA that runs.
 #[derive(Debug)]
 pub(crate) struct Cta {
+    /// Its launch.
+    pub(crate) flight: u64,
     pub(crate) team: Team,
     pub(crate) warps: Vec<Warp>,
 }
 
-/// What was released at an address.
-#[derive(Debug, Default)]
-pub(crate) struct Published {
-    /// In a scope that has all CTAs.
-    wide: Option<Rc<Clock>>,
-    /// In any scope, by CTA.
-    narrow: Vec<(u32, Rc<Clock>)>,
-}
-
-impl Published {
-    /// Adds a release, or puts it in place of all before.
-    pub(crate) fn publish(&mut self, cta: u32, scope: Scope, clock: Rc<Clock>, replace: bool) {
-        if replace {
-            *self = Published::default();
-        }
-        if scope == Scope::Gpu {
-            match &mut self.wide {
-                Some(wide) => join(wide, &clock),
-                None => self.wide = Some(Rc::clone(&clock)),
-            }
-        }
-        match self.narrow.iter_mut().find(|(c, _)| *c == cta) {
-            Some((_, narrow)) => join(narrow, &clock),
-            None => self.narrow.push((cta, clock)),
-        }
-    }
-
-    /// What a reader of a CTA synchronises with.
-    pub(crate) fn visible(&self, cta: u32, scope: Scope) -> impl Iterator<Item = &Rc<Clock>> {
-        let wide = self.wide.iter().filter(move |_| scope == Scope::Gpu);
-        wide.chain(self.narrow.iter().filter(move |(c, _)| *c == cta).map(|(_, clock)| clock))
-    }
-}
-
-/// Whose agents start at a number.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Owner {
-    Cta([u32; 3]),
-    /// Copies that signal an mbarrier.
-    Mbarrier,
-}
-
-/// What all CTAs of a launch share.
-pub(crate) struct World<'a> {
-    pub(crate) program: &'a Program,
-    pub(crate) memory: &'a mut Memory,
+/// What a launch asked for; the same while it runs.
+#[derive(Debug)]
+pub(crate) struct Grid {
+    pub(crate) kernel: String,
+    pub(crate) program: Arc<Program>,
     pub(crate) constants: Vec<Lanes>,
     pub(crate) params: Vec<u8>,
+    pub(crate) ctas: [u32; 3],
     pub(crate) block: [u32; 3],
-    pub(crate) counters: Counters,
-    pub(crate) by_class: [u64; CLASSES],
-    pub(crate) published: HashMap<u64, Published>,
-    /// Owners by their first agent.
-    pub(crate) owners: Vec<(Agent, Owner)>,
-    pub(crate) next_agent: Agent,
-    /// Counts what other threads may see.
-    pub(crate) progress: u64,
-    /// Warp-instructions so far.
-    pub(crate) steps: u64,
+    /// The function that it runs.
+    pub(crate) function: u32,
+    /// Bytes of shared memory of a CTA.
+    pub(crate) shared: u64,
     pub(crate) max_steps: u64,
 }
 
-impl World<'_> {
-    /// Fresh agents.
-    pub(crate) fn agents(&mut self, count: u32, owner: Owner) -> Done<Agent> {
-        let first = self.next_agent;
-        if count >= crate::clock::MAX_AGENT - first {
-            return Err(Bad::new(FaultKind::StepLimit, 0, None, "too many sources of accesses"));
-        }
-        self.next_agent += count;
-        self.owners.push((first, owner));
-        Ok(first)
-    }
+/// A launch that runs.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) grid: Arc<Grid>,
+    /// Its number among the launches of its queue.
+    pub(crate) id: u64,
+    pub(crate) ctas: u32,
+    /// CTAs that have not started, the next last.
+    pub(crate) waiting: Vec<u32>,
+    /// CTAs that run.
+    pub(crate) running: usize,
+    /// CTAs that run at once, which are more only when those wait for others.
+    pub(crate) wanted: usize,
+    /// CTAs of which a thread let the next launch begin, or that have ended.
+    pub(crate) let_next: u32,
+    /// What its threads know from the beginning.
+    pub(crate) before: Arc<Clock>,
+    /// What those know that wait for the launch before; nothing while that one runs.
+    pub(crate) previous: Option<Arc<Clock>>,
+    /// What the threads that have exited knew.
+    pub(crate) knew: Arc<Clock>,
+    pub(crate) agents: AgentSet,
+    /// Warp-instructions so far.
+    pub(crate) steps: u64,
+}
 
-    /// Who an agent is: a thread of a CTA, or an asynchronous copy.
-    pub(crate) fn describe(&self, agent: Agent, lane: u32) -> (bool, String) {
-        let index = self.owners.partition_point(|(first, _)| *first <= agent);
-        let Some(&(first, owner)) = self.owners.get(index.wrapping_sub(1)) else {
-            return (false, "nobody".into());
-        };
-        match owner {
-            Owner::Mbarrier => (true, "an asynchronous copy that no wait on its mbarrier covers".into()),
-            Owner::Cta(cta) => {
-                let warp = (agent - first) / AGENTS_PER_WARP;
-                let tid = thread_of(self.block, warp * 32 + lane);
-                let whose = format!("thread {tid:?} of CTA {cta:?}");
-                match (agent - first) % AGENTS_PER_WARP {
-                    0 => (false, whose),
-                    CP_ASYNC => (true, format!("a cp.async of {whose}")),
-                    _ => (true, format!("a bulk copy of {whose}")),
-                }
-            }
-        }
+impl Flight {
+    /// It has ended: what those know that wait for it.
+    pub(crate) fn over(mut self) -> Arc<Clock> {
+        join(&mut self.knew, &self.before);
+        Arc::make_mut(&mut self.knew).end(&self.agents);
+        self.knew
     }
 }
 
@@ -388,17 +350,20 @@ pub(crate) fn thread_of(block: [u32; 3], linear: u32) -> [u32; 3] {
 }
 
 /// One warp with all that it can touch.
-pub(crate) struct Ctx<'a, 'w> {
-    pub(crate) world: &'a mut World<'w>,
+pub(crate) struct Ctx<'a> {
+    pub(crate) memory: &'a mut Memory,
+    pub(crate) grid: &'a Grid,
+    pub(crate) flight: &'a mut Flight,
+    pub(crate) tally: &'a mut Tally,
     pub(crate) team: &'a mut Team,
     pub(crate) warp: &'a mut Warp,
 }
 
-impl Ctx<'_, '_> {
+impl Ctx<'_> {
     /// A register of a window.
     #[inline]
     pub(crate) fn get(&self, window: Window, r: Reg) -> &Lanes {
-        self.warp.get(&self.world.constants, window, r)
+        self.warp.get(&self.grid.constants, window, r)
     }
 
     /// The addresses of an operand, of all lanes.

@@ -5,11 +5,13 @@
 
 use super::{Device, HostBytes, Info, Kernel, Launch, Memory, Recording, Region};
 use crate::{Error, Result};
-use emu::{Loaded, Module, Options, Schedule};
+use emu::{Loaded, Module, Options, Schedule, Step};
 use ir::abi::Control;
 use ir::artifact::KernelEntry;
 use ir::target::Target;
 
+/// Compute capability from which a launch may begin before the one before has ended.
+const DEPENDENT_LAUNCH: u32 = 90;
 /// Alignment of allocations: that of a card's.
 const ALIGN: u64 = 256;
 /// Emulated memory, far more than a model needs; what is really taken is what is touched.
@@ -33,6 +35,8 @@ pub struct EmuDevice {
     /// Address and size of each allocation.
     memories: Vec<(u64, u64)>,
     control: u64,
+    /// Launches are programmatic dependent launches.
+    overlaps: bool,
     modules: Vec<Loaded>,
     kernels: Vec<Entry>,
     recorded: Vec<Vec<(usize, emu::Launch)>>,
@@ -49,12 +53,12 @@ impl EmuDevice {
     /// # Errors
     /// [`Error::Device`] if the target is no GPU.
     pub fn new(target: &Target, seed: u64) -> Result<EmuDevice> {
-        if target.gpu().is_none() {
+        let Some(gpu) = target.gpu() else {
             return Err(Error::device(format!(
                 "the emulator runs code of GPUs, not of {}; leave out --device or give --target sm_120",
                 target.name
             )));
-        }
+        };
         let mut memory = emu::Memory::new(CAPACITY);
         let control = memory.alloc(size_of::<Control>() as u64, ALIGN).map_err(refused)?;
         Ok(EmuDevice {
@@ -63,6 +67,7 @@ impl EmuDevice {
             memory,
             memories: Vec::new(),
             control,
+            overlaps: gpu.sm >= DEPENDENT_LAUNCH,
             modules: Vec::new(),
             kernels: Vec::new(),
             recorded: Vec::new(),
@@ -162,9 +167,9 @@ impl Device for EmuDevice {
         let launches = launches.ok_or_else(|| Error::foreign("recording", recording.0))?;
         let words = [control.position, control.tokens].map(u32::to_le_bytes);
         self.memory.write(self.control, words.as_flattened()).map_err(refused)?;
-        for (module, launch) in launches {
-            self.modules[*module].run(&mut self.memory, launch, &self.options).map_err(refused)?;
-        }
+        let step = |(module, launch)| Step { loaded: &self.modules[module], launch, overlaps: self.overlaps };
+        let steps: Vec<Step> = launches.iter().map(|(module, launch)| step((*module, launch))).collect();
+        emu::run(&mut self.memory, &steps, &self.options).map_err(refused)?;
         Ok(())
     }
 

@@ -1,0 +1,103 @@
+//! Whose accesses the race detector notes, and what they have released to each other: the part of memory that is neither
+//! bytes nor notes of accesses. Numbers of agents are never used again before a boundary ([`crate::memory`]).
+
+use crate::clock::{Agent, AgentSet, Clock, MAX_AGENT, join};
+use crate::exec::state::{AGENTS_PER_WARP, Bad, CP_ASYNC, Done, Grid, thread_of};
+use crate::fault::FaultKind;
+use crate::types::Scope;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What was released at an address.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    /// In a scope that has all CTAs.
+    wide: Option<Arc<Clock>>,
+    /// In any scope, by CTA.
+    narrow: Vec<(Agent, Arc<Clock>)>,
+}
+
+impl Published {
+    /// Adds a release, or puts it in place of all before. `cta` is the first agent of the CTA.
+    pub(crate) fn publish(&mut self, cta: Agent, scope: Scope, clock: Arc<Clock>, replace: bool) {
+        if replace {
+            *self = Published::default();
+        }
+        if scope == Scope::Gpu {
+            match &mut self.wide {
+                Some(wide) => join(wide, &clock),
+                None => self.wide = Some(Arc::clone(&clock)),
+            }
+        }
+        match self.narrow.iter_mut().find(|(c, _)| *c == cta) {
+            Some((_, narrow)) => join(narrow, &clock),
+            None => self.narrow.push((cta, clock)),
+        }
+    }
+
+    /// What a reader of a CTA synchronises with.
+    pub(crate) fn visible(&self, cta: Agent, scope: Scope) -> impl Iterator<Item = &Arc<Clock>> {
+        let wide = self.wide.iter().filter(move |_| scope == Scope::Gpu);
+        wide.chain(self.narrow.iter().filter(move |(c, _)| *c == cta).map(|(_, clock)| clock))
+    }
+}
+
+/// Whose agents start at a number.
+#[derive(Debug, Clone)]
+pub(crate) enum Owner {
+    Cta([u32; 3], Arc<Grid>),
+    /// Copies that signal an mbarrier.
+    Mbarrier,
+}
+
+/// All agents since the last boundary.
+#[derive(Debug, Default)]
+pub(crate) struct Agents {
+    /// Owners by their first agent.
+    owners: Vec<(Agent, Owner)>,
+    /// The last number in use.
+    last: Agent,
+    pub(crate) published: HashMap<u64, Published>,
+    /// Counts what other threads may see.
+    pub(crate) progress: u64,
+}
+
+impl Agents {
+    /// Fresh agents, noted in `among`.
+    pub(crate) fn start(&mut self, count: u32, owner: Owner, among: &mut AgentSet) -> Done<Agent> {
+        let first = self.last + 1;
+        if count >= MAX_AGENT - first {
+            return Err(Bad::new(FaultKind::StepLimit, 0, None, "too many sources of accesses"));
+        }
+        self.last += count;
+        self.owners.push((first, owner));
+        among.insert(first..first + count);
+        Ok(first)
+    }
+
+    /// Who an agent is, for a fault of a launch: a thread of a CTA, or an asynchronous copy.
+    pub(crate) fn describe(&self, agent: Agent, lane: u32, here: &Grid) -> (bool, String) {
+        let index = self.owners.partition_point(|(first, _)| *first <= agent);
+        let Some((first, owner)) = self.owners.get(index.wrapping_sub(1)) else {
+            return (false, "nobody".into());
+        };
+        match owner {
+            Owner::Mbarrier => (true, "an asynchronous copy that no wait on its mbarrier covers".into()),
+            Owner::Cta(cta, grid) => {
+                let warp = (agent - first) / AGENTS_PER_WARP;
+                let tid = thread_of(grid.block, warp * 32 + lane);
+                let of = if std::ptr::eq(&**grid, here) {
+                    String::new()
+                } else {
+                    format!(" of another launch, of {}", grid.kernel)
+                };
+                let whose = format!("thread {tid:?} of CTA {cta:?}{of}");
+                match (agent - first) % AGENTS_PER_WARP {
+                    0 => (false, whose),
+                    CP_ASYNC => (true, format!("a cp.async of {whose}")),
+                    _ => (true, format!("a bulk copy of {whose}")),
+                }
+            }
+        }
+    }
+}
