@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// Number of an agent.
 pub(crate) type Agent = u32;
 
-/// An access: agent, time, lane, strength; 0 is none.
+/// An access: agent, time, lane, source, strength; 0 is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Epoch(pub(crate) u64);
 
@@ -22,6 +22,17 @@ pub(crate) enum Strength {
     Gpu = 2,
 }
 
+/// How an access reaches memory: whether copies of the async proxy see it once it has happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A thread, by the generic proxy: after a proxy fence.
+    Thread = 0,
+    /// A `cp.async`, by the generic proxy too.
+    CpAsync = 1,
+    /// The async proxy itself.
+    Bulk = 2,
+}
+
 /// Largest number of an agent.
 pub(crate) const MAX_AGENT: Agent = (1 << 26) - 1;
 /// Latest time.
@@ -30,6 +41,19 @@ pub(crate) const MAX_TIME: u32 = (1 << 28) - 1;
 impl Epoch {
     pub(crate) fn new(agent: Agent, time: u32, lane: u32, strength: Strength) -> Epoch {
         Epoch(u64::from(agent) << 37 | u64::from(time) << 9 | u64::from(lane) << 4 | strength as u64)
+    }
+
+    /// The same access from another source than a thread.
+    pub(crate) fn by(self, source: Source) -> Epoch {
+        Epoch(self.0 & !12 | (source as u64) << 2)
+    }
+
+    pub(crate) fn source(self) -> Source {
+        match self.0 >> 2 & 3 {
+            0 => Source::Thread,
+            1 => Source::CpAsync,
+            _ => Source::Bulk,
+        }
     }
 
     pub(crate) fn agent(self) -> Agent {

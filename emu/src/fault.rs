@@ -29,6 +29,9 @@ pub enum FaultKind {
     RaceShared,
     /// Touches the memory of an asynchronous copy without having waited for it.
     AsyncCopy,
+    /// A bulk copy touches what a thread wrote, or signals an mbarrier that a thread initialised, without a proxy fence in
+    /// between.
+    ProxyFence,
     /// Writes read-only memory.
     ReadOnly,
     /// An `.aligned` or `.sync` instruction that not all its threads execute together.

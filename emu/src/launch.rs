@@ -234,7 +234,7 @@ pub(crate) fn start(flight: &mut Flight, memory: &mut Memory, linear: u32) -> Do
             fenced: Vec::new(),
             seen: Knowledge::default(),
             cta: agents.clone(),
-            waited: Box::new([[u32::MAX; WARP], [0; WARP], [0; WARP], [0; WARP]]),
+            waited: Box::new(std::array::from_fn(|kind| [if kind == 0 { u32::MAX } else { 0 }; WARP])),
             exist,
             live: exist,
         };

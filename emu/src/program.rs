@@ -415,6 +415,13 @@ pub(crate) enum Op {
     Fence {
         scope: Scope,
     },
+    /// What threads wrote becomes visible to the async proxy, and the mbarriers that they initialised.
+    ProxyFence {
+        shared: bool,
+        global: bool,
+    },
+    /// The mbarriers do.
+    MbarrierFence,
     CpAsync(Box<CpAsync>),
     CpCommit,
     /// Waits until at most so many groups are pending; `None`: for all copies.

@@ -3,9 +3,11 @@
 //! touched the region, and are forgotten at the end of a launch, which orders everything.
 //!
 //! The rule: two accesses to a cell, one of them a write, race unless one happens before the other (the later thread's
-//! clock covers the earlier epoch) or both are strong in a scope that has both threads.
+//! clock covers the earlier epoch) or both are strong in a scope that has both threads. A copy of the async proxy needs
+//! more: of what threads wrote to its source and its target it must know that they fenced it after they wrote it.
 
-use crate::clock::{Agent, Clock, Epoch, Knowledge, Strength};
+use crate::clock::{Agent, Clock, Epoch, Knowledge, Source, Strength};
+use crate::exec::state::{AGENTS_PER_WARP, CP_ASYNC, FENCED_CP_ASYNC, FENCED_GLOBAL, FENCED_SHARED};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -63,7 +65,7 @@ pub(crate) struct Who<'a> {
     pub(crate) knowledge: &'a Knowledge,
     pub(crate) memo: &'a mut Memo,
     /// Until when each lane knows its own accesses: those of the warp's agents, the thread's first.
-    pub(crate) waited: &'a [[u32; 32]; 4],
+    pub(crate) waited: &'a [[u32; 32]; AGENTS_PER_WARP as usize],
     /// Agents of its CTA.
     pub(crate) cta: Range<Agent>,
 }
@@ -297,6 +299,40 @@ impl Races {
             cell.write = mine;
             Ok(())
         })
+    }
+
+    /// The first write of a range by the generic proxy of which a lane does not know that the async proxy sees it.
+    pub(crate) fn unfenced(
+        &mut self,
+        who: &mut Who,
+        lane: u32,
+        offset: usize,
+        len: usize,
+        shared: bool,
+    ) -> Option<Conflict> {
+        let fenced = if shared { FENCED_SHARED } else { FENCED_GLOBAL };
+        self.each(offset, len, |cell, sets, place| {
+            let w = cell.write;
+            let fence = match w.source() {
+                _ if w.0 == 0 => None,
+                Source::Thread => Some(fenced),
+                Source::CpAsync => Some(FENCED_CP_ASYNC - CP_ASYNC),
+                Source::Bulk => None,
+            };
+            if fence.is_some_and(|f| !who.after(w.agent() + f, w.lane(), w.time(), 1 << lane)) {
+                return Err(conflict(place, w, true));
+            }
+            if cell.read & SET != 0 {
+                for n in sets.of(cell.read).iter().filter(|n| n.write) {
+                    let fence = Note { agent: n.agent + fenced, ..*n };
+                    if let Some(lane) = who.unordered(&fence, 1 << lane) {
+                        return Err(Conflict { offset: place, agent: n.agent, lane, time: n.time, write: true });
+                    }
+                }
+            }
+            Ok(())
+        })
+        .err()
     }
 
     /// Notes a write that is checked already, or that happens later, in place of all before.

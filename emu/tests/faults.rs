@@ -341,6 +341,7 @@ fn deadlocks() {
 /// A bulk copy over words that were written before.
 const COPY: &str = "\
 shl.b32 %r9,%r1,3; add.u32 %r9,%r9,%r2; st.shared.v2.u32 [%r9],{0,0};
+PROXY
 bar.sync 0;
 @!%p1 bra C;
 INIT
@@ -360,7 +361,8 @@ fn copy(changes: &[(&str, &str)]) -> String {
     let parts = changes.iter().filter(is_part).copied();
     let rest = changes.iter().filter(|c| !is_part(c)).copied();
     let all = parts.chain([
-        ("INIT", "mbarrier.init.shared::cta.b64 [%r3],1;"),
+        ("PROXY", "fence.proxy.async.shared::cta;"),
+        ("INIT", "mbarrier.init.shared::cta.b64 [%r3],1;\nfence.mbarrier_init.release.cluster;"),
         ("EXPECT", "mbarrier.arrive.expect_tx.shared::cta.b64 _,[%r3],512;"),
         ("WAIT", "mbarrier.try_wait.parity.shared::cta.b64 %p2,[%r3],0; //!\n@!%p2 bra D;"),
         ("AFTER", ""),
@@ -434,6 +436,7 @@ ld.shared.u32 %r10,[%r9]; //!";
 fn bulk_stores() {
     let body = "\
 st.shared.u32 [%r6],%r1;
+fence.proxy.async.shared::cta;
 bar.sync 0;
 @!%p1 bra DONE;
 cp.async.bulk.global.shared::cta.bulk_group [%rd2],[%r2],256;
@@ -448,6 +451,75 @@ DONE:";
     clean(&with("cp.async.bulk.wait_group 0;", ""), 1);
     fault(&with("", "cp.async.bulk.wait_group 0;"), 1, FaultKind::AsyncCopy);
     fault(&with("cp.async.bulk.wait_group.read 0;", ""), 1, FaultKind::AsyncCopy);
+}
+
+#[test]
+fn proxies() {
+    // What threads wrote before a copy writes over it.
+    for good in ["fence.proxy.async;", "fence.proxy.async.shared::cta;", "fence.proxy.async.shared::cluster;"] {
+        clean(&copy(&[("PROXY", good)]), 1);
+    }
+    let bad = ["", "fence.proxy.async.global;", "fence.proxy.alias;", "fence.acq_rel.gpu;", "@%p1 fence.proxy.async;"];
+    for bad in bad {
+        let f = fault(&copy(&[("PROXY", bad)]), 1, FaultKind::ProxyFence);
+        assert!(f.address.is_some() && f.detail.contains("of CTA [0, 0, 0] wrote"), "{f}");
+    }
+    // After the barrier it is another thread's: too late for those that wrote.
+    let late = copy(&[("PROXY", "")]).replace("@!%p1 bra C;", "@%p1 fence.proxy.async;\n@!%p1 bra C;");
+    fault(&late, 1, FaultKind::ProxyFence);
+    let early = "fence.proxy.async;\nst.shared.v2.u32 [%r9],{0,0};";
+    fault(&copy(&[("PROXY", early)]), 1, FaultKind::ProxyFence);
+    // What was only read needs no more than the barrier, nor what a copy wrote.
+    let again = |between: &str| {
+        copy(&[(
+            "AFTER",
+            &format!(
+                "bar.sync 0;\n{between}\n@!%p1 bra E;\nmbarrier.arrive.expect_tx.shared::cta.b64 _,[%r3],512;\n\
+                 cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes [%r2],[%rd3],512,[%r3]; //!\n\
+                 E: mbarrier.try_wait.parity.shared::cta.b64 %p2,[%r3],1;\n@!%p2 bra E;"
+            ),
+        )])
+    };
+    clean(&again(""), 1);
+    fault(&again("st.shared.u32 [%r6],%r1;\nbar.sync 0;"), 1, FaultKind::ProxyFence);
+    clean(&again("st.shared.u32 [%r6],%r1;\nfence.proxy.async;\nbar.sync 0;"), 1);
+    // An mbarrier that nobody announced.
+    let init = "mbarrier.init.shared::cta.b64 [%r3],1;";
+    clean(&copy(&[("INIT", &format!("{init}\nfence.proxy.async;"))]), 1);
+    for fences in [("", ""), ("fence.mbarrier_init.release.cluster;", ""), ("", "fence.proxy.async.global;")] {
+        let f = fault(&copy(&[("INIT", &format!("{}\n{init}\n{}", fences.0, fences.1))]), 1, FaultKind::ProxyFence);
+        assert!(f.detail.contains("initialised"), "{f}");
+    }
+    // A source in shared memory, written by a thread or by its cp.async.
+    let store = "\
+WRITE
+FENCE
+bar.sync 0;
+@!%p1 bra DONE;
+cp.async.bulk.global.shared::cta.bulk_group [%rd2],[%r2],256; //!
+cp.async.bulk.commit_group;
+cp.async.bulk.wait_group 0;
+DONE:";
+    let copies = "add.s64 %rd7,%rd3,%rd4;\ncp.async.ca.shared.global [%r6],[%rd7],4;\ncp.async.wait_all;";
+    for write in ["st.shared.u32 [%r6],%r1;", copies] {
+        let with = |fence: &str| store.replace("WRITE", write).replace("FENCE", fence);
+        clean(&with("fence.proxy.async.shared::cta;"), 1);
+        fault(&with(""), 1, FaultKind::ProxyFence);
+    }
+    fault(
+        &store.replace("WRITE", &format!("fence.proxy.async;\n{copies}")).replace("FENCE", ""),
+        1,
+        FaultKind::ProxyFence,
+    );
+    // A target and a source in global memory.
+    let global = "st.global.u32 [%rd6],%r1;\nst.shared.u32 [%r6],%r1;\nfence.proxy.async.shared::cta;";
+    fault(&store.replace("WRITE", global).replace("FENCE", ""), 1, FaultKind::ProxyFence);
+    clean(&store.replace("WRITE", global).replace("FENCE", "fence.proxy.async.global;"), 1);
+    let load = copy(&[("[%rd3]", "[%rd2]"), ("],512,[", "],256,["), ("[%r3],512;", "[%r3],256;")]);
+    let load =
+        |fence: &str| load.replacen("bar.sync 0;", &format!("st.global.u32 [%rd6],%r1;\n{fence}\nbar.sync 0;"), 1);
+    fault(&load(""), 1, FaultKind::ProxyFence);
+    clean(&load("fence.proxy.async;"), 1);
 }
 
 #[test]

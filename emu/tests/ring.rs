@@ -87,6 +87,7 @@ fn every_mistake_is_found_under_every_schedule() {
         ("a barrier that nobody else comes to", "STAGED:\n  bar.sync 1, 64;", "STAGED:\n  bar.sync 0;"),
         ("an mbarrier is not initialised", "mbarrier.init.shared::cta.b64 [%r3+16], 1;", ""),
         ("an mbarrier expects two arrivals", "[%r3+40], 1;", "[%r3+40], 2;"),
+        ("the mbarriers are not announced to the copies", "fence.mbarrier_init.release.cluster;", ""),
         ("no barrier after the initialisation", "INIT:\n  bar.sync 0;", "INIT:"),
         ("a misaligned load", "[%r15];\n", "[%r15+4];\n"),
         (

@@ -196,17 +196,23 @@ impl Body<'_, '_> {
     }
 
     fn fence(&mut self, m: &mut Mods) -> Result<bool> {
-        // Async copies and loads of all kinds see one memory here.
         if m.take("proxy") {
-            m.order();
-            while m.first().is_some() {}
-            self.emit(Op::Nop, Class::Sync);
+            let op = if m.take("async") {
+                let space = m.space();
+                Op::ProxyFence { shared: space != Space::Global, global: space != Space::Shared }
+            } else {
+                // Other proxies see one memory here.
+                m.order();
+                while m.first().is_some() {}
+                Op::Nop
+            };
+            self.emit(op, Class::Sync);
             return Ok(true);
         }
         if m.take("mbarrier_init") {
             m.take("release");
             m.scope();
-            self.emit(Op::Nop, Class::Sync);
+            self.emit(Op::MbarrierFence, Class::Sync);
             return Ok(true);
         }
         let ordered = m.order().is_some() | m.take("sc");

@@ -1,12 +1,16 @@
 //! Asynchronous copies. The memory model has them as agents of their own: what they read and write is ordered with a
-//! thread only by a wait that covers them. Bytes land as late as is legal: those of a bulk load at a time that the
+//! thread only by a wait that covers them. Bulk copies go through the async proxy, which sees what a thread wrote only
+//! after a proxy fence of that thread; other threads see what a copy wrote once they have waited. Bytes land as late as is legal: those of a bulk load at a time that the
 //! scheduler chooses, those of `cp.async` and of a bulk store when somebody waits for them.
 
 use super::access::classify;
-use super::state::{BULK_READ, BULK_WRITE, Bad, CP_ASYNC, Ctx, Done, Group, lanes};
-use crate::clock::{Epoch, MAX_TIME, Strength};
+use super::state::{
+    BULK_READ, BULK_WRITE, Bad, CP_ASYNC, Ctx, Done, FENCED_CP_ASYNC, FENCED_GLOBAL, FENCED_SHARED, Group, lanes,
+};
+use crate::clock::{Epoch, MAX_TIME, Source, Strength};
 use crate::fault::FaultKind;
 use crate::program::{Bulk, CpAsync};
+use crate::race::Conflict;
 use crate::types::Space;
 use std::collections::VecDeque;
 
@@ -91,6 +95,10 @@ impl Ctx<'_> {
             }
             if let Some(epoch) = copy {
                 region.races.stamp_read(&mut who, epoch, offset, len);
+                let bulk = epoch.source() == Source::Bulk;
+                if let Some(c) = bulk.then(|| region.races.unfenced(&mut who, lane, offset, len, false)).flatten() {
+                    return Err(self.unfenced(true, lane, address, offset, c));
+                }
             }
         }
         let store = &self.memory.region(index).0.store;
@@ -101,11 +109,49 @@ impl Ctx<'_> {
         Ok(store.data[offset..offset + len].to_vec())
     }
 
+    /// `fence.proxy.async`.
+    pub(crate) fn proxy_fence(&mut self, mask: u32, shared: bool, global: bool) -> Done {
+        let now = self.warp.order.now;
+        for lane in lanes(mask) {
+            let l = lane as u32;
+            if shared {
+                self.learn(FENCED_SHARED, l, now);
+                self.learn(FENCED_CP_ASYNC, l, self.warp.order.waited[CP_ASYNC as usize][lane]);
+            }
+            if global {
+                self.learn(FENCED_GLOBAL, l, now);
+            }
+        }
+        if shared {
+            self.announce(mask);
+        }
+        self.warp.order.tick(mask.trailing_zeros())
+    }
+
+    /// The fault of a bulk copy and a write by a thread without a proxy fence between them.
+    #[cold]
+    fn unfenced(&self, reads: bool, lane: u32, address: u64, offset: usize, c: Conflict) -> Box<Bad> {
+        let (_, whose) = self.memory.agents.describe(c.agent, c.lane, self.grid);
+        let verb = if reads { "reads" } else { "writes over" };
+        let at = address + (c.offset as u64).saturating_sub(offset as u64);
+        let what = format!(
+            "the copy {verb} what {whose} wrote, and no fence.proxy.async of that thread came between the write and the \
+             synchronisation with this one"
+        );
+        Bad::new(FaultKind::ProxyFence, lane, Some(at), what)
+    }
+
     /// Writes shared memory for a copy: checked as a write of the thread, and from then on the copy's.
     fn claim_target(&mut self, offset: usize, len: usize, lane: u32, copy: Epoch) -> Done {
         let shared = &mut self.team.shared;
-        if let Err(c) = shared.races.write(&mut self.warp.order.who(), lane, offset, len, Strength::Weak) {
+        let mut who = self.warp.order.who();
+        let bulk = copy.source() == Source::Bulk;
+        let unfenced = if bulk { shared.races.unfenced(&mut who, lane, offset, len, true) } else { None };
+        if let Err(c) = shared.races.write(&mut who, lane, offset, len, Strength::Weak) {
             return Err(self.race(true, true, lane, offset as u64, offset, c));
+        }
+        if let Some(c) = unfenced {
+            return Err(self.unfenced(false, lane, offset as u64, offset, c));
         }
         shared.races.stamp_write(copy, offset, len);
         shared.store.set_unwritten(offset, len);
@@ -134,7 +180,7 @@ impl Ctx<'_> {
             let target = self.shared_range(shared[lane], u64::from(c.bytes), l)?;
             let group = self.copies(l).group;
             let agent = self.warp.order.agent + CP_ASYNC;
-            let epoch = Epoch::new(agent, group, l, Strength::Weak);
+            let epoch = Epoch::new(agent, group, l, Strength::Weak).by(Source::CpAsync);
             let mut data = [0; 16];
             if len > 0 {
                 let bytes = self.read_source(global[lane], len as usize, l, Some(epoch))?;
@@ -220,11 +266,12 @@ impl Ctx<'_> {
     fn bulk_load(&mut self, lane: u32, pc: u32, target: u64, source: u64, len: u64, mbarrier: u64) -> Done {
         let (agent, phase) = self.signalled(mbarrier, lane)?;
         let offset = self.shared_range(target, len, lane)?;
-        let reading = Epoch::new(agent, phase, 0, Strength::Weak);
+        let reading = Epoch::new(agent, phase, 0, Strength::Weak).by(Source::Bulk);
         self.count_bulk(source, len, false);
         let data = self.read_source(source, len as usize, lane, Some(reading))?;
         // Until it lands no wait covers it.
-        self.claim_target(offset, len as usize, lane, Epoch::new(agent, MAX_TIME, 0, Strength::Weak))?;
+        let writing = Epoch::new(agent, MAX_TIME, 0, Strength::Weak).by(Source::Bulk);
+        self.claim_target(offset, len as usize, lane, writing)?;
         let warp = self.warp.index;
         self.team.landings.push(Landing { target, data, mbarrier, lane, warp, pc });
         Ok(())
@@ -234,12 +281,15 @@ impl Ctx<'_> {
         let group = self.copies(lane).bulk_group;
         let offset = self.shared_range(source, len, lane)?;
         let agent = self.warp.order.agent;
-        let reading = Epoch::new(agent + BULK_READ, group, lane, Strength::Weak);
-        let writing = Epoch::new(agent + BULK_WRITE, group, lane, Strength::Weak);
+        let reading = Epoch::new(agent + BULK_READ, group, lane, Strength::Weak).by(Source::Bulk);
+        let writing = Epoch::new(agent + BULK_WRITE, group, lane, Strength::Weak).by(Source::Bulk);
         let (n, shared) = (len as usize, &mut self.team.shared);
         let mut who = self.warp.order.who();
         if let Err(c) = shared.races.read(&mut who, 1 << lane, offset, n, Strength::Weak) {
             return Err(self.race(true, false, lane, source, offset, c));
+        }
+        if let Some(c) = shared.races.unfenced(&mut who, lane, offset, n, true) {
+            return Err(self.unfenced(true, lane, source, offset, c));
         }
         shared.races.stamp_read(&mut who, reading, offset, n);
         if let Some(at) = shared.store.first_unwritten(offset, n) {
@@ -254,8 +304,13 @@ impl Ctx<'_> {
             let what = format!("copies {len} bytes to read-only memory");
             return Err(Bad::new(FaultKind::ReadOnly, lane, Some(target), what));
         }
-        if let Err(c) = region.races.write(&mut self.warp.order.who(), lane, to, n, Strength::Weak) {
+        let mut who = self.warp.order.who();
+        let unfenced = region.races.unfenced(&mut who, lane, to, n, false);
+        if let Err(c) = region.races.write(&mut who, lane, to, n, Strength::Weak) {
             return Err(self.race(false, true, lane, target, to, c));
+        }
+        if let Some(c) = unfenced {
+            return Err(self.unfenced(false, lane, target, to, c));
         }
         region.races.stamp_write(writing, to, n);
         self.copies(lane).storing.push_back(Storing { group, target, source: offset, len: n, data: None });

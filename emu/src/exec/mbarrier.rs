@@ -35,6 +35,8 @@ pub(crate) struct MbarrierState {
     pub(crate) agent: Agent,
     /// Who initialised it, and when.
     init: Epoch,
+    /// When that thread fenced the initialisation, so that copies see it.
+    announced: Option<Epoch>,
 }
 
 impl MbarrierState {
@@ -92,10 +94,7 @@ impl Ctx<'_> {
         let Some(init) = self.team.mbarriers.get(&address).map(|b| b.init) else {
             return Err(Bad::new(FaultKind::Mbarrier, lane, Some(address), "the mbarrier is not initialised"));
         };
-        let order = &self.warp.order;
-        let own = init.agent() == order.agent && init.lane() == lane;
-        let known = order.knowledge.of_lane(lane).map_or(0, |c| c.time(init.agent(), init.lane()));
-        if !own && known < init.time() {
+        if !self.warp.order.knows(lane, init) {
             let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), self.grid);
             let what = format!("its use is not ordered with its initialisation by {whose}");
             return Err(Bad::new(FaultKind::RaceShared, lane, Some(address), what));
@@ -236,6 +235,7 @@ impl Ctx<'_> {
             completed: Arc::default(),
             agent,
             init,
+            announced: None,
         };
         self.team.mbarriers.insert(address, state);
         Ok(())
@@ -292,6 +292,24 @@ impl Ctx<'_> {
     /// The mbarrier that bulk copies signal, for a copy that a lane issues.
     pub(crate) fn signalled(&mut self, address: u64, lane: u32) -> Done<(Agent, u32)> {
         let b = self.initialised(address, lane)?;
-        Ok((b.agent, b.phase + 1))
+        let (agent, phase, init, announced) = (b.agent, b.phase + 1, b.init, b.announced);
+        if announced.is_some_and(|fence| self.warp.order.knows(lane, fence)) {
+            return Ok((agent, phase));
+        }
+        let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), self.grid);
+        let what = format!(
+            "the copy signals an mbarrier that it need not see: {whose} initialised it, and no fence.mbarrier_init or \
+             fence.proxy.async of that thread came between"
+        );
+        Err(Bad::new(FaultKind::ProxyFence, lane, Some(address), what))
+    }
+
+    /// Copies see the mbarriers that some lanes have initialised.
+    pub(crate) fn announce(&mut self, mask: u32) {
+        let order = &self.warp.order;
+        let theirs = |init: Epoch| init.agent() == order.agent && mask >> init.lane() & 1 != 0;
+        for b in self.team.mbarriers.values_mut().filter(|b| theirs(b.init) && b.announced.is_none()) {
+            b.announced = Some(Epoch::new(order.agent, order.now, b.init.lane(), Strength::Weak));
+        }
     }
 }

@@ -300,6 +300,8 @@ impl Ctx<'_> {
                 return Ok(Next::Stop(if a.old.is_empty() { Stop::Spent } else { Stop::Polled }));
             }
             Op::Fence { scope } => self.fence(active, *scope)?,
+            Op::ProxyFence { shared, global } => self.proxy_fence(active, *shared, *global)?,
+            Op::MbarrierFence => self.announce(active),
             Op::CpCommit => self.cp_commit(active),
             Op::CpWait { keep } => self.cp_wait(active, *keep),
             Op::BulkCommit => self.bulk_commit(active),

@@ -3,7 +3,7 @@
 
 use crate::agents::Published;
 use crate::alu::{FULL, Lanes, WARP};
-use crate::clock::{Agent, AgentSet, Clock, Knowledge, MAX_TIME, join};
+use crate::clock::{Agent, AgentSet, Clock, Epoch, Knowledge, MAX_TIME, join};
 use crate::counters::Tally;
 use crate::exec::barrier::CtaBarrier;
 use crate::exec::copies::{CpAsyncState, Landing};
@@ -18,11 +18,16 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Agents of a warp: its threads, its `cp.async`, reads and writes of its bulk stores.
-pub(crate) const AGENTS_PER_WARP: u32 = 4;
+/// Agents of a warp: its threads, its `cp.async`, reads and writes of its bulk stores, and its proxy fences.
+pub(crate) const AGENTS_PER_WARP: u32 = 7;
 pub(crate) const CP_ASYNC: u32 = 1;
 pub(crate) const BULK_READ: u32 = 2;
 pub(crate) const BULK_WRITE: u32 = 3;
+/// An agent of fences stands for accesses of another one, at their times: who knows it knows that the async proxy sees
+/// what a thread wrote to shared memory, to global memory, and what its `cp.async` wrote.
+pub(crate) const FENCED_SHARED: u32 = 4;
+pub(crate) const FENCED_GLOBAL: u32 = 5;
+pub(crate) const FENCED_CP_ASYNC: u32 = 6;
 
 /// A fault before its place is filled in.
 #[derive(Debug)]
@@ -127,7 +132,8 @@ pub(crate) struct Order {
     /// What relaxed reads saw, until a fence.
     pub(crate) seen: Knowledge,
     pub(crate) cta: Range<Agent>,
-    /// Which of its own accesses a lane knows, by kind of agent: all of the thread's, copies it has waited for.
+    /// Which of its own accesses a lane knows, by kind of agent: all of the thread's, copies it has waited for, what it has
+    /// fenced.
     pub(crate) waited: Box<[[u32; WARP]; AGENTS_PER_WARP as usize]>,
     /// Lanes that have a thread.
     pub(crate) exist: u32,
@@ -175,6 +181,12 @@ impl Order {
             }
         }
         clock
+    }
+
+    /// Whether a lane knows an access.
+    pub(crate) fn knows(&self, lane: u32, e: Epoch) -> bool {
+        let own = e.agent() == self.agent && e.lane() == lane;
+        own || self.knowledge.of_lane(lane).map_or(0, |c| c.time(e.agent(), e.lane())) >= e.time()
     }
 
     /// [`Order::snapshot`] of now; what follows is later.
