@@ -68,8 +68,7 @@ pub fn choose(spec: &KernelSpec, target: &Target) -> Result<(Schedule, Generated
         return generate(schedule);
     }
     let Machine::Gpu(gpu) = &target.machine else { return generate(cpu_rule(spec)) };
-    let one = gpu.card.shared_bytes;
-    let several = (one + RESERVED) / RESIDENT - RESERVED;
+    let (one, several) = (gpu.card.shared_bytes, gpu.card.sm_shared_bytes / RESIDENT - RESERVED);
     let mut fitting = None;
     let mut smallest = None;
     for schedule in candidates(spec, gpu) {

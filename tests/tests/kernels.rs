@@ -77,6 +77,16 @@ fn sm_80() {
 }
 
 #[test]
+fn sm_89() {
+    check_target("sm_89");
+}
+
+#[test]
+fn sm_90() {
+    check_target("sm_90");
+}
+
+#[test]
 fn sm_120() {
     check_target("sm_120");
 }

@@ -59,6 +59,9 @@ const MISTAKES: &[Mistake] = &[
         "deadlock",
         "an mbarrier expects an arrival too many",
     ),
+    mistake("project", ("fence.proxy", 0), Drop(1), "proxy_fence", "a copy may not see its mbarrier"),
+    mistake("project", ("griddepcontrol.wait", 0), Drop(1), "race_global", "the launch before is not waited for"),
+    mistake("attention", ("griddepcontrol.wait", 0), Drop(1), "race_global", "nor is it in attention"),
     mistake("project", ("bar.warp.sync", 0), Drop(1), "race_shared", "a copy may start before its mbarrier is made"),
     mistake("project", ("try_wait", 0), Drop(2), "async_copy", "a slot is read before its chunk is there"),
     mistake("project", ("try_wait", 0), Last("0"), "async_copy", "the wait is for the wrong phase"),
@@ -194,7 +197,7 @@ fn every_planted_mistake_is_reported() {
 #[test]
 fn every_wait_is_needed() {
     let mut idle = Vec::new();
-    let waits = ["bar.warp.sync", "bar.sync", "try_wait"];
+    let waits = ["bar.warp.sync", "bar.sync", "try_wait", "fence.", "griddepcontrol.wait"];
     for kernel in table().into_iter().filter(|k| k.spec.kind != "qkv") {
         let back = codegen::back::for_target(target()).unwrap();
         let code = String::from_utf8(back.emit(&kernel.kernel, target(), false).unwrap().code).unwrap();
