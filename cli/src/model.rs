@@ -3,6 +3,7 @@
 use crate::failure::usage;
 use crate::machine;
 use anyhow::Result;
+use codegen::schedule::{self, Row};
 use codegen::{Compiled, Options};
 use ir::artifact::Artifact;
 use ir::front::Tensors;
@@ -31,12 +32,21 @@ pub struct CompileArgs {
     /// Format of the KV cache: f16 or q8_0 [default: f16]
     #[arg(long)]
     pub kv: Option<String>,
+    /// RON table of schedules, which come before rigc's own; kernels-gen/schedules says what a row is
+    #[arg(long, value_name = "FILE.ron")]
+    pub schedules: Option<PathBuf>,
     /// The target where none is given.
     #[arg(skip = "native")]
     pub default_target: &'static str,
 }
 
 impl CompileArgs {
+    fn schedules(&self) -> Result<Vec<Row>> {
+        let Some(path) = &self.schedules else { return Ok(Vec::new()) };
+        let text = std::fs::read_to_string(path).map_err(|e| usage(format!("{}: {e}", path.display())))?;
+        schedule::rows(&text).map_err(|e| usage(format!("{}: {e}", path.display())))
+    }
+
     fn format(&self) -> Result<Format> {
         let Some(name) = &self.kv else { return Ok(quant::F16) };
         [quant::F16, quant::Q8_0]
@@ -54,6 +64,7 @@ pub fn compile(model: &ModelFile, args: &CompileArgs, stages: &[&str]) -> Result
         target: &machine::target(args.target.as_deref().unwrap_or(args.default_target), args.card.as_deref())?,
         context: args.ctx.map(|n| n as usize),
         kv: args.format()?,
+        schedules: &args.schedules()?,
     };
     let identity = model.identity();
     let model = codegen::Model {
@@ -136,6 +147,7 @@ fn check_flags(args: &CompileArgs, artifact: &Artifact, path: &Path) -> Result<(
         ("--card", args.card.clone(), m.card.clone()),
         ("--ctx", args.ctx.map(|n| n.to_string()), Some(m.context.to_string())),
         ("--kv", args.kv.clone(), Some(m.kv.to_string())),
+        ("--schedules", args.schedules.as_ref().map(|path| path.display().to_string()), None),
     ];
     for (flag, wanted, has) in checks {
         if let Some(wanted) = &wanted

@@ -140,7 +140,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let text = text.strip_suffix('\n').unwrap_or(&text);
     // An artifact's context is its own; it only has to be large enough.
     let ctx = (!model::is_artifact(&args.model)).then_some(args.ctx);
-    let compile = CompileArgs { target: args.target, card: None, ctx, kv: args.kv, default_target: "native" };
+    let compile =
+        CompileArgs { target: args.target, card: None, ctx, kv: args.kv, schedules: None, default_target: "native" };
     let Loaded { artifact, file, name } = model::load(Some(&args.model), &compile)?;
     let has = artifact.manifest.context as usize;
     if has < context {

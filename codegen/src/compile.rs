@@ -10,6 +10,7 @@ use ir::quant::Format;
 use ir::spec::hex;
 use ir::target::Target;
 use ir::{Error, Result};
+use kernels_gen::schedule::Row;
 use sha2::{Digest, Sha256};
 
 /// Capacities of the verification entry points.
@@ -42,6 +43,8 @@ pub struct Options<'a> {
     pub context: Option<usize>,
     /// Format of the KV cache.
     pub kv: Format,
+    /// Schedules that come before those of the tuned tables.
+    pub schedules: &'a [Row],
 }
 
 /// The text of one stage.
@@ -92,7 +95,7 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
     }
     let target = options.target;
     let backend = back::for_target(target)?;
-    let mut table = KernelTable::default();
+    let mut table = KernelTable::with(options.schedules.to_vec());
     let (mut plans, mut listings) = (Vec::new(), Vec::new());
     let mut list = |stage: &'static str, name: &str, text: &dyn Fn() -> String| {
         if stages.contains(&stage) {

@@ -12,4 +12,5 @@ mod memory;
 pub mod passes;
 
 pub use compile::{Compiled, Listing, Model, Options, STAGES, compile};
+pub use kernels_gen::schedule;
 pub use lower::{KernelTable, TableKernel, lower};

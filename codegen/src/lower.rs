@@ -21,6 +21,7 @@ pub struct KernelTable {
     pub weights: Vec<artifact::Weight>,
     /// KV caches in the order of their numbers.
     pub states: Vec<artifact::State>,
+    schedules: Vec<schedule::Row>,
     by_spec: HashMap<KernelSpec, usize>,
 }
 
@@ -58,13 +59,18 @@ impl TableKernel {
 }
 
 impl KernelTable {
+    /// An empty one, with schedules that come before those of the tuned tables.
+    pub fn with(schedules: Vec<schedule::Row>) -> KernelTable {
+        KernelTable { schedules, ..KernelTable::default() }
+    }
+
     /// The number of the kernel of a fusion; generates it if it is new.
     fn kernel(&mut self, fusion: &Fusion, tokens: usize, target: &Target) -> Result<usize> {
         let spec = KernelSpec::new(fusion.kind.as_str(), fusion.body.clone(), tokens, target);
         if let Some(&known) = self.by_spec.get(&spec) {
             return Ok(known);
         }
-        let made = schedule::choose(&spec, target)?;
+        let made = schedule::choose(&spec, target, &self.schedules)?;
         let number = self.kernels.len();
         self.by_spec.insert(spec.clone(), number);
         self.kernels.push(TableKernel::new(spec, made, number)?);

@@ -1,7 +1,7 @@
-//! Chooses schedules: rows of the tuned table first, else by rule from the spec's figures.
+//! Chooses schedules: rows of tables first, else by rule from the spec's figures.
 //!
-//! The tables are RON files in `kernels-gen/schedules`, one for each target: a row names an op, the capacities and the
-//! widths that it holds for, and the schedule.
+//! A row names an op, the capacities and the widths that it holds for, and the schedule. The tables in
+//! `kernels-gen/schedules`, RON files, one for each target, are part of the program; rows that a caller gives come before.
 
 use crate::Generated;
 use ir::abi::KV_BLOCK;
@@ -12,9 +12,10 @@ use ir::tensor::Elem;
 use ir::{Error, Result};
 use serde::Deserialize;
 
-/// A row of a tuned table.
-#[derive(Debug, Deserialize)]
-struct Row {
+/// A row of a table.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
     /// Name of the fused op.
     op: String,
     /// Capacities of entry points, first to last.
@@ -23,6 +24,14 @@ struct Row {
     columns: (usize, usize),
     /// What to use.
     schedule: Schedule,
+}
+
+/// The rows of a table.
+///
+/// # Errors
+/// [`Error::Verify`] naming the place.
+pub fn rows(text: &str) -> Result<Vec<Row>> {
+    ron::from_str(text).map_err(|e| Error::verify("schedule table", e.to_string()))
 }
 
 /// The tuned tables, by target.
@@ -57,14 +66,14 @@ const SPLIT: usize = 512;
 /// Most splits of a KV cache.
 const MOST_SPLITS: usize = 64;
 
-/// The schedule of a spec, which is for `target`, and its kernel: of the tuned table's row if there is one; else the first
-/// candidate of which two CTAs fit on a multiprocessor, or else one.
+/// The schedule of a spec, which is for `target`, and its kernel: of a row of `own` or of the tuned table if there is one; else
+/// the first candidate of which two CTAs fit on a multiprocessor, or else one.
 ///
 /// # Errors
 /// [`Error::Verify`] if a tuned table does not parse; [`Error::Unsupported`] if the kernel cannot be generated.
-pub fn choose(spec: &KernelSpec, target: &Target) -> Result<(Schedule, Generated)> {
+pub fn choose(spec: &KernelSpec, target: &Target, own: &[Row]) -> Result<(Schedule, Generated)> {
     let generate = |schedule: Schedule| Ok((schedule, crate::generate(spec, &schedule, target)?));
-    if let Some(schedule) = tuned(spec)? {
+    if let Some(schedule) = tuned(spec, own)? {
         return generate(schedule);
     }
     let Machine::Gpu(gpu) = &target.machine else { return generate(cpu_rule(spec)) };
@@ -86,14 +95,15 @@ pub fn choose(spec: &KernelSpec, target: &Target) -> Result<(Schedule, Generated
     fitting.or(smallest).ok_or_else(|| Error::verify("schedule", format!("no candidates for {}", spec.kind)))
 }
 
-/// The row of the tuned table for a spec.
-fn tuned(spec: &KernelSpec) -> Result<Option<Schedule>> {
-    let Some((_, text)) = TABLES.iter().find(|(name, _)| *name == spec.target) else { return Ok(None) };
-    let rows: Vec<Row> =
-        ron::from_str(text).map_err(|e| Error::verify("schedule table", format!("{}: {e}", spec.target)))?;
+/// The schedule of the first row for a spec.
+fn tuned(spec: &KernelSpec, own: &[Row]) -> Result<Option<Schedule>> {
+    let table = TABLES.iter().find(|(name, _)| *name == spec.target).map_or(Ok(Vec::new()), |(_, text)| rows(text))?;
     let (columns, _) = first_matrix(spec);
     let within = |(first, last): (usize, usize), v: usize| (first..=last).contains(&v);
-    let hit = rows.iter().find(|r| r.op == spec.kind && within(r.tokens, spec.tokens) && within(r.columns, columns));
+    let hit = own
+        .iter()
+        .chain(&table)
+        .find(|r| r.op == spec.kind && within(r.tokens, spec.tokens) && within(r.columns, columns));
     Ok(hit.map(|row| row.schedule))
 }
 

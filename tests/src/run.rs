@@ -60,7 +60,7 @@ pub fn compile(file: &ModelFile, settings: Settings) -> ir::Result<Artifact> {
     let (metadata, identity) = (file.metadata(), file.identity());
     let path = file.path().to_string_lossy();
     let model = codegen::Model { metadata, tensors: &tensors, identity: &identity, path: &path };
-    Ok(codegen::compile(model, Options { target, context, kv }, &[])?.artifact)
+    Ok(codegen::compile(model, Options { target, context, kv, schedules: &[] }, &[])?.artifact)
 }
 
 /// Loads a model on `threads` threads, or on the emulator if it is compiled for a GPU.

@@ -2,6 +2,7 @@
 //!
 //! `INSTA_UPDATE=always cargo test -p rigc-tests --test snapshots` writes them again.
 
+use codegen::schedule::{self, Row};
 use codegen::{Compiled, Options};
 use ir::front::Tensors;
 use ir::quant;
@@ -34,12 +35,12 @@ fn models() -> [(&'static str, Synthetic); 3] {
     [("llama", llama), ("qwen2", qwen2), ("qwen3", qwen3)]
 }
 
-fn compile(shape: &Synthetic, target: &str) -> Compiled {
+fn compile(shape: &Synthetic, target: &str, schedules: &[Row]) -> Compiled {
     let file = run::file(shape.gguf()).unwrap();
     let tensors = Tensors::new(file.tensors().map(|(_, t)| t)).unwrap();
     let identity = file.identity();
     let model = codegen::Model { metadata: file.metadata(), tensors: &tensors, identity: &identity, path: "m.gguf" };
-    let options = Options { target: Target::by_name(target).unwrap(), context: None, kv: quant::F16 };
+    let options = Options { target: Target::by_name(target).unwrap(), context: None, kv: quant::F16, schedules };
     codegen::compile(model, options, &["graph", "fused", "kernel", "plan", "ptx"]).unwrap()
 }
 
@@ -62,7 +63,7 @@ fn check(name: &str, compiled: &Compiled, stage: &str) {
 #[test]
 fn stages_of_small_models() {
     for (name, shape) in models() {
-        let compiled = compile(&shape, "x86-64-v3");
+        let compiled = compile(&shape, "x86-64-v3", &[]);
         for stage in ["graph", "fused", "kernel", "plan"] {
             check(name, &compiled, stage);
         }
@@ -73,18 +74,37 @@ fn stages_of_small_models() {
 #[test]
 fn portable_kernels() {
     let [_, (name, shape), _] = models();
-    check(&format!("{name}-portable"), &compile(&shape, "x86-64"), "kernel");
+    check(&format!("{name}-portable"), &compile(&shape, "x86-64", &[]), "kernel");
 }
 
-/// GPU targets whose PTX differs: without launches that may overlap, and with them.
+/// GPU targets whose PTX differs: without rings and launches that overlap, and with them.
 const PTX: [&str; 2] = ["sm_80", "sm_120"];
 
 #[test]
 fn ptx() {
     let [(name, shape), ..] = models();
     for target in PTX {
-        check(&format!("{name}-{target}"), &compile(&shape, target), "ptx");
+        check(&format!("{name}-{target}"), &compile(&shape, target, &[]), "ptx");
     }
+}
+
+/// A row of a schedule table changes the kernels that it is for, and no others.
+#[test]
+fn a_schedule_moves_its_kernels_only() {
+    let [(_, shape), ..] = models();
+    let before = compile(&shape, "sm_120", &[]).table.kernels;
+    let row = r#"[(
+        op: "gate_up", tokens: (1, 1), columns: (1, 100000),
+        schedule: Gpu((ctas: 170, warps: 4, chunk: 256, depth: 2)),
+    )]"#;
+    let after = compile(&shape, "sm_120", &schedule::rows(row).unwrap()).table.kernels;
+    let moved: Vec<&str> = before
+        .iter()
+        .zip(&after)
+        .filter(|(a, b)| a.hash != b.hash || a.kernel.to_string() != b.kernel.to_string())
+        .map(|(a, _)| a.spec.kind.as_str())
+        .collect();
+    assert_eq!(moved, ["gate_up"]);
 }
 
 /// Every file belongs to a snapshot of this file.

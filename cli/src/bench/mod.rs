@@ -160,8 +160,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let ctx = u32::try_from(context).map_err(|_| usage(format!("a context of {context} tokens is too long")))?;
     // An artifact's context is its own; it only has to be large enough.
     let ctx = (!model::is_artifact(&args.model)).then_some(ctx);
-    let compile =
-        CompileArgs { target: args.target.clone(), card: None, ctx, kv: args.kv.clone(), default_target: "native" };
+    let compile = CompileArgs {
+        target: args.target.clone(),
+        card: None,
+        ctx,
+        kv: args.kv.clone(),
+        schedules: None,
+        default_target: "native",
+    };
     let Loaded { artifact, file, name } = model::load(Some(&args.model), &compile)?;
     let has = artifact.manifest.context as usize;
     if has < context {

@@ -42,6 +42,8 @@ fn bad_arguments() {
         ),
         (&["compile", "m.gguf", "--target", "sm_120", "--card", "h200"], &["card 'h200'", "sm_120", "of sm_90"]),
         (&["compile", "m.gguf", "--target", "x86-64", "--card", "l40s"], &["card 'l40s'", "x86-64", "of sm_89"]),
+        (&["run", "x", "--schedules", "missing.ron"], &["missing.ron"]),
+        (&["run", "x", "--schedules", "notes.txt"], &["notes.txt", "schedule table", "1:1"]),
         (&["run", "x", "--device", "cuda:0"], &["'cuda:0'", "cpu"]),
         (&["compile", "m.gguf", "--emit", "graph,poem"], &["'poem'", "graph", "kernel", "plan"]),
         (&["compile"], &["<MODEL>"]),
