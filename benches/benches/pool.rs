@@ -4,6 +4,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use ir::abi::Control;
 use ir::artifact::KernelEntry;
 use ir::target::Target;
+use ir::work::Work;
 use runtime::device::{CpuDevice, Device, Launch, Pool};
 use std::hint::black_box;
 
@@ -33,6 +34,7 @@ fn pool(c: &mut Criterion) {
             scratch_bytes: 0,
             params: 0,
             grid: None,
+            work: Work::default(),
         };
         let kernel = device.load_module(&[0xc3], &[entry]).expect("a module")[0];
         let launch = Launch { kernel, buffers: Vec::new() };

@@ -119,9 +119,11 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
     for k in &table.kernels {
         list("kernel", &k.kernel.name, &|| format!("; {}\n{}", k.schedule, *k.kernel));
         let emitted = backend.emit(&k.kernel, target, want_code)?;
+        let comment = backend.comment(&k.to_string());
         for (stage, text) in &emitted.listings {
-            list(stage, &k.kernel.name, &|| text.clone());
+            list(stage, &k.kernel.name, &|| format!("{comment}{text}"));
         }
+        module.extend_from_slice(comment.as_bytes());
         module.resize(module.len().next_multiple_of(backend.align()), 0);
         kernels.push(KernelEntry {
             name: k.kernel.name.clone(),
@@ -133,6 +135,7 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
             scratch_bytes: k.kernel.scratch_bytes,
             params: k.kernel.params(),
             grid: k.kernel.grid,
+            work: k.work,
         });
         module.extend_from_slice(&emitted.code);
     }

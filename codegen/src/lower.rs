@@ -6,8 +6,9 @@ use ir::graph::{Fusion, Graph, Input, NodeId, Op, Ref};
 use ir::kernel::Kernel;
 use ir::plan::{Buffer, Place, Plan, Step};
 use ir::spec::{self, KernelSpec, Schedule};
-use ir::target::Target;
+use ir::target::{self, Gpu, Target};
 use ir::tensor::kv_bytes;
+use ir::work::Work;
 use ir::{Error, Result, Verified, artifact};
 use kernels_gen::{Generated, Workspace, schedule};
 use std::collections::HashMap;
@@ -34,6 +35,8 @@ pub struct TableKernel {
     pub schedule: Schedule,
     /// Hash of both.
     pub hash: String,
+    /// What a launch moves and computes.
+    pub work: Work,
     /// The code, named after its op, its capacity and its number.
     pub kernel: Verified<Kernel>,
     workspaces: Vec<Workspace>,
@@ -48,13 +51,23 @@ impl TableKernel {
         let hash = spec::hash(&spec, &schedule);
         let mut kernel = generated.kernel.into_inner();
         kernel.name = format!("{}_{}_{number}", spec.kind, spec.tokens);
-        Ok(TableKernel { spec, schedule, hash, kernel: kernel.verify()?, workspaces: generated.workspaces })
+        let (work, kernel) = (Work::of(&spec)?, kernel.verify()?);
+        Ok(TableKernel { spec, schedule, hash, work, kernel, workspaces: generated.workspaces })
     }
 
     /// Whether parameter `n` is memory that has to be zero at launch.
     pub fn zeroed(&self, n: usize) -> bool {
         let first = self.kernel.params() as usize - self.workspaces.len();
         n >= first && self.workspaces[n - first] == Workspace::Zeroed
+    }
+}
+
+/// For people: what the hash is made of, and what the kernel takes.
+impl std::fmt::Display for TableKernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}\nparameters ", self.spec, self.schedule)?;
+        self.kernel.param_buffers().try_for_each(|b| write!(f, "{}, ", b.name))?;
+        writeln!(f, "control\n{} bytes of weights", self.work.weight_bytes)
     }
 }
 
@@ -71,6 +84,7 @@ impl KernelTable {
             return Ok(known);
         }
         let made = schedule::choose(&spec, target, &self.schedules)?;
+        check_shared(&spec, &made.1.kernel, target)?;
         let number = self.kernels.len();
         self.by_spec.insert(spec.clone(), number);
         self.kernels.push(TableKernel::new(spec, made, number)?);
@@ -95,6 +109,25 @@ impl KernelTable {
         self.states.push(artifact::State { name: name.into(), ty: ty.clone(), bytes });
         Ok(self.states.len() as u32 - 1)
     }
+}
+
+/// Refuses a kernel that wants more shared memory than a CTA of the card has.
+fn check_shared(spec: &KernelSpec, kernel: &Kernel, target: &Target) -> Result<()> {
+    let need = kernel.scratch_bytes;
+    let fits = |gpu: &Gpu| need <= u64::from(gpu.card.shared_bytes);
+    let Some(gpu) = target.gpu().filter(|gpu| !fits(gpu)) else { return Ok(()) };
+    let products = spec.body.nodes().iter().filter(|n| n.op == Op::MatMul);
+    let columns = products.map(|n| spec.body.ty(n.inputs[0]).columns()).max().unwrap_or(0);
+    let larger = target::ALL.iter().find(|t| t.gpu().is_some_and(fits));
+    let larger = larger.map(|t| format!("{} or ", t.name)).unwrap_or_default();
+    Err(Error::Unsupported {
+        feature: format!("a kernel {} of rows of {columns} elements", spec.kind),
+        target: Some(format!("{} ({})", target.name, gpu.card.name)),
+        hint: format!(
+            "it needs {need} bytes of shared memory, where a CTA has {}: compile for {larger}a CPU",
+            gpu.card.shared_bytes
+        ),
+    })
 }
 
 /// Buffers of a plan in the making; arena buffers get their offsets at the end.

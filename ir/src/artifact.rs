@@ -11,6 +11,7 @@ use crate::kernel::Grid;
 use crate::plan::{Place, Plan, Step};
 use crate::quant::Format;
 use crate::tensor::TensorType;
+use crate::work::Work;
 use crate::{Error, Result, Verified};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,8 @@ pub struct KernelEntry {
     pub params: u32,
     /// Its threads, if it is for a GPU.
     pub grid: Option<Grid>,
+    /// What a launch moves and computes.
+    pub work: Work,
 }
 
 /// An emitted unit.

@@ -19,6 +19,7 @@ pub mod spec;
 pub mod target;
 pub mod tensor;
 mod verified;
+pub mod work;
 
 pub use error::{Error, Result};
 pub use verified::Verified;

@@ -3,10 +3,11 @@
 use crate::{Generated, Workspace};
 use ir::abi::f32_row_bytes;
 use ir::graph::{Graph, Op};
-use ir::kernel::{Access, Buf, Builder, Mem, Value};
+use ir::kernel::{Access, Buf, Builder, MOST_ELEMENTS, Mem, Value};
 use ir::spec::{CpuSchedule, GpuSchedule, KernelSpec, Schedule};
 use ir::target::Target;
 use ir::tensor::{Elem, TensorType, kv_bytes};
+use ir::work::Role;
 use ir::{Error, Result};
 
 /// A kernel in the making.
@@ -27,16 +28,12 @@ impl<'a> Generator<'a> {
         let body = &spec.body;
         let mut params = Vec::new();
         for (i, ty) in body.params()?.into_iter().enumerate() {
-            let kind = kind(body, i);
-            let (mem, bytes) = storage(ty, kind)?;
-            let appended = body
-                .nodes()
-                .iter()
-                .any(|n| n.op == Op::KvAppend && body.node(n.inputs[0].node).op == Op::Param(i as u32));
-            let access = match kind {
-                Kind::Matrix => Access::Constant,
-                _ if appended => Access::Write,
-                _ => Access::Read,
+            let role = Role::of(body, i as u32);
+            let (mem, bytes) = storage(ty, role)?;
+            let access = match role {
+                Role::Matrix | Role::Table => Access::Constant,
+                Role::Appended => Access::Write,
+                Role::Attended | Role::Plain => Access::Read,
             };
             params.push(b.param(format!("in{i}"), mem, bytes, access));
         }
@@ -46,7 +43,7 @@ impl<'a> Generator<'a> {
             results.push(if in_place {
                 None
             } else {
-                let (mem, bytes) = storage(body.ty(*value), Kind::Plain)?;
+                let (mem, bytes) = storage(body.ty(*value), Role::Plain)?;
                 Some(b.param(format!("out{i}"), mem, bytes, Access::Write))
             });
         }
@@ -100,7 +97,7 @@ impl<'a> Generator<'a> {
         Error::Unsupported {
             feature: format!("fused op {} with {what}", self.spec.kind),
             target: Some(self.spec.target.into()),
-            hint: format!("its body is\n{}", self.spec.body),
+            hint: format!("its body is {}", self.spec.body.to_string().trim_end().replace('\n', "; ")),
         }
     }
 
@@ -139,47 +136,16 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// How a value is kept in memory.
-#[derive(Clone, Copy)]
-enum Kind {
-    State,
-    Matrix,
-    Plain,
-}
-
-/// How the users of body parameter `n` want it.
-fn kind(body: &Graph, n: usize) -> Kind {
-    let used = |at: &dyn Fn(&Op) -> &'static [usize]| {
-        body.nodes()
-            .iter()
-            .any(|node| at(&node.op).iter().any(|&i| body.node(node.inputs[i].node).op == Op::Param(n as u32)))
-    };
-    if used(&|op| match op {
-        Op::KvAppend => &[0],
-        Op::Attention { .. } => &[1, 2],
-        _ => &[],
-    }) {
-        Kind::State
-    } else if used(&|op| match op {
-        Op::MatMul | Op::Embed => &[0],
-        _ => &[],
-    }) {
-        Kind::Matrix
-    } else {
-        Kind::Plain
-    }
-}
-
 /// Element type and size of the buffer of a value. Float activations have a row for each token, padded to
 /// [`f32_row_bytes`]; vectors are contiguous.
-fn storage(ty: &TensorType, kind: Kind) -> Result<(Mem, u64)> {
+fn storage(ty: &TensorType, role: Role) -> Result<(Mem, u64)> {
     let unsupported =
         || Error::unsupported(format!("an operand of type {ty}"), "norms and biases are f32, KV caches f16 or q8_0");
-    Ok(match (kind, ty.elem) {
-        (Kind::State, _) => (Mem::U8, kv_bytes(ty).ok_or_else(unsupported)?),
-        (Kind::Matrix, _) => (Mem::U8, ty.weight_bytes().ok_or_else(unsupported)?),
-        (Kind::Plain, Elem::I32) => (Mem::I32, ty.elements() as u64 * 4),
-        (Kind::Plain, elem) if elem == Elem::F32 => {
+    let (mem, bytes) = match (role, ty.elem) {
+        (Role::Appended | Role::Attended, _) => (Mem::U8, kv_bytes(ty).ok_or_else(unsupported)?),
+        (Role::Matrix | Role::Table, _) => (Mem::U8, ty.weight_bytes().ok_or_else(unsupported)?),
+        (Role::Plain, Elem::I32) => (Mem::I32, ty.elements() as u64 * 4),
+        (Role::Plain, elem) if elem == Elem::F32 => {
             let bytes = match ty.shape.as_slice() {
                 [n] => n * 4,
                 [rows, rest @ ..] => rows * f32_row_bytes(rest.iter().product()),
@@ -188,5 +154,14 @@ fn storage(ty: &TensorType, kind: Kind) -> Result<(Mem, u64)> {
             (Mem::F32, bytes as u64)
         }
         _ => return Err(unsupported()),
-    })
+    };
+    if bytes.div_ceil(u64::from(mem.bytes())) > MOST_ELEMENTS {
+        let instead = match role {
+            Role::Appended | Role::Attended => "a shorter context, or a KV cache of fewer bits",
+            _ => "a model quantised to fewer bits",
+        };
+        let hint = format!("kernels reach {MOST_ELEMENTS} bytes of each: use {instead}");
+        return Err(Error::unsupported(format!("an operand {ty} of {bytes} bytes"), hint));
+    }
+    Ok((mem, bytes))
 }

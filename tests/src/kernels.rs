@@ -12,6 +12,7 @@ use ir::graph::{Graph, Op};
 use ir::quant::Format;
 use ir::target::Target;
 use ir::tensor::{Elem, TensorType, kv_bytes, kv_row_bytes};
+use ir::work::Work;
 use runtime::device::{CpuDevice, Device, EmuDevice, Launch, Region};
 use runtime::repack;
 
@@ -243,6 +244,7 @@ pub fn attempt(
                 scratch_bytes: kernel.scratch_bytes,
                 params: kernel.params(),
                 grid: kernel.grid,
+                work: Work::default(),
             }],
         )
         .map_err(|e| e.to_string())?;

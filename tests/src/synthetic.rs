@@ -5,6 +5,8 @@ use crate::model::Model;
 use half::f16;
 use ir::gguf::{Array, Metadata, Value, Writer};
 use ir::quant::{self, Format};
+use std::fs::File;
+use std::path::Path;
 
 /// What to make. Matrix formats whose rows would not be whole blocks become f32.
 #[derive(Debug, Clone)]
@@ -176,6 +178,23 @@ impl Synthetic {
 
     /// The bytes of the file.
     pub fn gguf(&self) -> Vec<u8> {
+        let writer = self.writer();
+        let mut rng = Rng::new(self.seed);
+        let data: Vec<Vec<u8>> = writer.tensors.iter().map(|t| tensor(&t.name, &t.shape, t.format, &mut rng)).collect();
+        writer.to_vec(&data).expect("shapes fit their formats")
+    }
+
+    /// Writes a file whose weights are a hole, so that it may be larger than any disk.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn sparse(&self, path: &Path) -> std::io::Result<()> {
+        let mut file = File::create(path)?;
+        let bytes = self.writer().header_to(&mut file)?;
+        file.set_len(bytes)
+    }
+
+    fn writer(&self) -> Writer {
         let mut writer = Writer::new(self.metadata());
         let (q, kv) = (self.heads * self.head, self.kv_heads * self.head);
         let mut add = |name: String, shape: &[usize]| {
@@ -214,9 +233,7 @@ impl Synthetic {
         if !self.tied {
             add("output.weight".into(), &[self.vocab, self.width]);
         }
-        let mut rng = Rng::new(self.seed);
-        let data: Vec<Vec<u8>> = writer.tensors.iter().map(|t| tensor(&t.name, &t.shape, t.format, &mut rng)).collect();
-        writer.to_vec(&data).expect("shapes fit their formats")
+        writer
     }
 
     fn metadata(&self) -> Metadata {

@@ -35,6 +35,11 @@ pub trait Backend: Sync {
         Ok(Vec::new())
     }
 
+    /// A text as a comment of a module, if modules are text.
+    fn comment(&self, _text: &str) -> String {
+        String::new()
+    }
+
     /// Where kernels start in a module.
     fn align(&self) -> usize;
 

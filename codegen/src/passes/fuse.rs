@@ -26,7 +26,7 @@ pub(super) fn run(graph: &Graph, _: &PassContext<'_>) -> Result<Graph> {
         let (body, operands) = body(graph, group, |id| owner.get(&id).is_some_and(|&o| o != index))?;
         let kind = ops::ALL.iter().find(|op| (op.covers)(&body)).ok_or_else(|| {
             Error::unsupported(
-                format!("a fusion of\n{body}"),
+                format!("a fusion of {}", body.to_string().trim_end().replace('\n', "; ")),
                 "the fused ops cover the layers of the architectures built",
             )
         })?;

@@ -15,6 +15,9 @@ pub use builder::Builder;
 use crate::abi::Atom;
 use serde::{Deserialize, Serialize};
 
+/// Most elements of a buffer: what a 32-bit index reaches.
+pub const MOST_ELEMENTS: u64 = 1 << 32;
+
 /// The result of an instruction, an index into the kernel's value table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Value(pub u32);

@@ -1,6 +1,8 @@
 //! The rules of kernel IR.
 
-use super::{Access, Arg, Binary, Buf, Compare, Inst, Kernel, Mem, Space, Special, Stmt, Ty, Unary, Value, Var};
+use super::{
+    Access, Arg, Binary, Buf, Compare, Inst, Kernel, MOST_ELEMENTS, Mem, Space, Special, Stmt, Ty, Unary, Value, Var,
+};
 use crate::abi::Signature;
 use crate::{Error, Result, Verified};
 
@@ -62,7 +64,7 @@ impl Verifier<'_> {
                     self.ensure(ok, || format!("constant {} is not what its words are", b.name))?;
                 }
             }
-            self.ensure(b.bytes.div_ceil(u64::from(b.mem.bytes())) <= 1 << 32, || {
+            self.ensure(b.bytes.div_ceil(u64::from(b.mem.bytes())) <= MOST_ELEMENTS, || {
                 format!("buffer {} has more elements than a 32-bit index reaches", b.name)
             })?;
         }

@@ -43,6 +43,10 @@ impl Backend for Ptx {
         Ok(header.into_bytes())
     }
 
+    fn comment(&self, text: &str) -> String {
+        text.lines().fold("\n".into(), |comment, line| comment + "// " + line + "\n")
+    }
+
     fn align(&self) -> usize {
         1
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use ir::abi::BarrierFn;
+use ir::work::Work;
 
 fn device(workers: usize) -> CpuDevice {
     CpuDevice::new(Target::by_name("x86-64").unwrap(), workers).unwrap()
@@ -149,6 +150,7 @@ fn entry(offset: u64, bytes: u64) -> KernelEntry {
         scratch_bytes: 0,
         params: 1,
         grid: None,
+        work: Work::default(),
     }
 }
 

@@ -1,0 +1,144 @@
+//! What a kernel reads, writes and multiplies, by its body: for predictions of its time and for prints.
+//!
+//! Invariant: figures are those of one launch for as many tokens as the entry point takes, and count each byte once,
+//! however many workers read it.
+
+use crate::Result;
+use crate::graph::{Graph, Op};
+use crate::spec::KernelSpec;
+use crate::tensor::{Elem, TensorType, kv_bytes};
+use serde::{Deserialize, Serialize};
+
+/// What a body does with one of its parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Multiplies by it.
+    Matrix,
+    /// Takes rows of it, those of the tokens.
+    Table,
+    /// Appends to it: a KV cache.
+    Appended,
+    /// Attends to it: a KV cache.
+    Attended,
+    /// Reads it as it is.
+    Plain,
+}
+
+impl Role {
+    /// The role of body parameter `n`.
+    pub fn of(body: &Graph, n: u32) -> Role {
+        let uses =
+            body.nodes().iter().flat_map(|node| node.inputs.iter().enumerate().map(move |(at, r)| (node, at, r)));
+        let roles =
+            uses.filter(|(_, _, r)| body.node(r.node).op == Op::Param(n)).map(|(node, at, _)| match (&node.op, at) {
+                (Op::MatMul, 0) => Role::Matrix,
+                (Op::Embed, 0) => Role::Table,
+                (Op::KvAppend, 0) => Role::Appended,
+                (Op::Attention { .. }, 1 | 2) => Role::Attended,
+                _ => Role::Plain,
+            });
+        roles.into_iter().find(|role| *role != Role::Plain).unwrap_or(Role::Plain)
+    }
+}
+
+/// What one launch of a kernel moves and computes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Work {
+    /// Weights that rows of activations are multiplied by.
+    pub products: u64,
+    /// Bytes of weights that are read; of an embedding table the rows of the tokens.
+    pub weight_bytes: u64,
+    /// Bytes of activations, read and written.
+    pub activation_bytes: u64,
+    /// Bytes that are appended to KV caches.
+    pub appended_bytes: u64,
+    /// Bytes of KV caches that are read for each position that is attended to.
+    pub attended_bytes: u64,
+}
+
+impl Work {
+    /// The work of a spec.
+    ///
+    /// # Errors
+    /// [`crate::Error::Verify`] for a body whose parameters are not numbered.
+    pub fn of(spec: &KernelSpec) -> Result<Work> {
+        let (body, tokens) = (&spec.body, spec.tokens as u64);
+        let mut work = Work::default();
+        let floats = |ty: &TensorType| ty.elements() as u64 * 4;
+        let position = |ty: &TensorType| kv_bytes(ty).unwrap_or(0) / ty.shape.get(1).map_or(1, |&n| n.max(1) as u64);
+        for (n, ty) in body.params()?.into_iter().enumerate() {
+            match Role::of(body, n as u32) {
+                Role::Matrix => {
+                    work.products += ty.elements() as u64;
+                    work.weight_bytes += ty.weight_bytes().unwrap_or(0);
+                }
+                Role::Table => {
+                    if let Elem::Ggml(format) = ty.elem {
+                        work.weight_bytes += format.bytes_of(ty.columns() as u64) * tokens;
+                    }
+                }
+                Role::Appended => work.appended_bytes += position(ty) * tokens,
+                Role::Attended => work.attended_bytes += position(ty),
+                // Positions and tokens.
+                Role::Plain if ty.elem == Elem::I32 => {}
+                Role::Plain if ty.shape.len() == 1 => work.weight_bytes += floats(ty),
+                Role::Plain => work.activation_bytes += floats(ty),
+            }
+        }
+        for (_, value) in body.outputs() {
+            if body.node(value.node).op != Op::KvAppend {
+                work.activation_bytes += floats(body.ty(*value));
+            }
+        }
+        Ok(work)
+    }
+
+    /// Bytes that a launch at `position` moves.
+    pub fn bytes(&self, position: u64) -> u64 {
+        let attended = self.attended_bytes.saturating_mul(position.saturating_add(1));
+        [self.activation_bytes, self.appended_bytes, attended]
+            .iter()
+            .fold(self.weight_bytes, |n, b| n.saturating_add(*b))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::ALL;
+
+    fn work(body: &str, tokens: usize) -> Work {
+        Work::of(&KernelSpec::new("op", body.parse().unwrap(), tokens, &ALL[0])).unwrap()
+    }
+
+    #[test]
+    fn of_a_product() {
+        let w = work(
+            "%0 = param 0 : q8_0[48,64]@rows32\n%1 = param 1 : f32[1,64]\n%2 = param 2 : f32[64]\n\
+             %3 = rms_norm %1, %2 eps=1e-5 : f32[1,64]\n%4 = quantize %3 : q8[1,64]\n\
+             %5 = matmul %0, %4 : f32[1,48]\noutput \"out\" %5\n",
+            1,
+        );
+        // Tiles of 32 rows are full.
+        assert_eq!((w.products, w.weight_bytes), (48 * 64, 64 * 2 * 34 + 64 * 4));
+        assert_eq!((w.activation_bytes, w.bytes(0)), (4 * (64 + 48), w.weight_bytes + 4 * (64 + 48)));
+    }
+
+    #[test]
+    fn of_a_table() {
+        let body = "%0 = param 0 : q8_0[100,64]@rows32\n%1 = param 1 : i32[2]\n%2 = embed %0, %1 : f32[2,64]\noutput \"out\" %2\n";
+        let expected = Work { weight_bytes: 2 * 2 * 34, activation_bytes: 2 * 64 * 4, ..Work::default() };
+        assert_eq!(work(body, 2), expected);
+    }
+
+    #[test]
+    fn of_attention() {
+        let w = work(
+            "%0 = param 0 : f32[1,4,16]\n%1 = param 1 : f16[2,32,16]\n%2 = param 2 : f16[2,32,16]\n\
+             %3 = param 3 : i32[1]\n%4 = attention %0, %1, %2, %3 scale=0.25 : f32[1,64]\noutput \"out\" %4\n",
+            1,
+        );
+        assert_eq!((w.products, w.weight_bytes, w.appended_bytes), (0, 0, 0));
+        assert_eq!((w.attended_bytes, w.bytes(9)), (2 * 2 * 32, 10 * 128 + 2 * 64 * 4));
+    }
+}
