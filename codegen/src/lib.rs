@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod assembly;
 pub mod back;
 mod compile;
 mod lower;
 mod memory;
 pub mod passes;
+pub mod predict;
 
 pub use compile::{Compiled, Listing, Model, Options, STAGES, compile};
 pub use kernels_gen::schedule;

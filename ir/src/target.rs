@@ -166,7 +166,7 @@ impl Target {
         let gpus = || ALL.iter().filter_map(|t| Some((t.name, t.gpu()?.cards)));
         let owner = gpus().find(|(_, cards)| cards.iter().any(|c| c.name == name));
         if let Some((target, _)) = owner {
-            return refusal(format!("it is a card of {target}: use --target {target} --card {name}"));
+            return refusal(format!("it is a card of {target}: compile with --target {target}"));
         }
         let list = |cards: &[Card]| cards.iter().map(|c| c.name).collect::<Vec<_>>().join(", ");
         let all = gpus().map(|(target, cards)| format!("{target}: {}", list(cards)));

@@ -5,6 +5,7 @@
 //! `$RIGC_PTXAS` lists assemblers, oldest first, by a colon; without it, `ptxas` of the path is taken. `$RIGC_NVDISASM` is
 //! the disassembler.
 
+use codegen::assembly::{self, Line};
 use codegen::{KernelTable, back};
 use ir::quant::{self, Format};
 use ir::target::{self, Target};
@@ -39,8 +40,6 @@ const BUDGETS: &[(&str, f64)] = &[
 ];
 /// The target of the budgets.
 const BUDGETED: &str = "sm_120";
-/// Four products of one instruction.
-const DOT: &str = "IDP.4A";
 
 /// The assemblers, if there are any.
 fn assemblers() -> Vec<String> {
@@ -64,16 +63,19 @@ fn assemble(ptxas: &str, target: &Target, ptx: &Path, name: &str) {
     let out = run(Command::new(ptxas).args(["-v", &arch]).arg(ptx).arg("-o").arg(&cubin));
     let said = String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
     assert!(out.status.success(), "{name} {}: {said}", target.name);
-    let lines = said.lines().filter(|l| l.contains("bytes stack frame"));
-    let clean = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads";
-    for line in lines {
-        assert_eq!(line.trim(), clean, "{name} {}: {said}", target.name);
+    let kernels = assembly::resources(&said);
+    assert!(!kernels.is_empty(), "{name}: {said}");
+    for (kernel, resources) in kernels {
+        assert_eq!(resources.spill_bytes, 0, "{name} {} {kernel}: {said}", target.name);
     }
-    assert!(said.contains(clean), "{name}: {said}");
+    let frames = said.lines().filter(|l| l.contains("bytes stack frame"));
+    for frame in frames {
+        assert!(frame.trim().starts_with("0 bytes stack frame"), "{name} {}: {said}", target.name);
+    }
 }
 
-/// The machine code of each kernel: its instructions and labels.
-fn disassemble(cubin: &Path) -> Option<Vec<(String, Vec<String>)>> {
+/// What the disassembler prints.
+fn disassemble(cubin: &Path) -> Option<String> {
     let tool = std::env::var("RIGC_NVDISASM").unwrap_or_else(|_| "nvdisasm".into());
     if Command::new(&tool).arg("--version").output().is_err() {
         tests::missing("ptxas", &tool);
@@ -81,50 +83,19 @@ fn disassemble(cubin: &Path) -> Option<Vec<(String, Vec<String>)>> {
     }
     let out = run(Command::new(&tool).arg("-c").arg(cubin));
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    let mut kernels: Vec<(String, Vec<String>)> = Vec::new();
-    for line in text.lines() {
-        if let Some(name) = line.strip_prefix(".text.").and_then(|l| l.strip_suffix(':')) {
-            kernels.push((name.into(), Vec::new()));
-        } else if let Some((_, code)) = kernels.last_mut() {
-            let label = line.starts_with(".L").then(|| line.trim_end_matches(':').to_owned());
-            let instruction =
-                line.split_once("*/").and_then(|(_, rest)| Some(rest.split_once(';')?.0.trim().to_owned()));
-            code.extend(label.or(instruction));
-        }
-    }
-    assert!(!kernels.is_empty(), "{}: {text}", cubin.display());
-    Some(kernels)
-}
-
-/// The body of each innermost loop: what lies between a label and a jump back to it that has no such jump inside.
-fn inner_loops(code: &[String]) -> Vec<&[String]> {
-    let back = |at: usize| {
-        let target = code[at].split_once("BRA")?.1.split_once('(')?.1.split_once(')')?.0;
-        let start = code[..at].iter().position(|l| l == target)?;
-        Some((start, at))
-    };
-    let loops: Vec<(usize, usize)> = (0..code.len()).filter_map(back).collect();
-    let inner = |&&(s, e): &&(usize, usize)| !loops.iter().any(|&(a, b)| (a, b) != (s, e) && s <= a && b <= e);
-    loops.iter().filter(inner).map(|&(s, e)| &code[s..e]).collect()
+    assert!(!assembly::sass(&text).is_empty(), "{}: {text}", cubin.display());
+    Some(text)
 }
 
 /// Checks that nothing is called, divided by way of a reciprocal, or spilled. A jump out of a loop may look like a call.
-fn check_code(name: &str, target: &Target, kernels: &[(String, Vec<String>)]) {
-    for (kernel, code) in kernels {
+fn check_code(name: &str, target: &Target, disassembly: &str) {
+    for code in assembly::sass(disassembly) {
         for bad in ["CALL", "I2F.U32.RP", "STL", "LDL"] {
-            let is_bad = |i: &&String| !i.contains("(.L_x") && i.split_whitespace().any(|w| w.starts_with(bad));
-            assert_eq!(code.iter().find(is_bad), None, "{name} {} {kernel}", target.name);
+            let is_bad = |i: &&str| !i.contains("(.L_x") && i.split_whitespace().any(|w| w.starts_with(bad));
+            let found = code.lines.iter().filter_map(Line::instruction).find(is_bad);
+            assert_eq!(found, None, "{name} {} {}", target.name, code.kernel);
         }
     }
-}
-
-/// Most instructions for 32 weights in an inner loop that multiplies.
-fn cost(code: &[String]) -> Option<f64> {
-    let costs = inner_loops(code).into_iter().filter_map(|body| {
-        let dots = body.iter().filter(|i| i.contains(DOT)).count();
-        (dots > 0).then(|| body.len() as f64 / (dots as f64 / 8.0))
-    });
-    costs.reduce(f64::max)
 }
 
 /// All kernels of the zoo for a target; each is assembled once.
@@ -194,8 +165,9 @@ fn inner_loops_stay_within_their_budgets() {
         let ptx = dir.path().join("module.ptx");
         std::fs::write(&ptx, &module).unwrap();
         assemble(newest, target, &ptx, format.name);
-        let Some(kernels) = disassemble(&ptx.with_extension("cubin")) else { return };
-        let cost = kernels.iter().filter_map(|(_, code)| cost(code)).reduce(f64::max).unwrap_or(f64::INFINITY);
+        let Some(text) = disassemble(&ptx.with_extension("cubin")) else { return };
+        let costs = assembly::sass(&text).into_iter().filter_map(|code| code.per_32_weights());
+        let cost = costs.reduce(f64::max).unwrap_or(f64::INFINITY);
         let budget = BUDGETS.iter().find(|(name, _)| *name == format.name).map_or(0.0, |&(_, budget)| budget);
         eprintln!("{format}: {cost:.1} instructions for 32 weights, {budget} are allowed");
         if cost > budget {

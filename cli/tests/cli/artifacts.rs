@@ -1,6 +1,9 @@
 //! `rigc compile` and `rigc inspect`: artifacts on disk and printed stages.
 
-use crate::harness::{check_refused, names, rigc, shared, small};
+use crate::harness::{Outcome, check_refused, command, names, rigc, shared, small, wait};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Once;
 use tests::synthetic::Synthetic;
 
 #[test]
@@ -73,6 +76,142 @@ fn inspected() {
     let o = rigc(dir, &["inspect", "m.gguf", "--json"]).json();
     assert_eq!((&o["config"]["layers"], &o["shards"]), (&1.into(), &1.into()));
     assert!(o["tensors"].as_array().is_some_and(|t| !t.is_empty()));
+}
+
+#[test]
+fn commented_ptx() {
+    let o = rigc(shared(), &["compile", "m.gguf", "--target", "sm_120", "--emit", "ptx"]);
+    let kernels: Vec<&str> = o.text().split("== ptx ").skip(1).collect();
+    assert!(kernels.len() > 5, "{}", o.err);
+    for text in kernels {
+        let (name, _) = text.split_once('\n').unwrap();
+        let (comment, entry) = text.split_once(".visible .entry").unwrap();
+        assert!(entry.starts_with(&format!(" {name}(")), "{name}");
+        for word in [
+            "// spec ",
+            " target sm_120",
+            "// %0 = param 0",
+            "// schedule ",
+            "// parameters in0, ",
+            " bytes of weights",
+        ] {
+            assert!(comment.contains(word), "'{word}' is not in {comment}");
+        }
+    }
+}
+
+/// A tool that prints a text.
+fn fake(dir: &Path, name: &str, text: &str) -> String {
+    let path = dir.join(name);
+    std::fs::write(dir.join(format!("{name}.txt")), text).unwrap();
+    std::fs::write(&path, "#!/bin/sh\ncat \"$0.txt\"\n").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// The report on the kernels of `m120.rig`, with these tools.
+fn kernels(args: &[&str], [ptxas, nvdisasm]: [&str; 2]) -> Outcome {
+    static COMPILED: Once = Once::new();
+    let dir = shared();
+    COMPILED.call_once(|| {
+        let o = rigc(dir, &["compile", "m.gguf", "--target", "sm_120", "--ctx", "40", "-o", "m120.rig"]);
+        assert_eq!(o.code, Some(0), "{}", o.err);
+    });
+    let mut command = command(dir, &[&["inspect", "m120.rig", "--kernels"], args].concat());
+    wait(command.env("RIGC_PTXAS", ptxas).env("RIGC_NVDISASM", nvdisasm).spawn().unwrap())
+}
+
+#[test]
+fn costs_of_kernels_without_tools() {
+    let o = kernels(&[], ["/nowhere/ptxas", "/nowhere/nvdisasm"]);
+    assert_eq!((o.code, o.err.lines().count()), (Some(0), 1), "{}", o.err);
+    assert!(o.err.contains("/nowhere/ptxas") && o.err.contains("RIGC_PTXAS"), "{}", o.err);
+    for word in ["sm_120 (rtx5090), decode at position 39", "PTX/32w", "qkv_1_", "tok/s"] {
+        assert!(o.text().contains(word), "'{word}' is not in {}", o.text());
+    }
+    let lines: Vec<&str> = o.text().lines().skip(2).take_while(|l| !l.is_empty()).collect();
+    assert!(lines.len() > 5 && lines.iter().all(|l| l.len() == lines[0].len()), "not aligned: {}", o.text());
+
+    let report = |args: &[&str]| kernels(&[args, &["--json"]].concat(), ["/nowhere", "/nowhere"]).json();
+    let json = report(&[]);
+    let rows = json["kernels"].as_array().unwrap();
+    let sum = |key: &str| rows.iter().map(|r| r[key].as_f64().unwrap() * r["launches"].as_f64().unwrap()).sum::<f64>();
+    assert!((json["step"]["microseconds"].as_f64().unwrap() - sum("microseconds")).abs() < 1e-6);
+    assert_eq!(json["step"]["bytes"].as_f64().unwrap(), sum("bytes"));
+    // What is multiplied is all weights but the embedding table, of which a row is read.
+    let weights: u64 = rows.iter().map(|r| r["weight_bytes"].as_u64().unwrap() * r["launches"].as_u64().unwrap()).sum();
+    let tensors = rigc(shared(), &["inspect", "m.gguf", "--json"]).json();
+    let tensors = tensors["tensors"].as_array().unwrap().iter();
+    let bytes = tensors.filter(|t| t["name"] != "token_embd.weight").map(|t| t["bytes"].as_u64().unwrap());
+    let all: u64 = bytes.sum();
+    assert!((all..all + all / 20).contains(&weights), "{weights} bytes of weights, the file has {all}");
+    for row in rows {
+        let share = row["share_of_roofline"].as_f64().unwrap();
+        assert!(row["registers"].is_null() && row["spill_bytes"].is_null() && (0.0..1.0).contains(&share), "{row}");
+        let multiplies =
+            ["qkv", "project", "gate_up", "logits"].iter().any(|op| row["name"].as_str().unwrap().starts_with(op));
+        assert_eq!(row["instructions_per_32_weights"].is_number(), multiplies, "{row}");
+    }
+    assert_eq!(json["memory"]["card_bytes"], 32u64 << 30);
+    let memory = json["memory"]["weight_bytes"].as_u64();
+    assert!(memory > Some(weights) && o.text().contains("the card has 34.4 GB\n"), "{memory:?} {}", o.text());
+    // The KV cache grows with the position, and a card with less bandwidth takes longer.
+    let first = report(&["--position", "0"]);
+    assert!(first["step"]["bytes"].as_u64() < json["step"]["bytes"].as_u64());
+    let slow = report(&["--card", "rtx5070ti"]);
+    assert_eq!(slow["card"], "rtx5070ti");
+    assert!(slow["step"]["tokens_per_second"].as_f64() < json["step"]["tokens_per_second"].as_f64());
+}
+
+#[test]
+fn costs_of_kernels_with_tools() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = kernels(&["--json"], ["/nowhere", "/nowhere"]).json();
+    let name = json["kernels"][2]["name"].as_str().unwrap().to_owned();
+    let said = format!(
+        "ptxas info    : Compiling entry function '{name}' for 'sm_120'\n    16 bytes stack frame, 8 bytes spill stores, \
+         4 bytes spill loads\nptxas info    : Used 77 registers, used 1 barriers\n"
+    );
+    let code = "FFMA R1, R2, R3, R1 ;\n".repeat(4);
+    let code: String = code.lines().map(|l| format!("        /*0010*/  {l}\n")).collect();
+    let sass = format!(".text.{name}:\n.L_x_1:\n{code}        /*0020*/  @P0 BRA `(.L_x_1) ;\n");
+    let tools = [fake(dir.path(), "ptxas", &said), fake(dir.path(), "nvdisasm", &sass)];
+    // Of a list of assemblers the last, the newest, is taken.
+    let list = format!("/nowhere:{}", tools[0]);
+    let o = kernels(&["--json"], [&list, &tools[1]]);
+    assert_eq!(o.err, "");
+    let (json, row) = (o.json(), o.json()["kernels"][2].clone());
+    assert_eq!((&json["instructions"], &row["name"]), (&"sass".into(), &name.as_str().into()));
+    assert_eq!((&row["registers"], &row["spill_bytes"]), (&77.into(), &12.into()));
+    assert_eq!(row["instructions_per_32_weights"], 40.0);
+    assert!(json["kernels"][0]["registers"].is_null());
+    let o = kernels(&[], [&tools[0], "/nowhere"]);
+    assert!(o.err.lines().count() == 1 && o.err.contains("RIGC_NVDISASM"), "{}", o.err);
+    assert!(o.text().contains(" 77 ") && o.text().contains("PTX/32w"), "{}", o.text());
+    let o = kernels(&[], ["/bin/false", "/nowhere"]);
+    assert!(o.code == Some(0) && o.err.contains("/bin/false fails"), "{}", o.err);
+}
+
+#[test]
+fn models_that_fit_no_card() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let shape = Synthetic { width: 8192, heads: 64, head: 128, ffn: 16384, layers: 16, ..small() };
+    shape.sparse(&dir.join("huge.gguf")).unwrap();
+    assert_eq!(rigc(dir, &["compile", "huge.gguf", "--target", "sm_120", "--card", "rtx5080"]).code, Some(0));
+    let o = rigc(dir, &["inspect", "huge.rig", "--kernels"]);
+    assert!(o.text().contains("the card has 17.2 GB, too little"), "{}", o.text());
+    let o = rigc(dir, &["inspect", "huge.rig", "--kernels", "--card", "rtxpro6000"]);
+    assert!(o.text().contains("the card has 103.1 GB\n"), "{}", o.text());
+}
+
+#[test]
+fn costs_of_kernels_of_cpus() {
+    let o = rigc(shared(), &["inspect", "demo.rig", "--kernels"]);
+    assert_eq!((o.code, o.err.as_str()), (Some(0), ""));
+    assert!(o.text().contains("decode at position 511") && !o.text().contains("tok/s"), "{}", o.text());
+    let json = rigc(shared(), &["inspect", "demo.rig", "--kernels", "--json"]).json();
+    assert!(json["step"]["bytes"].as_u64() > Some(4_000_000) && json["step"]["tokens_per_second"].is_null(), "{json}");
 }
 
 /// Work is split over the multiprocessors of the card, which the artifact names.

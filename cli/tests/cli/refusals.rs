@@ -75,6 +75,14 @@ fn bad_arguments() {
         (&["compile", "missing.gguf"], &["missing.gguf does not exist"]),
         (&["compile", "demo.rig"], &["demo.rig is an artifact"]),
         (&["compile", "m.gguf", "-o", "out"], &["out must end in .rig"]),
+        // Costs of kernels.
+        (&["inspect", "m.gguf", "--kernels"], &["--kernels is for artifacts", "rigc compile"]),
+        (&["inspect", "--kernels"], &["--kernels is for artifacts"]),
+        (&["inspect", "demo.rig", "--card", "h100"], &["--kernels"]),
+        (&["inspect", "demo.rig", "--position", "1"], &["--kernels"]),
+        (&["inspect", "demo.rig", "--kernels", "--position", "512"], &["up to 511"]),
+        (&["inspect", "demo.rig", "--kernels", "--card", "h100"], &["card 'h100'", "of sm_90"]),
+        (&["inspect", "missing.rig", "--kernels"], &["missing.rig does not exist"]),
         // Flags that contradict an artifact.
         (&["run", "demo.rig", "x", "--ctx", "100"], &["--ctx 512", "100"]),
         (&["run", "demo.rig", "x", "--kv", "q8_0"], &["--kv f16", "q8_0"]),

@@ -1,5 +1,9 @@
-//! `rigc inspect`: what is in a model or an artifact.
+//! `rigc inspect`: what is in a model or an artifact; with `--kernels`, what its kernels cost (`kernels`).
 
+mod kernels;
+mod tools;
+
+use crate::failure::usage;
 use crate::{model, output, progress};
 use anyhow::Result;
 use ir::artifact::Manifest;
@@ -13,12 +17,28 @@ use std::process::ExitCode;
 
 /// Print shapes, quantisation mix, bytes and kernels of a model or an artifact
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "--kernels predicts what a launch takes on a card: the longer of bytes / bandwidth and instructions /\n\
+(multiprocessors with a CTA x 128 x boost clock), and 1.5 us beside it (3.5 us before sm_90, where launches do not overlap).\n\
+Bytes are weights, activations, and the KV cache up to the position. Instructions are those of the inner loops of products, in\n\
+machine code (SASS) if ptxas and nvdisasm are there (RIGC_PTXAS, RIGC_NVDISASM or on the PATH), else in PTX; /32w: for each 32\n\
+weights. The roofline is bytes / bandwidth."
+)]
 pub struct Args {
     /// GGUF file or artifact (.rig); without it, the built-in demo model
     model: Option<PathBuf>,
     /// Hash every byte of the model, and check an artifact against its model
     #[arg(long)]
     verify: bool,
+    /// Print what each kernel of an artifact's decode step costs, and what a step is predicted to take
+    #[arg(long, conflicts_with = "verify")]
+    kernels: bool,
+    /// With --kernels, the card to predict for [default: the artifact's]
+    #[arg(long, value_name = "NAME", requires = "kernels")]
+    card: Option<String>,
+    /// With --kernels, the position of the step [default: the context's last]
+    #[arg(long, value_name = "N", requires = "kernels")]
+    position: Option<u32>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -84,8 +104,24 @@ impl ArtifactReport {
     }
 }
 
+/// Runs the command with `--kernels`.
+fn run_kernels(args: &Args) -> Result<ExitCode> {
+    let Some(path) = args.model.as_deref().filter(|path| model::is_artifact(path)) else {
+        return Err(usage("--kernels is for artifacts; write one with rigc compile MODEL.gguf --target sm_120"));
+    };
+    let artifact = runtime::artifact::read(path)?;
+    let name = path.display().to_string();
+    let report = kernels::Report::new(&artifact, name, args.card.as_deref(), args.position)?;
+    let text = if args.json { serde_json::to_string(&report)? + "\n" } else { report.table()? };
+    output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> Result<ExitCode> {
+    if args.kernels {
+        return run_kernels(&args);
+    }
     let (file, artifact) = match &args.model {
         None => (model::demo()?, None),
         Some(path) if model::is_artifact(path) => {

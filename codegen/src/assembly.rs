@@ -1,0 +1,184 @@
+//! Reads assembly of GPU kernels: our PTX, NVIDIA's disassembly, and what its assembler says of registers.
+//!
+//! Text in, figures out; whoever runs the tools has the text. Instructions that are counted are those of one lane.
+
+/// Four products of one instruction, in PTX and in machine code.
+const DOTS: [&str; 2] = ["dp4a.", "IDP.4A"];
+/// One product of one instruction.
+const PRODUCTS: [&str; 2] = ["fma.rn.f32", "FFMA"];
+/// Weights that costs are given for.
+const WEIGHTS: f64 = 32.0;
+
+/// A line of code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// A place to jump to.
+    Label(&'a str),
+    /// An instruction, with its predicate.
+    Instruction(&'a str),
+}
+
+impl<'a> Line<'a> {
+    /// The text of an instruction.
+    pub fn instruction(&self) -> Option<&'a str> {
+        match self {
+            Line::Label(_) => None,
+            Line::Instruction(text) => Some(text),
+        }
+    }
+
+    /// The label that a jump goes to.
+    fn target(&self) -> Option<&'a str> {
+        let text = self.instruction()?;
+        let (_, rest) = text.split_once("bra").or_else(|| text.split_once("BRA"))?;
+        Some(rest.rsplit([' ', '\t', '(']).next()?.trim_end_matches(')'))
+    }
+
+    fn has(&self, names: &[&str]) -> bool {
+        self.instruction().is_some_and(|text| names.iter().any(|name| text.contains(name)))
+    }
+}
+
+/// The code of a kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Code<'a> {
+    /// Name of the kernel.
+    pub kernel: &'a str,
+    /// Its code.
+    pub lines: Vec<Line<'a>>,
+}
+
+/// The kernels of a PTX module that this crate emitted.
+pub fn ptx(module: &str) -> Vec<Code<'_>> {
+    let mut kernels: Vec<Code> = Vec::new();
+    for line in module.lines().map(str::trim) {
+        if let Some(rest) = line.strip_prefix(".visible .entry ") {
+            kernels.push(Code { kernel: rest.trim_end_matches('('), lines: Vec::new() });
+        } else if let Some(Code { lines, .. }) = kernels.last_mut() {
+            let label = line.strip_suffix(':').map(Line::Label);
+            let code = !line.starts_with(['.', '/']) && line.ends_with(';');
+            lines.extend(label.or(code.then(|| Line::Instruction(line.trim_end_matches(';')))));
+        }
+    }
+    kernels
+}
+
+/// The kernels in what `nvdisasm -c` prints.
+pub fn sass(disassembly: &str) -> Vec<Code<'_>> {
+    let mut kernels: Vec<Code> = Vec::new();
+    for line in disassembly.lines() {
+        if let Some(name) = line.strip_prefix(".text.").and_then(|l| l.strip_suffix(':')) {
+            kernels.push(Code { kernel: name, lines: Vec::new() });
+        } else if let Some(Code { lines, .. }) = kernels.last_mut() {
+            let label = line.starts_with(".L").then(|| Line::Label(line.trim_end_matches(':')));
+            let instruction = || Some(Line::Instruction(line.split_once("*/")?.1.split_once(';')?.0.trim()));
+            lines.extend(label.or_else(instruction));
+        }
+    }
+    kernels
+}
+
+impl Code<'_> {
+    /// The body of each innermost loop: from a label to a jump back to it, with no such jump inside.
+    fn inner_loops(&self) -> Vec<&[Line<'_>]> {
+        let back = |at: usize| {
+            let target = self.lines[at].target()?;
+            let start = self.lines[..at].iter().position(|l| *l == Line::Label(target))?;
+            Some((start, at))
+        };
+        let loops: Vec<(usize, usize)> = (0..self.lines.len()).filter_map(back).collect();
+        let inner = |&&(s, e): &&(usize, usize)| !loops.iter().any(|&(a, b)| (a, b) != (s, e) && s <= a && b <= e);
+        loops.iter().filter(inner).map(|&(s, e)| &self.lines[s..=e]).collect()
+    }
+
+    /// Instructions for 32 weights in the innermost loop that multiplies: where several multiply integers, in the costliest
+    /// of them; where none does, in the one with the most products.
+    pub fn per_32_weights(&self) -> Option<f64> {
+        let count = |body: &[Line], names: &[&str]| body.iter().filter(|l| l.has(names)).count();
+        let cost = |body: &[Line], weights: usize| {
+            body.iter().filter_map(Line::instruction).count() as f64 * WEIGHTS / weights as f64
+        };
+        let loops = self.inner_loops();
+        let dots = loops.iter().map(|body| (body, 4 * count(body, &DOTS))).filter(|(_, weights)| *weights > 0);
+        dots.map(|(body, weights)| cost(body, weights)).reduce(f64::max).or_else(|| {
+            let (body, products) = loops.iter().map(|body| (body, count(body, &PRODUCTS))).max_by_key(|&(_, n)| n)?;
+            (products > 0).then(|| cost(body, products))
+        })
+    }
+}
+
+/// What a kernel takes of a multiprocessor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes of registers that a thread stores to memory and loads again.
+    pub spill_bytes: u32,
+}
+
+/// The kernels in what `ptxas -v` says.
+pub fn resources(said: &str) -> Vec<(&str, Resources)> {
+    let before = |line: &str, what: &str| -> Option<u32> {
+        line.split_once(what)?.0.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    let mut kernels: Vec<(&str, Resources)> = Vec::new();
+    for line in said.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            kernels.extend(rest.split_once('\'').map(|(name, _)| (name, Resources::default())));
+        } else if let Some((_, r)) = kernels.last_mut() {
+            let spills = [" bytes spill stores", " bytes spill loads"].map(|what| before(line, what).unwrap_or(0));
+            r.spill_bytes += spills[0] + spills[1];
+            if let Some(registers) = line.split_once("Used ").and_then(|(_, rest)| before(rest, " registers")) {
+                r.registers = registers;
+            }
+        }
+    }
+    kernels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_ptx() {
+        let text = "// spec: a comment;\n\n.visible .entry k(\n\t.param .u64 param0\n)\n.maxntid 64, 1, 1\n{\n\t.reg .b32 %r<9>;\n\
+            \tmov.b32 %r0, 0;\n$L1:\n\tsetp.ge.u32 %p0, %r0, 8;\n\t@%p0 bra $L2;\n$L3:\n\tdp4a.s32.s32 %r1, %r2, %r3, %r1;\n\
+            \tdp4a.s32.s32 %r1, %r2, %r3, %r1;\n\t@%p1 bra $L4;\n\tadd.s32 %r4, %r4, 1;\n$L4:\n\tbra $L3;\n\tbra $L1;\n$L2:\n\
+            \tret;\n}\n\n.visible .entry none(\n)\n{\n\tret;\n}\n";
+        let kernels = ptx(text);
+        assert_eq!(kernels.iter().map(|k| k.kernel).collect::<Vec<_>>(), ["k", "none"]);
+        // Five instructions for eight weights.
+        assert_eq!(kernels[0].per_32_weights(), Some(20.0));
+        assert_eq!(kernels[1].per_32_weights(), None);
+        assert_eq!(kernels[1].lines, [Line::Instruction("ret")]);
+    }
+
+    #[test]
+    fn of_machine_code() {
+        let text = "\t.section .text.k\n.text.k:\n        /*0000*/                   LDC R1, c[0x0][0x37c] ;\n.L_x_1:\n\
+            \x20       /*0010*/                   IDP.4A.S8.S8 R4, R5, R6, R4 ;\n\
+            \x20       /*0020*/                   FFMA R7, R8, R9, R7 ;\n\
+            \x20       /*0030*/              @!P0 BRA `(.L_x_1) ;\n.L_x_2:\n        /*0040*/                   FFMA R1, R2, R3, R1 ;\n\
+            \x20       /*0050*/              @P1 BRA `(.L_x_2) ;\n        /*0060*/                   EXIT ;\n";
+        let [kernel] = &sass(text)[..] else { panic!("one kernel") };
+        assert_eq!((kernel.kernel, kernel.lines.len()), ("k", 9));
+        // The loop that multiplies integers, not the other one.
+        assert_eq!(kernel.per_32_weights(), Some(24.0));
+    }
+
+    #[test]
+    fn of_the_assembler() {
+        let said = "ptxas info    : 0 bytes gmem\n\
+            ptxas info    : Compiling entry function 'a_1' for 'sm_120'\nptxas info    : Function properties for a_1\n\
+            \x20   8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads\n\
+            ptxas info    : Used 128 registers, used 1 barriers, 8 bytes cumulative stack size\n\
+            ptxas info    : Compiling entry function 'b' for 'sm_120'\n\
+            ptxas info    : Used 40 registers\n";
+        let expected = [
+            ("a_1", Resources { registers: 128, spill_bytes: 16 }),
+            ("b", Resources { registers: 40, spill_bytes: 0 }),
+        ];
+        assert_eq!(resources(said), expected);
+    }
+}
