@@ -66,7 +66,7 @@ pub fn ptx(module: &str) -> Vec<Code<'_>> {
 /// The kernels in what `nvdisasm -c` prints.
 pub fn sass(disassembly: &str) -> Vec<Code<'_>> {
     let mut kernels: Vec<Code> = Vec::new();
-    for line in disassembly.lines() {
+    for line in disassembly.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix(".text.").and_then(|l| l.strip_suffix(':')) {
             kernels.push(Code { kernel: name, lines: Vec::new() });
         } else if let Some(Code { lines, .. }) = kernels.last_mut() {
@@ -79,30 +79,37 @@ pub fn sass(disassembly: &str) -> Vec<Code<'_>> {
 }
 
 impl Code<'_> {
-    /// The body of each innermost loop: from a label to a jump back to it, with no such jump inside.
-    fn inner_loops(&self) -> Vec<&[Line<'_>]> {
+    /// Every loop, as the places of its label and of the jump back to it. Code that is kept apart and jumps back into the
+    /// middle of a loop makes none.
+    fn loops(&self) -> Vec<(usize, usize)> {
         let back = |at: usize| {
             let target = self.lines[at].target()?;
             let start = self.lines[..at].iter().position(|l| *l == Line::Label(target))?;
             Some((start, at))
         };
-        let loops: Vec<(usize, usize)> = (0..self.lines.len()).filter_map(back).collect();
-        let inner = |&&(s, e): &&(usize, usize)| !loops.iter().any(|&(a, b)| (a, b) != (s, e) && s <= a && b <= e);
-        loops.iter().filter(inner).map(|&(s, e)| &self.lines[s..=e]).collect()
+        let jumps: Vec<(usize, usize)> = (0..self.lines.len()).filter_map(back).collect();
+        let into = |&(s, e): &(usize, usize)| jumps.iter().any(|&(start, end)| start < s && s <= end && end < e);
+        jumps.iter().copied().filter(|jump| !into(jump)).collect()
     }
 
-    /// Instructions for 32 weights in the innermost loop that multiplies: where several multiply integers, in the costliest
-    /// of them; where none does, in the one with the most products.
+    /// The loops with instructions of these names, and how many of them; but for those around another.
+    fn innermost(&self, names: &[&str]) -> Vec<(&[Line<'_>], usize)> {
+        let count = |&(s, e): &(usize, usize)| self.lines[s..=e].iter().filter(|l| l.has(names)).count();
+        let loops: Vec<(usize, usize)> = self.loops().into_iter().filter(|l| count(l) > 0).collect();
+        let around = |&(s, e): &(usize, usize)| loops.iter().any(|&(a, b)| (a, b) != (s, e) && s <= a && b <= e);
+        loops.iter().filter(|l| !around(l)).map(|l| (&self.lines[l.0..=l.1], count(l))).collect()
+    }
+
+    /// Instructions for 32 weights in the innermost loop that multiplies, with what it waits for: where several multiply
+    /// integers, in the costliest of them; where none does, in the one with the most products.
     pub fn per_32_weights(&self) -> Option<f64> {
-        let count = |body: &[Line], names: &[&str]| body.iter().filter(|l| l.has(names)).count();
         let cost = |body: &[Line], weights: usize| {
             body.iter().filter_map(Line::instruction).count() as f64 * WEIGHTS / weights as f64
         };
-        let loops = self.inner_loops();
-        let dots = loops.iter().map(|body| (body, 4 * count(body, &DOTS))).filter(|(_, weights)| *weights > 0);
-        dots.map(|(body, weights)| cost(body, weights)).reduce(f64::max).or_else(|| {
-            let (body, products) = loops.iter().map(|body| (body, count(body, &PRODUCTS))).max_by_key(|&(_, n)| n)?;
-            (products > 0).then(|| cost(body, products))
+        let dots = self.innermost(&DOTS).into_iter().map(|(body, n)| cost(body, 4 * n));
+        dots.reduce(f64::max).or_else(|| {
+            let products = self.innermost(&PRODUCTS).into_iter().max_by_key(|&(_, n)| n);
+            products.map(|(body, n)| cost(body, n))
         })
     }
 }
@@ -142,39 +149,77 @@ mod tests {
 
     #[test]
     fn of_ptx() {
-        let text = "// spec: a comment;\n\n.visible .entry k(\n\t.param .u64 param0\n)\n.maxntid 64, 1, 1\n{\n\t.reg .b32 %r<9>;\n\
-            \tmov.b32 %r0, 0;\n$L1:\n\tsetp.ge.u32 %p0, %r0, 8;\n\t@%p0 bra $L2;\n$L3:\n\tdp4a.s32.s32 %r1, %r2, %r3, %r1;\n\
-            \tdp4a.s32.s32 %r1, %r2, %r3, %r1;\n\t@%p1 bra $L4;\n\tadd.s32 %r4, %r4, 1;\n$L4:\n\tbra $L3;\n\tbra $L1;\n$L2:\n\
-            \tret;\n}\n\n.visible .entry none(\n)\n{\n\tret;\n}\n";
+        let text = "
+            // spec k: a comment;
+            .visible .entry k(
+                .param .u64 param0
+            )
+            .maxntid 64, 1, 1
+            {
+                .reg .b32 %r<9>;
+                mov.b32 %r0, 0;
+            $L1:
+                @%p0 bra $L2;
+            $L3:
+            $L4:
+                mbarrier.try_wait.parity.shared.b64 %p2, [%r5+0], %r6;
+                @!%p2 bra $L4;
+                dp4a.s32.s32 %r1, %r2, %r3, %r1;
+                dp4a.s32.s32 %r1, %r2, %r3, %r1;
+                @%p1 bra $L5;
+                add.s32 %r4, %r4, 1;
+            $L5:
+                bra $L3;
+                bra $L1;
+            $L2:
+                ret;
+            }
+            .visible .entry none(
+            )
+            {
+                ret;
+            }";
         let kernels = ptx(text);
         assert_eq!(kernels.iter().map(|k| k.kernel).collect::<Vec<_>>(), ["k", "none"]);
-        // Five instructions for eight weights.
-        assert_eq!(kernels[0].per_32_weights(), Some(20.0));
+        // Seven instructions for eight weights, two of them in a loop that waits.
+        assert_eq!(kernels[0].per_32_weights(), Some(28.0));
         assert_eq!(kernels[1].per_32_weights(), None);
         assert_eq!(kernels[1].lines, [Line::Instruction("ret")]);
     }
 
     #[test]
     fn of_machine_code() {
-        let text = "\t.section .text.k\n.text.k:\n        /*0000*/                   LDC R1, c[0x0][0x37c] ;\n.L_x_1:\n\
-            \x20       /*0010*/                   IDP.4A.S8.S8 R4, R5, R6, R4 ;\n\
-            \x20       /*0020*/                   FFMA R7, R8, R9, R7 ;\n\
-            \x20       /*0030*/              @!P0 BRA `(.L_x_1) ;\n.L_x_2:\n        /*0040*/                   FFMA R1, R2, R3, R1 ;\n\
-            \x20       /*0050*/              @P1 BRA `(.L_x_2) ;\n        /*0060*/                   EXIT ;\n";
+        let text = "
+            .section .text.k
+            .text.k:
+                /*0000*/                   LDC R1, c[0x0][0x37c] ;
+            .L_x_1:
+                /*0010*/                   IDP.4A.S8.S8 R4, R5, R6, R4 ;
+            .L_x_4:
+                /*0020*/                   FFMA R7, R8, R9, R7 ;
+                /*0030*/              @!P0 BRA `(.L_x_1) ;
+            .L_x_2:
+                /*0040*/                   FFMA R1, R2, R3, R1 ;
+                /*0050*/               @P1 BRA `(.L_x_2) ;
+                /*0060*/                   EXIT ;
+            .L_x_3:
+                /*0070*/                   BRA `(.L_x_4) ;";
         let [kernel] = &sass(text)[..] else { panic!("one kernel") };
-        assert_eq!((kernel.kernel, kernel.lines.len()), ("k", 9));
-        // The loop that multiplies integers, not the other one.
+        assert_eq!((kernel.kernel, kernel.lines.len()), ("k", 12));
+        // The loop that multiplies integers: not the other one, nor that from its middle to the end.
         assert_eq!(kernel.per_32_weights(), Some(24.0));
     }
 
     #[test]
     fn of_the_assembler() {
-        let said = "ptxas info    : 0 bytes gmem\n\
-            ptxas info    : Compiling entry function 'a_1' for 'sm_120'\nptxas info    : Function properties for a_1\n\
-            \x20   8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads\n\
-            ptxas info    : Used 128 registers, used 1 barriers, 8 bytes cumulative stack size\n\
-            ptxas info    : Compiling entry function 'b' for 'sm_120'\n\
-            ptxas info    : Used 40 registers\n";
+        let said = "
+            ptxas info    : 0 bytes gmem
+            ptxas info    : Compiling entry function 'a_1' for 'sm_120'
+            ptxas info    : Function properties for a_1
+                8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads
+            ptxas info    : Used 128 registers, used 1 barriers, 8 bytes cumulative stack size
+            ptxas info    : Compiling entry function 'b' for 'sm_120'
+            ptxas info    : Used 40 registers";
         let expected = [
             ("a_1", Resources { registers: 128, spill_bytes: 16 }),
             ("b", Resources { registers: 40, spill_bytes: 0 }),
