@@ -3,9 +3,16 @@
 use crate::body::Matrix;
 use ir::abi::LANE_BYTES;
 use ir::kernel::{Buf, Builder, Mem, Value};
-use ir::quant::{Format, Unpack, Wide};
+use ir::quant::{Format, Quad, Scaling, Unpack, Wide};
 use ir::tensor::Layout;
 use std::collections::HashMap;
+
+/// Four bytes: in one word, or each in its own.
+#[derive(Debug, Clone, Copy)]
+enum Four {
+    Word(Value),
+    Bytes([Value; 4]),
+}
 
 /// One block of one row. Wide handles index `wides`, vectors of four words.
 pub(crate) struct BlockView<'b> {
@@ -20,7 +27,10 @@ pub(crate) struct BlockView<'b> {
     /// Row in the tile, in tiled layouts.
     lane: Option<Value>,
     wides: Vec<Value>,
+    quads: Vec<Four>,
     loaded: HashMap<(usize, u32, Mem), Value>,
+    vectors: HashMap<(usize, u32), Value>,
+    in_place: bool,
 }
 
 /// Byte index of block 0 of `row`, and the row's place in its tile; `row` is an i32 value.
@@ -54,7 +64,25 @@ impl<'b> BlockView<'b> {
             Some(constant) => (base, constant as usize),
             None => (b.iadd(base, at), 0),
         };
-        BlockView { b, buf, format: m.format, layout, base, offset, lane, wides: Vec::new(), loaded: HashMap::new() }
+        BlockView {
+            b,
+            buf,
+            format: m.format,
+            layout,
+            base,
+            offset,
+            lane,
+            wides: Vec::new(),
+            quads: Vec::new(),
+            loaded: HashMap::new(),
+            vectors: HashMap::new(),
+            in_place: false,
+        }
+    }
+
+    /// The same for a reader that takes unsigned codes times a power of two.
+    pub fn codes_in_place(self) -> Self {
+        BlockView { in_place: true, ..self }
     }
 
     /// The builder, to go on.
@@ -67,9 +95,21 @@ impl<'b> BlockView<'b> {
         self.wides[w.0 as usize]
     }
 
+    /// A scaling as one f32.
+    pub fn scale(&mut self, s: Scaling) -> Value {
+        match s.times {
+            None => s.factor,
+            Some(times) => {
+                let times = self.b.to_float(times);
+                self.b.fmul(s.factor, times)
+            }
+        }
+    }
+
     /// The element of a float format.
     pub fn float(&mut self, mem: Mem) -> Value {
-        self.load(0, 0, mem)
+        let at = self.address(0, 0);
+        self.b.load(self.buf, at, mem)
     }
 
     fn address(&mut self, field: usize, byte: u32) -> Value {
@@ -90,10 +130,58 @@ impl<'b> BlockView<'b> {
         if let Some(&v) = self.loaded.get(&(field, byte, mem)) {
             return v;
         }
-        let at = self.address(field, byte);
-        let v = self.b.load(self.buf, at, mem);
+        let unit = self.unit(field);
+        // A lane of a GPU takes what lies together at once.
+        let v = if self.layout == Layout::Rows32 && unit >= 4 && (mem.bytes() < 4 || unit == LANE_BYTES) {
+            let word = if unit == LANE_BYTES {
+                let vector = self.vector_at(field, byte & !15);
+                self.b.lane(vector, (byte % 16 / 4) as u8)
+            } else {
+                self.load(field, byte & !3, Mem::I32)
+            };
+            match mem {
+                Mem::U8 => self.b.byte(word, (byte % 4) as u8, false),
+                Mem::U16 => {
+                    let low = self.ishr(word, byte % 4 * 8);
+                    self.iand(low, 0xffff)
+                }
+                _ => word,
+            }
+        } else {
+            let at = self.address(field, byte);
+            self.b.load(self.buf, at, mem)
+        };
         self.loaded.insert((field, byte, mem), v);
         v
+    }
+
+    /// The 16 bytes at `byte` of a field where they lie together.
+    fn vector_at(&mut self, field: usize, byte: u32) -> Value {
+        if let Some(&v) = self.vectors.get(&(field, byte)) {
+            return v;
+        }
+        let at = self.address(field, byte);
+        let v = self.b.load4(self.buf, at, Mem::I32);
+        self.vectors.insert((field, byte), v);
+        v
+    }
+
+    fn unit(&self, field: usize) -> usize {
+        self.layout.unit(self.format, &self.format.fields[field])
+    }
+
+    fn push_quad(&mut self, four: Four) -> Quad {
+        self.quads.push(four);
+        Quad(self.quads.len() as u32 - 1)
+    }
+
+    /// The same for the four bytes: `f` of a word or of one byte, to which masks of one byte are fitted.
+    fn each(&mut self, a: Quad, f: impl Fn(&mut Self, Value, u32) -> Value) -> Quad {
+        let four = match self.quads[a.0 as usize] {
+            Four::Word(w) => Four::Word(f(self, w, 0x0101_0101)),
+            Four::Bytes(all) => Four::Bytes(all.map(|v| f(self, v, 1))),
+        };
+        self.push_quad(four)
     }
 
     fn push(&mut self, v: Value) -> Wide {
@@ -109,13 +197,11 @@ impl<'b> BlockView<'b> {
 
 impl Unpack for BlockView<'_> {
     fn words(&mut self, field: usize, byte: u32) -> Wide {
-        let whole = self.layout.unit(self.format, &self.format.fields[field]) == LANE_BYTES;
-        let v = if self.lane.is_some() && !whole {
+        let v = if self.lane.is_some() && self.unit(field) != LANE_BYTES {
             let words = [0, 4, 8, 12].map(|w| self.load(field, byte + w, Mem::I32));
             self.b.pack(words)
         } else {
-            let at = self.address(field, byte);
-            self.b.load4(self.buf, at, Mem::I32)
+            self.vector_at(field, byte)
         };
         self.push(v)
     }
@@ -140,6 +226,15 @@ impl Unpack for BlockView<'_> {
     fn table(&mut self, table: &'static [u32], index: Value) -> Value {
         let buf = self.b.constant(format!("{}_table", self.format.name), table);
         self.b.load_constant(buf, index)
+    }
+
+    fn part(&mut self, a: Wide, from: u32, width: u32) -> (Wide, u8) {
+        let mask = ((1 << width) - 1) * 0x0101_0101;
+        if self.in_place {
+            return (self.and(a, mask << from), from as u8);
+        }
+        let moved = self.shr(a, from);
+        (self.and(moved, mask), 0)
     }
 
     fn and(&mut self, a: Wide, mask: u32) -> Wide {
@@ -180,6 +275,64 @@ impl Unpack for BlockView<'_> {
         self.push(v)
     }
 
+    fn quad(&mut self, field: usize, byte: u32) -> Quad {
+        let four = if self.layout == Layout::Rows32 && self.unit(field) >= 4 {
+            Four::Word(self.load(field, byte, Mem::I32))
+        } else {
+            Four::Bytes([0, 1, 2, 3].map(|i| self.load(field, byte + i, Mem::U8)))
+        };
+        self.push_quad(four)
+    }
+
+    fn nibbles(&mut self, a: Value) -> Quad {
+        let four = if self.layout == Layout::Rows32 {
+            let mut spread = a;
+            for (by, mask) in [(8, 0x00ff_00ff), (4, 0x0f0f_0f0f)] {
+                let moved = self.ishl(spread, by);
+                spread = self.ior(spread, moved);
+                spread = self.iand(spread, mask);
+            }
+            Four::Word(spread)
+        } else {
+            Four::Bytes([0, 4, 8, 12].map(|from| self.bits(a, from, 4)))
+        };
+        self.push_quad(four)
+    }
+
+    fn move_bits(&mut self, a: Quad, from: u32, width: u32, to: u32) -> Quad {
+        let mask = ((1 << width) - 1) << to;
+        self.each(a, |view, v, ones| {
+            let moved = if from > to { view.ishr(v, from - to) } else { view.ishl(v, to - from) };
+            view.iand(moved, mask * ones)
+        })
+    }
+
+    fn merge(&mut self, a: Quad, b: Quad) -> Quad {
+        let four = match (self.quads[a.0 as usize], self.quads[b.0 as usize]) {
+            (Four::Word(a), Four::Word(b)) => Four::Word(self.b.or(a, b)),
+            _ => Four::Bytes([0, 1, 2, 3].map(|i| {
+                let (a, b) = (self.pick(a, i, false), self.pick(b, i, false));
+                self.b.or(a, b)
+            })),
+        };
+        self.push_quad(four)
+    }
+
+    fn flip(&mut self, a: Quad, mask: u8) -> Quad {
+        self.each(a, |view, v, ones| {
+            let mask = view.int(u32::from(mask) * ones);
+            view.ixor(v, mask)
+        })
+    }
+
+    fn pick(&mut self, a: Quad, number: u32, signed: bool) -> Value {
+        match self.quads[a.0 as usize] {
+            Four::Word(w) => self.b.byte(w, number as u8, signed),
+            Four::Bytes(all) if signed => self.b.byte(all[number as usize], 0, true),
+            Four::Bytes(all) => all[number as usize],
+        }
+    }
+
     fn int(&mut self, v: u32) -> Value {
         self.b.int(v as i32)
     }
@@ -215,12 +368,6 @@ impl Unpack for BlockView<'_> {
     fn imul(&mut self, a: Value, by: u32) -> Value {
         let by = self.b.int(by as i32);
         self.b.imul(a, by)
-    }
-
-    fn sign_extend8(&mut self, a: Value) -> Value {
-        let by = self.b.int(24);
-        let high = self.b.shl(a, by);
-        self.b.shr_s(high, by)
     }
 
     fn to_f32(&mut self, a: Value) -> Value {

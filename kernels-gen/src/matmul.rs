@@ -322,7 +322,7 @@ fn int_dot(
 ) -> Value {
     let zero = b.float(0.0);
     let zeros = b.splat(zero);
-    let (total, mins) = (b.var(zeros), b.var(zero));
+    let (total, rest) = (b.var(zeros), b.var(zero));
     let block = m.format.block as usize;
     b.for_n(m.columns / block, 1, |b, i| {
         let codes_at = b.imul_const(i, block);
@@ -333,6 +333,7 @@ fn int_dot(
         let mut view = BlockView::new(b, w, m, base, i);
         for e in (0..block).step_by(16) {
             let part = unpack(&mut view, e as u32);
+            let (scale, plus) = (view.scale(part.scale), part.plus.map(|plus| view.scale(plus)));
             let weights = view.vector(part.codes);
             let b = view.builder();
             let at = b.iadd_const(codes_at, e);
@@ -352,24 +353,24 @@ fn int_dot(
             let d = b.to_float(d);
             let at = b.iadd_const(meta_at, e / Q8_BLOCK * 8);
             let x_scale = b.load(acts, at, Mem::F32);
-            let scale = b.fmul(part.scale, x_scale);
+            let scale = b.fmul(scale, x_scale);
             let scale = b.splat(scale);
             let acc = b.get(total);
             let acc = b.fma(d, scale, acc);
             b.set(total, acc);
-            if let Some(min) = part.min {
+            if let Some(plus) = plus {
                 let sum = b.load(acts, sum_at, Mem::I16);
                 let sum = b.to_float(sum);
                 let sum = b.fmul(sum, x_scale);
-                let acc = b.get(mins);
-                let acc = b.fma(sum, min, acc);
-                b.set(mins, acc);
+                let acc = b.get(rest);
+                let acc = b.fma(sum, plus, acc);
+                b.set(rest, acc);
             }
         }
     });
-    let (total, mins) = (b.get(total), b.get(mins));
+    let (total, rest) = (b.get(total), b.get(rest));
     let total = b.sum(total);
-    b.fsub(total, mins)
+    b.fadd(total, rest)
 }
 
 /// Calls `f` for each tile of `count`, in units spread over the workers.

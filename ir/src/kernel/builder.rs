@@ -319,6 +319,16 @@ impl Builder {
         self.pure(Inst::Dot4(a, b, acc), ty)
     }
 
+    /// Dots of four bytes, those of `a` unsigned, added to `acc`.
+    pub fn dot4_unsigned(&mut self, a: Value, b: Value, acc: Value) -> Value {
+        self.pure(Inst::Dot4Unsigned(a, b, acc), Ty::I32)
+    }
+
+    /// Byte `number` of a word, sign- or zero-extended.
+    pub fn byte(&mut self, a: Value, number: u8, signed: bool) -> Value {
+        self.pure(Inst::Byte(a, number, signed), Ty::I32)
+    }
+
     /// Sixteen i32 as bytes.
     pub fn narrow(&mut self, parts: [Value; 4]) -> Value {
         self.pure(Inst::Narrow(parts), Ty::I32x4)

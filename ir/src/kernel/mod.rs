@@ -211,6 +211,10 @@ pub enum Inst {
     /// (a, b, c): c plus, in each 32-bit lane, the dot product of the four signed bytes of a and of b. Scalar on GPUs,
     /// four lanes on CPUs.
     Dot4(Value, Value, Value),
+    /// As `Dot4`, but the bytes of a are unsigned. GPU only.
+    Dot4Unsigned(Value, Value, Value),
+    /// A byte of an i32 by its number from the lowest, sign-extended if so said, else zero-extended.
+    Byte(Value, u8, bool),
     /// Sixteen i32 as signed bytes, saturating, in the order of the operands' lanes.
     Narrow([Value; 4]),
     /// Each byte (below 16) of a vector of words replaced by its entry of a 16-byte table.

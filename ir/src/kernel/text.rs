@@ -132,6 +132,8 @@ impl Kernel {
             Inst::Sum(a) => write!(f, "sum {}", V(*a)),
             Inst::Max(a) => write!(f, "max {}", V(*a)),
             Inst::Dot4(a, b, c) => write!(f, "dot4 {}, {}, {}", V(*a), V(*b), V(*c)),
+            Inst::Dot4Unsigned(a, b, c) => write!(f, "dot4_unsigned {}, {}, {}", V(*a), V(*b), V(*c)),
+            Inst::Byte(a, n, signed) => write!(f, "byte_{} {}, {n}", if *signed { "s" } else { "u" }, V(*a)),
             Inst::Lut16(a, table) => write!(f, "lut16 {}, {table:?}", V(*a)),
             Inst::Load { buf, index, mem, vector } => {
                 let lanes = if *vector { "x4" } else { "" };

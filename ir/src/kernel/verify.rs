@@ -366,6 +366,18 @@ impl Verifier<'_> {
                 self.want(*b, ty)?;
                 ty
             }
+            Inst::Dot4Unsigned(a, b, c) => {
+                self.on_gpu(true, "a dot product of unsigned bytes")?;
+                for v in [a, b, c] {
+                    self.want(*v, Ty::I32)?;
+                }
+                Ty::I32
+            }
+            Inst::Byte(a, n, _) => {
+                self.want(*a, Ty::I32)?;
+                self.ensure(*n < 4, || format!("byte {n} of a word"))?;
+                Ty::I32
+            }
             Inst::Narrow(parts) => {
                 for p in parts {
                     self.want(*p, Ty::I32x4)?;

@@ -3,7 +3,7 @@
 //! A table of points is written as hexadecimal digits, an element's number in its list of levels in 2 or 4 bits from the
 //! lowest up, as in gguf-py (MIT licence), and expanded at compile time to words of four signed bytes.
 
-use super::{Unpack, Wide};
+use super::{Scaling, Unpack, Wide};
 use crate::kernel::Value;
 
 /// The words of a table of points: one for each four elements, the first in the lowest byte.
@@ -77,12 +77,10 @@ pub(super) fn unpack_even(u: &mut dyn Unpack, signs: Value) -> Value {
 }
 
 /// d (2 s + 1) `by`.
-pub(super) fn odd_scale(u: &mut dyn Unpack, d: Value, s: Value, by: f32) -> Value {
+pub(super) fn odd_scale(u: &mut dyn Unpack, d: Value, s: Value, by: f32) -> Scaling {
     let s = u.imul(s, 2);
-    let s = u.iadd(s, 1);
-    let s = u.to_f32(s);
-    let scale = u.fmul(d, s);
-    if by == 1.0 { scale } else { u.fscale(scale, by) }
+    let times = Some(u.iadd(s, 1));
+    Scaling { factor: if by == 1.0 { d } else { u.fscale(d, by) }, times }
 }
 
 /// The 2048 points of eight elements in -1, 0, 1, in eighths (`iq1s_grid` in ggml-common.h, MIT licence).

@@ -60,5 +60,5 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let d = u.half_to_f32(bits);
     let s = u.short(2, e / 64 * 2);
     let s = u.bits(s, e / 16 % 4 * 3, 3);
-    Unpacked { codes, scale: odd_scale(u, d, s, 0.125), min: None }
+    Unpacked { codes, shift: 0, scale: odd_scale(u, d, s, 0.125), plus: None }
 }

@@ -42,5 +42,5 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let less = u.ishr(qh, 15);
     let codes = unpack_ternary(u, points, [less, less]);
     let (d, s) = (u.half(0, 0), u.bits(qh, 12, 3));
-    Unpacked { codes, scale: odd_scale(u, d, s, 0.125), min: None }
+    Unpacked { codes, shift: 0, scale: odd_scale(u, d, s, 0.125), plus: None }
 }

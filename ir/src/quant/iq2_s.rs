@@ -44,7 +44,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let signs = u.short(2, e / 8);
     let (d, s) = (u.half(0, 0), u.byte(4, e / 32));
     let s = u.bits(s, e / 16 % 2 * 4, 4);
-    Unpacked { codes: u.negate(codes, signs), scale: odd_scale(u, d, s, 0.125), min: None }
+    Unpacked { codes: u.negate(codes, signs), shift: 0, scale: odd_scale(u, d, s, 0.125), plus: None }
 }
 
 /// `iq2s_grid` in ggml-common.h (MIT licence).

@@ -42,7 +42,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let signs = pair(u, signs);
     let (d, s) = (u.half(0, 0), u.byte(2, e / 32));
     let s = u.bits(s, e / 16 % 2 * 4, 4);
-    Unpacked { codes: u.negate(codes, signs), scale: odd_scale(u, d, s, 0.125), min: None }
+    Unpacked { codes: u.negate(codes, signs), shift: 0, scale: odd_scale(u, d, s, 0.125), plus: None }
 }
 
 /// `iq2xs_grid` in ggml-common.h (MIT licence).

@@ -44,7 +44,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let signs = u.short(3, e / 8);
     let (d, s) = (u.half(0, 0), u.byte(4, e / 64));
     let s = u.bits(s, e / 32 % 2 * 4, 4);
-    Unpacked { codes: u.negate(codes, signs), scale: odd_scale(u, d, s, 1.0), min: None }
+    Unpacked { codes: u.negate(codes, signs), shift: 0, scale: odd_scale(u, d, s, 1.0), plus: None }
 }
 
 /// `iq3s_grid` in ggml-common.h (MIT licence).

@@ -42,7 +42,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     });
     let signs = pair(u, signs);
     let (d, s) = (u.half(0, 0), u.ishr(word, 28));
-    Unpacked { codes: u.negate(codes, signs), scale: odd_scale(u, d, s, 0.25), min: None }
+    Unpacked { codes: u.negate(codes, signs), shift: 0, scale: odd_scale(u, d, s, 0.25), plus: None }
 }
 
 /// `iq3xxs_grid` in ggml-common.h (MIT licence).

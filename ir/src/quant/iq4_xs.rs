@@ -1,6 +1,6 @@
 //! IQ4_XS: 256 indices of 4 bits into [`super::LUT4`] in 8 groups with 6-bit scales (offset 32); in a group element j is
 //! the low nibble of byte j, element j + 16 the high one.
-use super::{DotForm, Field, LUT4, QuantFormat, Scale, Unpack, Unpacked};
+use super::{DotForm, Field, LUT4, QuantFormat, Scale, Scaling, Unpack, Unpacked};
 
 /// IQ4_XS.
 pub static FORMAT: QuantFormat = QuantFormat {
@@ -37,16 +37,16 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let codes = u.shr(qs, e % 32 / 16 * 4);
     let codes = u.and(codes, 0x0f0f_0f0f);
 
-    let low = u.byte(2, g / 2);
-    let low = u.ishr(low, g % 2 * 4);
-    let low = u.iand(low, 15);
-    let high = u.byte(1, g / 4);
-    let high = u.ishr(high, g % 4 * 2);
-    let high = u.iand(high, 3);
-    let high = u.ishl(high, 4);
-    let scale = u.ior(low, high);
-    let scale = u.iadd(scale, -32);
-    let scale = u.to_f32(scale);
+    // A scale less 32, times 4, is a signed byte: the top bit of its six is flipped. Even groups, then odd ones.
+    let low = u.quad(2, 0);
+    let low = u.move_bits(low, g % 2 * 4, 4, 2);
+    let high = u.short(1, 0);
+    let high = u.nibbles(high);
+    let high = u.move_bits(high, g % 2 * 2, 2, 6);
+    let scales = u.merge(low, high);
+    let scales = u.flip(scales, 0x80);
+    let times = Some(u.pick(scales, g / 2, true));
     let d = u.half(0, 0);
-    Unpacked { codes: u.lut16(codes, &LUT4), scale: u.fmul(d, scale), min: None }
+    let scale = Scaling { factor: u.fscale(d, 0.25), times };
+    Unpacked { codes: u.lut16(codes, &LUT4), shift: 0, scale, plus: None }
 }

@@ -9,10 +9,8 @@ mod ggml;
 mod grid;
 mod unpack;
 
-use crate::kernel::Value;
-
 pub use ggml::{GGML_TYPES, GgmlType, ggml_type};
-pub use unpack::{Unpack, Unpacked, Wide};
+pub use unpack::{Quad, Scaling, Unpack, Unpacked, Wide};
 
 macro_rules! formats {
     ($($file:ident),* $(,)?) => {
@@ -271,19 +269,22 @@ fn super6min(s: &[u8], g: usize) -> (u8, u8) {
     }
 }
 
-/// As [`super6min`], over a builder: scale times d and min times dmin of formats whose first fields are d, dmin, scales.
-fn unpack_super6min(u: &mut dyn Unpack, g: u32) -> (Value, Value) {
-    let (scale, min) = if g < 4 {
-        let (scale, min) = (u.byte(2, g), u.byte(2, g + 4));
-        (u.iand(scale, 63), u.iand(min, 63))
+/// As [`super6min`], over a builder: the scale and what to add, in formats whose first fields are d, dmin, scales.
+fn unpack_super6min(u: &mut dyn Unpack, g: u32) -> (Scaling, Scaling) {
+    // Four groups at once.
+    let [scales, mins] = if g < 4 {
+        [0, 4].map(|at| {
+            let six = u.quad(2, at);
+            u.move_bits(six, 0, 6, 0)
+        })
     } else {
-        let (low, scale_high, min_high) = (u.byte(2, g + 4), u.byte(2, g - 4), u.byte(2, g));
-        let (scale_low, min_low) = (u.iand(low, 15), u.ishr(low, 4));
-        let (scale_high, min_high) = (u.ishr(scale_high, 6), u.ishr(min_high, 6));
-        let (scale_high, min_high) = (u.ishl(scale_high, 4), u.ishl(min_high, 4));
-        (u.ior(scale_low, scale_high), u.ior(min_low, min_high))
+        [(0, 0), (4, 4)].map(|(at, from)| {
+            let (low, high) = (u.quad(2, 8), u.quad(2, at));
+            let (low, high) = (u.move_bits(low, from, 4, 0), u.move_bits(high, 6, 2, 4));
+            u.merge(low, high)
+        })
     };
+    let [scale, min] = [scales, mins].map(|four| Some(u.pick(four, g % 4, false)));
     let (d, dmin) = (u.half(0, 0), u.half(1, 0));
-    let (scale, min) = (u.to_f32(scale), u.to_f32(min));
-    (u.fmul(d, scale), u.fmul(dmin, min))
+    (Scaling { factor: d, times: scale }, Scaling { factor: u.fscale(dmin, -1.0), times: min })
 }

@@ -36,7 +36,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
         let bf16 = u.ishl(exponent, 7);
         u.bf16_to_f32(bf16)
     });
-    Unpacked { codes: u.lut16(codes, &HALVES), scale: u.fmul(a, b), min: None }
+    Unpacked { codes: u.lut16(codes, &HALVES), shift: 0, scale: u.fmul(a, b).into(), plus: None }
 }
 
 /// The values of E2M1, in halves.

@@ -1,6 +1,6 @@
 //! Q2_K: 256 codes of 2 bits in 16 groups with 4-bit scales and mins. In each half of 128, element e has its code in byte
 //! e % 32 at bit 2 (e / 32).
-use super::{DotForm, Field, QuantFormat, Scale, Unpack, Unpacked};
+use super::{DotForm, Field, QuantFormat, Scale, Scaling, Unpack, Unpacked};
 
 /// Q2_K.
 pub static FORMAT: QuantFormat = QuantFormat {
@@ -33,11 +33,13 @@ pub static FORMAT: QuantFormat = QuantFormat {
 
 fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let qs = u.words(1, e / 128 * 32 + e % 32);
-    let codes = u.shr(qs, e % 128 / 32 * 2);
-    let codes = u.and(codes, 0x0303_0303);
-    let scales = u.byte(0, e / 16);
-    let (scale, min) = (u.iand(scales, 15), u.ishr(scales, 4));
-    let (scale, min) = (u.to_f32(scale), u.to_f32(min));
+    let (codes, shift) = u.part(qs, e % 128 / 32 * 2, 2);
+    let scales = u.quad(0, e / 64 * 4);
+    let [scale, min] = [0, 4].map(|from| {
+        let four = u.move_bits(scales, from, 4, 0);
+        Some(u.pick(four, e / 16 % 4, false))
+    });
     let (d, dmin) = (u.half(2, 0), u.half(3, 0));
-    Unpacked { codes, scale: u.fmul(d, scale), min: Some(u.fmul(dmin, min)) }
+    let plus = Scaling { factor: u.fscale(dmin, -1.0), times: min };
+    Unpacked { codes, shift, scale: Scaling { factor: d, times: scale }, plus: Some(plus) }
 }

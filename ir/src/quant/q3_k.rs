@@ -1,7 +1,7 @@
 //! Q3_K: 256 codes of 3 bits in 16 groups with 6-bit scales (offset 32). In each half of 128, element e has its two low
 //! bits in byte e % 32 of `qs` at bit 2 (e / 32); the third bit is bit e / 32 (counted over the whole block) of byte e % 32
 //! of `hmask`.
-use super::{DotForm, Field, QuantFormat, Scale, Unpack, Unpacked};
+use super::{DotForm, Field, QuantFormat, Scale, Scaling, Unpack, Unpacked};
 
 /// Q3_K.
 pub static FORMAT: QuantFormat = QuantFormat {
@@ -42,17 +42,15 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let high = u.take(hmask, e / 32, 2, 0x0404_0404);
     let codes = u.or(low, high);
 
+    // A scale less 32, times 4, is a signed byte: the top bit of its six is flipped.
     let g = e / 16;
-    let low = u.byte(2, g % 8);
-    let low = u.ishr(low, g / 8 * 4);
-    let low = u.iand(low, 15);
-    let high = u.byte(2, 8 + g % 4);
-    let high = u.ishr(high, g / 4 * 2);
-    let high = u.iand(high, 3);
-    let high = u.ishl(high, 4);
-    let scale = u.ior(low, high);
-    let scale = u.iadd(scale, -32);
-    let scale = u.to_f32(scale);
+    let low = u.quad(2, g / 4 % 2 * 4);
+    let low = u.move_bits(low, g / 8 * 4, 4, 2);
+    let high = u.quad(2, 8);
+    let high = u.move_bits(high, g / 4 * 2, 2, 6);
+    let scales = u.merge(low, high);
+    let scales = u.flip(scales, 0x80);
+    let times = Some(u.pick(scales, g % 4, true));
     let d = u.half(3, 0);
-    Unpacked { codes, scale: u.fmul(d, scale), min: None }
+    Unpacked { codes, shift: 0, scale: Scaling { factor: u.fscale(d, 0.25), times }, plus: None }
 }

@@ -23,7 +23,6 @@ pub static FORMAT: QuantFormat = QuantFormat {
 
 fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let qs = u.words(1, 0);
-    let codes = u.shr(qs, e / 16 * 4);
-    let codes = u.and(codes, 0x0f0f_0f0f);
-    Unpacked { codes, scale: u.half(0, 0), min: None }
+    let (codes, shift) = u.part(qs, e / 16 * 4, 4);
+    Unpacked { codes, shift, scale: u.half(0, 0).into(), plus: None }
 }

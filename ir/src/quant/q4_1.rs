@@ -30,8 +30,6 @@ pub static FORMAT: QuantFormat = QuantFormat {
 
 fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let qs = u.words(2, 0);
-    let codes = u.shr(qs, e / 16 * 4);
-    let codes = u.and(codes, 0x0f0f_0f0f);
-    let (scale, m) = (u.half(0, 0), u.half(1, 0));
-    Unpacked { codes, scale, min: Some(u.fscale(m, -1.0)) }
+    let (codes, shift) = u.part(qs, e / 16 * 4, 4);
+    Unpacked { codes, shift, scale: u.half(0, 0).into(), plus: Some(u.half(1, 0).into()) }
 }

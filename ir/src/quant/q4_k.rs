@@ -33,8 +33,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
 
 fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let qs = u.words(3, e / 64 * 32 + e % 32);
-    let codes = u.shr(qs, e / 32 % 2 * 4);
-    let codes = u.and(codes, 0x0f0f_0f0f);
-    let (scale, min) = super::unpack_super6min(u, e / 32);
-    Unpacked { codes, scale, min: Some(min) }
+    let (codes, shift) = u.part(qs, e / 32 % 2 * 4, 4);
+    let (scale, plus) = super::unpack_super6min(u, e / 32);
+    Unpacked { codes, shift, scale, plus: Some(plus) }
 }

@@ -33,6 +33,5 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let qh = u.word(1, 0);
     let high = u.ishr(qh, e);
     let high = u.spread(high, 16);
-    let codes = u.or(low, high);
-    Unpacked { codes, scale: u.half(0, 0), min: None }
+    Unpacked { codes: u.or(low, high), shift: 0, scale: u.half(0, 0).into(), plus: None }
 }

@@ -37,6 +37,5 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let qh = u.word(2, 0);
     let high = u.ishr(qh, e);
     let high = u.spread(high, 16);
-    let (scale, m) = (u.half(0, 0), u.half(1, 0));
-    Unpacked { codes: u.or(low, high), scale, min: Some(u.fscale(m, -1.0)) }
+    Unpacked { codes: u.or(low, high), shift: 0, scale: u.half(0, 0).into(), plus: Some(u.half(1, 0).into()) }
 }

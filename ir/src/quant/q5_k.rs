@@ -36,9 +36,10 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let group = e / 32;
     let qs = u.words(4, e / 64 * 32 + e % 32);
     let low = u.shr(qs, group % 2 * 4);
-    let low = u.and(low, 0x0f0f_0f0f);
+    // Two bits of each byte at first, for two groups.
     let qh = u.words(3, e % 32);
-    let high = u.take(qh, group, 4, 0x1010_1010);
-    let (scale, min) = super::unpack_super6min(u, group);
-    Unpacked { codes: u.or(low, high), scale, min: Some(min) }
+    let high = u.and(qh, 0x1111_1111 << (group % 4));
+    let high = if group < 4 { u.shl(high, 4 - group) } else { u.shr(high, group - 4) };
+    let (scale, plus) = super::unpack_super6min(u, group);
+    Unpacked { codes: u.blend(low, high, 0x0f0f_0f0f), shift: 0, scale, plus: Some(plus) }
 }

@@ -1,6 +1,6 @@
 //! Q6_K: 256 codes of 6 bits in 16 groups with signed 8-bit scales. In each half of 128, element e has its low nibble in
 //! byte e % 64 (high half of the byte from e = 64) and its two high bits in byte e % 32 of `qh` at bit 2 (e / 32).
-use super::{DotForm, Field, QuantFormat, Scale, Unpack, Unpacked};
+use super::{DotForm, Field, QuantFormat, Scale, Scaling, Unpack, Unpacked};
 
 /// Q6_K.
 pub static FORMAT: QuantFormat = QuantFormat {
@@ -31,16 +31,15 @@ pub static FORMAT: QuantFormat = QuantFormat {
 };
 
 fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
-    let (half, r) = (e / 128, e % 128);
-    let ql = u.words(0, half * 64 + r % 64);
-    let low = u.shr(ql, r / 64 * 4);
-    let low = u.and(low, 0x0f0f_0f0f);
-    let qh = u.words(1, half * 32 + r % 32);
-    let high = u.take(qh, r / 32 * 2, 4, 0x3030_3030);
-    let codes = u.or(low, high);
-    let scale = u.byte(2, e / 16);
-    let scale = u.sign_extend8(scale);
-    let scale = u.to_f32(scale);
-    let d = u.half(3, 0);
-    Unpacked { codes, scale: u.fmul(d, scale), min: None }
+    let (half, quarter) = (e / 128, e % 128 / 32);
+    let ql = u.words(0, half * 64 + e % 64);
+    let low = u.shr(ql, quarter / 2 * 4);
+    // The bits of every other quarter, of which a blend takes one.
+    let qh = u.words(1, half * 32 + e % 32);
+    let high = u.and(qh, 0x3333_3333 << (quarter % 2 * 2));
+    let high = if quarter < 2 { u.shl(high, 4 - quarter * 2) } else { u.shr(high, quarter * 2 - 4) };
+    let codes = u.blend(low, high, 0x0f0f_0f0f);
+    let scales = u.quad(2, e / 64 * 4);
+    let times = Some(u.pick(scales, e / 16 % 4, true));
+    Unpacked { codes, shift: 0, scale: Scaling { factor: u.half(3, 0), times }, plus: None }
 }

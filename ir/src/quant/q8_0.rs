@@ -21,5 +21,5 @@ pub static FORMAT: QuantFormat = QuantFormat {
 };
 
 fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
-    Unpacked { codes: u.words(1, e), scale: u.half(0, 0), min: None }
+    Unpacked { codes: u.words(1, e), shift: 0, scale: u.half(0, 0).into(), plus: None }
 }

@@ -10,16 +10,37 @@ use crate::kernel::Value;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wide(pub u32);
 
-/// Sixteen decoded elements: value = `scale` * (code - offset) - `min`, with the offset of the format's
+/// Four bytes, as a handle into whatever implements [`Unpack`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quad(pub u32);
+
+/// A number as the product of two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scaling {
+    /// f32 scalar, often of the whole block.
+    pub factor: Value,
+    /// i32 scalar of at most 8 bits, where there is one.
+    pub times: Option<Value>,
+}
+
+impl From<Value> for Scaling {
+    fn from(factor: Value) -> Self {
+        Scaling { factor, times: None }
+    }
+}
+
+/// Sixteen decoded elements: value = `scale` * (code - offset) + `plus`, with the offset of the format's
 /// [`DotForm`](super::DotForm).
 #[derive(Debug, Clone, Copy)]
 pub struct Unpacked {
-    /// Sixteen signed 8-bit codes, in element order.
+    /// Sixteen 8-bit codes, in element order, each times 2^`shift`; unsigned if there is a shift.
     pub codes: Wide,
-    /// f32 scalar.
-    pub scale: Value,
-    /// f32 scalar, where the format has one.
-    pub min: Option<Value>,
+    /// 0 unless [`Unpack::part`] says otherwise.
+    pub shift: u8,
+    /// Of the codes.
+    pub scale: Scaling,
+    /// Where the format has one.
+    pub plus: Option<Scaling>,
 }
 
 /// Operations that an `unpack` may use; scalars are kernel values of 32 bits.
@@ -37,6 +58,9 @@ pub trait Unpack {
     /// Word `index` of a table, below its length.
     fn table(&mut self, table: &'static [u32], index: Value) -> Value;
 
+    /// `width` bits of each byte from bit `from` on, and the power of two that they are still multiplied by: 0, unless the
+    /// implementor has use for codes that were left where they are.
+    fn part(&mut self, a: Wide, from: u32, width: u32) -> (Wide, u8);
     /// Each word AND `mask`.
     fn and(&mut self, a: Wide, mask: u32) -> Wide;
     /// Word-wise OR.
@@ -51,6 +75,19 @@ pub trait Unpack {
     fn sub(&mut self, a: Wide, b: Wide) -> Wide;
     /// Each byte, which is below 16, replaced by its table entry.
     fn lut16(&mut self, a: Wide, table: &[i8; 16]) -> Wide;
+
+    /// The four bytes at `byte` of a field.
+    fn quad(&mut self, field: usize, byte: u32) -> Quad;
+    /// The four nibbles of the low 16 bits of `a`, each as a byte.
+    fn nibbles(&mut self, a: Value) -> Quad;
+    /// `width` bits of each byte from bit `from` on, moved to bit `to`.
+    fn move_bits(&mut self, a: Quad, from: u32, width: u32, to: u32) -> Quad;
+    /// Byte-wise OR.
+    fn merge(&mut self, a: Quad, b: Quad) -> Quad;
+    /// Each byte with its bits flipped where `mask` has them.
+    fn flip(&mut self, a: Quad, mask: u8) -> Quad;
+    /// One byte, sign- or zero-extended.
+    fn pick(&mut self, a: Quad, number: u32, signed: bool) -> Value;
 
     /// A u32 constant.
     fn int(&mut self, v: u32) -> Value;
@@ -68,8 +105,6 @@ pub trait Unpack {
     fn iadd(&mut self, a: Value, by: i32) -> Value;
     /// u32 times a constant, wrapping.
     fn imul(&mut self, a: Value, by: u32) -> Value;
-    /// The low byte as a signed number, sign-extended.
-    fn sign_extend8(&mut self, a: Value) -> Value;
     /// Signed 32-bit integer to f32.
     fn to_f32(&mut self, a: Value) -> Value;
     /// The finite f16 in the low 16 bits of an integer, the rest zero, to f32.
@@ -90,6 +125,12 @@ pub trait Unpack {
     fn take(&mut self, a: Wide, from: u32, to: u32, mask: u32) -> Wide {
         let moved = if from > to { self.shr(a, from - to) } else { self.shl(a, to - from) };
         self.and(moved, mask)
+    }
+    /// The bits of `a` where `mask` has them, else those of `b`.
+    fn blend(&mut self, a: Wide, b: Wide, mask: u32) -> Wide {
+        let differ = self.xor(a, b);
+        let differ = self.and(differ, mask);
+        self.xor(differ, b)
     }
     /// `width` bits of `a` from bit `from`.
     fn bits(&mut self, a: Value, from: u32, width: u32) -> Value {

@@ -1,14 +1,15 @@
 //! The dot product of a lane's weight row with the CTA's input row, over a chunk of columns. A lane has a row of the tile,
 //! so activations are broadcast and nothing is summed across lanes.
 
-use super::rows::{META, Row};
+use super::rows::{Meta, Row};
 use crate::block::BlockView;
 use crate::body::Matrix;
 use crate::matmul::UnpackFn;
 use ir::abi::{LANE_BYTES, Q8_BLOCK, WARP_ROWS};
 use ir::kernel::{Buf, Builder, Mem, Unary, Value};
-use ir::quant::{DotForm, FloatKind};
+use ir::quant::{DotForm, FloatKind, Scaling, Unpacked};
 use ir::{Error, Result};
+use std::collections::HashMap;
 
 /// Columns of a float matrix that are multiplied without a loop.
 const FLOAT_CHUNK: usize = 64;
@@ -45,7 +46,7 @@ pub(crate) fn dot(
     match (m.format.dot, m.format.unpack, row.float, row.int8) {
         (DotForm::Float(kind), _, Some(x), _) => Ok(float(b, kind, (w, weights, lane), (x, first, columns), acc)),
         (_, Some(unpack), _, Some(x)) => {
-            Ok(int(b, m, unpack, (w, weights, lane), (x, row.columns), (first, columns), acc))
+            Ok(Int { m, unpack, x, row_columns: row.columns, index, columns }.chunk(b, (w, weights, lane), acc))
         }
         (form, ..) => Err(Error::unsupported(format!("{form:?} without an unpack"), "write the format's unpack")),
     }
@@ -91,79 +92,175 @@ fn float(
     b.fadd(sums[0], sums[1])
 }
 
-fn int(
-    b: &mut Builder,
-    m: &Matrix,
+/// Products of int8 codes.
+struct Int<'a> {
+    m: &'a Matrix,
     unpack: UnpackFn,
-    (w, weights, lane): (Buf, Value, Value),
-    (x, row_columns): (Buf, usize),
-    (first, columns): (Value, usize),
-    acc: Value,
-) -> Value {
-    let block = m.format.block as usize;
-    let (elements, mut acc) = (b.size(Q8_BLOCK), acc);
-    let meta = b.udiv(first, elements);
-    let meta = b.imul_const(meta, META);
-    for i in 0..columns / block {
-        let number = b.size(i);
-        let mut view = BlockView::new(b, w, m, (weights, Some(lane)), number);
-        for e in (0..block).step_by(Q8_BLOCK) {
-            let column = i * block + e;
-            let halves = [unpack(&mut view, e as u32), unpack(&mut view, e as u32 + 16)];
-            let codes = halves.map(|half| view.vector(half.codes));
-            let b = view.builder();
-            let at = b.iadd_const(meta, row_columns + column / Q8_BLOCK * META);
-            let meta = b.load4(x, at, Mem::I32);
-            let x_scale = b.lane(meta, 0);
-            let x_scale = b.as_float(x_scale);
-            let zero = b.int(0);
-            let same = |f: fn(&ir::quant::Unpacked) -> Option<Value>| f(&halves[0]) == f(&halves[1]);
-            let joint = same(|u| Some(u.scale));
-            // value = scale * (code - offset) - min, so that a half gives
-            // x_scale * (scale * (dot - offset * sum of x codes) - min * sum of x codes).
-            let start = |b: &mut Builder, h: u8| match (m.format.dot.offset(), joint) {
-                (0, _) => zero,
-                (offset, joint) => {
-                    let (sum, offset) = (b.lane(meta, if joint { 3 } else { 1 + h }), b.int(-i32::from(offset)));
-                    b.imul(sum, offset)
-                }
-            };
-            let mut terms = Vec::new();
-            let mut dot = start(b, 0);
-            for h in 0..2 {
-                let at = b.iadd_const(first, column + 16 * h);
-                let x = b.load4(x, at, Mem::I32);
-                for l in 0..4 {
-                    let (weights, x) = (b.lane(codes[h], l), b.lane(x, l));
-                    dot = b.dot4(weights, x, dot);
-                }
-                if h == 1 || !joint {
-                    terms.push((halves[h].scale, dot));
-                    dot = start(b, 1);
-                }
-            }
-            let sums =
-                if same(|u| u.min) { vec![(halves[0].min, 3)] } else { vec![(halves[0].min, 1), (halves[1].min, 2)] };
-            let mut inner: Option<Value> = None;
-            for (scale, dot) in terms {
-                let dot = b.to_float(dot);
-                inner = Some(match inner {
-                    None => b.fmul(scale, dot),
-                    Some(inner) => b.fma(scale, dot, inner),
-                });
-            }
-            for (min, lane) in sums {
-                if let (Some(min), Some(value)) = (min, inner) {
-                    let sum = b.lane(meta, lane);
-                    let sum = b.to_float(sum);
-                    let less = b.fmul(min, sum);
-                    inner = Some(b.fsub(value, less));
-                }
-            }
-            if let Some(inner) = inner {
-                acc = b.fma(x_scale, inner, acc);
+    x: Buf,
+    row_columns: usize,
+    /// Number of the chunk, and its columns.
+    index: Value,
+    columns: usize,
+}
+
+/// Sums of products by what they are yet to be multiplied by, of a whole block often: a factor and a power of two.
+#[derive(Default)]
+struct Sums(Vec<(Value, u8, Value)>);
+
+impl Sums {
+    /// Adds `x` `v`.
+    fn add(&mut self, b: &mut Builder, (factor, shift): (Value, u8), x: Value, v: Value) {
+        match self.0.iter_mut().find(|(f, s, _)| (*f, *s) == (factor, shift)) {
+            Some((.., sum)) => *sum = b.fma(x, v, *sum),
+            None => {
+                let sum = b.fmul(x, v);
+                self.0.push((factor, shift, sum));
             }
         }
     }
-    acc
+
+    /// `acc` plus all of them.
+    fn finish(self, b: &mut Builder, mut acc: Value) -> Value {
+        let mut rest = self.0;
+        while let Some(&(factor, ..)) = rest.first() {
+            let (same, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|&(f, ..)| f == factor);
+            let mut total = None;
+            for (_, shift, sum) in same {
+                let unit = b.float(0.5f32.powi(shift.into()));
+                total = Some(match total {
+                    None if shift == 0 => sum,
+                    None => b.fmul(sum, unit),
+                    Some(total) => b.fma(sum, unit, total),
+                });
+            }
+            if let Some(total) = total {
+                acc = b.fma(factor, total, acc);
+            }
+            rest = others;
+        }
+        acc
+    }
+}
+
+impl Int<'_> {
+    fn chunk(&self, b: &mut Builder, (w, weights, lane): (Buf, Value, Value), acc: Value) -> Value {
+        let (block, mut acc) = (self.m.format.block as usize, acc);
+        let mut loaded = HashMap::new();
+        for i in 0..self.columns / block {
+            let number = b.size(i);
+            let mut view = BlockView::new(b, w, self.m, (weights, Some(lane)), number).codes_in_place();
+            let mut sums = Sums::default();
+            for e in (0..block).step_by(Q8_BLOCK) {
+                self.group(&mut view, e, (i * block + e) / Q8_BLOCK, &mut loaded, &mut sums);
+            }
+            acc = sums.finish(b, acc);
+        }
+        acc
+    }
+
+    /// The 32 columns from element `e` of a block on, group number `group` of the chunk.
+    fn group(
+        &self,
+        view: &mut BlockView<'_>,
+        e: usize,
+        group: usize,
+        loaded: &mut HashMap<(Meta, usize), Value>,
+        sums: &mut Sums,
+    ) {
+        let halves = [0, 16].map(|half| (self.unpack)(view, (e + half) as u32));
+        let codes = halves.map(|half| view.vector(half.codes));
+        let b = view.builder();
+        let mut meta = |b: &mut Builder, meta| self.meta(b, meta, group, loaded);
+        let x_scale = meta(b, Meta::Scale);
+        let [first, last] = halves;
+        let joint = first.scale == last.scale;
+        // value = scale * (code - offset) + plus, so that a half gives
+        // x scale * (scale * (dot - offset * sum of x codes) + plus * sum of x codes).
+        let mut order = [(0, Meta::First), (1, Meta::Last)];
+        order.sort_by_key(|&(h, _)| std::cmp::Reverse(halves[h].shift));
+        let (mut dot, mut shift, mut terms) = (b.int(0), halves[order[0].0].shift, Vec::new());
+        for (i, (h, sum)) in order.into_iter().enumerate() {
+            let half = halves[h];
+            if shift != half.shift {
+                let by = b.int(i32::from(shift - half.shift));
+                dot = b.shr_s(dot, by);
+                shift = half.shift;
+            }
+            // At the last shift if there are two.
+            let all_same = first.shift == last.shift;
+            let offset = i32::from(self.m.format.dot.offset()) << shift;
+            if offset != 0 && (!joint || (i == 0) == all_same) {
+                let (sum, offset) = (meta(b, if joint { Meta::Sum } else { sum }), b.int(-offset));
+                let less = b.imul(sum, offset);
+                dot = b.iadd(dot, less);
+            }
+            dot = self.dot(b, (codes[h], group, h), dot);
+            if !joint {
+                terms.push((half.scale, shift, dot));
+                dot = b.int(0);
+            }
+        }
+        if joint {
+            terms.push((first.scale, shift, dot));
+        }
+        add(b, sums, x_scale, &terms);
+
+        let plus = |u: &Unpacked| u.plus;
+        let terms: Vec<_> = if plus(&first) == plus(&last) {
+            plus(&first).map(|plus| (plus, 0, meta(b, Meta::Sum))).into_iter().collect()
+        } else {
+            let halves = [(plus(&first), Meta::First), (plus(&last), Meta::Last)];
+            halves.into_iter().filter_map(|(plus, sum)| Some((plus?, 0, meta(b, sum)))).collect()
+        };
+        add(b, sums, x_scale, &terms);
+    }
+
+    /// `acc` plus the dot of half `half` of group `group` of the chunk with the row.
+    fn dot(&self, b: &mut Builder, (codes, group, half): (Value, usize, usize), mut acc: Value) -> Value {
+        let first = b.imul_const(self.index, self.columns);
+        let at = b.iadd_const(first, group * Q8_BLOCK + half * 16);
+        let x = b.load4(self.x, at, Mem::I32);
+        let signed = !matches!(self.m.format.dot, DotForm::Int { bits: ..8, .. });
+        for l in 0..4 {
+            let (weights, x) = (b.lane(codes, l), b.lane(x, l));
+            acc = if signed { b.dot4(weights, x, acc) } else { b.dot4_unsigned(weights, x, acc) };
+        }
+        acc
+    }
+
+    /// What goes with group `group` of the chunk's part of the row; that of four groups is loaded at once, if it can be.
+    fn meta(&self, b: &mut Builder, meta: Meta, group: usize, loaded: &mut HashMap<(Meta, usize), Value>) -> Value {
+        let groups = self.columns / Q8_BLOCK;
+        let together = if groups.is_multiple_of(4) { 4 } else { 1 };
+        let mem = if meta == Meta::Scale { Mem::F32 } else { Mem::I32 };
+        let number = group / together;
+        let all = *loaded.entry((meta, number)).or_insert_with(|| {
+            let at = b.imul_const(self.index, groups * 4);
+            let at = b.iadd_const(at, meta.plane(self.row_columns) + number * together * 4);
+            if together == 4 { b.load4(self.x, at, mem) } else { b.load(self.x, at, mem) }
+        });
+        if together == 4 { b.lane(all, (group % 4) as u8) } else { all }
+    }
+}
+
+/// Adds the integers of `terms` times their scalings times `x` to `sums`.
+fn add(b: &mut Builder, sums: &mut Sums, x: Value, terms: &[(Scaling, u8, Value)]) {
+    let mut rest = terms;
+    while let Some(&(scale, shift, _)) = rest.first() {
+        let alike = |&&(s, at, _): &&(Scaling, u8, Value)| {
+            s.factor == scale.factor && at == shift && s.times.is_some() == scale.times.is_some()
+        };
+        // Those without a number of their own are not alike but for their scale: each is a term.
+        let count = if scale.times.is_none() { 1 } else { rest.iter().take_while(alike).count() };
+        let mut total = None;
+        for &(s, _, v) in &rest[..count] {
+            let product = s.times.map_or(v, |times| b.imul(v, times));
+            total = Some(total.map_or(product, |total| b.iadd(total, product)));
+        }
+        if let Some(total) = total {
+            let total = b.to_float(total);
+            sums.add(b, (scale.factor, shift), x, total);
+        }
+        rest = &rest[count..];
+    }
 }

@@ -7,16 +7,36 @@ use super::{LANES, Place, cta_sum, for_threads, if_below, lanes_isum, lanes_max}
 use crate::body::{Linear, Matrix};
 use crate::generator::Generator;
 use ir::Result;
-use ir::abi::Q8_BLOCK;
+use ir::abi::{LANE_BYTES, Q8_BLOCK};
 use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value};
 
-/// Bytes of what goes with a block of int8 codes: {scale f32, sums of the first and the last 16 codes and of all: i32}.
-pub(crate) const META: usize = 16;
+/// What goes with each block of int8 codes, in the order of their planes, which follow the codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Meta {
+    /// f32.
+    Scale,
+    /// i32: the sum of all codes.
+    Sum,
+    /// i32: the sum of the first 16.
+    First,
+    /// i32: the sum of the last 16.
+    Last,
+}
+
+impl Meta {
+    const ALL: [Meta; 4] = [Meta::Scale, Meta::Sum, Meta::First, Meta::Last];
+
+    /// Where its plane starts in a row of so many columns: on a vector's boundary.
+    pub fn plane(self, columns: usize) -> usize {
+        let bytes = (columns / Q8_BLOCK * 4).next_multiple_of(LANE_BYTES);
+        columns.next_multiple_of(LANE_BYTES) + self as usize * bytes
+    }
+}
 
 /// A prepared row.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Row {
-    /// Codes, then [`META`] bytes for every 32 of them.
+    /// Codes, then the planes of [`Meta`].
     pub int8: Option<Buf>,
     pub float: Option<Buf>,
     pub columns: usize,
@@ -62,7 +82,8 @@ pub(crate) fn prepare(g: &mut Generator<'_>, at: &Place, products: &[Linear]) ->
         }
     });
     let int8 = matrices.iter().any(Matrix::wants_int8).then(|| {
-        let row = b.scratch("codes", Mem::U8, (columns + columns / Q8_BLOCK * META) as u64);
+        let bytes = Meta::Last.plane(columns) + columns / Q8_BLOCK * 4;
+        let row = b.scratch("codes", Mem::U8, bytes as u64);
         // Whole warps, as eight lanes share a block; those past the end repeat the last.
         let (start, end, last) = (b.imul_const(at.warp, LANES), b.size(columns / 4), b.size(columns / 4 - 8));
         b.for_(start, end, at.threads() as u32, |b, first| {
@@ -132,12 +153,11 @@ fn quantise(b: &mut Builder, at: &Place, row: Buf, columns: usize, c: Value, v: 
         if_below(b, first, 1, |b| {
             let elements = b.size(Q8_BLOCK);
             let block = b.udiv(c, elements);
-            let meta = b.imul_const(block, META);
-            let meta = b.iadd_const(meta, columns);
-            b.store(row, meta, Mem::F32, scale);
-            for (i, sum) in [half, other, all].into_iter().enumerate() {
-                let at = b.iadd_const(meta, 4 + 4 * i);
-                b.store(row, at, Mem::I32, sum);
+            let in_plane = b.imul_const(block, 4);
+            for (meta, value) in Meta::ALL.into_iter().zip([scale, all, half, other]) {
+                let at = b.iadd_const(in_plane, meta.plane(columns));
+                let mem = if meta == Meta::Scale { Mem::F32 } else { Mem::I32 };
+                b.store(row, at, mem, value);
             }
         });
     });

@@ -8,7 +8,7 @@ use crate::matmul::float_element;
 use ir::abi::f32_row_bytes;
 use ir::graph::{Graph, Op};
 use ir::kernel::{Buf, Builder, Mem, Value};
-use ir::quant::{DotForm, Unpacked};
+use ir::quant::DotForm;
 use ir::{Error, Result};
 
 pub(super) fn covers(body: &Graph) -> bool {
@@ -73,10 +73,11 @@ fn decode(
             let mut view = BlockView::new(b, table, m, base, i);
             for e in (0..block).step_by(16) {
                 let part = unpack(&mut view, e as u32);
+                let (scale, plus) = (view.scale(part.scale), part.plus.map(|plus| view.scale(plus)));
                 let codes = view.vector(part.codes);
                 let b = view.builder();
                 let at = b.iadd_const(at, e);
-                store_values(b, &part, codes, m.format.dot.offset(), (y, at));
+                store_values(b, codes, m.format.dot.offset(), (scale, plus), (y, at));
             }
         }
         (form, None) => return Err(Error::unsupported(format!("{form:?}"), "write the format's unpack")),
@@ -85,8 +86,14 @@ fn decode(
 }
 
 /// Stores the sixteen values of an unpacked part: byte j of word i is element 4 i + j.
-fn store_values(b: &mut Builder, part: &Unpacked, codes: Value, offset: u8, (y, at): (Buf, Value)) {
-    let scale = b.splat(part.scale);
+fn store_values(
+    b: &mut Builder,
+    codes: Value,
+    offset: u8,
+    (scale, plus): (Value, Option<Value>),
+    (y, at): (Buf, Value),
+) {
+    let scale = b.splat(scale);
     for j in 0..4 {
         let (left, right) = (b.int(24 - 8 * j), b.int(24));
         let v = b.shl(codes, left);
@@ -101,9 +108,9 @@ fn store_values(b: &mut Builder, part: &Unpacked, codes: Value, offset: u8, (y, 
         };
         let v = b.to_float(v);
         let mut v = b.fmul(v, scale);
-        if let Some(min) = part.min {
-            let min = b.splat(min);
-            v = b.fsub(v, min);
+        if let Some(plus) = plus {
+            let plus = b.splat(plus);
+            v = b.fadd(v, plus);
         }
         for i in 0..4u8 {
             let lane = b.lane(v, i);

@@ -354,6 +354,11 @@ impl Lowering<'_, '_> {
                 let (x, y, acc) = (self.value(*a), self.value(*b), self.value(*c));
                 math::dot4(&mut self.b, x, y, acc)
             }
+            Inst::Byte(a, n, signed) => {
+                let a = self.value(*a);
+                let high = self.b.ins().ishl_imm_u(a, 24 - 8 * i64::from(*n));
+                if *signed { self.b.ins().sshr_imm_u(high, 24) } else { self.b.ins().ushr_imm_u(high, 24) }
+            }
             Inst::Narrow(parts) => {
                 let [p, q, r, s] = parts.map(|p| self.value(p));
                 let (low, high) = (self.b.ins().snarrow(p, q), self.b.ins().snarrow(r, s));
@@ -370,7 +375,13 @@ impl Lowering<'_, '_> {
                 math::bitcast(&mut self.b, types::I32X4, looked_up)
             }
             Inst::Load { buf, index, mem, vector } => self.load(*buf, *index, *mem, *vector),
-            Inst::Elected | Inst::ShuffleXor(..) | Inst::Shuffle(..) | Inst::AtomicAdd { .. } => return Err(gpu_only()),
+            Inst::Dot4Unsigned(..)
+            | Inst::Elected
+            | Inst::ShuffleXor(..)
+            | Inst::Shuffle(..)
+            | Inst::AtomicAdd { .. } => {
+                return Err(gpu_only());
+            }
         })
     }
 

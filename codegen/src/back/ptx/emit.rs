@@ -67,6 +67,8 @@ struct Emitter<'a> {
     control: Operand,
     /// Addresses that open blocks have computed.
     addresses: Vec<HashMap<(Buf, Value), Operand>>,
+    /// The same for table entries of the low and the high nibbles of a value.
+    lookups: Vec<HashMap<(Value, [i8; 16]), [Operands; 2]>>,
 }
 
 /// The text of an entry and its constants.
@@ -86,6 +88,7 @@ pub(super) fn emit(kernel: &Verified<Kernel>, gpu: &Gpu) -> Result<String> {
         bases: Vec::new(),
         control: Operand::Int(0),
         addresses: vec![HashMap::new()],
+        lookups: vec![HashMap::new()],
     };
     e.prologue();
     e.block(&kernel.body)?;
@@ -210,7 +213,9 @@ impl Emitter<'_> {
 
     fn block(&mut self, code: &[Stmt]) -> Result<()> {
         self.addresses.push(HashMap::new());
+        self.lookups.push(HashMap::new());
         code.iter().try_for_each(|stmt| self.stmt(stmt))?;
+        self.lookups.pop();
         self.addresses.pop();
         Ok(())
     }
@@ -485,6 +490,16 @@ impl Emitter<'_> {
             Inst::Dot4(a, b, c) => {
                 self.lanes([a, b, c], |e, operands| Ok(e.op(Class::Word, "dp4a.s32.s32", &operands)))?
             }
+            Inst::Dot4Unsigned(a, b, c) => {
+                self.lanes([a, b, c], |e, operands| Ok(e.op(Class::Word, "dp4a.u32.s32", &operands)))?
+            }
+            Inst::Byte(a, n, signed) => {
+                // Byte 4 is one of the zero; a selector of 8 more gives copies of the byte's sign.
+                let (a, n) = (self.one(a), i32::from(n));
+                let fill = if signed { 8 + n } else { 4 };
+                let selector = Operand::Int(n + fill * 0x1110);
+                Operands::One(self.op(Class::Word, "prmt.b32", &[a, Operand::Int(0), selector]))
+            }
             Inst::Splat(a) => Operands::Four([self.one(a); 4]),
             Inst::Pack(lanes) => Operands::Four(lanes.map(|v| self.one(v))),
             Inst::Lane(a, n) => Operands::One(self.four(a)[usize::from(n)]),
@@ -494,7 +509,7 @@ impl Emitter<'_> {
                 Operands::One(self.reduce(a, class, name))
             }
             Inst::Max(a) => Operands::One(self.reduce(a, Class::Float, "max.f32")),
-            Inst::Lut16(a, table) => self.lanes([a], |e, [a]| Ok(e.lut16(a, &table)))?,
+            Inst::Lut16(a, table) => self.lut16(a, table)?,
             Inst::Narrow(_) => return Err(self.cpu_only("a narrowing of vectors")),
             Inst::Load { buf, index, mem, vector } => self.load(buf, index, mem, vector),
             Inst::Elected => {
@@ -657,23 +672,73 @@ impl Emitter<'_> {
         self.op(Class::Word, "xor.b32", &[difference, flips])
     }
 
-    /// Each byte of a word (below 16) replaced: by the entry of each half of the table that its low bits name, then by
-    /// one of the two as its fourth bit says.
-    fn lut16(&mut self, a: Operand, table: &[i8; 16]) -> Operand {
-        let word = |i: usize| Operand::Int(i32::from_le_bytes(std::array::from_fn(|j| table[4 * i + j] as u8)));
+    /// Each byte of a word (below 16) replaced by its entry. Bytes that are the nibbles of a word, in either half, are
+    /// looked up together with those of the other half.
+    fn lut16(&mut self, a: Value, table: [i8; 16]) -> Result<Operands> {
+        let Some((words, high)) = self.nibbles(a) else {
+            return self.lanes([a], |e, [a]| {
+                let next = e.op(Class::Word, "shr.u32", &[a, Operand::Int(4)]);
+                let pairs = e.op(Class::Word, "or.b32", &[a, next]);
+                let indices = e.op(Class::Word, "prmt.b32", &[pairs, pairs, Operand::Int(0x20)]);
+                Ok(e.look_up(indices, &table)[0])
+            });
+        };
+        let known = self.lookups.iter().rev().find_map(|open| open.get(&(words, table)));
+        let both = match known {
+            Some(&both) => both,
+            None => {
+                let (mut low, mut high) = ([Operand::Int(0); 4], [Operand::Int(0); 4]);
+                for (lane, word) in self.four(words).into_iter().enumerate() {
+                    let [first, last] = self.look_up(word, &table);
+                    low[lane] = self.op(Class::Word, "prmt.b32", &[first, last, Operand::Int(0x6420)]);
+                    high[lane] = self.op(Class::Word, "prmt.b32", &[first, last, Operand::Int(0x7531)]);
+                }
+                let both = [low, high].map(Operands::Four);
+                if let Some(open) = self.lookups.last_mut() {
+                    open.insert((words, table), both);
+                }
+                both
+            }
+        };
+        Ok(both[usize::from(high)])
+    }
+
+    /// The words of which `a` is the low nibbles of all bytes, or the high ones.
+    fn nibbles(&self, a: Value) -> Option<(Value, bool)> {
+        let constant = |v: Value| match *self.kernel.inst(v) {
+            Inst::Splat(v) => self.kernel.inst(v),
+            _ => self.kernel.inst(v),
+        };
+        let Inst::Binary(Binary::And, words, mask) = *self.kernel.inst(a) else { return None };
+        if *constant(mask) != Inst::Int(0x0f0f_0f0f) {
+            return None;
+        }
+        match *self.kernel.inst(words) {
+            Inst::Binary(Binary::ShrU, words, by) if *constant(by) == Inst::Int(4) => Some((words, true)),
+            _ => Some((words, false)),
+        }
+    }
+
+    /// The entries of the nibbles of a word, of the first four and of the last: from each half of the table by the low
+    /// bits of each, then one of the two by its top bit.
+    fn look_up(&mut self, nibbles: Operand, table: &[i8; 16]) -> [Operand; 2] {
         let int = |x: u32| Operand::Int(x as i32);
-        let low = self.op(Class::Word, "and.b32", &[a, int(0x0707_0707)]);
-        let next = self.op(Class::Word, "shr.u32", &[low, int(4)]);
-        let pairs = self.op(Class::Word, "or.b32", &[low, next]);
-        let selector = self.op(Class::Word, "prmt.b32", &[pairs, pairs, int(0x0020)]);
-        let [w, x, y, z] = [0, 1, 2, 3].map(|i| self.in_register(word(i)));
-        let first = self.op(Class::Word, "prmt.b32", &[w, x, selector]);
-        let second = self.op(Class::Word, "prmt.b32", &[y, z, selector]);
-        // The sign of each byte, all over it.
-        let signs = self.op(Class::Word, "shl.b32", &[a, int(4)]);
-        let mask = self.op(Class::Word, "prmt.b32", &[signs, signs, int(0xba98)]);
-        // first & !mask | second & mask.
-        self.op(Class::Word, "lop3.b32", &[first, second, mask, int(0xd8)])
+        let low = self.op(Class::Word, "and.b32", &[nibbles, int(0x7777_7777)]);
+        let top = self.op(Class::Word, "shr.u32", &[nibbles, int(1)]);
+        let top = self.op(Class::Word, "and.b32", &[top, int(0x4444_4444)]);
+        let either = self.op(Class::Word, "or.b32", &[top, int(0x3210_3210)]);
+        [0, 16].map(|from| {
+            // The permutation reads the low halves of its selectors.
+            let [low, either] = [low, either].map(|s| self.op(Class::Word, "shr.u32", &[s, Operand::Int(from)]));
+            let [first, second] = [0, 8].map(|entry| {
+                let [a, b] = [entry, entry + 4].map(|at| {
+                    let four = Operand::Int(i32::from_le_bytes(std::array::from_fn(|j| table[at + j] as u8)));
+                    self.in_register(four)
+                });
+                self.op(Class::Word, "prmt.b32", &[a, b, low])
+            });
+            self.op(Class::Word, "prmt.b32", &[first, second, either])
+        })
     }
 }
 

@@ -54,9 +54,10 @@ fn operands(inst: &Inst, f: &mut impl FnMut(Value)) {
         | Inst::Sum(a)
         | Inst::Max(a)
         | Inst::Lut16(a, _)
+        | Inst::Byte(a, ..)
         | Inst::ShuffleXor(a, _) => f(*a),
         Inst::Binary(_, a, b) | Inst::Compare(_, a, b) | Inst::Shuffle(a, b) => [a, b].into_iter().for_each(|v| f(*v)),
-        Inst::Select(a, b, c) | Inst::Fma(a, b, c) | Inst::Dot4(a, b, c) => {
+        Inst::Select(a, b, c) | Inst::Fma(a, b, c) | Inst::Dot4(a, b, c) | Inst::Dot4Unsigned(a, b, c) => {
             [a, b, c].into_iter().for_each(|v| f(*v));
         }
         Inst::Pack(all) | Inst::Narrow(all) => all.iter().for_each(|v| f(*v)),
