@@ -69,6 +69,8 @@ struct Emitter<'a> {
     addresses: Vec<HashMap<(Buf, Value), Operand>>,
     /// The same for table entries of the low and the high nibbles of a value.
     lookups: Vec<HashMap<(Value, [i8; 16]), [Operands; 2]>>,
+    /// The words of each table, then what goes into each selector.
+    tables: Vec<([i8; 16], [Operand; 5])>,
 }
 
 /// The text of an entry and its constants.
@@ -89,6 +91,7 @@ pub(super) fn emit(kernel: &Verified<Kernel>, gpu: &Gpu) -> Result<String> {
         control: Operand::Int(0),
         addresses: vec![HashMap::new()],
         lookups: vec![HashMap::new()],
+        tables: Vec::new(),
     };
     e.prologue();
     e.block(&kernel.body)?;
@@ -106,6 +109,10 @@ pub(super) fn emit(kernel: &Verified<Kernel>, gpu: &Gpu) -> Result<String> {
                 list.join(", ")
             );
         }
+    }
+    for (number, (table, _)) in e.tables.iter().enumerate() {
+        let list: Vec<String> = table_words(table).iter().map(u32::to_string).collect();
+        _ = writeln!(out, "\n.global .align 16 .b32 {}[8] = {{{}}};", e.table(number), list.join(", "));
     }
     let resident = if gpu.overlaps() { RESIDENT } else { 1 };
     let params: Vec<String> = (0..=kernel.params()).map(|n| format!("\t.param .u64 param{n}")).collect();
@@ -168,6 +175,10 @@ impl Emitter<'_> {
         self.labels
     }
 
+    fn table(&self, number: usize) -> String {
+        format!("{}_lut{number}", self.kernel.name)
+    }
+
     fn constant(&self, number: usize) -> String {
         format!("{}_{}", self.kernel.name, self.kernel.buffers[number].name)
     }
@@ -201,6 +212,25 @@ impl Emitter<'_> {
                 Operands::One(reg(self))
             };
             self.vars.push(var);
+        }
+        self.load_tables();
+    }
+
+    /// Loads the tables of all look-ups: from memory, as the assembler would move constants to registers again for each.
+    fn load_tables(&mut self) {
+        let kernel = self.kernel;
+        for (v, (inst, _)) in kernel.values.iter().enumerate() {
+            let Inst::Lut16(_, table) = inst else { continue };
+            if !self.live[v] || self.tables.iter().any(|(known, _)| known == table) {
+                continue;
+            }
+            let (at, words) = (self.reg(Class::Wide), std::array::from_fn(|_| self.reg(Class::Word)));
+            let [a, b, c, d, e] = words;
+            let name = self.table(self.tables.len());
+            self.line(format_args!("mov.u64 {at}, {name};"));
+            self.line(format_args!("ld.global.v4.b32 {{{a}, {b}, {c}, {d}}}, [{at}];"));
+            self.line(format_args!("ld.global.b32 {e}, [{at}+16];"));
+            self.tables.push((*table, words));
         }
     }
 
@@ -723,23 +753,26 @@ impl Emitter<'_> {
     /// bits of each, then one of the two by its top bit.
     fn look_up(&mut self, nibbles: Operand, table: &[i8; 16]) -> [Operand; 2] {
         let int = |x: u32| Operand::Int(x as i32);
+        let words = self.tables.iter().find_map(|(known, words)| (known == table).then_some(*words));
+        let [w, x, y, z, order] = words.expect("the tables of all live look-ups are loaded first");
         let low = self.op(Class::Word, "and.b32", &[nibbles, int(0x7777_7777)]);
         let top = self.op(Class::Word, "shr.u32", &[nibbles, int(1)]);
         let top = self.op(Class::Word, "and.b32", &[top, int(0x4444_4444)]);
-        let either = self.op(Class::Word, "or.b32", &[top, int(0x3210_3210)]);
+        let either = self.op(Class::Word, "or.b32", &[top, order]);
         [0, 16].map(|from| {
             // The permutation reads the low halves of its selectors.
             let [low, either] = [low, either].map(|s| self.op(Class::Word, "shr.u32", &[s, Operand::Int(from)]));
-            let [first, second] = [0, 8].map(|entry| {
-                let [a, b] = [entry, entry + 4].map(|at| {
-                    let four = Operand::Int(i32::from_le_bytes(std::array::from_fn(|j| table[at + j] as u8)));
-                    self.in_register(four)
-                });
-                self.op(Class::Word, "prmt.b32", &[a, b, low])
-            });
+            let first = self.op(Class::Word, "prmt.b32", &[w, x, low]);
+            let second = self.op(Class::Word, "prmt.b32", &[y, z, low]);
             self.op(Class::Word, "prmt.b32", &[first, second, either])
         })
     }
+}
+
+/// The words of a table, and the selector of a permutation that takes the bytes of its first operand in their order; zeros.
+fn table_words(table: &[i8; 16]) -> [u32; 8] {
+    let word = |i: usize| u32::from_le_bytes(std::array::from_fn(|j| table[4 * i + j] as u8));
+    [word(0), word(1), word(2), word(3), 0x3210_3210, 0, 0, 0]
 }
 
 /// Suffix of a memory access.
