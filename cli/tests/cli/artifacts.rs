@@ -196,7 +196,7 @@ fn costs_of_kernels_with_tools() {
 fn models_that_fit_no_card() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let shape = Synthetic { width: 8192, heads: 64, head: 128, ffn: 16384, layers: 16, ..small() };
+    let shape = Synthetic { width: 8192, heads: 64, kv_heads: 8, head: 128, ffn: 16384, layers: 16, ..small() };
     shape.sparse(&dir.join("huge.gguf")).unwrap();
     assert_eq!(rigc(dir, &["compile", "huge.gguf", "--target", "sm_120", "--card", "rtx5080"]).code, Some(0));
     let o = rigc(dir, &["inspect", "huge.rig", "--kernels"]);
@@ -232,5 +232,12 @@ fn cards() {
         let target = ir::target::Target::by_name("sm_120").and_then(|t| t.with_card(card)).unwrap();
         assert_eq!(grids.max(), target.gpu().map(|gpu| gpu.card.sms), "{card}");
     }
+    // Cards that differ only in bandwidth and memory have the same kernels.
+    let module = |card: &str| {
+        let artifact = format!("{card}.rig");
+        rigc(dir, &["compile", "m.gguf", "--target", "sm_80", "--card", card, "-o", &artifact]);
+        std::fs::read(dir.join(artifact).join("gpu.ptx")).unwrap()
+    };
+    assert!(module("a100") == module("a100-80gb"));
     check_refused(dir, &["run", "rtx5070ti.rig", "x", "--card", "rtx5090"], &["--card rtx5070ti", "rtx5090"]);
 }
