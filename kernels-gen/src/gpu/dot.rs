@@ -30,8 +30,8 @@ pub(crate) fn chunk_bytes(m: &Matrix, columns: usize) -> usize {
     m.format.bytes_of(columns as u64) as usize * WARP_ROWS
 }
 
-/// `acc` plus the products of `columns` columns from `first` on: of row `lane` of the chunk at byte `weights` of `w`, with
-/// the input row.
+/// `acc` plus the products of chunk number `index` of `columns` columns: of row `lane` of the chunk, at byte `weights` of `w`,
+/// with the input row.
 ///
 /// # Errors
 /// For a format without an `unpack`.
@@ -40,11 +40,14 @@ pub(crate) fn dot(
     m: &Matrix,
     (w, weights, lane): (Buf, Value, Value),
     row: &Row,
-    (first, columns): (Value, usize),
+    (index, columns): (Value, usize),
     acc: Value,
 ) -> Result<Value> {
     match (m.format.dot, m.format.unpack, row.float, row.int8) {
-        (DotForm::Float(kind), _, Some(x), _) => Ok(float(b, kind, (w, weights, lane), (x, first, columns), acc)),
+        (DotForm::Float(kind), _, Some(x), _) => {
+            let first = b.imul_const(index, columns);
+            Ok(float(b, kind, (w, weights, lane), (x, first, columns), acc))
+        }
         (_, Some(unpack), _, Some(x)) => {
             Ok(Int { m, unpack, x, row_columns: row.columns, index, columns }.chunk(b, (w, weights, lane), acc))
         }

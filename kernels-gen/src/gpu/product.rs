@@ -388,31 +388,36 @@ impl Stream<'_> {
             let weights = g.param(m.param);
             let bytes = chunk_bytes(m, columns);
             let (tile, mine) = self.tile(&mut g.b, segment, number, unit, part);
-            let stop = mine.map_or(stop, |mine| g.b.select(mine, stop, start));
-            g.for_(start, stop, 1, |g, item| {
+            let b = &mut g.b;
+            let stop = mine.map_or(stop, |mine| b.select(mine, stop, start));
+            let (begin, end) = (b.isub(start, from), b.isub(stop, from));
+            // Before this chunk, what follows in its slot is of this row group; and where that is for the first.
+            let depth = b.size(self.ring.map_or(0, |ring| ring.depth));
+            let least = b.umin(end, depth);
+            let followed = b.isub(end, least);
+            let following = b.iadd_const(tile, self.ring.map_or(0, |ring| ring.depth * bytes));
+            let before = b.isub(from, self.first);
+            g.for_(begin, end, 1, |g, index| {
                 let b = &mut g.b;
-                let index = b.isub(item, from);
-                let (first, at) = (b.imul_const(index, columns), b.imul_const(index, bytes));
-                let at = b.iadd(tile, at);
+                let at = b.imul_const(index, bytes);
                 let old = b.get(acc);
                 let Some(ring) = self.ring else {
-                    let new = dot(b, m, (weights, at, self.at.lane), row, (first, columns), old)?;
+                    let at = b.iadd(tile, at);
+                    let new = dot(b, m, (weights, at, self.at.lane), row, (index, columns), old)?;
                     b.set(acc, new);
                     return Ok(());
                 };
-                let n = b.isub(item, self.first);
+                let n = b.iadd(before, index);
                 let slot = ring.slot(b, n);
                 ring.wait(b, n, slot);
-                let new = dot(b, m, (ring.slots, slot.at, self.at.lane), row, (first, columns), old)?;
+                let new = dot(b, m, (ring.slots, slot.at, self.at.lane), row, (index, columns), old)?;
                 b.set(acc, new);
                 b.sync(Scope::Warp);
-                // What follows in the slot, if it is of this row group.
-                let ahead = b.iadd_const(item, ring.depth);
-                let there = b.compare(Compare::ULt, ahead, stop);
+                let there = b.compare(Compare::ULt, index, followed);
                 b.if_(there, |b| {
                     let chosen = b.elected();
                     b.if_(chosen, |b| {
-                        let from = b.iadd_const(at, ring.depth * bytes);
+                        let from = b.iadd(following, at);
                         ring.copy(b, slot, (weights, from), bytes);
                     });
                 });

@@ -1,14 +1,14 @@
 //! The ring of a warp: slots in shared memory that bulk copies fill with the weights of its next chunks.
 //!
-//! Slots are the warp's own, so that no other warp is waited for. Chunk n of the warp is in slot n mod depth; the mbarrier of
-//! the slot ends phase n / depth when it is there. One lane starts the copy of the chunk that follows in a slot after all
+//! Slots are the warp's own, so that no other warp is waited for. Chunk n of the warp is in slot n mod depth; the mbarrier at
+//! the end of the slot ends phase n / depth when it is there. One lane starts the copy of the chunk that follows in a slot after all
 //! lanes have read the one before. The copies of the first chunks start before the launch before this one ends.
 
 use super::{Place, if_below};
 use ir::kernel::{Buf, Builder, BulkCopy, Mem, Scope, Value};
 
-/// Bytes of an mbarrier.
-const MBARRIER: usize = 8;
+/// Bytes that a slot has for its mbarrier, which keep the next slot aligned.
+const MBARRIER: usize = 16;
 
 /// The ring of each warp.
 #[derive(Debug, Clone, Copy)]
@@ -16,8 +16,8 @@ pub(crate) struct Ring {
     /// Slots of a warp, a power of two.
     pub depth: usize,
     pub slots: Buf,
-    slot_bytes: usize,
-    mbarriers: Buf,
+    /// Bytes of a slot's chunk.
+    chunk: usize,
     /// The warp's first slot.
     first: Value,
 }
@@ -27,24 +27,23 @@ pub(crate) struct Ring {
 pub(crate) struct Slot {
     /// Byte index in the slots.
     pub at: Value,
+    /// The same of its mbarrier.
     mbarrier: Value,
 }
 
 impl Ring {
     /// Declares the shared memory and prepares the mbarriers.
-    pub fn new(b: &mut Builder, at: &Place, depth: usize, slot_bytes: usize) -> Ring {
+    pub fn new(b: &mut Builder, at: &Place, depth: usize, chunk: usize) -> Ring {
         let all = (at.warps * depth) as u64;
-        let slots = b.scratch("slots", Mem::U8, all * slot_bytes as u64);
-        let mbarriers = b.scratch("full", Mem::U8, all * MBARRIER as u64);
-        let first = b.imul_const(at.warp, depth);
+        let slots = b.scratch("slots", Mem::U8, all * (chunk + MBARRIER) as u64);
+        let ring = Ring { depth, slots, chunk, first: b.imul_const(at.warp, depth) };
         if_below(b, at.lane, depth, |b| {
-            let number = b.iadd(first, at.lane);
-            let mbarrier = b.imul_const(number, MBARRIER);
-            b.mbarrier_init(mbarriers, mbarrier);
+            let slot = ring.slot(b, at.lane);
+            b.mbarrier_init(slots, slot.mbarrier);
             b.fence_async();
         });
         b.sync(Scope::Warp);
-        Ring { depth, slots, slot_bytes, mbarriers, first }
+        ring
     }
 
     /// The slot of chunk `n`.
@@ -52,7 +51,8 @@ impl Ring {
         let depth = b.size(self.depth);
         let number = b.urem(n, depth);
         let number = b.iadd(self.first, number);
-        Slot { at: b.imul_const(number, self.slot_bytes), mbarrier: b.imul_const(number, MBARRIER) }
+        let at = b.imul_const(number, self.chunk + MBARRIER);
+        Slot { at, mbarrier: b.iadd_const(at, self.chunk) }
     }
 
     /// Waits until chunk `n` is in its slot.
@@ -60,12 +60,12 @@ impl Ring {
         let (depth, two) = (b.size(self.depth), b.int(2));
         let phase = b.udiv(n, depth);
         let parity = b.urem(phase, two);
-        b.mbarrier_wait(self.mbarriers, slot.mbarrier, parity);
+        b.mbarrier_wait(self.slots, slot.mbarrier, parity);
     }
 
     /// Starts to copy a chunk to its slot, in one thread.
     pub fn copy(&self, b: &mut Builder, slot: Slot, from: (Buf, Value), bytes: usize) {
-        let (to, mbarrier) = ((self.slots, slot.at), (self.mbarriers, slot.mbarrier));
+        let (to, mbarrier) = ((self.slots, slot.at), (self.slots, slot.mbarrier));
         b.bulk_copy(BulkCopy { to, from, bytes: bytes as u32, mbarrier });
     }
 }
