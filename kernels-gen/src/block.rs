@@ -270,6 +270,26 @@ impl Unpack for BlockView<'_> {
         self.push(v)
     }
 
+    fn fill(&mut self, a: Wide) -> Wide {
+        let v = self.b.fill_bytes(self.vector(a));
+        self.push(v)
+    }
+
+    fn negate(&mut self, codes: Wide, mask: Wide) -> Wide {
+        if self.layout != Layout::Rows32 {
+            let flipped = self.xor(codes, mask);
+            return self.sub(flipped, mask);
+        }
+        // 256 less each byte, which takes one from the byte above; a GPU has no instruction for bytes.
+        let all = self.splat(0x0101_0100);
+        let v = self.b.isub(all, self.vector(codes));
+        let negative = self.push(v);
+        let differ = self.xor(codes, negative);
+        let v = self.b.and(self.vector(differ), self.vector(mask));
+        let differ = self.push(v);
+        self.xor(codes, differ)
+    }
+
     fn lut16(&mut self, a: Wide, table: &[i8; 16]) -> Wide {
         let v = self.b.lut16(self.vector(a), *table);
         self.push(v)
@@ -363,6 +383,14 @@ impl Unpack for BlockView<'_> {
     fn iadd(&mut self, a: Value, by: i32) -> Value {
         let by = self.b.int(by);
         self.b.iadd(a, by)
+    }
+
+    fn isum(&mut self, a: Value, b: Value) -> Value {
+        self.b.iadd(a, b)
+    }
+
+    fn count_ones(&mut self, a: Value) -> Value {
+        self.b.count_ones(a)
     }
 
     fn imul(&mut self, a: Value, by: u32) -> Value {

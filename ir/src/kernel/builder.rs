@@ -193,7 +193,7 @@ impl Builder {
     pub fn unary(&mut self, op: Unary, a: Value) -> Value {
         let vector = self.ty(a).is_vector();
         let scalar = match op {
-            Unary::Round | Unary::ToHalf => Ty::I32,
+            Unary::Round | Unary::ToHalf | Unary::CountOnes | Unary::FillBytes => Ty::I32,
             _ => Ty::F32,
         };
         self.pure(Inst::Unary(op, a), if vector { scalar.vector() } else { scalar })
@@ -250,7 +250,7 @@ impl Builder {
 
     unary! {
         fabs Abs, sqrt Sqrt, exp Exp, round Round, to_float ToFloat, from_half FromHalf, to_half ToHalf, from_bf16 FromBf16,
-        sin Sin, cos Cos, as_float AsFloat,
+        sin Sin, cos Cos, as_float AsFloat, count_ones CountOnes, fill_bytes FillBytes,
     }
 
     /// a + constant.

@@ -120,6 +120,10 @@ pub enum Unary {
     Cos,
     /// The bits of an i32 as f32. GPU only.
     AsFloat,
+    /// The number of bits that are set in an i32.
+    CountOnes,
+    /// Each byte of an i32 with its top bit in all places.
+    FillBytes,
 }
 
 /// Two-operand instructions, lane by lane; integers wrap.

@@ -58,22 +58,18 @@ pub(super) fn four_points(u: &mut dyn Unpack, table: &'static [u32], points: [Va
     u.wide(words)
 }
 
-/// Two bytes as a number of 16 bits.
-pub(super) fn pair(u: &mut dyn Unpack, [low, high]: [Value; 2]) -> Value {
-    let high = u.ishl(high, 8);
+/// An index whose low byte is `low` and whose bits from 8 on are `width` bits of `high` from bit `from` on.
+pub(super) fn index(u: &mut dyn Unpack, low: Value, (high, from, width): (Value, u32, u32)) -> Value {
+    let high = if from > 8 { u.ishr(high, from - 8) } else { u.ishl(high, 8 - from) };
+    let high = u.iand(high, ((1 << width) - 1) << 8);
     u.ior(low, high)
 }
 
-/// [`even`] over a builder; `signs` is below 128.
+/// [`even`] over a builder, with more bits above the eighth; `signs` is below 128.
 pub(super) fn unpack_even(u: &mut dyn Unpack, signs: Value) -> Value {
-    let mut odd = signs;
-    for by in [4, 2, 1] {
-        let other = u.ishr(odd, by);
-        odd = u.ixor(odd, other);
-    }
-    let odd = u.iand(odd, 1);
-    let odd = u.ishl(odd, 7);
-    u.ior(signs, odd)
+    let ones = u.count_ones(signs);
+    let parity = u.ishl(ones, 7);
+    u.isum(signs, parity)
 }
 
 /// d (2 s + 1) `by`.

@@ -3,7 +3,7 @@
 //! 3-bit scales of four groups and, on top, a quarter of the f16 scale.
 use super::{
     DotForm, Field, QuantFormat, Scale, Unpack, Unpacked,
-    grid::{odd_scale, pair, ternary, unpack_ternary},
+    grid::{index, odd_scale, ternary, unpack_ternary},
 };
 
 /// IQ1_M.
@@ -43,9 +43,8 @@ pub static FORMAT: QuantFormat = QuantFormat {
 fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let qh = u.byte(1, e / 16);
     let points = [0, 1].map(|i| {
-        let high = u.bits(qh, i * 4, 3);
         let low = u.byte(0, e / 8 + i);
-        pair(u, [low, high])
+        index(u, low, (qh, i * 4, 3))
     });
     let less = [3, 7].map(|from| u.bits(qh, from, 1));
     let codes = unpack_ternary(u, points, less);

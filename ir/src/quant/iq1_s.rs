@@ -2,8 +2,8 @@
 //! 16 bits of `qh`: the three high bits of four indices, a 3-bit scale, and whether its elements are less or more by an
 //! eighth.
 use super::{
-    DotForm, Field, QuantFormat, Scale, Unpack, Unpacked,
-    grid::{odd_scale, pair, ternary, unpack_ternary},
+    DotForm, Field, QuantFormat, Scale, Scaling, Unpack, Unpacked,
+    grid::{TERNARY, index, odd_scale, ternary, two_points},
 };
 
 /// IQ1_S.
@@ -35,12 +35,19 @@ pub static FORMAT: QuantFormat = QuantFormat {
 fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let qh = u.short(2, e / 32 * 2);
     let points = [e / 8, e / 8 + 1].map(|i| {
-        let high = u.bits(qh, i % 4 * 3, 3);
         let low = u.byte(1, i);
-        pair(u, [low, high])
+        index(u, low, (qh, i % 4 * 3, 3))
     });
-    let less = u.ishr(qh, 15);
-    let codes = unpack_ternary(u, points, [less, less]);
+    let codes = two_points(u, &TERNARY, points);
+    // Codes and what is added to them are eighths.
     let (d, s) = (u.half(0, 0), u.bits(qh, 12, 3));
-    Unpacked { codes, shift: 0, scale: odd_scale(u, d, s, 0.125), plus: None }
+    let scale = odd_scale(u, d, s, 0.125);
+    let less = u.ishr(qh, 15);
+    let plus = scale.times.map(|times| {
+        // Its negative where the bit is set: all bits flipped, and one more.
+        let flips = u.imul(less, u32::MAX);
+        let flipped = u.ixor(times, flips);
+        u.isum(flipped, less)
+    });
+    Unpacked { codes, shift: 0, scale, plus: Some(Scaling { factor: scale.factor, times: plus }) }
 }

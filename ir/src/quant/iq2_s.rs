@@ -2,7 +2,7 @@
 //! high bits of four in a byte of `qh`, and a byte of signs.
 use super::{
     DotForm, Field, QuantFormat, Scale, Unpack, Unpacked,
-    grid::{element, odd_scale, pair, points, signed, two_points},
+    grid::{element, index, odd_scale, points, signed, two_points},
 };
 
 /// IQ2_S.
@@ -36,12 +36,12 @@ pub static FORMAT: QuantFormat = QuantFormat {
 fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let qh = u.byte(3, e / 32);
     let points = [e / 8, e / 8 + 1].map(|i| {
-        let high = u.bits(qh, i % 4 * 2, 2);
         let low = u.byte(1, i);
-        pair(u, [low, high])
+        index(u, low, (qh, i % 4 * 2, 2))
     });
     let codes = two_points(u, &POINTS, points);
-    let signs = u.short(2, e / 8);
+    let signs = [0, 1].map(|i| u.byte(2, e / 8 + i));
+    let signs = u.masks(signs);
     let (d, s) = (u.half(0, 0), u.byte(4, e / 32));
     let s = u.bits(s, e / 16 % 2 * 4, 4);
     Unpacked { codes: u.negate(codes, signs), shift: 0, scale: odd_scale(u, d, s, 0.125), plus: None }

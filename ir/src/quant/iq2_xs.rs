@@ -2,7 +2,7 @@
 //! seven sign bits (the eighth makes their number even).
 use super::{
     DotForm, Field, QuantFormat, Scale, Unpack, Unpacked,
-    grid::{element, even, odd_scale, pair, points, signed, two_points, unpack_even},
+    grid::{element, even, odd_scale, points, signed, two_points, unpack_even},
 };
 
 /// IQ2_XS.
@@ -39,7 +39,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
         let seven = u.bits(both, from, 7);
         unpack_even(u, seven)
     });
-    let signs = pair(u, signs);
+    let signs = u.masks(signs);
     let (d, s) = (u.half(0, 0), u.byte(2, e / 32));
     let s = u.bits(s, e / 16 % 2 * 4, 4);
     Unpacked { codes: u.negate(codes, signs), shift: 0, scale: odd_scale(u, d, s, 0.125), plus: None }

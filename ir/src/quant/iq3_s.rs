@@ -2,7 +2,7 @@
 //! bits of eight in a byte of `qh`; each eight have a byte of signs.
 use super::{
     DotForm, Field, QuantFormat, Scale, Unpack, Unpacked,
-    grid::{element, four_points, odd_scale, pair, points, signed},
+    grid::{element, four_points, index, odd_scale, points, signed},
 };
 
 /// IQ3_S.
@@ -36,12 +36,12 @@ pub static FORMAT: QuantFormat = QuantFormat {
 fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let qh = u.byte(2, e / 32);
     let points = [0, 1, 2, 3].map(|i| {
-        let high = u.bits(qh, e / 4 % 8 + i, 1);
         let low = u.byte(1, e / 4 + i);
-        pair(u, [low, high])
+        index(u, low, (qh, e / 4 % 8 + i, 1))
     });
     let codes = four_points(u, &POINTS, points);
-    let signs = u.short(3, e / 8);
+    let signs = [0, 1].map(|i| u.byte(3, e / 8 + i));
+    let signs = u.masks(signs);
     let (d, s) = (u.half(0, 0), u.byte(4, e / 64));
     let s = u.bits(s, e / 32 % 2 * 4, 4);
     Unpacked { codes: u.negate(codes, signs), shift: 0, scale: odd_scale(u, d, s, 1.0), plus: None }

@@ -2,7 +2,7 @@
 //! times seven sign bits (the eighth makes their number even) and a 4-bit scale on top.
 use super::{
     DotForm, Field, QuantFormat, Scale, Unpack, Unpacked,
-    grid::{element, even, four_points, odd_scale, pair, points, signed, unpack_even},
+    grid::{element, even, four_points, odd_scale, points, signed, unpack_even},
 };
 
 /// IQ3_XXS.
@@ -40,7 +40,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
         let seven = u.bits(word, (e % 32 / 8 + i) * 7, 7);
         unpack_even(u, seven)
     });
-    let signs = pair(u, signs);
+    let signs = u.masks(signs);
     let (d, s) = (u.half(0, 0), u.ishr(word, 28));
     Unpacked { codes: u.negate(codes, signs), shift: 0, scale: odd_scale(u, d, s, 0.25), plus: None }
 }

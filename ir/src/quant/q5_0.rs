@@ -32,6 +32,6 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let low = u.and(low, 0x0f0f_0f0f);
     let qh = u.word(1, 0);
     let high = u.ishr(qh, e);
-    let high = u.spread(high, 16);
+    let high = u.spread(high, 4);
     Unpacked { codes: u.or(low, high), shift: 0, scale: u.half(0, 0).into(), plus: None }
 }

@@ -73,6 +73,10 @@ pub trait Unpack {
     fn shr(&mut self, a: Wide, by: u32) -> Wide;
     /// Each byte minus that of `b`, wrapping.
     fn sub(&mut self, a: Wide, b: Wide) -> Wide;
+    /// Each byte with its top bit in all places.
+    fn fill(&mut self, a: Wide) -> Wide;
+    /// The codes, which are above 0, negated in the bytes where `mask` is all ones; elsewhere it is 0.
+    fn negate(&mut self, codes: Wide, mask: Wide) -> Wide;
     /// Each byte, which is below 16, replaced by its table entry.
     fn lut16(&mut self, a: Wide, table: &[i8; 16]) -> Wide;
 
@@ -105,6 +109,10 @@ pub trait Unpack {
     fn iadd(&mut self, a: Value, by: i32) -> Value;
     /// u32 times a constant, wrapping.
     fn imul(&mut self, a: Value, by: u32) -> Value;
+    /// u32 plus u32, wrapping.
+    fn isum(&mut self, a: Value, b: Value) -> Value;
+    /// The number of bits that are set.
+    fn count_ones(&mut self, a: Value) -> Value;
     /// Signed 32-bit integer to f32.
     fn to_f32(&mut self, a: Value) -> Value;
     /// The finite f16 in the low 16 bits of an integer, the rest zero, to f32.
@@ -137,21 +145,26 @@ pub trait Unpack {
         let a = self.ishr(a, from);
         if from + width == 32 { a } else { self.iand(a, (1 << width) - 1) }
     }
-    /// The low 16 bits of `a`, each as a byte: `byte` where it is set, else 0.
-    fn spread(&mut self, a: Value, byte: u8) -> Wide {
+    /// The low 16 bits of `a`, each as bit `to` of a byte; the others are 0.
+    fn spread(&mut self, a: Value, to: u32) -> Wide {
         let words = [0, 4, 8, 12].map(|from| {
             let four = self.bits(a, from, 4);
             // Bit i goes to bit 8 i; the other products of the factors' bits fall between.
-            let spread = self.imul(four, 0x0020_4081);
-            let spread = self.iand(spread, 0x0101_0101);
-            if byte == 1 { spread } else { self.imul(spread, byte.into()) }
+            let spread = self.imul(four, 0x0020_4081 << to);
+            self.iand(spread, 0x0101_0101 << to)
         });
         self.wide(words)
     }
-    /// The codes, those negated whose bit of the low 16 of `signs` is set.
-    fn negate(&mut self, codes: Wide, signs: Value) -> Wide {
-        let mask = self.spread(signs, 0xff);
-        let flipped = self.xor(codes, mask);
-        self.sub(flipped, mask)
+    /// All ones in the bytes whose bit is set in the low 8 of each of `a`.
+    fn masks(&mut self, a: [Value; 2]) -> Wide {
+        // Bit i goes to the top of byte i; the other products of the factors' bits fall below.
+        let [[p, q], [r, s]] = a.map(|eight| {
+            [(15, 0x1020_4080), (0xf0, 0x0102_0408)].map(|(mask, factor)| {
+                let four = self.iand(eight, mask);
+                self.imul(four, factor)
+            })
+        });
+        let tops = self.wide([p, q, r, s]);
+        self.fill(tops)
     }
 }

@@ -246,24 +246,22 @@ impl Int<'_> {
     }
 }
 
-/// Adds the integers of `terms` times their scalings times `x` to `sums`.
+/// Adds the integers of `terms` times their scalings times `x` to `sums`. Both of two are converted at once where they
+/// share their factor.
 fn add(b: &mut Builder, sums: &mut Sums, x: Value, terms: &[(Scaling, u8, Value)]) {
-    let mut rest = terms;
-    while let Some(&(scale, shift, _)) = rest.first() {
-        let alike = |&&(s, at, _): &&(Scaling, u8, Value)| {
-            s.factor == scale.factor && at == shift && s.times.is_some() == scale.times.is_some()
-        };
-        // Those without a number of their own are not alike but for their scale: each is a term.
-        let count = if scale.times.is_none() { 1 } else { rest.iter().take_while(alike).count() };
-        let mut total = None;
-        for &(s, _, v) in &rest[..count] {
-            let product = s.times.map_or(v, |times| b.imul(v, times));
-            total = Some(total.map_or(product, |total| b.iadd(total, product)));
-        }
-        if let Some(total) = total {
+    let products: Vec<Value> =
+        terms.iter().map(|&(scale, _, v)| scale.times.map_or(v, |times| b.imul(v, times))).collect();
+    match (terms, products.as_slice()) {
+        (&[(p, shift, _), (q, same, _)], &[v, w]) if (p.factor, shift) == (q.factor, same) => {
+            let total = b.iadd(v, w);
             let total = b.to_float(total);
-            sums.add(b, (scale.factor, shift), x, total);
+            sums.add(b, (p.factor, shift), x, total);
         }
-        rest = &rest[count..];
+        _ => {
+            for (&(scale, shift, _), v) in terms.iter().zip(products) {
+                let v = b.to_float(v);
+                sums.add(b, (scale.factor, shift), x, v);
+            }
+        }
     }
 }

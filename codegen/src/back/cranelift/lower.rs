@@ -404,6 +404,8 @@ impl Lowering<'_, '_> {
             Unary::FromHalf => math::from_half(&mut self.b, a),
             Unary::ToHalf => math::to_half(&mut self.b, a),
             Unary::FromBf16 => math::from_bf16(&mut self.b, a),
+            Unary::CountOnes => self.b.ins().popcnt(a),
+            Unary::FillBytes => math::fill_bytes(&mut self.b, a),
             Unary::Sin | Unary::Cos | Unary::AsFloat => return Err(gpu_only()),
         })
     }

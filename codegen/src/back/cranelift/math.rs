@@ -28,6 +28,16 @@ fn int(b: &mut B<'_>, like: Value, v: i32) -> Value {
     if b.func.dfg.value_type(like).is_vector() { b.ins().splat(types::I32X4, scalar) } else { scalar }
 }
 
+/// Each byte with its top bit in all places.
+pub(super) fn fill_bytes(b: &mut B<'_>, x: Value) -> Value {
+    let ones = int(b, x, 0x0101_0101);
+    let tops = b.ins().ushr_imm_u(x, 7);
+    let tops = b.ins().band(tops, ones);
+    // 256 times each less itself, which takes from the byte above what that has too many.
+    let above = b.ins().ishl_imm_u(tops, 8);
+    b.ins().isub(above, tops)
+}
+
 /// A float constant in the shape of `like`.
 fn float(b: &mut B<'_>, like: Value, v: f32) -> Value {
     let scalar = b.ins().f32const(v);

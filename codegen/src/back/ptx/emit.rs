@@ -103,7 +103,8 @@ pub(super) fn emit(kernel: &Verified<Kernel>, gpu: &Gpu) -> Result<String> {
             let list: Vec<String> = words.iter().map(u32::to_string).collect();
             _ = writeln!(
                 out,
-                "\n.global .align 16 .b32 {}[{}] = {{{}}};",
+                "\n.global .align {} .b32 {}[{}] = {{{}}};",
+                (words.len() * 4).next_power_of_two().max(16),
                 e.constant(number),
                 words.len(),
                 list.join(", ")
@@ -421,7 +422,16 @@ impl Emitter<'_> {
                 let (i, size) = (self.one(index), Operand::Int(size as i32));
                 let at = match decl.space {
                     Space::Scratch(_) => self.op(Class::Word, "mad.lo.u32", &[i, size, base]),
-                    Space::Param(_) | Space::Constant(_) => self.op(Class::Wide, "mad.wide.u32", &[i, size, base]),
+                    Space::Param(_) => self.op(Class::Wide, "mad.wide.u32", &[i, size, base]),
+                    Space::Constant(_) => {
+                        // Aligned to its size, so that the high half of all its addresses is the same.
+                        let (low, high) = (self.reg(Class::Word), self.reg(Class::Word));
+                        self.line(format_args!("mov.b64 {{{low}, {high}}}, {base};"));
+                        let low = self.op(Class::Word, "mad.lo.u32", &[i, size, low]);
+                        let at = self.reg(Class::Wide);
+                        self.line(format_args!("mov.b64 {at}, {{{low}, {high}}};"));
+                        at
+                    }
                 };
                 if let Some(open) = self.addresses.last_mut() {
                     open.insert((buf, index), at);
@@ -623,6 +633,8 @@ impl Emitter<'_> {
             Unary::Sin => self.op(Class::Float, "sin.approx.f32", &[a]),
             Unary::Cos => self.op(Class::Float, "cos.approx.f32", &[a]),
             Unary::AsFloat => self.op(Class::Float, "mov.b32", &[a]),
+            Unary::CountOnes => self.op(Class::Word, "popc.b32", &[a]),
+            Unary::FillBytes => self.op(Class::Word, "prmt.b32", &[a, a, Operand::Int(0xba98)]),
         }
     }
 
