@@ -36,10 +36,17 @@ pub static FORMAT: QuantFormat = QuantFormat {
 
 fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let qs = u.words(1, e / 128 * 32 + e % 32);
-    let low = u.shr(qs, e % 128 / 32 * 2);
-    let low = u.and(low, 0x0303_0303);
+    // The last two bits of a byte leave no place for a third above them.
+    let from = e % 128 / 32 * 2;
+    let (low, shift) = if from < 6 {
+        u.part(qs, from, 2)
+    } else {
+        let qs = u.shr(qs, 2);
+        u.part(qs, from - 2, 2)
+    };
     let hmask = u.words(0, e % 32);
-    let high = u.take(hmask, e / 32, 2, 0x0404_0404);
+    let to = 2 + u32::from(shift);
+    let high = u.take(hmask, e / 32, to, 0x0101_0101 << to);
     let codes = u.or(low, high);
 
     // A scale less 32, times 4, is a signed byte: the top bit of its six is flipped.
@@ -52,5 +59,5 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let scales = u.flip(scales, 0x80);
     let times = Some(u.pick(scales, g % 4, true));
     let d = u.half(3, 0);
-    Unpacked { codes, shift: 0, scale: Scaling { factor: u.fscale(d, 0.25), times }, plus: None }
+    Unpacked { codes, shift, scale: Scaling { factor: u.fscale(d, 0.25), times }, plus: None }
 }
