@@ -4,11 +4,12 @@
 //! `kernels-gen/schedules`, RON files, one for each target, are part of the program; rows that a caller gives come before.
 
 use crate::Generated;
-use ir::abi::KV_BLOCK;
+use ir::abi::{KV_BLOCK, WARP_ROWS};
 use ir::graph::Op;
+use ir::quant::Format;
 use ir::spec::{CpuSchedule, GpuSchedule, KernelSpec, Prologue, Schedule};
 use ir::target::{Gpu, Machine, Target};
-use ir::tensor::Elem;
+use ir::tensor::{Elem, TensorType};
 use ir::{Error, Result};
 use serde::Deserialize;
 
@@ -45,13 +46,25 @@ const TABLES: &[(&str, &str)] = &[
     ("sm_120", include_str!("../schedules/sm_120.ron")),
 ];
 
-/// Warps of a CTA and depths of its rings, best first. Deep rings keep weights coming while a warp computes; many warps
-/// prepare input rows faster.
-const RINGS: [(u32, u32); 7] = [(8, 4), (8, 2), (4, 4), (4, 2), (8, 1), (4, 1), (2, 1)];
+/// Warps of a CTA, depths of their rings and columns of a chunk, best first. Deep rings keep weights coming while a warp
+/// computes, many warps prepare input rows faster, large chunks need fewer instructions around them.
+const RINGS: [(u32, u32, u32); 9] = [
+    (8, 4, 512),
+    (8, 2, 512),
+    (8, 1, 512),
+    (4, 1, 512),
+    (8, 2, 256),
+    (4, 2, 256),
+    (8, 1, 256),
+    (4, 1, 256),
+    (2, 1, 256),
+];
 /// Without rings: with 4 KiB in flight for each warp, several times what hides the latency of memory.
-const NO_RING: (u32, u32) = (8, 0);
-/// Columns of a chunk: the largest block of a format.
+const NO_RING: (u32, u32, u32) = (8, 0, 256);
+/// Columns of a chunk in every product; larger ones are for products that give each CTA enough of them.
 const CHUNK: u32 = 256;
+/// Chunks of a CTA that balance a grid well enough: one more or less is 6 % of its time.
+const CHUNKS: usize = 16;
 /// CTAs of overlapping launches that a multiprocessor is to hold at once: one computes, one waits with full rings.
 const RESIDENT: u32 = 2;
 /// Shared memory that a GPU takes for itself of that of each CTA, bytes.
@@ -110,11 +123,13 @@ fn tuned(spec: &KernelSpec, own: &[Row]) -> Result<Option<Schedule>> {
 /// What a GPU kernel of a spec may run with, best first: a CTA on every multiprocessor, with rings where there are products
 /// and bulk copies.
 pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Vec<Schedule> {
-    let rings = gpu.bulk_copies() && spec.body.nodes().iter().any(|n| n.op == Op::MatMul);
-    let rings = if rings { RINGS.as_slice() } else { &[] };
-    let schedule =
-        |&(warps, depth): &(u32, u32)| Schedule::Gpu(GpuSchedule { ctas: gpu.card.sms, warps, chunk: CHUNK, depth });
-    rings.iter().chain([&NO_RING]).map(schedule).collect()
+    let tiles: usize = matrices(spec).map(|(ty, _)| ty.rows().div_ceil(WARP_ROWS) * ty.columns()).sum();
+    let enough = |chunk: u32| chunk == CHUNK || tiles / chunk as usize >= CHUNKS * gpu.card.sms as usize;
+    let rings = RINGS.iter().filter(|(.., chunk)| gpu.bulk_copies() && tiles > 0 && enough(*chunk));
+    let schedule = |&(warps, depth, chunk): &(u32, u32, u32)| {
+        Schedule::Gpu(GpuSchedule { ctas: gpu.card.sms, warps, chunk, depth })
+    };
+    rings.chain([&NO_RING]).map(schedule).collect()
 }
 
 /// A CPU schedule where no table has a row.
@@ -143,12 +158,14 @@ fn context(spec: &KernelSpec) -> usize {
 
 /// Columns and row bytes of the first weight matrix of a spec; zeros if there is none.
 fn first_matrix(spec: &KernelSpec) -> (usize, usize) {
+    matrices(spec).next().map_or((0, 0), |(ty, format)| (ty.columns(), format.bytes_of(ty.columns() as u64) as usize))
+}
+
+/// The weight matrices of a spec's products.
+fn matrices(spec: &KernelSpec) -> impl Iterator<Item = (&TensorType, Format)> {
     let weights = spec.body.nodes().iter().filter(|n| n.op == Op::MatMul).map(|n| spec.body.ty(n.inputs[0]));
-    weights
-        .filter_map(|ty| match ty.elem {
-            Elem::Ggml(format) => Some((ty.columns(), format.bytes_of(ty.columns() as u64) as usize)),
-            _ => None,
-        })
-        .next()
-        .unwrap_or((0, 0))
+    weights.filter_map(|ty| match ty.elem {
+        Elem::Ggml(format) => Some((ty, format)),
+        _ => None,
+    })
 }
