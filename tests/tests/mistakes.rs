@@ -70,7 +70,7 @@ const MISTAKES: &[Mistake] = &[
     mistake("project", ("expect_tx", 1), Drop(1), "deadlock", "nobody arrives for a chunk"),
     mistake("project", ("cp.async.bulk", 0), Drop(1), "mbarrier_tx", "the first chunks are not copied"),
     mistake("project", ("cp.async.bulk", 1), Swap(", 1152,", ", 1136,"), "mbarrier_tx", "a copy is 16 bytes short"),
-    mistake("project", ("cp.async.bulk", 1), Further(16), "async_copy", "a copy lands 16 bytes too far"),
+    mistake("project", ("cp.async.bulk", 1), Further(16), "mbarrier", "a copy lands 16 bytes too far"),
     mistake("project", ("cp.async.bulk", 1), Further(8), "misaligned", "a copy lands where none can"),
     mistake(
         "project",

@@ -64,6 +64,14 @@ pub(crate) fn if_below(b: &mut Builder, a: Value, limit: usize, f: impl FnOnce(&
     b.if_(below, f);
 }
 
+/// `f`, if there is a condition, where it holds.
+pub(crate) fn maybe(b: &mut Builder, cond: Option<Value>, f: impl FnOnce(&mut Builder)) {
+    match cond {
+        Some(cond) => b.if_(cond, f),
+        None => f(b),
+    }
+}
+
 /// Calls `f` for every i < `count` of this thread's share.
 pub(crate) fn for_threads(b: &mut Builder, at: &Place, count: usize, f: impl FnOnce(&mut Builder, Value)) {
     if count == at.threads() {

@@ -9,7 +9,7 @@
 use super::dot::{chunk, chunk_bytes, dot};
 use super::ring::Ring;
 use super::rows::{self, Row};
-use super::{LANES, Place, if_below};
+use super::{LANES, Place, if_below, maybe};
 use crate::body::{Linear, Matrix};
 use crate::generator::Generator;
 use ir::Result;
@@ -506,12 +506,4 @@ impl Stream<'_> {
 fn umax(b: &mut Builder, x: Value, y: Value) -> Value {
     let less = b.compare(Compare::ULt, x, y);
     b.select(less, y, x)
-}
-
-/// `f`, if there is a condition, where it holds.
-fn maybe(b: &mut Builder, cond: Option<Value>, f: impl FnOnce(&mut Builder)) {
-    match cond {
-        Some(cond) => b.if_(cond, f),
-        None => f(b),
-    }
 }

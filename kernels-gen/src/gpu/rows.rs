@@ -1,10 +1,11 @@
 //! The input row of matrix products in the shared memory of each CTA: normalised, and quantised where products want it.
 //!
-//! Every CTA prepares the whole row by itself, from the L2 cache, so that no barrier of the grid stands between. Float
-//! rows without a norm are read where they are.
+//! Every CTA prepares the whole row by itself, from the L2 cache, so that no barrier of the grid stands between. What a thread
+//! reads it loads at once, and holds it if it can, as the CTA waits for that. Float rows without a norm are read where they
+//! are.
 
-use super::{LANES, Place, cta_sum, for_threads, if_below, lanes_isum, lanes_max};
-use crate::body::{Linear, Matrix};
+use super::{LANES, Place, cta_sum, if_below, lanes_isum, lanes_max, maybe};
+use crate::body::Linear;
 use crate::generator::Generator;
 use ir::Result;
 use ir::abi::{LANE_BYTES, Q8_BLOCK};
@@ -42,6 +43,96 @@ pub(crate) struct Row {
     pub columns: usize,
 }
 
+/// Fours that a thread keeps in registers from the first pass over the row to the last.
+const HELD: usize = 16;
+/// Fours that a thread loads before it uses the first, so that it waits for memory once.
+const BATCH: usize = 8;
+
+/// Four elements of the row.
+struct Four {
+    /// The first's column.
+    column: Value,
+    v: Value,
+    /// Whether it is this thread's, unless all are; those that are not repeat a four of the last block.
+    inside: Option<Value>,
+}
+
+/// A row whose fours are spread over the threads of a CTA: one for each in turn, so that eight lanes share a block.
+struct Spread<'a> {
+    at: &'a Place,
+    x: Buf,
+    fours: usize,
+    /// Those of this thread, if it holds them.
+    held: Option<Vec<Four>>,
+}
+
+impl<'a> Spread<'a> {
+    fn new(b: &mut Builder, at: &'a Place, x: Buf, columns: usize) -> Self {
+        let mut spread = Spread { at, x, fours: columns / 4, held: None };
+        if spread.each() <= HELD {
+            let exact = spread.fours.is_multiple_of(at.threads());
+            spread.held = Some((0..spread.each()).map(|j| spread.load(b, at.thread, j, exact)).collect());
+        }
+        spread
+    }
+
+    /// Most fours of a thread.
+    fn each(&self) -> usize {
+        self.fours.div_ceil(self.at.threads())
+    }
+
+    /// The four that is `j` turns after number `first`; `exact`: all of these are there.
+    fn load(&self, b: &mut Builder, first: Value, j: usize, exact: bool) -> Four {
+        let mut i = b.iadd_const(first, j * self.at.threads());
+        let inside = (!exact).then(|| {
+            let (end, eight, last) = (b.size(self.fours), b.size(8), b.size(self.fours - self.fours.min(8)));
+            let inside = b.compare(Compare::ULt, i, end);
+            let in_block = b.urem(self.at.lane, eight);
+            let repeated = b.iadd(last, in_block);
+            i = b.select(inside, i, repeated);
+            inside
+        });
+        let column = b.imul_const(i, 4);
+        Four { column, v: b.load4(self.x, column, Mem::F32), inside }
+    }
+
+    /// Calls `f` for each four of this thread.
+    fn each_four(&self, b: &mut Builder, mut f: impl FnMut(&mut Builder, &Four)) {
+        if let Some(held) = &self.held {
+            return held.iter().for_each(|four| f(b, four));
+        }
+        let exact = self.fours.is_multiple_of(self.at.threads() * BATCH);
+        let (start, end) = (b.imul_const(self.at.warp, LANES), b.size(self.fours));
+        b.for_(start, end, (self.at.threads() * BATCH) as u32, |b, first| {
+            let first = b.iadd(first, self.at.lane);
+            let batch: Vec<Four> = (0..BATCH).map(|j| self.load(b, first, j, exact)).collect();
+            batch.iter().for_each(|four| f(b, four));
+        });
+    }
+
+    /// 1 / sqrt(mean of squares + eps) of the row, for every thread.
+    fn inverse_rms(&self, b: &mut Builder, eps: f32) -> Value {
+        let sums = b.scratch("squares", Mem::F32, self.at.warps as u64 * 4);
+        let zero = b.float(0.0);
+        let sum = b.var(zero);
+        self.each_four(b, |b, four| {
+            let squares = b.fmul(four.v, four.v);
+            let squares = b.sum(squares);
+            let squares = four.inside.map_or(squares, |inside| b.select(inside, squares, zero));
+            let old = b.get(sum);
+            let new = b.fadd(old, squares);
+            b.set(sum, new);
+        });
+        let sum = b.get(sum);
+        let total = cta_sum(b, self.at, sums, sum);
+        let (n, eps, one) = (b.float(4.0 * self.fours as f32), b.float(eps), b.float(1.0));
+        let mean = b.fdiv(total, n);
+        let mean = b.fadd(mean, eps);
+        let root = b.sqrt(mean);
+        b.fdiv(one, root)
+    }
+}
+
 /// Prepares the row that the products want; they must share their source.
 ///
 /// # Errors
@@ -52,81 +143,41 @@ pub(crate) fn prepare(g: &mut Generator<'_>, at: &Place, products: &[Linear]) ->
         return Err(g.unsupported("products of different inputs"));
     }
     let columns = source.columns;
-    let matrices: Vec<Matrix> = products.iter().map(|p| p.matrix).collect();
+    let wants_int8 = products.iter().any(|p| p.matrix.wants_int8());
+    let wants_float = products.iter().any(|p| !p.matrix.wants_int8());
     let x = g.param(source.x);
     let norm = source.norm.map(|(w, eps)| (g.param(w), eps));
     let b = &mut g.b;
-    let scale = norm.map(|(w, eps)| {
-        let sums = b.scratch("squares", Mem::F32, at.warps as u64 * 4);
-        (w, inverse_rms(b, at, x, columns, eps, sums))
-    });
-    // Four elements of the row.
-    let input = |b: &mut Builder, c: Value| {
-        let v = b.load4(x, c, Mem::F32);
-        let Some((w, r)) = scale else { return v };
-        let r = b.splat(r);
-        let v = b.fmul(v, r);
-        let w = b.load4(w, c, Mem::F32);
-        b.fmul(v, w)
-    };
-    let float = matrices.iter().any(|m| !m.wants_int8()).then(|| match scale {
+    // A float row without a norm is used where it is.
+    let float = wants_float.then(|| match norm {
         None => x,
-        Some(_) => {
-            let row = b.scratch("row", Mem::F32, columns as u64 * 4);
-            for_threads(b, at, columns / 4, |b, i| {
-                let c = b.imul_const(i, 4);
-                let v = input(b, c);
-                b.store(row, c, Mem::F32, v);
+        Some(_) => b.scratch("row", Mem::F32, columns as u64 * 4),
+    });
+    let bytes = Meta::Last.plane(columns) + columns / Q8_BLOCK * 4;
+    let int8 = wants_int8.then(|| b.scratch("codes", Mem::U8, bytes as u64));
+    if norm.is_some() || int8.is_some() {
+        let spread = Spread::new(b, at, x, columns);
+        let norm = norm.map(|(w, eps)| (w, spread.inverse_rms(b, eps)));
+        spread.each_four(b, |b, four| {
+            let v = norm.map_or(four.v, |(w, r)| {
+                let (r, w) = (b.splat(r), b.load4(w, four.column, Mem::F32));
+                let v = b.fmul(four.v, r);
+                b.fmul(v, w)
             });
-            row
-        }
-    });
-    let int8 = matrices.iter().any(Matrix::wants_int8).then(|| {
-        let bytes = Meta::Last.plane(columns) + columns / Q8_BLOCK * 4;
-        let row = b.scratch("codes", Mem::U8, bytes as u64);
-        // Whole warps, as eight lanes share a block; those past the end repeat the last.
-        let (start, end, last) = (b.imul_const(at.warp, LANES), b.size(columns / 4), b.size(columns / 4 - 8));
-        b.for_(start, end, at.threads() as u32, |b, first| {
-            let i = b.iadd(first, at.lane);
-            let inside = b.compare(Compare::ULt, i, end);
-            let eight = b.size(8);
-            let in_block = b.urem(at.lane, eight);
-            let repeated = b.iadd(last, in_block);
-            let i = b.select(inside, i, repeated);
-            let c = b.imul_const(i, 4);
-            let v = input(b, c);
-            quantise(b, at, row, columns, c, v, inside);
+            if let (Some(row), true) = (float, norm.is_some()) {
+                maybe(b, four.inside, |b| b.store(row, four.column, Mem::F32, v));
+            }
+            if let Some(row) = int8 {
+                quantise(b, at, (row, columns), (four.column, v), four.inside);
+            }
         });
-        row
-    });
+    }
     b.sync(Scope::Cta);
     Ok(Row { int8, float, columns })
 }
 
-/// 1 / sqrt(mean of squares + eps) of a row, for every thread.
-fn inverse_rms(b: &mut Builder, at: &Place, x: Buf, columns: usize, eps: f32, sums: Buf) -> Value {
-    let zero = b.float(0.0);
-    let sum = b.var(zero);
-    for_threads(b, at, columns / 4, |b, i| {
-        let c = b.imul_const(i, 4);
-        let v = b.load4(x, c, Mem::F32);
-        let squares = b.fmul(v, v);
-        let squares = b.sum(squares);
-        let old = b.get(sum);
-        let new = b.fadd(old, squares);
-        b.set(sum, new);
-    });
-    let sum = b.get(sum);
-    let total = cta_sum(b, at, sums, sum);
-    let (n, eps, one) = (b.float(columns as f32), b.float(eps), b.float(1.0));
-    let mean = b.fdiv(total, n);
-    let mean = b.fadd(mean, eps);
-    let root = b.sqrt(mean);
-    b.fdiv(one, root)
-}
-
-/// Quantises the block whose elements c.. c + 4 this lane holds, as one of eight lanes; only those `inside` write.
-fn quantise(b: &mut Builder, at: &Place, row: Buf, columns: usize, c: Value, v: Value, inside: Value) {
+/// Quantises the block of which this lane holds elements c.. c + 4, as one of eight lanes; only those `inside` write.
+fn quantise(b: &mut Builder, at: &Place, (row, columns): (Buf, usize), (c, v): (Value, Value), inside: Option<Value>) {
     let magnitudes = b.fabs(v);
     let largest = b.max(magnitudes);
     let largest = lanes_max(b, largest, 8);
@@ -146,7 +197,7 @@ fn quantise(b: &mut Builder, at: &Place, row: Buf, columns: usize, c: Value, v: 
     let half = lanes_isum(b, sum, 4);
     let other = b.shuffle_xor(half, 4);
     let all = b.iadd(half, other);
-    b.if_(inside, |b| {
+    maybe(b, inside, |b| {
         b.store(row, c, Mem::I32, word);
         let eight = b.size(8);
         let first = b.urem(at.lane, eight);
