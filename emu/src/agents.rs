@@ -1,7 +1,7 @@
 //! Whose accesses the race detector notes, and what they have released to each other: the part of memory that is neither
 //! bytes nor notes of accesses. Numbers of agents are never used again before a boundary ([`crate::memory`]).
 
-use crate::clock::{Agent, AgentSet, Clock, MAX_AGENT, join};
+use crate::clock::{Agent, AgentSet, Clock, HOST, MAX_AGENT, join};
 use crate::exec::state::{AGENTS_PER_WARP, Bad, CP_ASYNC, Done, Grid, thread_of};
 use crate::fault::FaultKind;
 use crate::types::Scope;
@@ -11,22 +11,25 @@ use std::sync::Arc;
 /// What was released at an address.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    /// In a scope that has all CTAs.
+    /// In a scope that has the host.
+    system: Option<Arc<Clock>>,
+    /// In a scope that has all CTAs, by one of them.
     wide: Option<Arc<Clock>>,
     /// In any scope, by CTA.
     narrow: Vec<(Agent, Arc<Clock>)>,
 }
 
 impl Published {
-    /// Adds a release, or puts it in place of all before. `cta` is the first agent of the CTA.
+    /// Adds a release, or puts it in place of all before. `cta` is the first agent of the CTA, or the host.
     pub(crate) fn publish(&mut self, cta: Agent, scope: Scope, clock: Arc<Clock>, replace: bool) {
         if replace {
             *self = Published::default();
         }
-        if scope == Scope::Gpu {
-            match &mut self.wide {
-                Some(wide) => join(wide, &clock),
-                None => self.wide = Some(Arc::clone(&clock)),
+        let levels = [(&mut self.system, scope == Scope::Sys), (&mut self.wide, scope >= Scope::Gpu && cta != HOST)];
+        for (level, _) in levels.into_iter().filter(|(_, has)| *has) {
+            match level {
+                Some(all) => join(all, &clock),
+                None => *level = Some(Arc::clone(&clock)),
             }
         }
         match self.narrow.iter_mut().find(|(c, _)| *c == cta) {
@@ -37,8 +40,9 @@ impl Published {
 
     /// What a reader of a CTA synchronises with.
     pub(crate) fn visible(&self, cta: Agent, scope: Scope) -> impl Iterator<Item = &Arc<Clock>> {
-        let wide = self.wide.iter().filter(move |_| scope == Scope::Gpu);
-        wide.chain(self.narrow.iter().filter(move |(c, _)| *c == cta).map(|(_, clock)| clock))
+        let system = self.system.iter().filter(move |_| scope == Scope::Sys);
+        let wide = self.wide.iter().filter(move |_| scope >= Scope::Gpu && cta != HOST);
+        system.chain(wide).chain(self.narrow.iter().filter(move |(c, _)| *c == cta).map(|(_, clock)| clock))
     }
 }
 
@@ -51,7 +55,7 @@ pub(crate) enum Owner {
 }
 
 /// All agents since the last boundary.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Agents {
     /// Owners by their first agent.
     owners: Vec<(Agent, Owner)>,
@@ -63,6 +67,16 @@ pub(crate) struct Agents {
 }
 
 impl Agents {
+    /// None but the host.
+    pub(crate) fn new() -> Agents {
+        Agents { owners: Vec::new(), last: HOST, published: HashMap::new(), progress: 0 }
+    }
+
+    /// Forgets all but the host.
+    pub(crate) fn forget(&mut self) {
+        *self = Agents { progress: self.progress + 1, ..Agents::new() };
+    }
+
     /// Fresh agents, noted in `among`.
     pub(crate) fn start(&mut self, count: u32, owner: Owner, among: &mut AgentSet) -> Done<Agent> {
         let first = self.last + 1;
@@ -76,17 +90,17 @@ impl Agents {
     }
 
     /// Who an agent is, for a fault of a launch: a thread of a CTA, or an asynchronous copy.
-    pub(crate) fn describe(&self, agent: Agent, lane: u32, here: &Grid) -> (bool, String) {
+    pub(crate) fn describe(&self, agent: Agent, lane: u32, here: Option<&Grid>) -> (bool, String) {
         let index = self.owners.partition_point(|(first, _)| *first <= agent);
         let Some((first, owner)) = self.owners.get(index.wrapping_sub(1)) else {
-            return (false, "nobody".into());
+            return (false, "the host".into());
         };
         match owner {
             Owner::Mbarrier => (true, "an asynchronous copy that no wait on its mbarrier covers".into()),
             Owner::Cta(cta, grid) => {
                 let warp = (agent - first) / AGENTS_PER_WARP;
                 let tid = thread_of(grid.block, warp * 32 + lane);
-                let of = if std::ptr::eq(&**grid, here) {
+                let of = if here.is_some_and(|here| std::ptr::eq(&**grid, here)) {
                     String::new()
                 } else {
                     format!(" of another launch, of {}", grid.kernel)

@@ -1,4 +1,4 @@
-//! What a thread knows to have happened. Agents are numbered from 1 between boundaries (`memory`); a warp is an agent whose
+//! What a thread knows to have happened. Agents are numbered between boundaries (`memory`); the host is the first, a warp is an agent whose
 //! lanes count separately, and so is each source of asynchronous writes. An [`Epoch`] names an access: agent, lane and
 //! time. A [`Clock`] says up to which time each agent's accesses happened before, or that the agent is over;
 //! [`Knowledge`] is the clocks of a warp's lanes, which are mostly one and the same.
@@ -20,6 +20,7 @@ pub(crate) enum Strength {
     Weak = 0,
     Cta = 1,
     Gpu = 2,
+    Sys = 3,
 }
 
 /// How an access reaches memory: whether copies of the async proxy see it once it has happened.
@@ -33,6 +34,8 @@ pub(crate) enum Source {
     Bulk = 2,
 }
 
+/// The agent that is the host.
+pub(crate) const HOST: Agent = 1;
 /// Largest number of an agent.
 pub(crate) const MAX_AGENT: Agent = (1 << 26) - 1;
 /// Latest time.
@@ -72,7 +75,8 @@ impl Epoch {
         match self.0 & 3 {
             0 => Strength::Weak,
             1 => Strength::Cta,
-            _ => Strength::Gpu,
+            2 => Strength::Gpu,
+            _ => Strength::Sys,
         }
     }
 }
@@ -133,7 +137,7 @@ impl AgentSet {
         let touched = &self.0[from..to];
         let start = touched.first().map_or(range.start, |r| r.start.min(range.start));
         let end = touched.last().map_or(range.end, |r| r.end.max(range.end));
-        self.0.splice(from..to, [start..end]);
+        self.0.splice(from..to, std::iter::once(start..end));
     }
 
     fn covers(&self, other: &AgentSet) -> bool {

@@ -2,7 +2,8 @@
 //!
 //! [`Module::parse`] reads a text (`lex`, `parse`, `ast`) and decodes it (`decode`) into compact code (`program`), or says
 //! by name and line what it does not know. [`Module::load`] gives its variables places in a [`Memory`]; [`Loaded::run`] runs
-//! a kernel to its end or to its first [`Fault`], and [`run`] several, which may overlap. Warps execute instructions over 32 lanes at once (`exec`, `alu`) in an
+//! a kernel to its end or to its first [`Fault`], and [`run`] several, which may overlap. A
+//! [`Machine`] runs queues of launches, each on a thread of its own, beside a host that shares memory with them. Warps execute instructions over 32 lanes at once (`exec`, `alu`) in an
 //! order that [`Schedule`] chooses (`sched`). Every access is checked for bounds, alignment, initialisation (`store`) and
 //! races (`race`, by the clocks of `clock`).
 //!
@@ -20,11 +21,13 @@ mod counters;
 mod decode;
 mod exec;
 mod fault;
+mod host;
 mod launch;
 mod lex;
 mod memory;
 mod parse;
 mod program;
+mod queue;
 mod race;
 mod sched;
 mod store;
@@ -32,11 +35,14 @@ mod types;
 
 pub use counters::Counters;
 pub use fault::{Fault, FaultKind, ThreadId};
+pub use host::{HostError, HostView};
 pub use launch::{Error, Launch, LaunchError, Options, Schedule};
 pub use memory::{Memory, MemoryError};
 pub use parse::ParseError;
 pub use program::{Entry, ParamLayout};
+pub use queue::{Event, Machine, Queue};
 
+use exec::state::Grid;
 use program::Program;
 use sched::{Scheduler, Turn};
 use std::sync::Arc;
@@ -112,6 +118,10 @@ impl Loaded {
         self.globals.get(index).copied()
     }
 
+    fn prepare(&self, launch: &Launch, options: &Options) -> Result<Arc<Grid>, LaunchError> {
+        launch::prepare(&self.program, &self.target, &self.globals, launch, options)
+    }
+
     /// Runs a kernel. `memory` is the one the module was loaded into.
     ///
     /// # Errors
@@ -140,14 +150,17 @@ pub struct Step<'a> {
 pub fn run(memory: &mut Memory, steps: &[Step], options: &Options) -> Result<Counters, Error> {
     let mut scheduler = Scheduler::new(options.schedule.seed, options.resident_ctas);
     for Step { loaded, launch, overlaps } in steps {
-        let grid = launch::prepare(&loaded.program, &loaded.target, &loaded.globals, launch, options)?;
-        scheduler.plan(grid, *overlaps);
+        scheduler.plan(loaded.prepare(launch, options)?, *overlaps, Arc::default());
     }
     memory.boundary();
     let ended = loop {
+        if scheduler.between() {
+            memory.boundary();
+            scheduler.forget();
+        }
         match scheduler.turn(memory) {
             Ok(Turn::Ran) => {}
-            Ok(Turn::Ended) => break Ok(scheduler.counters()),
+            Ok(Turn::Ended) => break Ok(scheduler.take_counters()),
             Ok(Turn::Stuck(fault)) | Err(fault) => break Err(fault.into()),
         }
     };

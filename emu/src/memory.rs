@@ -54,6 +54,8 @@ impl Region {
 struct Allocation {
     base: u64,
     read_only: bool,
+    /// The host may touch it while kernels run.
+    host_shared: bool,
     region: Region,
 }
 
@@ -73,7 +75,7 @@ pub struct Memory {
 impl Memory {
     /// Memory for at most so many bytes.
     pub fn new(capacity: u64) -> Memory {
-        Memory { allocations: Vec::new(), next: START, used: 0, capacity, last: 0, agents: Agents::default() }
+        Memory { allocations: Vec::new(), next: START, used: 0, capacity, last: 0, agents: Agents::new() }
     }
 
     /// Allocates bytes that nobody wrote.
@@ -91,7 +93,7 @@ impl Memory {
         self.next = base + bytes + GAP;
         self.used += bytes;
         let region = Region::new(Store::unwritten(bytes as usize));
-        self.allocations.push(Allocation { base, read_only: false, region });
+        self.allocations.push(Allocation { base, read_only: false, host_shared: false, region });
         Ok(base)
     }
 
@@ -156,6 +158,16 @@ impl Memory {
         Ok(())
     }
 
+    /// Lets the host touch the allocation at an address while kernels run.
+    pub(crate) fn share(&mut self, address: u64) -> Result<(), MemoryError> {
+        self.place(address, 0)?.0.host_shared = true;
+        Ok(())
+    }
+
+    pub(crate) fn is_shared(&self, index: usize) -> bool {
+        self.allocations[index].host_shared
+    }
+
     /// The allocation of a range and the offset in it.
     #[inline]
     pub(crate) fn locate(&mut self, address: u64, bytes: u64) -> Option<(usize, usize)> {
@@ -189,7 +201,7 @@ impl Memory {
 
     /// Orders all accesses so far before all that come.
     pub(crate) fn boundary(&mut self) {
-        self.agents = Agents::default();
+        self.agents.forget();
         for a in &mut self.allocations {
             a.region.races.forget();
         }

@@ -6,7 +6,7 @@
 //! clock covers the earlier epoch) or both are strong in a scope that has both threads. A copy of the async proxy needs
 //! more: of what threads wrote to its source and its target it must know that they fenced it after they wrote it.
 
-use crate::clock::{Agent, Clock, Epoch, Knowledge, Source, Strength};
+use crate::clock::{Agent, Clock, Epoch, HOST, Knowledge, Source, Strength};
 use crate::exec::state::{AGENTS_PER_WARP, CP_ASYNC, FENCED_CP_ASYNC, FENCED_GLOBAL, FENCED_SHARED};
 use std::ops::Range;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ pub(crate) struct Conflict {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Memo([(Agent, u32); 4]);
 
-/// The warp that makes an access.
+/// The warp that makes an access, or the host.
 pub(crate) struct Who<'a> {
     pub(crate) agent: Agent,
     pub(crate) now: u32,
@@ -122,10 +122,14 @@ impl Who<'_> {
 
     /// Whether two accesses are both strong in a scope that has both threads.
     fn both_strong(&self, mine: Strength, agent: Agent, theirs: Strength) -> bool {
-        let same_cta = self.cta.contains(&agent);
-        mine > Strength::Weak
-            && theirs > Strength::Weak
-            && (same_cta || (mine == Strength::Gpu && theirs == Strength::Gpu))
+        let needed = if self.cta.contains(&agent) {
+            Strength::Cta
+        } else if self.agent == HOST || agent == HOST {
+            Strength::Sys
+        } else {
+            Strength::Gpu
+        };
+        mine >= needed && theirs >= needed
     }
 }
 
@@ -314,7 +318,8 @@ impl Races {
         self.each(offset, len, |cell, sets, place| {
             let w = cell.write;
             let fence = match w.source() {
-                _ if w.0 == 0 => None,
+                // The host needs none.
+                _ if w.0 == 0 || w.agent() == HOST => None,
                 Source::Thread => Some(fenced),
                 Source::CpAsync => Some(FENCED_CP_ASYNC - CP_ASYNC),
                 Source::Bulk => None,
@@ -323,7 +328,7 @@ impl Races {
                 return Err(conflict(place, w, true));
             }
             if cell.read & SET != 0 {
-                for n in sets.of(cell.read).iter().filter(|n| n.write) {
+                for n in sets.of(cell.read).iter().filter(|n| n.write && n.agent != HOST) {
                     let fence = Note { agent: n.agent + fenced, ..*n };
                     if let Some(lane) = who.unordered(&fence, 1 << lane) {
                         return Err(Conflict { offset: place, agent: n.agent, lane, time: n.time, write: true });

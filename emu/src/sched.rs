@@ -54,6 +54,8 @@ impl Random {
 struct Planned {
     grid: Arc<Grid>,
     overlaps: bool,
+    /// What the host knew when it launched.
+    knows: Arc<Clock>,
 }
 
 /// What a turn came to.
@@ -87,6 +89,8 @@ pub(crate) struct Scheduler {
     /// What waiting for the last launch that has ended tells, and its number.
     last: (u64, Arc<Clock>),
     tally: Tally,
+    /// That of memory at the end of the last turn.
+    progress: u64,
     /// Turns in a row in which everybody only polled.
     idle: u32,
     timeouts: u32,
@@ -108,6 +112,7 @@ impl Scheduler {
             ended: Arc::default(),
             last: (0, Arc::default()),
             tally: Tally::default(),
+            progress: 0,
             idle: 0,
             timeouts: 0,
             everybody: true,
@@ -116,28 +121,57 @@ impl Scheduler {
 
     /// Adds a launch. One that overlaps may begin as soon as every CTA of the one before has let it or has ended, and
     /// knows nothing of that one until it waits for it; any other begins when all before have ended.
-    pub(crate) fn plan(&mut self, grid: Arc<Grid>, overlaps: bool) {
-        self.planned.push_back(Planned { grid, overlaps });
+    pub(crate) fn plan(&mut self, grid: Arc<Grid>, overlaps: bool, knows: Arc<Clock>) {
+        self.planned.push_back(Planned { grid, overlaps, knows });
     }
 
-    /// What the launches have executed so far.
-    pub(crate) fn counters(&self) -> Counters {
-        self.tally.total()
+    /// What the launches have executed since the last time.
+    pub(crate) fn take_counters(&mut self) -> Counters {
+        std::mem::take(&mut self.tally).total()
+    }
+
+    /// Whether all launches have ended.
+    pub(crate) fn idle(&self) -> bool {
+        self.planned.is_empty() && self.flights.is_empty()
+    }
+
+    /// Whether nothing runs and the next launch overlaps nothing.
+    pub(crate) fn between(&self) -> bool {
+        self.flights.is_empty() && self.planned.front().is_none_or(|p| !p.overlaps)
+    }
+
+    /// What is known once the launches that have ended have ended.
+    pub(crate) fn ended(&self) -> &Arc<Clock> {
+        &self.ended
+    }
+
+    /// Launches that come and overlap nothing know this too.
+    pub(crate) fn learn(&mut self, clock: &Arc<Clock>) {
+        join(&mut self.ended, clock);
+    }
+
+    /// At a boundary of the memory, between launches.
+    pub(crate) fn forget(&mut self) {
+        (self.base, self.ended, self.last.1) = Default::default();
     }
 
     /// Lets everybody run for a while.
     pub(crate) fn turn(&mut self, memory: &mut Memory) -> Result<Turn, Box<Fault>> {
-        self.begin(memory);
+        self.begin();
         self.fill(memory)?;
         if self.flights.is_empty() {
             return Ok(Turn::Ended);
         }
         let (progress, steps) = (memory.agents.progress, self.steps());
+        if self.progress != progress {
+            (self.idle, self.timeouts) = (0, 0);
+        }
         let all = self.everybody || self.seed == 0 || self.idle > 8;
         self.everybody = false;
         let polled = self.round(memory, all)?;
         let ran = self.steps() != steps;
         self.finish(memory)?;
+        self.progress = memory.agents.progress;
         if memory.agents.progress != progress {
             (self.idle, self.timeouts) = (0, 0);
         }
@@ -178,7 +212,7 @@ impl Scheduler {
     }
 
     /// Begins launches that may.
-    fn begin(&mut self, memory: &mut Memory) {
+    fn begin(&mut self) {
         while let Some(next) = self.planned.front() {
             let early = match self.flights.last() {
                 None => false,
@@ -191,11 +225,10 @@ impl Scheduler {
                 }
             };
             if !next.overlaps {
-                memory.boundary();
-                self.base = Arc::default();
-                (self.ended, self.last.1) = (Arc::clone(&self.base), Arc::clone(&self.base));
+                self.base = Arc::clone(&self.ended);
             }
-            let Some(Planned { grid, .. }) = self.planned.pop_front() else { return };
+            let Some(Planned { grid, knows: mut before, .. }) = self.planned.pop_front() else { return };
+            join(&mut before, &self.base);
             self.begun += 1;
             let ctas = grid.ctas.iter().product();
             let mut waiting: Vec<u32> = (0..ctas).rev().collect();
@@ -212,7 +245,7 @@ impl Scheduler {
                 running: 0,
                 wanted,
                 let_next: 0,
-                before: Arc::clone(&self.base),
+                before,
                 previous: (!early).then(|| Arc::clone(&self.last.1)),
                 knew: Arc::default(),
                 agents: AgentSet::default(),

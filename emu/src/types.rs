@@ -154,11 +154,12 @@ impl Order {
     }
 }
 
-/// Whether the threads of other CTAs are in the scope of an operation.
+/// Who is in the scope of an operation besides its CTA: the threads of other CTAs, and the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scope {
     Cta,
     Gpu,
+    Sys,
 }
 
 /// Rounding of a result.

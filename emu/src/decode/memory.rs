@@ -65,7 +65,11 @@ impl Body<'_, '_> {
             "red" => self.atomic(a, m, false),
             "membar" => {
                 let level = m.one_of(&["cta", "gl", "sys"]).ok_or_else(|| m.unknown())?;
-                let scope = if level == "cta" { Scope::Cta } else { Scope::Gpu };
+                let scope = match level {
+                    "cta" => Scope::Cta,
+                    "gl" => Scope::Gpu,
+                    _ => Scope::Sys,
+                };
                 self.emit(Op::Fence { scope }, Class::Sync);
                 Ok(true)
             }
@@ -144,7 +148,7 @@ impl Body<'_, '_> {
             width,
             regs,
             order: order.unwrap_or(Order::Weak),
-            scope: scope.unwrap_or(Scope::Gpu),
+            scope: scope.unwrap_or(if volatile { Scope::Sys } else { Scope::Gpu }),
             strong,
         };
         self.emit(Op::Access(Box::new(access)), class(space, store));

@@ -112,7 +112,8 @@ impl<'a> Mods<'a> {
             Some(match m {
                 // A cluster is one CTA.
                 "cta" | "cluster" => Scope::Cta,
-                "gpu" | "sys" => Scope::Gpu,
+                "gpu" => Scope::Gpu,
+                "sys" => Scope::Sys,
                 _ => return None,
             })
         })

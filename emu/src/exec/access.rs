@@ -48,6 +48,7 @@ pub(crate) fn strength(strong: bool, scope: Scope) -> Strength {
         (false, _) => Strength::Weak,
         (true, Scope::Cta) => Strength::Cta,
         (true, Scope::Gpu) => Strength::Gpu,
+        (true, Scope::Sys) => Strength::Sys,
     }
 }
 
@@ -309,7 +310,7 @@ impl Ctx<'_> {
         if c.agent == MAX_AGENT {
             return Bad::new(FaultKind::Mbarrier, lane, Some(at), "the bytes of an mbarrier are used as data");
         }
-        let (asynchronous, whose) = self.memory.agents.describe(c.agent, c.lane, self.grid);
+        let (asynchronous, whose) = self.memory.agents.describe(c.agent, c.lane, Some(self.grid));
         let kind = match (asynchronous, shared) {
             (true, _) => FaultKind::AsyncCopy,
             (false, true) => FaultKind::RaceShared,

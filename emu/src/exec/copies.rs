@@ -131,7 +131,7 @@ impl Ctx<'_> {
     /// The fault of a bulk copy and a write by a thread without a proxy fence between them.
     #[cold]
     fn unfenced(&self, reads: bool, lane: u32, address: u64, offset: usize, c: Conflict) -> Box<Bad> {
-        let (_, whose) = self.memory.agents.describe(c.agent, c.lane, self.grid);
+        let (_, whose) = self.memory.agents.describe(c.agent, c.lane, Some(self.grid));
         let verb = if reads { "reads" } else { "writes over" };
         let at = address + (c.offset as u64).saturating_sub(offset as u64);
         let what = format!(

@@ -95,7 +95,7 @@ impl Ctx<'_> {
             return Err(Bad::new(FaultKind::Mbarrier, lane, Some(address), "the mbarrier is not initialised"));
         };
         if !self.warp.order.knows(lane, init) {
-            let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), self.grid);
+            let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), Some(self.grid));
             let what = format!("its use is not ordered with its initialisation by {whose}");
             return Err(Bad::new(FaultKind::RaceShared, lane, Some(address), what));
         }
@@ -296,7 +296,7 @@ impl Ctx<'_> {
         if announced.is_some_and(|fence| self.warp.order.knows(lane, fence)) {
             return Ok((agent, phase));
         }
-        let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), self.grid);
+        let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), Some(self.grid));
         let what = format!(
             "the copy signals an mbarrier that it need not see: {whose} initialised it, and no fence.mbarrier_init or \
              fence.proxy.async of that thread came between"

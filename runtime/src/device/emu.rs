@@ -1,11 +1,11 @@
 //! The emulator of a GPU as a device: it executes the very PTX that a card would, and checks what no card checks.
 //!
-//! Memory that nobody wrote stays unwritten, so that a kernel that reads it is found. Invariant: the first fault ends the
-//! replay and is its error.
+//! Memory that nobody wrote stays unwritten, so that a kernel that reads it is found. Launches overlap where cards do that.
+//! Invariant: the first fault ends the queue of launches; [`Device::sync`] returns it.
 
 use super::{Device, HostBytes, Info, Kernel, Launch, Memory, Recording, Region};
 use crate::{Error, Result};
-use emu::{Loaded, Module, Options, Schedule, Step};
+use emu::{Loaded, Machine, Module, Options, Queue, Schedule};
 use ir::abi::Control;
 use ir::artifact::KernelEntry;
 use ir::target::Target;
@@ -30,8 +30,8 @@ struct Entry {
 #[derive(Debug)]
 pub struct EmuDevice {
     info: Info,
-    options: Options,
-    memory: emu::Memory,
+    machine: Machine,
+    queue: Queue,
     /// Address and size of each allocation.
     memories: Vec<(u64, u64)>,
     control: u64,
@@ -59,12 +59,14 @@ impl EmuDevice {
                 target.name
             )));
         };
-        let mut memory = emu::Memory::new(CAPACITY);
-        let control = memory.alloc(size_of::<Control>() as u64, ALIGN).map_err(refused)?;
+        let options = Options { schedule: Schedule { seed }, ..Options::default() };
+        let mut machine = Machine::new(emu::Memory::new(CAPACITY), options);
+        let control = machine.alloc(size_of::<Control>() as u64, ALIGN).map_err(refused)?;
+        let queue = machine.queue().map_err(refused)?;
         Ok(EmuDevice {
             info: Info { name: "emu".into(), target: target.name.into(), workers: 1 },
-            options: Options { schedule: Schedule { seed }, ..Options::default() },
-            memory,
+            machine,
+            queue,
             memories: Vec::new(),
             control,
             overlaps: gpu.sm >= DEPENDENT_LAUNCH,
@@ -91,7 +93,7 @@ impl Device for EmuDevice {
     }
 
     fn alloc(&mut self, bytes: u64, what: &str) -> Result<Memory> {
-        let base = self.memory.alloc(bytes, ALIGN);
+        let base = self.machine.alloc(bytes, ALIGN);
         let base = base.map_err(|_| Error::Memory { what: what.into(), need: bytes, have: None })?;
         self.memories.push((base, bytes));
         Ok(Memory(self.memories.len() as u32 - 1))
@@ -110,7 +112,7 @@ impl Device for EmuDevice {
             return Err(Error::device(format!("{} bytes do not fit their place", bytes.len())));
         }
         let at = self.address(to)?;
-        self.memory.write(at, bytes).map_err(refused)
+        self.machine.write(at, bytes).map_err(refused)
     }
 
     fn download(&mut self, from: Region, out: &mut [u8]) -> Result<()> {
@@ -118,8 +120,7 @@ impl Device for EmuDevice {
             return Err(Error::device("a download is longer than its region"));
         }
         let at = self.address(from)?;
-        out.copy_from_slice(self.memory.read(at, out.len() as u64).map_err(refused)?);
-        Ok(())
+        self.machine.read(at, out).map_err(refused)
     }
 
     fn load_module(&mut self, code: &[u8], kernels: &[KernelEntry]) -> Result<Vec<Kernel>> {
@@ -140,7 +141,7 @@ impl Device for EmuDevice {
             };
             loaded.push(Entry { module: self.modules.len(), params: k.params, launch });
         }
-        self.modules.push(module.load(&mut self.memory).map_err(refused)?);
+        self.modules.push(self.machine.load(&module).map_err(refused)?);
         let first = self.kernels.len() as u32;
         self.kernels.extend(loaded);
         Ok((first..self.kernels.len() as u32).map(Kernel).collect())
@@ -166,14 +167,15 @@ impl Device for EmuDevice {
         let launches = self.recorded.get(recording.0 as usize);
         let launches = launches.ok_or_else(|| Error::foreign("recording", recording.0))?;
         let words = [control.position, control.tokens].map(u32::to_le_bytes);
-        self.memory.write(self.control, words.as_flattened()).map_err(refused)?;
-        let step = |(module, launch)| Step { loaded: &self.modules[module], launch, overlaps: self.overlaps };
-        let steps: Vec<Step> = launches.iter().map(|(module, launch)| step((*module, launch))).collect();
-        emu::run(&mut self.memory, &steps, &self.options).map_err(refused)?;
+        self.machine.write(self.control, words.as_flattened()).map_err(refused)?;
+        for (module, launch) in launches {
+            self.machine.launch(self.queue, &self.modules[*module], launch, self.overlaps).map_err(refused)?;
+        }
         Ok(())
     }
 
     fn sync(&mut self) -> Result<()> {
+        self.machine.sync(self.queue).map_err(refused)?;
         Ok(())
     }
 }
