@@ -252,8 +252,23 @@ impl Races {
         len: usize,
         strength: Strength,
     ) -> Result<(), Conflict> {
-        let lanes = 1 << lane;
-        let mine = Epoch::new(who.agent, who.now, lane, strength);
+        self.update(who, 1 << lane, offset, len, strength)
+    }
+
+    /// Checks and notes writes of the same bytes by lanes that do not race with each other: one, or several that update
+    /// them atomically.
+    #[inline]
+    pub(crate) fn update(
+        &mut self,
+        who: &mut Who,
+        lanes: u32,
+        offset: usize,
+        len: usize,
+        strength: Strength,
+    ) -> Result<(), Conflict> {
+        let mine = Epoch::new(who.agent, who.now, lanes.trailing_zeros(), strength);
+        let others = lanes & (lanes - 1);
+        let others = (others != 0).then(|| Note { lanes: others, ..note_of(mine, true) });
         self.each(offset, len, |cell, sets, place| {
             let w = cell.write;
             let mut earlier = None;
@@ -282,7 +297,7 @@ impl Races {
                 if let Some(race) = race {
                     return Err(race);
                 }
-                if notes.is_empty() && earlier.is_none() {
+                if notes.is_empty() && earlier.is_none() && others.is_none() {
                     sets.end(cell.read);
                     cell.read = 0;
                 }
@@ -294,11 +309,11 @@ impl Races {
                     return Err(conflict(place, r, false));
                 }
             }
-            if let Some(earlier) = earlier {
+            for note in [earlier, others].into_iter().flatten() {
                 if cell.read & SET == 0 {
                     cell.read = sets.start(Epoch(cell.read));
                 }
-                add_note(sets.of(cell.read), who, earlier);
+                add_note(sets.of(cell.read), who, note);
             }
             cell.write = mine;
             Ok(())

@@ -78,65 +78,71 @@ impl Ctx<'_> {
                 _ => self.count_global(&addresses, part, bytes as u64, true),
             }
             self.observe(part, &addresses, shared, acquire_part(a.order), a.scope);
-            for lane in lanes(part) {
-                self.atomic_lane(window, a, lane, addresses[lane], shared)?;
+            let mut rest = part;
+            while rest != 0 {
+                let address = addresses[rest.trailing_zeros() as usize];
+                let same = lanes(rest).filter(|&l| addresses[l] == address).fold(0, |m, l| m | 1 << l);
+                rest &= !same;
+                self.atomic_word(window, a, same, address, shared)?;
             }
             self.publish(part, &addresses, shared, release_part(a.order), a.scope, false)?;
         }
         Ok(())
     }
 
-    fn atomic_lane(&mut self, window: Window, a: &Atomic, lane: usize, address: u64, shared: bool) -> Done {
+    /// The turns of lanes at one address.
+    fn atomic_word(&mut self, window: Window, a: &Atomic, mask: u32, address: u64, shared: bool) -> Done {
+        let first = mask.trailing_zeros();
         let width = a.ty.bytes();
         let bytes = width as usize * a.values.len();
         let place = if shared {
             let size = self.team.shared.store.len() as u64;
             if address >= size || size - address < bytes as u64 {
-                return Err(self.outside(lane as u32, address, bytes as u64));
+                return Err(self.outside(first, address, bytes as u64));
             }
             (0, address as usize)
         } else {
             match self.memory.locate(address, bytes as u64) {
                 Some(place) => place,
-                None => return Err(self.unmapped(lane as u32, address, bytes as u64)),
+                None => return Err(self.unmapped(first, address, bytes as u64)),
             }
         };
         let offset = place.1;
-        let mut values = [0; 8];
-        for (value, r) in values.iter_mut().zip(&a.values) {
-            *value = self.get(window, *r)[lane];
-        }
-        let swap = self.get(window, a.swap)[lane];
         let (region, read_only) = if shared { (&mut self.team.shared, false) } else { self.memory.region(place.0) };
         if read_only {
             let what = "an atomic operation on read-only memory";
-            return Err(Bad::new(FaultKind::ReadOnly, lane as u32, Some(address), what));
+            return Err(Bad::new(FaultKind::ReadOnly, first, Some(address), what));
         }
         let strength = strength(true, a.scope);
-        if let Err(c) = region.races.write(&mut self.warp.order.who(), lane as u32, offset, bytes, strength) {
-            return Err(self.race(shared, true, lane as u32, address, offset, c));
+        if let Err(c) = region.races.update(&mut self.warp.order.who(), mask, offset, bytes, strength) {
+            return Err(self.race(shared, true, first, address, offset, c));
         }
-        let store = if shared { &mut self.team.shared.store } else { &mut self.memory.region(place.0).0.store };
-        if let Some(at) = store.first_unwritten(offset, bytes) {
+        if let Some(at) = region.store.first_unwritten(offset, bytes) {
             let kind = if shared { FaultKind::UninitShared } else { FaultKind::UninitGlobal };
             let at = address + (at - offset) as u64;
-            return Err(Bad::new(kind, lane as u32, Some(at), "an atomic operation on unwritten memory"));
+            return Err(Bad::new(kind, first, Some(at), "an atomic operation on unwritten memory"));
         }
         let mut changed = 0;
-        for (i, &value) in values[..a.values.len()].iter().enumerate() {
-            let at = offset + i * width as usize;
-            let old = store.get(at, width);
-            let new = match a.op {
-                Rmw::Cas if old == value & mask_of(8 * width) => swap & mask_of(8 * width),
-                Rmw::Cas => old,
-                op if a.ty.is_float() => float(op, a.ty, old, value),
-                op => integer(op, a.ty, old, value & mask_of(8 * width)),
-            };
-            if new != old {
-                store.put(at, width, new);
-                changed += 1;
+        for lane in lanes(mask) {
+            let get = |r| self.warp.get(&self.grid.constants, window, r)[lane];
+            let mut olds = [0; 8];
+            for (i, &value) in a.values.iter().enumerate() {
+                let value = get(value) & mask_of(8 * width);
+                let at = offset + i * width as usize;
+                let old = region.store.get(at, width);
+                let new = match a.op {
+                    Rmw::Cas if old == value => get(a.swap) & mask_of(8 * width),
+                    Rmw::Cas => old,
+                    op if a.ty.is_float() => float(op, a.ty, old, value),
+                    op => integer(op, a.ty, old, value),
+                };
+                if new != old {
+                    region.store.put(at, width, new);
+                    changed += 1;
+                }
+                olds[i] = old;
             }
-            if let Some(r) = a.old.get(i) {
+            for (r, old) in a.old.iter().zip(olds) {
                 self.warp.registers[(window.registers + r) as usize][lane] = old;
             }
         }
