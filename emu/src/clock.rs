@@ -312,3 +312,51 @@ impl Knowledge {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_of_agents_are_sets() {
+        let mut random = 1u64;
+        let mut next = |n: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % n
+        };
+        for _ in 0..200 {
+            let (mut set, mut plain, mut part) = (AgentSet::default(), [false; 64], AgentSet::default());
+            for _ in 0..next(9) {
+                let start = next(60) as u32;
+                let range = start..start + 1 + next(u64::from(64 - start)) as u32 / 4;
+                plain[range.start as usize..range.end as usize].fill(true);
+                set.insert(range.clone());
+                if next(2) == 0 {
+                    part.insert(range);
+                }
+            }
+            assert!((0..64).all(|a| set.contains(a) == plain[a as usize]), "{set:?}");
+            assert!(set.0.windows(2).all(|w| w[0].end < w[1].start), "{set:?}");
+            assert!(set.covers(&part));
+            assert_eq!(part.covers(&set), part == set, "{set:?} {part:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_over_is_known() {
+        let mut early = Clock::default();
+        early.see(5, FULL, 3);
+        early.see(20, 1, 7);
+        let mut late = Clock::default();
+        let mut over = AgentSet::default();
+        over.insert(4..9);
+        late.end(&over);
+        late.see(20, 2, 6);
+        assert!(!late.covers(&early) && !early.covers(&late));
+        let mut both = Arc::new(early.clone());
+        join(&mut both, &Arc::new(late.clone()));
+        assert!(both.covers(&early) && both.covers(&late));
+        assert_eq!((both.time_of_all(5), both.time(8, 3), both.time(9, 3)), (MAX_TIME, MAX_TIME, 0));
+        assert_eq!((both.time(20, 0), both.time(20, 1), both.time_of_all(20)), (7, 6, 0));
+    }
+}

@@ -62,7 +62,7 @@ pub struct Schedule {
 pub struct Options {
     /// Who runs when.
     pub schedule: Schedule,
-    /// CTAs that fit on the card at once, so that they may wait for each other.
+    /// CTAs of a launch that fit on the card at once, so that they may wait for each other.
     pub resident_ctas: usize,
     /// Instructions of warps, at most.
     pub max_steps: u64,
