@@ -486,6 +486,11 @@ impl Builder {
         self.fresh(Inst::ShuffleXor(a, mask), ty)
     }
 
+    /// The bits of all lanes of the warp.
+    pub fn warp_or(&mut self, a: Value) -> Value {
+        self.fresh(Inst::WarpOr(a), Ty::I32)
+    }
+
     /// The value of lane `lane`.
     pub fn shuffle(&mut self, a: Value, lane: Value) -> Value {
         let ty = self.ty(a);

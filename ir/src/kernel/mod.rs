@@ -236,6 +236,8 @@ pub enum Inst {
     ShuffleXor(Value, u32),
     /// The value of the lane of this number.
     Shuffle(Value, Value),
+    /// The bits of an i32 of all lanes of the warp together. An assembler sees that the warp agrees on it.
+    WarpOr(Value),
     /// Adds an i32 to an element of the whole device's memory; gives what was there. Memory written before by this thread
     /// is visible to whoever sees the sum, and what others wrote before theirs to this thread.
     AtomicAdd {
@@ -243,6 +245,33 @@ pub enum Inst {
         index: Value,
         value: Value,
     },
+}
+
+impl Inst {
+    /// Calls `f` for each value that it takes.
+    pub fn operands(&self, f: &mut impl FnMut(Value)) {
+        match self {
+            Inst::Int(_) | Inst::Float(_) | Inst::Special(_) | Inst::Get(_) | Inst::Index | Inst::Elected => {}
+            Inst::Unary(_, a)
+            | Inst::Splat(a)
+            | Inst::Lane(a, _)
+            | Inst::Sum(a)
+            | Inst::Max(a)
+            | Inst::Lut16(a, _)
+            | Inst::Byte(a, ..)
+            | Inst::WarpOr(a)
+            | Inst::ShuffleXor(a, _) => f(*a),
+            Inst::Binary(_, a, b) | Inst::Compare(_, a, b) | Inst::Shuffle(a, b) => {
+                [a, b].into_iter().for_each(|v| f(*v))
+            }
+            Inst::Select(a, b, c) | Inst::Fma(a, b, c) | Inst::Dot4(a, b, c) | Inst::Dot4Unsigned(a, b, c) => {
+                [a, b, c].into_iter().for_each(|v| f(*v));
+            }
+            Inst::Pack(all) | Inst::Narrow(all) => all.iter().for_each(|v| f(*v)),
+            Inst::Load { index, .. } => f(*index),
+            Inst::AtomicAdd { index, value, .. } => [index, value].into_iter().for_each(|v| f(*v)),
+        }
+    }
 }
 
 /// Operand of a call.

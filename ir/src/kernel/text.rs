@@ -141,6 +141,7 @@ impl Kernel {
             }
             Inst::Elected => write!(f, "elected"),
             Inst::ShuffleXor(a, mask) => write!(f, "shuffle_xor {}, {mask}", V(*a)),
+            Inst::WarpOr(a) => write!(f, "warp_or {}", V(*a)),
             Inst::Shuffle(a, lane) => write!(f, "shuffle {}, {}", V(*a), V(*lane)),
             Inst::AtomicAdd { buf, index, value } => {
                 write!(f, "atomic_add {}[{}], {}", self.buffers[buf.0 as usize].name, V(*index), V(*value))

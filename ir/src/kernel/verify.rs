@@ -402,6 +402,11 @@ impl Verifier<'_> {
                 self.ensure(*mask < 32, || format!("a shuffle over {mask} lanes"))?;
                 self.shuffled(*a)?
             }
+            Inst::WarpOr(a) => {
+                self.on_gpu(true, "what lanes have together")?;
+                self.want(*a, Ty::I32)?;
+                Ty::I32
+            }
             Inst::Shuffle(a, lane) => {
                 self.on_gpu(true, "a shuffle")?;
                 self.want(*lane, Ty::I32)?;

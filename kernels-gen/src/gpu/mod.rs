@@ -51,9 +51,8 @@ pub(crate) fn begin(g: &mut Generator<'_>, ctas: usize) -> Result<Place> {
     let (cta, thread) = (b.special(Special::Cta), b.special(Special::Thread));
     let lanes = b.size(LANES);
     let (warp, lane) = (b.udiv(thread, lanes), b.urem(thread, lanes));
-    // From one lane, so that the assembler sees that a warp agrees on it.
-    let zero = b.int(0);
-    let warp = b.shuffle(warp, zero);
+    // Branches on it are the warp's.
+    let warp = b.warp_or(warp);
     Ok(Place { cta, thread, warp, lane, warps: warps as usize })
 }
 

@@ -469,7 +469,7 @@ impl Stream<'_> {
         });
         b.sync(Scope::Warp);
         let before = b.get(before);
-        let before = b.shuffle(before, zero);
+        let before = b.warp_or(before);
         let count = b.iadd(before, one);
         let last = b.compare(Compare::IEq, count, unit.count);
         b.if_(last, |b| {

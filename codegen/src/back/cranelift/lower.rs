@@ -378,6 +378,7 @@ impl Lowering<'_, '_> {
             Inst::Dot4Unsigned(..)
             | Inst::Elected
             | Inst::ShuffleXor(..)
+            | Inst::WarpOr(_)
             | Inst::Shuffle(..)
             | Inst::AtomicAdd { .. } => {
                 return Err(gpu_only());

@@ -539,6 +539,12 @@ impl Emitter<'_> {
                 Operands::One(to)
             }
             Inst::ShuffleXor(a, mask) => Operands::One(self.shuffle("bfly", a, Operand::Int(mask as i32))),
+            Inst::WarpOr(a) => {
+                let a = self.one(a);
+                let (to, a) = (self.reg(Class::Word), self.in_register(a));
+                self.line(format_args!("redux.sync.or.b32 {to}, {a}, 0xffffffff;"));
+                Operands::One(to)
+            }
             Inst::Shuffle(a, lane) => {
                 let lane = self.one(lane);
                 Operands::One(self.shuffle("idx", a, lane))

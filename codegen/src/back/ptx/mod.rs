@@ -1,11 +1,12 @@
 //! PTX text for NVIDIA GPUs: one entry for each kernel, and the words of its constants before it.
 //!
-//! `emit` walks the kernel, `divide` turns divisions by constants into multiplications, which ptxas does not, `live` finds
+//! `hoist` moves code out of loops, `emit` walks the kernel, `divide` turns divisions by constants into multiplications, which ptxas does not, `live` finds
 //! what is used. Every operation has its rounding written out, so that an assembler may not fuse it. Invariant: parameters
 //! are the addresses of the kernel's buffers in their order, then that of [`ir::abi::Control`].
 
 mod divide;
 mod emit;
+mod hoist;
 mod live;
 
 use super::{Backend, Emitted};
@@ -52,7 +53,8 @@ impl Backend for Ptx {
     }
 
     fn emit(&self, kernel: &Verified<Kernel>, target: &Target, listings: bool) -> Result<Emitted> {
-        let text = emit::emit(kernel, gpu(target)?)?;
+        let kernel = hoist::hoist(kernel.clone().into_inner()).verify()?;
+        let text = emit::emit(&kernel, gpu(target)?)?;
         let listings = if listings { vec![("ptx", text.clone())] } else { Vec::new() };
         Ok(Emitted { code: text.into_bytes(), listings })
     }
