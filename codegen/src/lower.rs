@@ -4,7 +4,7 @@ use crate::memory::{Lifetime, place};
 use ir::abi::ROW_ALIGN;
 use ir::graph::{Fusion, Graph, Input, NodeId, Op, Ref};
 use ir::kernel::Kernel;
-use ir::plan::{Buffer, Place, Plan, Step};
+use ir::plan::{Buffer, Place, Plan, Step, Top};
 use ir::spec::{self, KernelSpec, Schedule};
 use ir::target::{self, Gpu, Target};
 use ir::tensor::kv_bytes;
@@ -186,17 +186,20 @@ pub fn lower(graph: &Verified<Graph>, tokens: usize, target: &Target, table: &mu
         };
         buffers.of.insert(id.at(0), number);
     }
-    let logits = graph
-        .find_output("logits")
-        .and_then(|value| buffers.of.get(&value).copied())
-        .ok_or_else(|| Error::verify("graph", "it computes no logits"))?;
-    buffers.extend(logits, steps.len());
+    let mut output = |name: &str| {
+        let value = graph.find_output(name)?;
+        let buffer = *buffers.of.get(&value)?;
+        buffers.extend(buffer, steps.len());
+        Some((buffer, graph.ty(value).columns() as u32))
+    };
+    let (logits, _) = output("logits").ok_or_else(|| Error::verify("graph", "it computes no logits"))?;
+    let top = output("top").map(|(buffer, columns)| Top { buffer, k: columns / 2 });
     let lifetimes: Vec<Lifetime> = buffers.arena.iter().map(|&(_, life)| life).collect();
     let (offsets, arena_bytes) = place(&lifetimes);
     for (&(number, _), offset) in buffers.arena.iter().zip(offsets) {
         buffers.list[number as usize].place = Place::Arena { offset };
     }
-    Ok(Plan { buffers: buffers.list, steps, logits, arena_bytes, zeroed_bytes: buffers.zeroed })
+    Ok(Plan { buffers: buffers.list, steps, logits, top, arena_bytes, zeroed_bytes: buffers.zeroed })
 }
 
 #[allow(clippy::too_many_arguments)]

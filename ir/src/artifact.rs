@@ -3,12 +3,12 @@
 //! On disk it is a directory `NAME.rig/` with `manifest.ron` (this module's [`Manifest`]) and one file for each module.
 //! Invariant: the indices inside are in range once [`Manifest::verify`] has passed. Next hop: `runtime` reads it.
 
-use crate::abi::MAX_SCRATCH;
+use crate::abi::{MAX_SCRATCH, f32_row_bytes};
 use crate::front::ModelConfig;
 use crate::gguf::ModelIdentity;
-use crate::graph::check_shape;
+use crate::graph::{MOST_TOP, check_shape};
 use crate::kernel::Grid;
-use crate::plan::{Place, Plan, Step};
+use crate::plan::{Buffer, Place, Plan, Step, Top};
 use crate::quant::Format;
 use crate::tensor::TensorType;
 use crate::work::Work;
@@ -221,11 +221,25 @@ impl Manifest {
             return bad(format!("it takes {} tokens, the context is {}", e.tokens, self.context));
         }
         let rows = if e.all_logits { u64::from(e.tokens) } else { 1 };
-        let row = check_shape(&[self.config.vocab]).map(|()| crate::abi::f32_row_bytes(self.config.vocab) as u64);
-        let need = row.ok().and_then(|row| rows.checked_mul(row));
-        match e.plan.buffers.get(e.plan.logits as usize) {
-            Some(b) if need.is_some_and(|need| b.bytes >= need) && matches!(b.place, Place::Arena { .. }) => Ok(()),
-            _ => bad("the logits buffer is missing or too small".into()),
+        let vocab = self.config.vocab;
+        let holds = |buffer: u32, columns: usize| {
+            let row = check_shape(&[columns]).map(|()| f32_row_bytes(columns) as u64);
+            let need = row.ok().and_then(|row| rows.checked_mul(row));
+            let in_arena = |b: &&Buffer| matches!(b.place, Place::Arena { .. });
+            let buffer = e.plan.buffers.get(buffer as usize).filter(in_arena);
+            buffer.is_some_and(|b| need.is_some_and(|need| b.bytes >= need))
+        };
+        if !holds(e.plan.logits, vocab) {
+            return bad("the logits buffer is missing or too small".into());
+        }
+        match e.plan.top {
+            Some(Top { k, .. }) if !(1..=vocab.min(MOST_TOP)).contains(&(k as usize)) => {
+                bad(format!("it finds the {k} largest of {vocab} logits"))
+            }
+            Some(Top { buffer, k }) if !holds(buffer, 2 * k as usize + 1) => {
+                bad("the buffer of the largest logits is missing or too small".into())
+            }
+            _ => Ok(()),
         }
     }
 }

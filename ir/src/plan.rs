@@ -51,6 +51,15 @@ pub enum Step {
     },
 }
 
+/// The largest logits, as [`crate::graph::Op::TopK`] gives them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Top {
+    /// The buffer that holds them: f32 rows of [`crate::abi::f32_row_bytes`] bytes of 2 k + 1.
+    pub buffer: u32,
+    /// How many.
+    pub k: u32,
+}
+
 /// The steps of one entry point.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Plan {
@@ -60,6 +69,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The buffer that holds the logits afterwards: f32 rows of [`crate::abi::f32_row_bytes`] bytes of the vocabulary.
     pub logits: u32,
+    /// The largest of them, if the plan finds them: as many rows.
+    pub top: Option<Top>,
     /// Bytes of the arena that this plan needs.
     pub arena_bytes: u64,
     /// Bytes of the zeroed memory that this plan needs.
@@ -88,6 +99,10 @@ impl std::fmt::Display for Plan {
             let list: Vec<String> = buffers.iter().map(u32::to_string).collect();
             writeln!(f, "launch kernel {kernel} ({})", list.join(", "))?;
         }
-        writeln!(f, "logits in buffer {}", self.logits)
+        writeln!(f, "logits in buffer {}", self.logits)?;
+        match self.top {
+            Some(Top { buffer, k }) => writeln!(f, "the {k} largest in buffer {buffer}"),
+            None => Ok(()),
+        }
     }
 }

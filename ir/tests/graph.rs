@@ -100,6 +100,18 @@ const BROKEN: &[(&str, Broken)] = &[
         let (k, q, at) = (state(g, "k", quant::F16, &[2, 4, 8]), param(g, 0, &[1, 3, 8]), position(g));
         g.add(Op::Attention { scale: F32(1.0) }, &[q, k, k, at])
     }),
+    ("k is 5, 1 to 4 are allowed", |g| {
+        let x = param(g, 0, &[2, 4]);
+        g.add(Op::TopK { k: 5 }, &[x])
+    }),
+    ("k is 0, 1 to 256 are allowed", |g| {
+        let x = param(g, 0, &[1, 300]);
+        g.add(Op::TopK { k: 0 }, &[x])
+    }),
+    ("V at most 16777216, not f32[1,16777217]", |g| {
+        let x = param(g, 0, &[1, (1 << 24) + 1]);
+        g.add(Op::TopK { k: 1 }, &[x])
+    }),
     ("the body has 1 params, 2 operands", |g| {
         let mut body = Graph::new();
         let x = param(&mut body, 0, &[1, 8]);
@@ -180,8 +192,10 @@ fn everything() -> Graph {
     let silu = g.add(Op::Silu, &[y]).unwrap();
     let y = g.add(Op::Mul, &[silu, fused.at(0)]).unwrap();
     let y = g.add(Op::LastToken, &[y]).unwrap();
+    let top = g.add(Op::TopK { k: 3 }, &[y]).unwrap();
     g.output("out", y).unwrap();
     g.output("k", k).unwrap();
+    g.output("top", top).unwrap();
     g
 }
 
@@ -271,6 +285,31 @@ fn ops_mean_what_their_docs_say() {
         );
         assert_eq!(y.f32().unwrap(), expected);
     }
+}
+
+#[test]
+fn the_largest_come_in_order() {
+    let top = |k: usize, rows: &[[f32; 5]]| {
+        let top = run_body(
+            |g| {
+                let x = param(g, 0, &[2, 5]);
+                g.add(Op::TopK { k }, &[x]).unwrap()
+            },
+            vec![rows.concat().into()],
+            rows.len(),
+        );
+        top.f32().unwrap().to_vec()
+    };
+    let (nan, infinity) = (f32::NAN, f32::INFINITY);
+    let sum = |x: &[f64]| x.iter().map(|x| x.exp()).sum::<f64>().ln() as f32;
+    let expected = [3.0, 1.0, 1.0, 3.0, 0.0, 2.0, sum(&[1.0, 0.0, 1.0, 3.0, -2.0])];
+    assert_eq!(top(3, &[[1.0, 0.0, 1.0, 3.0, -2.0]]), expected);
+    let (last, shifted) = (sum(&[-1.0, -1.0]), sum(&[200.0, 199.0, 199.0]));
+    let two = [[nan, -1.0, -infinity, nan, -1.0], [200.0, 199.0, nan, 199.0, -200.0]];
+    let expected = [-1.0, -1.0, -infinity, 1.0, 4.0, 0.0, last, 200.0, 199.0, 199.0, 0.0, 1.0, 3.0, shifted];
+    assert_eq!(top(3, &two), expected);
+    assert_eq!(top(1, &[[0.0, -0.0, infinity, f32::MAX, infinity]]), [f32::MAX, 2.0, f32::MAX]);
+    assert_eq!(top(2, &[[nan, -infinity, nan, nan, nan]]), [-infinity, -infinity, 0.0, 1.0, -infinity]);
 }
 
 /// Two query heads over one KV head: a uniform one, and one that sees only its best key; each token sees itself and what

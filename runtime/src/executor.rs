@@ -1,8 +1,9 @@
 //! [`Executor`]: a loaded model, which turns tokens into logits.
 //!
 //! Loading repacks the weights from the mapped GGUF into the device's memory, binds the plan of every entry point to
-//! addresses, and records it; a step then uploads token ids, replays, and downloads one row of logits. Invariant: nothing
-//! is allocated after loading, and a failed step leaves the position as it was. Next hop: [`crate::device`] runs the
+//! addresses, and records it; a step then uploads token ids and replays. Logits come to the host when they are asked for, all
+//! of a row or only the largest. Invariant: nothing is allocated after loading, and a failed step leaves the position as it
+//! was. Next hop: [`crate::device`] runs the
 //! launches.
 
 mod load;
@@ -29,17 +30,48 @@ struct Entry {
     /// Most tokens of a step.
     tokens: usize,
     recording: Recording,
-    /// The first row of logits.
+    /// The rows of logits.
     logits: Region,
+    /// The rows of the largest, and how many each has.
+    top: Option<(Region, usize)>,
     /// Whether every token has a row.
     all_logits: bool,
 }
 
 impl Entry {
-    /// Where row `row` of the logits is.
-    fn logits_row(&self, row: usize, vocab: usize) -> Region {
-        let bytes = f32_row_bytes(vocab) as u64;
-        Region { offset: self.logits.offset + row as u64 * bytes, bytes, ..self.logits }
+    /// The row of token `token` of a step that had `tokens`.
+    fn row(&self, token: usize, tokens: usize) -> Result<usize> {
+        match self.all_logits {
+            true if token < tokens => Ok(token),
+            false if token + 1 == tokens => Ok(0),
+            _ => {
+                let what = "the logits of a token of the last step".into();
+                let have = if self.all_logits { tokens as u64 } else { 1 };
+                Err(Error::Limit { what, need: token as u64 + 1, have })
+            }
+        }
+    }
+}
+
+/// Brings row `row` of `rows` to the host.
+fn download_row(device: &mut dyn Device, rows: Region, row: usize, to: &mut [f32]) -> Result<()> {
+    let bytes = f32_row_bytes(to.len()) as u64;
+    device.download(Region { offset: rows.offset + row as u64 * bytes, bytes, ..rows }, sys::f32_bytes_mut(to))
+}
+
+/// The largest logits after a token.
+#[derive(Debug, Clone, Copy)]
+pub struct Top<'a> {
+    logits: &'a [f32],
+    ids: &'a [f32],
+    /// The logarithm of the sum of the exponentials of all logits: a logit less this is the logarithm of a probability.
+    pub log_sum_exp: f32,
+}
+
+impl Top<'_> {
+    /// Token ids and logits, largest first, equal ones by id. NaN counts as -infinity, infinity as the largest float.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, f32)> {
+        self.ids.iter().zip(self.logits).map(|(&id, &logit)| (id as u32, logit))
     }
 }
 
@@ -51,9 +83,14 @@ pub struct Executor {
     entries: Vec<Entry>,
     tokens: Region,
     position: usize,
-    logits: Vec<f32>,
     /// What the last step left on the device: which entry point ran, and its tokens.
     last: Option<(usize, usize)>,
+    /// The logits after its last token, once they are asked for.
+    logits: Vec<f32>,
+    has_logits: bool,
+    /// The largest of them, as [`ir::graph::Op::TopK`] gives them, once they are asked for.
+    top: Vec<f32>,
+    has_top: bool,
     /// One row, for [`Executor::logits_of`].
     row: Vec<f32>,
 }
@@ -129,7 +166,10 @@ impl Executor {
         entries.sort_by_key(|e| e.tokens);
         let logits = vec![0.0; manifest.config.vocab];
         let row = logits.clone();
-        Ok(Executor { device, manifest, entries, tokens, position: 0, logits, last: None, row })
+        let most = entries.iter().filter_map(|e| e.top).map(|(_, k)| k).max();
+        let top = vec![0.0; most.map_or(0, |k| 2 * k + 1)];
+        let (last, has_logits, has_top) = (None, false, false);
+        Ok(Executor { device, manifest, entries, tokens, position: 0, last, logits, has_logits, top, has_top, row })
     }
 
     /// Processes all of `tokens`, in chunks as large as an entry point takes. After each chunk but the last,
@@ -144,7 +184,7 @@ impl Executor {
         let mut done = 0;
         for chunk in tokens.chunks(self.capacity().max(1)) {
             let last = done + chunk.len() == tokens.len();
-            self.launch(chunk, last)?;
+            self.launch(chunk)?;
             done += chunk.len();
             if !last && !go_on(done, tokens.len()) {
                 return Ok(false);
@@ -159,17 +199,38 @@ impl Executor {
     /// As [`Executor::prefill`]; [`Error::Limit`] for more tokens.
     pub fn step(&mut self, tokens: &[u32]) -> Result<()> {
         self.check(tokens)?;
-        self.launch(tokens, true)
+        self.launch(tokens)
     }
 
-    /// The logits after the last token processed, one for each token of the vocabulary.
-    pub fn logits(&self) -> &[f32] {
-        &self.logits
+    /// The logits after the last token processed, one for each token of the vocabulary. Changes to them stay until the next
+    /// step.
+    ///
+    /// # Errors
+    /// [`Error::Input`] before the first step, [`Error::Device`].
+    pub fn logits(&mut self) -> Result<&mut [f32]> {
+        if !self.has_logits {
+            let (entry, row) = self.last_row()?;
+            let rows = self.entries[entry].logits;
+            download_row(&mut *self.device, rows, row, &mut self.logits)?;
+            self.has_logits = true;
+        }
+        Ok(&mut self.logits)
     }
 
-    /// The same, for a sampler to change.
-    pub fn logits_mut(&mut self) -> &mut [f32] {
-        &mut self.logits
+    /// The largest logits after the last token processed, if the device has found `wanted` of them or more.
+    ///
+    /// # Errors
+    /// As [`Executor::logits`].
+    pub fn top(&mut self, wanted: usize) -> Result<Option<Top<'_>>> {
+        let (entry, row) = self.last_row()?;
+        let Some((rows, k)) = self.entries[entry].top.filter(|&(_, k)| k >= wanted) else { return Ok(None) };
+        let all = &mut self.top[..2 * k + 1];
+        if !self.has_top {
+            download_row(&mut *self.device, rows, row, all)?;
+            self.has_top = true;
+        }
+        let (logits, rest) = all.split_at(k);
+        Ok(Some(Top { logits, ids: &rest[..k], log_sum_exp: rest[k] }))
     }
 
     /// The logits after token `token` of the last step, which had at most [`Executor::logits_capacity`].
@@ -177,20 +238,9 @@ impl Executor {
     /// # Errors
     /// [`Error::Limit`] if the step had fewer tokens or gave no logits for this one, [`Error::Device`].
     pub fn logits_of(&mut self, token: usize) -> Result<&[f32]> {
-        let (entry, tokens) = match self.last {
-            Some((entry, tokens)) => (&self.entries[entry], tokens),
-            None => return Err(Error::input("there are no logits before the first step")),
-        };
-        let row = match entry.all_logits {
-            true if token < tokens => token,
-            false if token + 1 == tokens => 0,
-            _ => {
-                let what = "the logits of a token of the last step".into();
-                let have = if entry.all_logits { tokens as u64 } else { 1 };
-                return Err(Error::Limit { what, need: token as u64 + 1, have });
-            }
-        };
-        self.device.download(entry.logits_row(row, self.row.len()), sys::f32_bytes_mut(&mut self.row))?;
+        let (entry, tokens) = self.last()?;
+        let entry = &self.entries[entry];
+        download_row(&mut *self.device, entry.logits, entry.row(token, tokens)?, &mut self.row)?;
         Ok(&self.row)
     }
 
@@ -263,6 +313,17 @@ impl Executor {
         weights.iter().enumerate().map(|(i, w)| bytes(i, w)).sum()
     }
 
+    /// The entry point that ran last, and its tokens.
+    fn last(&self) -> Result<(usize, usize)> {
+        self.last.ok_or_else(|| Error::input("there are no logits before the first step"))
+    }
+
+    /// The entry point that ran last, and the row of its last token.
+    fn last_row(&self) -> Result<(usize, usize)> {
+        let (entry, tokens) = self.last()?;
+        Ok((entry, self.entries[entry].row(tokens - 1, tokens)?))
+    }
+
     /// Checks that `tokens` can be processed now.
     fn check(&self, tokens: &[u32]) -> Result<()> {
         let vocab = self.logits.len();
@@ -283,7 +344,7 @@ impl Executor {
     }
 
     /// Runs the smallest entry point that takes the tokens, which are checked.
-    fn launch(&mut self, tokens: &[u32], want_logits: bool) -> Result<()> {
+    fn launch(&mut self, tokens: &[u32]) -> Result<()> {
         let Some(number) = self.entries.iter().position(|e| e.tokens >= tokens.len()) else {
             return Err(Error::Limit {
                 what: "a step".into(),
@@ -294,14 +355,10 @@ impl Executor {
         let entry = &self.entries[number];
         // In range, as context and capacity are u32.
         let control = Control { position: self.position as u32, tokens: tokens.len() as u32 };
-        self.last = None;
+        (self.last, self.has_logits, self.has_top) = (None, false, false);
         self.device.upload(self.tokens, sys::u32_bytes(tokens))?;
         self.device.replay(entry.recording, control)?;
         self.device.sync()?;
-        if want_logits {
-            let row = if entry.all_logits { tokens.len() - 1 } else { 0 };
-            self.device.download(entry.logits_row(row, self.logits.len()), sys::f32_bytes_mut(&mut self.logits))?;
-        }
         self.last = Some((number, tokens.len()));
         self.position += tokens.len();
         Ok(())
@@ -330,10 +387,12 @@ impl Bindings {
             Ok(Launch { kernel, buffers: buffers.iter().map(|&b| region(b)).collect::<Result<_>>()? })
         });
         let launches = launches.collect::<Result<Vec<_>>>()?;
+        let top = entry.plan.top.map(|top| Ok::<_, Error>((region(top.buffer)?.ok_or_else(absent)?, top.k as usize)));
         Ok(Entry {
             tokens: entry.tokens as usize,
             recording: device.record(&launches)?,
             logits: region(entry.plan.logits)?.ok_or_else(absent)?,
+            top: top.transpose()?,
             all_logits: entry.all_logits,
         })
     }

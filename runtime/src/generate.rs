@@ -101,6 +101,27 @@ pub struct Generation {
     pub top_logits: Vec<(u32, f32)>,
 }
 
+/// The `k` largest logits, from the device if it has found them.
+fn largest(executor: &mut Executor, k: usize) -> Result<Vec<(u32, f32)>> {
+    if k == 0 {
+        return Ok(Vec::new());
+    }
+    match executor.top(k)? {
+        Some(top) => Ok(top.iter().take(k).filter(|&(_, logit)| logit > f32::NEG_INFINITY).collect()),
+        None => Ok(top_logits(executor.logits()?, k)),
+    }
+}
+
+/// The next token, from the largest logits if they are enough.
+fn next(executor: &mut Executor, sampler: &mut Sampler) -> Result<u32> {
+    if let Some(needs) = sampler.needs()
+        && let Some(top) = executor.top(needs)?
+    {
+        return sampler.sample_top(top.iter());
+    }
+    sampler.sample(executor.logits()?)
+}
+
 /// Processes `prompt` after what the executor already holds, then generates. Text goes to `on_text` as soon as it is
 /// certain; `interrupted` is looked at between steps. The last generated token is not in the KV cache yet: a prompt that
 /// goes on from here begins with it.
@@ -130,7 +151,7 @@ pub fn generate(
         let (ids, text, stop_reason) = (Vec::new(), String::new(), StopReason::Interrupted);
         return Ok(Generation { ids, text, stop_reason, timings, top_logits: Vec::new() });
     }
-    let top_logits = top_logits(executor.logits(), options.top_logits);
+    let top_logits = largest(executor, options.top_logits)?;
     prompt.iter().for_each(|&id| sampler.accept(id));
 
     let start = Instant::now();
@@ -159,7 +180,7 @@ pub fn generate(
             executor.step(&[last])?;
             timings.decode_steps += 1;
         }
-        let id = sampler.sample(executor.logits_mut())?;
+        let id = next(executor, sampler)?;
         if !options.ignore_eos && tokenizer.is_end(id) {
             break StopReason::Eos;
         }

@@ -97,6 +97,29 @@ impl Sampler {
         self.seen += 1;
     }
 
+    /// How many of the largest logits [`sample_top`](Self::sample_top) has to see; `None` if only
+    /// [`sample`](Self::sample), which sees all, will do.
+    pub fn needs(&self) -> Option<usize> {
+        let SamplerConfig { temperature, top_k, repeat_penalty, .. } = self.config;
+        match top_k {
+            _ if repeat_penalty != 1.0 => None,
+            _ if temperature == 0.0 => Some(1),
+            k => (1..self.n_vocab).contains(&k).then_some(k),
+        }
+    }
+
+    /// The token that [`sample`](Self::sample) would give, from the largest logits with their ids: largest first, equal ones
+    /// by id, as many as the sampler [`needs`](Self::needs) or more.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if every one is NaN or -infinity.
+    pub fn sample_top(&mut self, top: impl Iterator<Item = (u32, f32)>) -> Result<u32> {
+        let top = top.take(self.kept()).map(|(id, logit)| Candidate { logit: sane(logit), id });
+        self.candidates.clear();
+        self.candidates.extend(top.filter(|c| c.logit > f32::NEG_INFINITY));
+        self.choose()
+    }
+
     /// The next token for `logits` (one for each token id), in which the penalty is left applied. It is not
     /// [`accept`](Self::accept)ed. NaN counts as impossible.
     ///
@@ -107,18 +130,26 @@ impl Sampler {
             return Err(Error::input(format!("{} logits for a vocabulary of {}", logits.len(), self.n_vocab)));
         }
         self.penalise(logits);
-        let greedy = self.config.temperature == 0.0;
-        let kept = match self.config.top_k {
-            _ if greedy => 1,
+        select(logits, self.kept(), &mut self.candidates);
+        self.choose()
+    }
+
+    /// How many candidates of the largest logits are kept.
+    fn kept(&self) -> usize {
+        match self.config.top_k {
+            _ if self.config.temperature == 0.0 => 1,
             0 => self.n_vocab,
             k => k.min(self.n_vocab),
-        };
-        select(logits, kept, &mut self.candidates);
-        if self.candidates.is_empty() {
-            return Err(Error::input("the model gave no finite logit"));
         }
-        if greedy {
-            return Ok(self.candidates[0].id);
+    }
+
+    /// One of the candidates.
+    fn choose(&mut self) -> Result<u32> {
+        let Some(first) = self.candidates.first() else {
+            return Err(Error::input("the model gave no finite logit"));
+        };
+        if self.config.temperature == 0.0 {
+            return Ok(first.id);
         }
         self.truncate();
         Ok(self.draw())
@@ -376,6 +407,37 @@ mod tests {
         };
         assert_eq!(draws(5), draws(5));
         assert_ne!(draws(5), draws(6));
+    }
+
+    /// From the largest logits a sampler draws what it draws from all of them, or says that it needs all.
+    #[test]
+    fn the_largest_are_enough() {
+        const VOCAB: usize = 700;
+        let off = SamplerConfig { repeat_penalty: 1.1, ..config(0.0, 40, 1.0, 0.0) };
+        for bad in [off, config(0.8, 0, 0.9, 0.0), config(0.8, VOCAB, 0.9, 0.0), config(0.8, VOCAB + 1, 0.9, 0.0)] {
+            assert_eq!(Sampler::new(bad.clone(), VOCAB).unwrap().needs(), None, "{bad:?}");
+        }
+        let fine = [config(0.0, 0, 0.95, 0.05), config(0.0, 40, 0.95, 0.05), SamplerConfig::default()];
+        let some = [config(1.5, 256, 0.99, 0.0), config(1.0, 1, 1.0, 0.0), config(3.0, VOCAB - 1, 1.0, 0.0)];
+        for config in fine.into_iter().chain(some) {
+            let [mut one, mut other] = [0, 1].map(|_| Sampler::new(config.clone(), VOCAB).unwrap());
+            let needs = one.needs().unwrap();
+            for seed in 0..200 {
+                let mut all = logits(VOCAB, seed);
+                match seed % 4 {
+                    1 => all.iter_mut().for_each(|l| *l = l.round()),
+                    2 => all.iter_mut().skip(20).for_each(|l| *l = if *l > 0.0 { f32::NAN } else { f32::NEG_INFINITY }),
+                    3 => all.iter_mut().step_by(50).for_each(|l| *l = f32::INFINITY),
+                    _ => {}
+                }
+                let mut order: Vec<(u32, f32)> = (0..).zip(all.iter().map(|&l| sane(l))).collect();
+                order.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
+                let top = one.sample_top(order.into_iter().take(needs + seed as usize % 3)).unwrap();
+                assert_eq!(top, other.sample(&mut all).unwrap(), "{config:?}, {seed}");
+            }
+        }
+        let mut sampler = Sampler::new(config(0.0, 0, 1.0, 0.0), 3).unwrap();
+        assert!(sampler.sample_top([(0, f32::NAN), (1, f32::NEG_INFINITY)].into_iter()).is_err());
     }
 
     #[test]

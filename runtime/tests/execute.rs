@@ -3,8 +3,9 @@
 
 mod fixture;
 
-use fixture::{ALL_LOGITS, CAPACITIES, CONTEXT, VOCAB, next};
+use fixture::{ALL_LOGITS, CAPACITIES, CONTEXT, TOP, VOCAB, next};
 use ir::artifact::Artifact;
+use ir::plan::Top;
 use runtime::executor::Options;
 use runtime::{Error, Executor, ModelFile, Result, artifact};
 use std::path::Path;
@@ -30,9 +31,10 @@ fn executor(threads: usize) -> Executor {
 }
 
 #[track_caller]
-fn check_next(e: &Executor, history: &[u32]) {
-    let best = (0..VOCAB).max_by(|&a, &b| e.logits()[a].total_cmp(&e.logits()[b])).unwrap();
-    assert!(e.logits().iter().all(|l| !l.is_nan()), "a weight is not in its place");
+fn check_next(e: &mut Executor, history: &[u32]) {
+    let logits = e.logits().unwrap();
+    let best = (0..VOCAB).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+    assert!(logits.iter().all(|l| !l.is_nan()), "a weight is not in its place");
     assert_eq!((best as u32, e.position()), (next(history), history.len()));
 }
 
@@ -45,12 +47,12 @@ fn chunks_of_every_length_give_the_same() {
         for n in 1..=CONTEXT {
             e.set_position(0).unwrap();
             assert!(e.prefill(&tokens[..n], &mut |_, _| true).unwrap());
-            check_next(&e, &tokens[..n]);
+            check_next(&mut e, &tokens[..n]);
         }
         e.set_position(0).unwrap();
         for n in (0..CONTEXT - ALL_LOGITS).step_by(ALL_LOGITS - 1) {
             e.step(&tokens[n..n + ALL_LOGITS - 1]).unwrap();
-            check_next(&e, &tokens[..n + ALL_LOGITS - 1]);
+            check_next(&mut e, &tokens[..n + ALL_LOGITS - 1]);
         }
     }
 }
@@ -61,8 +63,31 @@ fn rolls_back() {
     e.prefill(&[1, 2, 3, 4, 5], &mut |_, _| true).unwrap();
     e.set_position(2).unwrap();
     e.step(&[9]).unwrap();
-    check_next(&e, &[1, 2, 9]);
+    check_next(&mut e, &[1, 2, 9]);
     assert!(e.set_position(4).is_err());
+}
+
+/// The largest logits are those of the step, where the plan finds them; neither they nor the others outlive it.
+#[test]
+fn the_largest_logits() {
+    let mut e = executor(2);
+    check_error(e.logits(), &["no logits before the first step"]);
+    check_error(e.top(0), &["no logits before the first step"]);
+    for history in [&[4][..], &[4, 9], &[4, 9, 39]] {
+        e.step(&history[history.len() - 1..]).unwrap();
+        let expected: Vec<(u32, f32)> =
+            (0..TOP as u32).map(|i| ((next(history) + i) % VOCAB as u32, -(i as f32))).collect();
+        for wanted in [0, 1, TOP] {
+            let top = e.top(wanted).unwrap().unwrap();
+            assert_eq!((top.iter().collect::<Vec<_>>(), top.log_sum_exp), (expected.clone(), history.len() as f32));
+        }
+        assert!(e.top(TOP + 1).unwrap().is_none());
+        e.logits().unwrap().fill(7.0);
+        assert_eq!(e.logits().unwrap(), [7.0; VOCAB]);
+    }
+    e.step(&[1, 2]).unwrap();
+    assert!(e.top(1).unwrap().is_none());
+    check_next(&mut e, &[4, 9, 39, 1, 2]);
 }
 
 #[test]
@@ -88,7 +113,7 @@ fn large_weights_stay_in_the_file_and_outlive_it() {
     assert_eq!(told, [(0, tiles), (tiles, tiles)], "only the small weight is copied");
     drop(model);
     e.step(&[3]).unwrap();
-    check_next(&e, &[3]);
+    check_next(&mut e, &[3]);
 }
 
 #[track_caller]
@@ -139,6 +164,12 @@ fn unfit_artifacts_are_refused() {
     );
     check(&|a| a.manifest.kernels[0].scratch_bytes = u64::MAX, &["kernel 0", "scratch memory"]);
     check(&|a| a.manifest.config.vocab = usize::MAX / 4 + 2, &["logits buffer"]);
+    let top = |a: &mut Artifact, buffer, k| a.manifest.entries[0].plan.top = Some(Top { buffer, k });
+    check(&|a| top(a, 5, 0), &["it finds the 0 largest of 40 logits"]);
+    check(&|a| top(a, 5, 41), &["it finds the 41 largest of 40 logits"]);
+    check(&|a| top(a, 5, 8), &["the buffer of the largest logits is missing or too small"]);
+    check(&|a| top(a, 6, 1), &["the buffer of the largest logits is missing or too small"]);
+    check(&|a| top(a, 1, 1), &["the buffer of the largest logits is missing or too small"]);
     check(&|a| a.manifest.weights[0].ty.shape = vec![1 << 33, 1 << 33], &["'rows'", "elements"]);
     check(&|a| a.manifest.entries[1].tokens = u32::MAX, &["4294967295 tokens, the context is 50"]);
 }
@@ -165,7 +196,7 @@ fn artifacts_come_back_and_are_replaced() {
     artifact::check_model(&a.manifest, &model).unwrap();
     let mut e = load(artifact::read(&path).unwrap(), &model, 2).unwrap();
     e.step(&[5]).unwrap();
-    check_next(&e, &[5]);
+    check_next(&mut e, &[5]);
 }
 
 #[test]

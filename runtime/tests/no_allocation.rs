@@ -5,6 +5,7 @@ mod fixture;
 
 use runtime::ModelFile;
 use runtime::executor::{Executor, Options};
+use runtime::sampler::{Sampler, SamplerConfig};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -38,6 +39,7 @@ fn steps_allocate_nothing() {
     // Parking allocates at the first time on some systems.
     e.step(&[1]).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(20));
+    let mut sampler = Sampler::new(SamplerConfig { top_k: 2, ..SamplerConfig::default() }, fixture::VOCAB).unwrap();
     let prompt = [5; 20];
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     for _ in 0..100 {
@@ -45,6 +47,8 @@ fn steps_allocate_nothing() {
         e.prefill(&prompt, &mut |_, _| true).unwrap();
         for t in 0..20 {
             e.step(&[t]).unwrap();
+            sampler.sample_top(e.top(2).unwrap().unwrap().iter()).unwrap();
+            sampler.sample(e.logits().unwrap()).unwrap();
         }
         e.step(&[1, 2, 3]).unwrap();
     }

@@ -89,7 +89,7 @@ pub fn executor(file: &ModelFile, settings: Settings, threads: usize) -> Executo
 pub fn greedy(executor: &mut Executor, prompt: &[u32], n: usize) -> (Vec<f32>, Vec<u32>) {
     executor.set_position(0).unwrap_or_else(|e| panic!("{e}"));
     executor.prefill(prompt, &mut |_, _| true).unwrap_or_else(|e| panic!("{e}"));
-    let logits = executor.logits().to_vec();
+    let logits = executor.logits().unwrap_or_else(|e| panic!("{e}")).to_vec();
     (logits, go_on(executor, n))
 }
 
@@ -103,7 +103,18 @@ pub fn go_on(executor: &mut Executor, n: usize) -> Vec<u32> {
         if step > 0 {
             executor.step(&ids[step - 1..]).unwrap_or_else(|e| panic!("{e}"));
         }
-        ids.push(argmax(executor.logits()));
+        ids.push(best(executor));
     }
     ids
+}
+
+/// The token of the largest logit. What the device itself has found has to agree.
+fn best(executor: &mut Executor) -> u32 {
+    let logits = executor.logits().unwrap_or_else(|e| panic!("{e}"));
+    let id = argmax(logits);
+    let expected = (id, logits[id as usize]);
+    if let Some(top) = executor.top(1).unwrap_or_else(|e| panic!("{e}")) {
+        assert_eq!(top.iter().next(), Some(expected), "the largest logit");
+    }
+    id
 }

@@ -3,8 +3,9 @@
 use codegen::passes::{self, PassContext};
 use ir::graph::interp::{self, KvCache, Step};
 use ir::quant;
+use ir::target::Target;
 use runtime::generate::{self, StopReason};
-use runtime::sampler::{Sampler, SamplerConfig};
+use runtime::sampler::{Sampler, SamplerConfig, top_logits};
 use runtime::tokenizer::Tokenizer;
 use runtime::{Executor, ModelFile, artifact};
 use std::sync::atomic::AtomicBool;
@@ -64,9 +65,9 @@ fn check_interpreter(name: &str, shape: &Synthetic, settings: Settings) {
         let expected = interp::run(graph, &weights, &mut cache, Step { position, tokens: &tokens }).unwrap();
         let (_, expected) = expected.iter().find(|(name, _)| name == "logits").unwrap();
         executor.prefill(&tokens, &mut |_, _| true).unwrap();
-        let d = difference(executor.logits(), expected.f32().unwrap());
+        let d = difference(executor.logits().unwrap(), expected.f32().unwrap());
         assert!(d <= tolerance, "{name}, {}, KV {}, step {step}: {d} > {tolerance}", settings.target.name, settings.kv);
-        tokens = vec![argmax(executor.logits())];
+        tokens = vec![argmax(executor.logits().unwrap())];
     }
 }
 
@@ -146,7 +147,7 @@ fn batches_give_what_single_tokens_give() {
                 let mut by = |size: usize| {
                     executor.set_position(start).unwrap();
                     last.chunks(size).for_each(|chunk| executor.step(chunk).unwrap());
-                    executor.logits().to_vec()
+                    executor.logits().unwrap().to_vec()
                 };
                 let one = by(1);
                 for size in [2, 3, 4, 7, 8, 13, 16, 17, 40] {
@@ -169,7 +170,7 @@ fn rolling_back_forgets() {
         let feed = |executor: &mut Executor, from: usize, tokens: &[u32]| {
             executor.set_position(from).unwrap();
             executor.prefill(tokens, &mut |_, _| true).unwrap();
-            (bits(executor.logits()), run::go_on(executor, 6))
+            (bits(executor.logits().unwrap()), run::go_on(executor, 6))
         };
         feed(&mut executor, 0, &a);
         let first = feed(&mut executor, a.len(), &b);
@@ -185,7 +186,7 @@ fn rolling_back_forgets() {
 /// Generates greedily for as long as the context allows.
 fn generate(executor: &mut Executor, tokenizer: &Tokenizer, prompt: &[u32]) -> Result<(usize, StopReason), String> {
     let config = SamplerConfig { temperature: 0.0, ..SamplerConfig::default() };
-    let mut sampler = Sampler::new(config, executor.logits().len()).unwrap();
+    let mut sampler = Sampler::new(config, executor.manifest().config.vocab).unwrap();
     let options = generate::Options { ignore_eos: true, ..Default::default() };
     executor.set_position(0).unwrap();
     let go = AtomicBool::new(false);
@@ -216,5 +217,29 @@ fn contexts_are_used_up_and_not_exceeded() {
             let error = run::compile(&file, Settings { context: Some(context), ..Settings::new(target) }).unwrap_err();
             assert!(error.to_string().contains(words), "{error}");
         }
+    }
+}
+
+/// On a GPU the largest logits are those of the whole row, and a sampler draws the same from both.
+#[test]
+fn the_largest_logits_of_a_gpu() {
+    let large =
+        Synthetic { vocab: 5000, layers: 1, ..zoo().into_iter().find(|(name, _)| name == "qwen3-k").unwrap().1 };
+    let file = run::file(large.gguf()).unwrap();
+    let mut executor = run::executor(&file, Settings::new(Target::by_name("sm_120").unwrap()), 1);
+    assert!(executor.top(1).is_err() && executor.logits().is_err(), "logits before the first step");
+    let configs = [0.0, 0.9].map(|temperature| SamplerConfig { temperature, seed: 4, ..SamplerConfig::default() });
+    let [mut samplers, mut others] = [0, 1].map(|_| configs.clone().map(|c| Sampler::new(c, large.vocab).unwrap()));
+    for token in [7, 4999, 7, 0, 1234] {
+        executor.step(&[token]).unwrap();
+        let top = executor.top(256).unwrap().unwrap();
+        let (found, log_sum_exp): (Vec<(u32, f32)>, f32) = (top.iter().collect(), top.log_sum_exp);
+        let drawn = samplers.each_mut().map(|s| s.sample_top(found.iter().copied()).unwrap());
+        assert!(executor.top(257).unwrap().is_none());
+        let logits = executor.logits().unwrap();
+        assert_eq!(found, top_logits(logits, 256));
+        let sum: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
+        assert!((f64::from(log_sum_exp) - sum.ln()).abs() < 1e-5 * sum.ln(), "{log_sum_exp} is not {}", sum.ln());
+        assert_eq!(drawn, others.each_mut().map(|s| s.sample(logits).unwrap()));
     }
 }

@@ -2,10 +2,11 @@
 
 use codegen::passes::{self, PassContext};
 use codegen::{KernelTable, TableKernel, lower};
-use ir::graph::Graph;
+use ir::graph::{Graph, Op};
 use ir::quant;
-use ir::spec::{GpuSchedule, Schedule};
+use ir::spec::{GpuSchedule, KernelSpec, Schedule};
 use ir::target::Target;
+use ir::tensor::{Elem, TensorType};
 use tests::kernels::{self, Trial};
 use tests::synthetic::{Synthetic, zoo};
 
@@ -108,6 +109,27 @@ fn schedules_of_gpus() {
                 let (position, seed) = (shape.context - 1, 7 * workers as u64 + number as u64);
                 check_trial(&name, &kernel, target, Trial { position, tokens: 1, workers, seed });
             }
+        }
+    }
+}
+
+/// Rows of several segments, on grids of all of them and of fewer CTAs, and counts that are no power of two.
+#[test]
+fn the_largest_of_long_rows() {
+    let target = Target::by_name("sm_120").unwrap();
+    let cases = [(300, 256, 1), (2049, 1, 2), (5000, 256, 3), (5000, 40, 2), (4096, 100, 170), (32003, 256, 5)];
+    for (columns, k, ctas) in cases {
+        let mut body = Graph::new();
+        let x = body.leaf(Op::Param(0), TensorType::new(Elem::F32, [1, columns])).unwrap();
+        let top = body.add(Op::TopK { k }, &[x]).unwrap();
+        body.output("out", top).unwrap();
+        let spec = KernelSpec::new("top_k", body, 1, target);
+        let schedule = Schedule::Gpu(GpuSchedule { ctas, warps: 8, chunk: 256, depth: 0 });
+        let made = kernels_gen::generate(&spec, &schedule, target).unwrap();
+        let kernel = TableKernel::new(spec, (schedule, made), 0).unwrap();
+        for workers in 0..5 {
+            let seed = (columns + workers) as u64;
+            check_trial("top", &kernel, target, Trial { position: 0, tokens: 1, workers, seed });
         }
     }
 }

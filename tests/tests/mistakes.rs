@@ -49,7 +49,7 @@ const fn mistake(
 
 use Edit::{Drop, Further, Last, Swap};
 
-/// The chunks of these kernels are 1152 bytes, and their rings have two slots.
+/// The chunks of these kernels are 1152 bytes, and their rings have two slots. The logits are two segments of `top_k`.
 const MISTAKES: &[Mistake] = &[
     mistake("project", ("mbarrier.init", 0), Drop(1), "mbarrier", "no mbarrier is made"),
     mistake(
@@ -110,6 +110,21 @@ const MISTAKES: &[Mistake] = &[
     mistake("attention", ("bar.sync", 2), Drop(1), "race_global", "a CTA arrives before its results are there"),
     mistake("attention", ("atom.", 0), Swap(".acq_rel", ".relaxed"), "race_global", "a CTA arrives without order"),
     mistake("attention", ("setp.lt.u32", 1), Swap(".lt", ".le"), "wrong", "a position too many"),
+    mistake("top_k", ("bar.sync", 1), Drop(1), "race_shared", "elements are compared before the others are in order"),
+    mistake("top_k", ("bar.sync", 5), Drop(1), "race_", "a CTA arrives before its largest are there"),
+    mistake("top_k", ("bar.sync", 6), Drop(1), "uninit_shared", "who is last is read before it is known"),
+    mistake("top_k", ("atom.", 0), Swap(".acq_rel", ".relaxed"), "race_global", "it arrives without order"),
+    mistake("top_k", ("st.global.b32", 0), Drop(1), "counter", "its counter is not set back"),
+    mistake("top_k", ("st.global.f32", 2), Drop(1), "NaN", "the sum of a segment is not written"),
+    mistake("top_k", ("setp.eq.f32", 0), Swap(".eq", ".equ"), "wrong", "NaN counts as a number"),
+    mistake(
+        "top_k",
+        ("setp.lt.f32", 3),
+        Swap(".lt", ".gt"),
+        "an output element is -inf",
+        "of two elements the smaller is kept",
+    ),
+    mistake("top_k", ("sub.s32", 2), Swap("sub", "add"), "_shared", "blocks are not mirrored"),
 ];
 
 fn table() -> Vec<TableKernel> {
@@ -122,14 +137,17 @@ fn table() -> Vec<TableKernel> {
         ffn: 512,
         context: 256,
         layers: 1,
+        vocab: 2500,
         architecture: "qwen3",
         qk_norm: true,
         format: format("q4_0"),
         ..Synthetic::default()
     };
-    let schedule = Schedule::Gpu(GpuSchedule { ctas: 3, warps: 2, chunk: 64, depth: 2 });
     let kernels = kernels::table(&shape.model(), target, &[1], quant::Q8_0).kernels;
     let again = |k: TableKernel| {
+        // Of two warps a thread of `top_k` often exchanges the same elements again.
+        let warps = if k.spec.kind == "top_k" { 8 } else { 2 };
+        let schedule = Schedule::Gpu(GpuSchedule { ctas: 3, warps, chunk: 64, depth: 2 });
         let made = kernels_gen::generate(&k.spec, &schedule, target).unwrap();
         TableKernel::new(k.spec, (schedule, made), 0).unwrap()
     };

@@ -9,9 +9,9 @@ use ir::target;
 use ir::tensor::{Elem, Layout};
 use tests::synthetic;
 
-/// Runs a prompt in steps of the graph's capacity or less, while the context lasts, and gives all outputs and caches as
-/// bits.
-fn trace(graph: &Verified<Graph>, weights: &Weights, spec: &synthetic::Synthetic) -> Vec<Vec<u32>> {
+/// Runs a prompt in steps of the graph's capacity or less, while the context lasts, and gives all outputs and caches, by name,
+/// as bits.
+fn trace(graph: &Verified<Graph>, weights: &Weights, spec: &synthetic::Synthetic) -> Vec<(String, Vec<u32>)> {
     let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
     let mut cache = KvCache::default();
     let mut results = Vec::new();
@@ -25,11 +25,11 @@ fn trace(graph: &Verified<Graph>, weights: &Weights, spec: &synthetic::Synthetic
         let tokens: Vec<u32> = (0..used).map(|_| rng.below(spec.vocab) as u32).collect();
         let outputs = interp::run(graph, weights, &mut cache, Step { position, tokens: &tokens }).unwrap();
         position += used;
-        results.extend(outputs.iter().map(|(_, v)| bits(v.f32().unwrap())));
+        results.extend(outputs.iter().map(|(name, v)| (name.clone(), bits(v.f32().unwrap()))));
     }
-    let states = graph.outputs().iter().filter_map(|(name, _)| cache.get(name));
-    results.extend(states.map(bits));
-    assert!(results.iter().flatten().all(|&x| f32::from_bits(x).is_finite()));
+    let states = graph.outputs().iter().filter_map(|(name, _)| Some((name.clone(), bits(cache.get(name)?))));
+    results.extend(states);
+    assert!(results.iter().flat_map(|(_, bits)| bits).all(|&x| f32::from_bits(x).is_finite()));
     results
 }
 
@@ -53,6 +53,10 @@ fn check(
         // Rounding activations changes results; from there on they stay.
         if pass == "quantise" {
             expected = got;
+        } else if pass == "top" {
+            assert!(got.iter().filter(|(name, _)| name != "top").eq(&expected), "{name}: 'top' changes results");
+            assert_eq!(got.iter().any(|(name, _)| name == "top"), target.gpu().is_some());
+            expected = got;
         } else {
             assert!(expected == got, "{name}, {tokens} tokens: '{pass}' changes results");
         }
@@ -68,8 +72,10 @@ fn check(
         .filter(|n| !n.op.is_leaf())
         .map(|n| if let Op::Fusion(f) = &n.op { f.kind.as_str() } else { panic!("{name}: {:?} is not fused", n.op) })
         .collect();
+    let gpu = target.gpu().map(|_| "top_k");
     let layer = ["qkv", "attention", "project", "gate_up", "project"];
-    let expected: Vec<&str> = ["embed"].into_iter().chain(layer.repeat(spec.layers)).chain(["logits"]).collect();
+    let expected: Vec<&str> =
+        ["embed"].into_iter().chain(layer.repeat(spec.layers)).chain(["logits"]).chain(gpu).collect();
     let without_angles: Vec<&str> = kinds.iter().copied().filter(|k| *k != "rope_angles").collect();
     assert_eq!(without_angles, expected, "{name}");
     assert_eq!(kinds.len(), expected.len() + 1, "{name}");

@@ -1,13 +1,14 @@
 //! The passes from a model's graph to one whose every op is a fusion, in the order of [`PIPELINE`].
 //!
 //! Invariant: each pass takes and gives a verified graph of the same meaning (only `quantise` changes results, by the
-//! rounding of [`Quantize`](ir::graph::Op::Quantize)), and the same graph always gives the same graph. Next hop: lowering turns each fusion into
-//! a kernel.
+//! rounding of [`Quantize`](ir::graph::Op::Quantize), and only `top` adds one), and the same graph always gives the same
+//! graph. Next hop: lowering turns each fusion into a kernel.
 
 mod canonicalise;
 mod fuse;
 mod layout;
 mod quantise;
+mod top;
 
 use ir::graph::{Graph, Node, Ref};
 use ir::target::Target;
@@ -33,6 +34,7 @@ pub struct Pass {
 /// Every pass, in order. Layouts are chosen before fusing, so that the params of bodies have them.
 pub const PIPELINE: &[Pass] = &[
     Pass { name: "canonicalise", run: canonicalise::run },
+    Pass { name: "top", run: top::run },
     Pass { name: "quantise", run: quantise::run },
     Pass { name: "layout", run: layout::run },
     Pass { name: "fuse", run: fuse::run },

@@ -1,11 +1,13 @@
 //! The type rule of every op. Invariant: what these rules accept, every later stage handles without checking shapes again.
 
-use super::{Input, Op};
+use super::{Input, MOST_TOP, Op};
 use crate::quant;
 use crate::tensor::{Elem, Layout, TensorType};
 
 /// The most elements of a tensor; keeps every size computed from a type within 64 bits.
 const MAX_ELEMENTS: usize = 1 << 40;
+/// Up to here a float holds every number of an element.
+const MAX_NUMBERED: usize = 1 << 24;
 
 /// Refuses with the rule that is broken.
 fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
@@ -182,6 +184,16 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             float("x", x)?;
             ensure(x.shape.len() == 2, || format!("x is f32[T,d], not {x}"))?;
             one(&[1, x.columns()])
+        }
+        Op::TopK { k } => {
+            let [x] = take(operands)?;
+            float("x", x)?;
+            ensure(x.shape.len() == 2 && x.columns() <= MAX_NUMBERED, || {
+                format!("x is f32[T,V], V at most {MAX_NUMBERED}, not {x}")
+            })?;
+            let most = x.columns().min(MOST_TOP);
+            ensure((1..=most).contains(k), || format!("k is {k}, 1 to {most} are allowed"))?;
+            one(&[x.rows(), 2 * k + 1])
         }
         Op::Fusion(fusion) => {
             let params = fusion.body.params().map_err(|e| e.to_string())?;

@@ -69,6 +69,9 @@ impl std::hash::Hash for F32 {
     }
 }
 
+/// Largest k of [`Op::TopK`].
+pub const MOST_TOP: usize = 256;
+
 /// The primitives. T tokens, d model width, H heads of h elements; results are f32 unless said otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Op {
@@ -127,6 +130,13 @@ pub enum Op {
     },
     /// \[T, d\] -> \[1, d\]: the row of the step's last token.
     LastToken,
+    /// x\[T, V\] -> \[T, 2 k + 1\]: the k largest elements of a row, largest first, equal ones by their index; then their
+    /// indices; then the logarithm of the sum of the exponentials of the whole row. NaN counts as -infinity, infinity as
+    /// the largest float.
+    TopK {
+        /// 1 to [`MOST_TOP`] and V.
+        k: usize,
+    },
     /// Computes what its body computes; results are the body's outputs in order.
     Fusion(Box<Fusion>),
 }

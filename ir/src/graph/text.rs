@@ -11,8 +11,8 @@
 //! }
 //! output "x" %2
 //! ```
-//! `%4.1` is the second result of node 4. Shapes that an op takes as an attribute (`reshape`, `rope_angles`) are read off
-//! its type. Invariant: parsing what was printed gives an equal graph; no input panics.
+//! `%4.1` is the second result of node 4. What of an op's attributes shows in its type (`reshape`, `rope_angles`, `top_k`) is
+//! read off it. Invariant: parsing what was printed gives an equal graph; no input panics.
 
 use super::{F32, Fusion, Graph, Input, Op, Ref, RopeStyle};
 use crate::quant::Format;
@@ -42,6 +42,7 @@ pub fn mnemonic(op: &Op) -> &'static str {
         Op::KvAppend => "kv_append",
         Op::Attention { .. } => "attention",
         Op::LastToken => "last_token",
+        Op::TopK { .. } => "top_k",
         Op::Fusion(_) => "fusion",
     }
 }
@@ -190,6 +191,7 @@ fn node(
         "kv_append" => Op::KvAppend,
         "attention" => Op::Attention { scale: number()? },
         "last_token" => Op::LastToken,
+        "top_k" => Op::TopK { k: 0 },
         "fusion" if body => return Err(c.error("a fusion inside a fusion's body")),
         "fusion" => Op::Fusion(Box::new(Fusion { kind: label, body: Graph::new() })),
         _ => return Err(c.error(format!("'{word}' is no op"))),
@@ -205,6 +207,7 @@ fn node(
             let &[tokens, dim] = types[0].shape.as_slice() else { return Err(c.error("angles are f32[T,dim]")) };
             Op::RopeAngles { tokens, dim, theta }
         }
+        Op::TopK { .. } => Op::TopK { k: types[0].columns() / 2 },
         Op::Fusion(fusion) => {
             c.expect("{")?;
             c.finish()?;

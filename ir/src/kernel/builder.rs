@@ -250,7 +250,7 @@ impl Builder {
 
     unary! {
         fabs Abs, sqrt Sqrt, exp Exp, round Round, to_float ToFloat, from_half FromHalf, to_half ToHalf, from_bf16 FromBf16,
-        sin Sin, cos Cos, as_float AsFloat, count_ones CountOnes, fill_bytes FillBytes,
+        sin Sin, cos Cos, log Log, as_float AsFloat, count_ones CountOnes, fill_bytes FillBytes,
     }
 
     /// a + constant.

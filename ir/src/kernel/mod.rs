@@ -118,6 +118,8 @@ pub enum Unary {
     Sin,
     /// Cosine of |x| <= pi, f32, within 1e-6. GPU only.
     Cos,
+    /// Natural logarithm of x >= 0, f32, within 3e-7 of 1 or of itself, whichever is more. GPU only.
+    Log,
     /// The bits of an i32 as f32. GPU only.
     AsFloat,
     /// The number of bits that are set in an i32.

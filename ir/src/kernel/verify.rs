@@ -272,8 +272,8 @@ impl Verifier<'_> {
                 let vector = self.ty(*a)?.is_vector();
                 let (from, to) = match op {
                     Unary::Abs | Unary::Sqrt | Unary::Exp => (Ty::F32, Ty::F32),
-                    Unary::Sin | Unary::Cos => {
-                        self.on_gpu(true, "a sine or cosine")?;
+                    Unary::Sin | Unary::Cos | Unary::Log => {
+                        self.on_gpu(true, "a sine, cosine or logarithm")?;
                         (Ty::F32, Ty::F32)
                     }
                     Unary::AsFloat => {

@@ -25,7 +25,7 @@ macro_rules! ops {
     };
 }
 
-ops! { embed, rope_angles, qkv, attention, project, gate_up, logits }
+ops! { embed, rope_angles, qkv, attention, project, gate_up, logits, top_k }
 
 /// Whether the only output is that of such an op.
 fn ends_in(body: &Graph, is: fn(&Op) -> bool) -> bool {

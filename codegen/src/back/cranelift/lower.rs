@@ -407,7 +407,7 @@ impl Lowering<'_, '_> {
             Unary::FromBf16 => math::from_bf16(&mut self.b, a),
             Unary::CountOnes => self.b.ins().popcnt(a),
             Unary::FillBytes => math::fill_bytes(&mut self.b, a),
-            Unary::Sin | Unary::Cos | Unary::AsFloat => return Err(gpu_only()),
+            Unary::Sin | Unary::Cos | Unary::Log | Unary::AsFloat => return Err(gpu_only()),
         })
     }
 

@@ -619,6 +619,10 @@ impl Emitter<'_> {
             }
             Unary::Sin => self.op(Class::Float, "sin.approx.f32", &[a]),
             Unary::Cos => self.op(Class::Float, "cos.approx.f32", &[a]),
+            Unary::Log => {
+                let log2 = self.op(Class::Float, "lg2.approx.f32", &[a]);
+                self.op(Class::Float, "mul.rn.f32", &[log2, Operand::Float(std::f32::consts::LN_2.to_bits())])
+            }
             Unary::AsFloat => self.op(Class::Float, "mov.b32", &[a]),
             Unary::CountOnes => self.op(Class::Word, "popc.b32", &[a]),
             Unary::FillBytes => self.op(Class::Word, "prmt.b32", &[a, a, Operand::Int(0xba98)]),

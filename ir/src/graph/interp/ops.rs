@@ -6,6 +6,7 @@ use crate::abi::Q8_BLOCK;
 use crate::quant;
 use crate::tensor::{Elem, TensorType};
 use crate::{Error, Result};
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// `op` applied to values of these types, in a step of `tokens` tokens.
@@ -55,6 +56,7 @@ pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, to
             let x = f32s(0)?;
             x[x.len() - types[0].columns()..].to_vec().into()
         }
+        Op::TopK { k } => top_k(f32s(0)?, types[0].columns(), *k).into(),
         Op::Input(_) | Op::Weight(_) | Op::State(_) | Op::Param(_) | Op::Fusion(_) => {
             return Err(mismatch("a primitive"));
         }
@@ -230,4 +232,21 @@ fn attention(
         }
     }
     Ok(out)
+}
+
+fn top_k(x: &[f32], columns: usize, k: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len() / columns * (2 * k + 1));
+    for row in x.chunks_exact(columns) {
+        let row: Vec<f32> = row.iter().map(|x| if x.is_nan() { f32::NEG_INFINITY } else { x.min(f32::MAX) }).collect();
+        let mut ids: Vec<usize> = (0..columns).collect();
+        // A stable sort.
+        ids.sort_by(|&a, &b| row[b].partial_cmp(&row[a]).unwrap_or(Ordering::Equal));
+        ids.truncate(k);
+        out.extend(ids.iter().map(|&id| row[id]));
+        out.extend(ids.iter().map(|&id| id as f32));
+        let max = f64::from(row[ids[0]].max(f32::MIN));
+        let sum: f64 = row.iter().map(|&x| (f64::from(x) - max).exp()).sum();
+        out.push((max + sum.ln()) as f32);
+    }
+    out
 }
