@@ -113,6 +113,7 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
         list("plan", &name, &|| plan.to_string());
         plans.push(EntryPoint { name, tokens: tokens as u32, all_logits, plan });
     }
+    table.add_repacks(target)?;
     let mut module = backend.prefix(target)?;
     let mut kernels = Vec::new();
     let want_code = stages.iter().any(|s| ["clif", "asm", "ptx"].contains(s));

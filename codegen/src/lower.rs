@@ -7,10 +7,10 @@ use ir::kernel::Kernel;
 use ir::plan::{Buffer, Place, Plan, Step, Top};
 use ir::spec::{self, KernelSpec, Schedule};
 use ir::target::{self, Gpu, Target};
-use ir::tensor::kv_bytes;
+use ir::tensor::{Layout, TensorType, kv_bytes};
 use ir::work::Work;
 use ir::{Error, Result, Verified, artifact};
-use kernels_gen::{Generated, Workspace, schedule};
+use kernels_gen::{Generated, Workspace, ops, schedule};
 use std::collections::HashMap;
 
 /// The kernels, weights and states that the entry points of an artifact share.
@@ -91,10 +91,31 @@ impl KernelTable {
         Ok(number)
     }
 
+    /// Gives each weight that a GPU reads in tiles the kernel that repacks it.
+    ///
+    /// # Errors
+    /// As [`lower`].
+    pub fn add_repacks(&mut self, target: &Target) -> Result<()> {
+        for n in 0..self.weights.len() {
+            let ty = self.weights[n].ty.clone();
+            if target.gpu().is_none() || ty.layout == Layout::Rows {
+                continue;
+            }
+            let mut body = Graph::new();
+            let raw = TensorType { layout: Layout::Rows, ..ty.clone() };
+            let x = body.leaf(Op::Param(0), raw)?;
+            let tiles = body.add(Op::Repack { layout: ty.layout }, &[x])?;
+            body.output("out", tiles)?;
+            let kind = ops::kind(&body)?;
+            self.weights[n].repack = Some(self.kernel(&Fusion { kind: kind.into(), body }, 1, target)? as u32);
+        }
+        Ok(())
+    }
+
     fn weight(&mut self, name: &str, ty: &ir::tensor::TensorType) -> u32 {
         let found = self.weights.iter().position(|w| w.name == name);
         let number = found.unwrap_or_else(|| {
-            self.weights.push(artifact::Weight { name: name.into(), ty: ty.clone() });
+            self.weights.push(artifact::Weight { name: name.into(), ty: ty.clone(), repack: None });
             self.weights.len() - 1
         });
         number as u32

@@ -25,6 +25,8 @@ pub struct Weight {
     pub name: String,
     /// Format, shape \[rows, columns\] or \[n\], and the layout to repack to.
     pub ty: TensorType,
+    /// The number of the kernel by which the device repacks it from the order of the file; without, the host does.
+    pub repack: Option<u32>,
 }
 
 /// A KV cache of one layer.
@@ -175,6 +177,12 @@ impl Manifest {
             }
             if k.hash.len() != 64 || !k.hash.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return bad(format!("kernel {i} has no SHA-256"));
+            }
+        }
+        for w in &self.weights {
+            let kernel = w.repack.map(|k| self.kernels.get(k as usize).map(|k| k.params));
+            if kernel.is_some_and(|params| params != Some(2)) {
+                return bad(format!("weight '{}' has no kernel of two parameters that repacks it", w.name));
             }
         }
         for (i, s) in self.states.iter().enumerate() {

@@ -31,7 +31,7 @@ impl Role {
             body.nodes().iter().flat_map(|node| node.inputs.iter().enumerate().map(move |(at, r)| (node, at, r)));
         let roles =
             uses.filter(|(_, _, r)| body.node(r.node).op == Op::Param(n)).map(|(node, at, _)| match (&node.op, at) {
-                (Op::MatMul, 0) => Role::Matrix,
+                (Op::MatMul | Op::Repack { .. }, 0) => Role::Matrix,
                 (Op::Embed, 0) => Role::Table,
                 (Op::KvAppend, 0) => Role::Appended,
                 (Op::Attention { .. }, 1 | 2) => Role::Attended,

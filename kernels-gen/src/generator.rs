@@ -43,7 +43,9 @@ impl<'a> Generator<'a> {
             results.push(if in_place {
                 None
             } else {
-                let (mem, bytes) = storage(body.ty(*value), Role::Plain)?;
+                let repacked = matches!(body.node(value.node).op, Op::Repack { .. });
+                let role = if repacked { Role::Matrix } else { Role::Plain };
+                let (mem, bytes) = storage(body.ty(*value), role)?;
                 Some(b.param(format!("out{i}"), mem, bytes, Access::Write))
             });
         }

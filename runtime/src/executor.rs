@@ -158,7 +158,7 @@ impl Executor {
         let tokens = Region { memory: device.alloc(capacity * 4, "the token ids")?, offset: 0, bytes: capacity * 4 };
         let states =
             manifest.states.iter().map(|s| device.alloc(s.bytes, "the KV cache")).collect::<Result<Vec<_>>>()?;
-        let weights = loading.run(&mut *device, model, progress)?;
+        let weights = loading.run(&mut *device, &kernels, model, progress)?;
         model.check_unchanged()?;
         let bindings = Bindings { arena, zeroed, tokens, weights, states, kernels };
         let mut entries =

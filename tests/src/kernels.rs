@@ -130,6 +130,10 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, position: usize, tokens: usi
             Operand { value: ids.into(), bytes }
         }
         (Op::KvAppend, 0) | (Op::Attention { .. }, 1 | 2) => cache(ty, rng),
+        (Op::Repack { .. }, _) => {
+            let Elem::Ggml(format) = ty.elem else { unreachable!("weights are of a GGML format") };
+            Operand { value: Vec::<f32>::new().into(), bytes: blocks(format, ty.elements(), 1.0, rng) }
+        }
         (Op::MatMul | Op::Embed, 0) => {
             let Elem::Ggml(format) = ty.elem else { unreachable!("weights are of a GGML format") };
             let rows = blocks(format, ty.elements(), 1.0 / (ty.columns() as f32).sqrt(), rng);
@@ -201,6 +205,7 @@ pub fn table(model: &Model, target: &Target, capacities: &[usize], kv: Format) -
             .and_then(|fused| lower(&fused, tokens, target, &mut table))
             .unwrap_or_else(|e| panic!("{} {tokens} tokens: {e}", target.name));
     }
+    table.add_repacks(target).unwrap_or_else(|e| panic!("{}: {e}", target.name));
     table
 }
 
@@ -322,6 +327,14 @@ pub fn attempt(
         let region = regions[at].expect("outputs have memory");
         let mut bytes = vec![0; region.bytes as usize];
         device.download(region, &mut bytes).map_err(|e| e.to_string())?;
+        if let (Op::Repack { layout }, Elem::Ggml(format)) = (&producer.op, ty.elem) {
+            let mut twin = vec![0; bytes.len()];
+            repack::repack(*layout, format, &operands[0].bytes, ty.rows(), ty.columns(), &mut twin);
+            if bytes != twin {
+                return Err(format!("{}: the bytes are not those that the host gives", kernel.name));
+            }
+            continue;
+        }
         let expected = expected.f32().expect("outputs are floats");
         let actual: Vec<f32> = match appended {
             Some(_) => decode_cache(ty, &bytes),

@@ -125,6 +125,8 @@ const MISTAKES: &[Mistake] = &[
         "of two elements the smaller is kept",
     ),
     mistake("top_k", ("sub.s32", 2), Swap("sub", "add"), "_shared", "blocks are not mirrored"),
+    mistake("repack", ("st.global", 0), Further(16), "bytes", "a unit is a lane too far"),
+    mistake("repack", ("selp.b32", 0), Swap("selp.b32", "or.b32"), "?", "rows past the last are not zero"),
 ];
 
 fn table() -> Vec<TableKernel> {

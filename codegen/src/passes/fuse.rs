@@ -24,15 +24,10 @@ pub(super) fn run(graph: &Graph, _: &PassContext<'_>) -> Result<Graph> {
     let mut values: HashMap<Ref, Ref> = HashMap::new();
     for (index, group) in groups.iter().enumerate() {
         let (body, operands) = body(graph, group, |id| owner.get(&id).is_some_and(|&o| o != index))?;
-        let kind = ops::ALL.iter().find(|op| (op.covers)(&body)).ok_or_else(|| {
-            Error::unsupported(
-                format!("a fusion of {}", body.to_string().trim_end().replace('\n', "; ")),
-                "the fused ops cover the layers of the architectures built",
-            )
-        })?;
+        let kind = ops::kind(&body)?;
         let inputs: Vec<Ref> =
             operands.iter().map(|&r| in_memory(graph, r, &values, &mut fused)).collect::<Result<_>>()?;
-        let id = fused.push(Op::Fusion(Box::new(Fusion { kind: kind.name.into(), body })), &inputs)?;
+        let id = fused.push(Op::Fusion(Box::new(Fusion { kind: kind.into(), body })), &inputs)?;
         values.extend(group.iter().enumerate().map(|(i, &(_, r))| (r, id.at(i as u32))));
     }
     for (name, value) in graph.outputs() {

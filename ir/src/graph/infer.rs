@@ -195,6 +195,12 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             ensure((1..=most).contains(k), || format!("k is {k}, 1 to {most} are allowed"))?;
             one(&[x.rows(), 2 * k + 1])
         }
+        Op::Repack { layout } => {
+            let [x] = take(operands)?;
+            let weight = matches!(x.elem, Elem::Ggml(_)) && x.shape.len() == 2 && x.layout == Layout::Rows;
+            ensure(weight && *layout != Layout::Rows, || format!("x is a matrix in the order of its file, not {x}"))?;
+            Ok(vec![TensorType { layout: *layout, ..x.clone() }])
+        }
         Op::Fusion(fusion) => {
             let params = fusion.body.params().map_err(|e| e.to_string())?;
             ensure(params.len() == operands.len(), || {

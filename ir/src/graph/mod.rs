@@ -14,7 +14,7 @@ mod verify;
 pub(crate) use infer::check_shape;
 pub use infer::infer;
 
-use crate::tensor::TensorType;
+use crate::tensor::{Layout, TensorType};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -136,6 +136,11 @@ pub enum Op {
     TopK {
         /// 1 to [`MOST_TOP`] and V.
         k: usize,
+    },
+    /// A weight in the order of its file -> the same in another layout, of rows that are interleaved.
+    Repack {
+        /// The layout.
+        layout: Layout,
     },
     /// Computes what its body computes; results are the body's outputs in order.
     Fusion(Box<Fusion>),

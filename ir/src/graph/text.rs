@@ -11,7 +11,7 @@
 //! }
 //! output "x" %2
 //! ```
-//! `%4.1` is the second result of node 4. What of an op's attributes shows in its type (`reshape`, `rope_angles`, `top_k`) is
+//! `%4.1` is the second result of node 4. What of an op's attributes shows in its type (`reshape`, `rope_angles`, `top_k`, `repack`) is
 //! read off it. Invariant: parsing what was printed gives an equal graph; no input panics.
 
 use super::{F32, Fusion, Graph, Input, Op, Ref, RopeStyle};
@@ -43,6 +43,7 @@ pub fn mnemonic(op: &Op) -> &'static str {
         Op::Attention { .. } => "attention",
         Op::LastToken => "last_token",
         Op::TopK { .. } => "top_k",
+        Op::Repack { .. } => "repack",
         Op::Fusion(_) => "fusion",
     }
 }
@@ -192,6 +193,7 @@ fn node(
         "attention" => Op::Attention { scale: number()? },
         "last_token" => Op::LastToken,
         "top_k" => Op::TopK { k: 0 },
+        "repack" => Op::Repack { layout: Layout::Rows },
         "fusion" if body => return Err(c.error("a fusion inside a fusion's body")),
         "fusion" => Op::Fusion(Box::new(Fusion { kind: label, body: Graph::new() })),
         _ => return Err(c.error(format!("'{word}' is no op"))),
@@ -208,6 +210,7 @@ fn node(
             Op::RopeAngles { tokens, dim, theta }
         }
         Op::TopK { .. } => Op::TopK { k: types[0].columns() / 2 },
+        Op::Repack { .. } => Op::Repack { layout: types[0].layout },
         Op::Fusion(fusion) => {
             c.expect("{")?;
             c.finish()?;

@@ -1,10 +1,11 @@
 //! Bringing weights from the GGUF to the device: what goes where, then repacking and copying.
 //!
-//! Large weights that kernels read as they are in the file stay there, if the device can reach them; all others go to one
+//! A device may repack weights itself, once they are there as in the file. Large weights that kernels read as they are in the file stay there, if the device can reach them; all others go to one
 //! allocation, piece by piece, so that no second copy builds up.
 
-use crate::device::{Device, Memory, Region};
+use crate::device::{Device, Kernel, Launch, Memory, Region};
 use crate::{Error, ModelFile, Result, repack};
+use ir::abi::Control;
 use ir::artifact::{Manifest, Weight};
 use ir::gguf::TensorInfo;
 use ir::quant::Format;
@@ -27,6 +28,8 @@ struct Item<'m> {
     layout: Layout,
     /// Bytes in its layout.
     bytes: u64,
+    /// The number of the kernel that repacks it on the device.
+    repack: Option<u32>,
 }
 
 impl<'m> Item<'m> {
@@ -53,7 +56,7 @@ impl<'m> Item<'m> {
         if columns % format.block as usize != 0 || tensor.bytes != rows as u64 * format.bytes_of(columns as u64) {
             return Err(differs(&format!("it has {} bytes", tensor.bytes)));
         }
-        Ok(Item { shard, tensor, format, rows, columns, layout: weight.ty.layout, bytes })
+        Ok(Item { shard, tensor, format, rows, columns, layout: weight.ty.layout, bytes, repack: weight.repack })
     }
 
     /// Whether it can stay in the file.
@@ -76,16 +79,24 @@ impl<'m> Plan<'m> {
 
     /// Bytes that will be allocated, if the device can read the file in place.
     pub fn bytes(&self) -> u64 {
-        self.items.iter().filter(|i| !i.in_place()).map(|i| i.bytes.next_multiple_of(ALIGN)).sum()
+        let own: u64 = self.items.iter().filter(|i| !i.in_place()).map(|i| i.bytes.next_multiple_of(ALIGN)).sum();
+        own + self.staging_bytes()
+    }
+
+    /// The largest weight that the device repacks, as it is in the file.
+    fn staging_bytes(&self) -> u64 {
+        self.items.iter().filter(|i| i.repack.is_some()).map(|i| i.tensor.bytes).max().unwrap_or(0)
     }
 
     /// Loads all, and returns where each weight is.
     pub fn run(
         self,
         device: &mut dyn Device,
+        kernels: &[Kernel],
         model: &ModelFile,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<Region>> {
+        let staging_bytes = self.staging_bytes();
         let mut regions = Vec::with_capacity(self.items.len());
         let mut size = 0;
         for item in &self.items {
@@ -100,14 +111,18 @@ impl<'m> Plan<'m> {
             });
         }
         let memory = device.alloc(size, "the weights' memory")?;
+        let staging = device.alloc(staging_bytes, "the memory for repacking")?;
         let threads = rayon::ThreadPoolBuilder::new().num_threads(device.info().workers).build();
         let threads = threads.map_err(|e| Error::device(format!("the system refuses threads for loading: {e}")))?;
         let copies: Vec<_> = regions.iter().filter_map(|r| r.as_ref().err()).collect();
         let total = copies.iter().map(|(_, item)| item.tensor.bytes).sum();
         (progress)(0, total);
-        let mut copier = Copier { device, model, memory, threads, progress, done: 0, total };
+        let mut copier = Copier { device, kernels, model, memory, staging, threads, progress, done: 0, total };
         for (i, (offset, item)) in copies.iter().enumerate() {
-            copier.copy(item, *offset, copies.get(i + 1).map(|(_, next)| *next))?;
+            match item.repack {
+                Some(kernel) => copier.copy_raw(item, *offset, kernel)?,
+                None => copier.copy(item, *offset, copies.get(i + 1).map(|(_, next)| *next))?,
+            }
         }
         let region = |offset, bytes| Region { memory, offset, bytes };
         Ok(regions.into_iter().map(|r| r.unwrap_or_else(|(offset, item)| region(offset, item.bytes))).collect())
@@ -117,8 +132,11 @@ impl<'m> Plan<'m> {
 /// Brings weights to one allocation.
 struct Copier<'a> {
     device: &'a mut dyn Device,
+    kernels: &'a [Kernel],
     model: &'a ModelFile,
     memory: Memory,
+    /// For what the device repacks.
+    staging: Memory,
     threads: rayon::ThreadPool,
     progress: &'a mut dyn FnMut(u64, u64),
     done: u64,
@@ -126,6 +144,28 @@ struct Copier<'a> {
 }
 
 impl Copier<'_> {
+    /// Brings `item` to the device as it is in the file, and lets the device repack it to `offset` by a kernel that the
+    /// verified manifest has.
+    fn copy_raw(&mut self, item: &Item<'_>, offset: u64, kernel: u32) -> Result<()> {
+        let shard = &self.model.shards()[item.shard];
+        let start = item.tensor.offset as usize;
+        let source = &shard.bytes()[start..][..item.tensor.bytes as usize];
+        for (i, piece) in source.chunks(PIECE).enumerate() {
+            let at = i * PIECE;
+            let to = Region { memory: self.staging, offset: at as u64, bytes: piece.len() as u64 };
+            self.device.upload(to, piece)?;
+            shard.release(start + at, piece.len());
+            self.done += piece.len() as u64;
+            (self.progress)(self.done, self.total);
+        }
+        let from = Region { memory: self.staging, offset: 0, bytes: source.len() as u64 };
+        let to = Region { memory: self.memory, offset, bytes: item.bytes };
+        let kernel = self.kernels[kernel as usize];
+        let recording = self.device.record(&[Launch { kernel, buffers: vec![Some(from), Some(to)] }])?;
+        self.device.replay(recording, Control { position: 0, tokens: 1 })?;
+        self.device.sync()
+    }
+
     /// Brings `item` to `offset`, while the system reads the `next` one from disk.
     fn copy(&mut self, item: &Item<'_>, offset: u64, mut next: Option<&Item<'_>>) -> Result<()> {
         let shard = &self.model.shards()[item.shard];

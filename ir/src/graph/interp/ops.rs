@@ -35,7 +35,7 @@ pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, to
         Op::Silu => {
             f32s(0)?.iter().map(|&x| (f64::from(x) / (1.0 + (-f64::from(x)).exp())) as f32).collect::<Vec<_>>().into()
         }
-        Op::Reshape(_) => operands.swap_remove(0),
+        Op::Reshape(_) | Op::Repack { .. } => operands.swap_remove(0),
         Op::RopeAngles { dim, theta, .. } => {
             let factors = if types.len() > 1 { Some(f32s(1)?) } else { None };
             rope_angles(position(0)?, tokens, *dim, f64::from(theta.0), factors).into()
