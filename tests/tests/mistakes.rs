@@ -106,7 +106,7 @@ const MISTAKES: &[Mistake] = &[
     mistake("qkv", ("cp.async.bulk", 0), Further(1152), "mbarrier", "a chunk lands in the next slot"),
     mistake("gate_up", ("cp.async.bulk", 1), Last("[%r0+0]"), "mbarrier", "a copy names no mbarrier"),
     mistake("attention", ("bar.sync", 0), Drop(1), "race_shared", "queries are read before all are there"),
-    mistake("attention", ("bar.sync", 1), Drop(1), "uninit_shared", "warps are combined before they end"),
+    mistake("attention", ("bar.sync", 1), Drop(1), "race_shared", "warps are combined before they end"),
     mistake("attention", ("bar.sync", 2), Drop(1), "race_global", "a CTA arrives before its results are there"),
     mistake("attention", ("atom.", 0), Swap(".acq_rel", ".relaxed"), "race_global", "a CTA arrives without order"),
     mistake("attention", ("setp.lt.u32", 1), Swap(".lt", ".le"), "wrong", "a position too many"),
@@ -125,8 +125,8 @@ const MISTAKES: &[Mistake] = &[
         "of two elements the smaller is kept",
     ),
     mistake("top_k", ("sub.s32", 2), Swap("sub", "add"), "_shared", "blocks are not mirrored"),
-    mistake("repack", ("st.global", 0), Further(16), "bytes", "a unit is a lane too far"),
-    mistake("repack", ("selp.b32", 0), Swap("selp.b32", "or.b32"), "?", "rows past the last are not zero"),
+    mistake("repack", ("st.global", 0), Further(16), "race_global", "a unit is a lane too far"),
+    mistake("repack", ("ld.global", 0), Further(2), "bytes", "codes are those of the next"),
 ];
 
 fn table() -> Vec<TableKernel> {
