@@ -51,13 +51,25 @@ impl Cache {
         let block = b.udiv(c, elements);
         let scale = self.scale(b, row, block);
         let at = b.iadd(row, c);
-        let code = |b: &mut Builder, i: usize| {
-            let at = b.iadd_const(at, i);
-            let code = b.load(self.buf, at, Mem::I8);
+        // Rows of an odd number of halves are no whole words.
+        let codes: Vec<Value> = if self.row_bytes.is_multiple_of(4) {
+            let words = [0, 4].map(|i| {
+                let at = b.iadd_const(at, i);
+                b.load(self.buf, at, Mem::I32)
+            });
+            (0..PIECE).map(|i| b.byte(words[i / 4], (i % 4) as u8, true)).collect()
+        } else {
+            let code = |b: &mut Builder, i: usize| {
+                let at = b.iadd_const(at, i);
+                b.load(self.buf, at, Mem::I8)
+            };
+            (0..PIECE).map(|i| code(b, i)).collect()
+        };
+        let value = |b: &mut Builder, code: Value| {
             let code = b.to_float(code);
             b.fmul(code, scale)
         };
-        (0..PIECE).map(|i| code(b, i)).collect()
+        codes.into_iter().map(|code| value(b, code)).collect()
     }
 
     /// Element `i`, which is in block `block`.
