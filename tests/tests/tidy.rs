@@ -195,7 +195,7 @@ fn formats_ops_and_architectures_are_named_in_their_own_files() {
     let architectures = listed("ir/src/front/models/mod.rs", "architectures");
     let ops: Vec<&str> = kernels_gen::ops::ALL.iter().map(|op| op.name).collect();
     // Primitives and outputs of graphs have these names too.
-    let primitives = ["embed", "rope_angles", "attention", "logits", "top_k"];
+    let primitives = ["embed", "rope_angles", "attention", "logits", "top_k", "repack"];
     for (place, line) in code() {
         let within = |folder: &str| place.starts_with(folder);
         for word in words(&line).map(str::to_lowercase).filter(|w| formats.contains(w)) {
