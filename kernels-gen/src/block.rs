@@ -30,7 +30,7 @@ pub(crate) struct BlockView<'b> {
     quads: Vec<Four>,
     loaded: HashMap<(usize, u32, Mem), Value>,
     vectors: HashMap<(usize, u32), Value>,
-    in_place: bool,
+    as_they_are: bool,
 }
 
 /// Byte index of block 0 of `row`, and the row's place in its tile; `row` is an i32 value.
@@ -76,13 +76,13 @@ impl<'b> BlockView<'b> {
             quads: Vec::new(),
             loaded: HashMap::new(),
             vectors: HashMap::new(),
-            in_place: false,
+            as_they_are: false,
         }
     }
 
-    /// The same for a reader that takes unsigned codes times a power of two.
-    pub fn codes_in_place(self) -> Self {
-        BlockView { in_place: true, ..self }
+    /// The same for a reader that takes unsigned codes times a power of two, and looked up ones in pairs.
+    pub fn codes_as_they_are(self) -> Self {
+        BlockView { as_they_are: true, ..self }
     }
 
     /// The builder, to go on.
@@ -230,7 +230,7 @@ impl Unpack for BlockView<'_> {
 
     fn part(&mut self, a: Wide, from: u32, width: u32) -> (Wide, u8) {
         let mask = ((1 << width) - 1) * 0x0101_0101;
-        if self.in_place {
+        if self.as_they_are {
             return (self.and(a, mask << from), from as u8);
         }
         let moved = self.shr(a, from);
@@ -290,8 +290,15 @@ impl Unpack for BlockView<'_> {
         self.xor(codes, differ)
     }
 
-    fn lut16(&mut self, a: Wide, table: &[i8; 16]) -> Wide {
-        let v = self.b.lut16(self.vector(a), *table);
+    fn look_up(&mut self, a: Wide, half: u32, table: &[i8; 16]) -> Wide {
+        if self.as_they_are {
+            let words = [0, 1].map(|i| self.b.lane(self.vector(a), (2 * half + i) as u8));
+            let codes = [0, 1, 2, 3].map(|i| self.b.lut_nibbles(words[i / 2], (i % 2) as u8, *table));
+            return self.wide(codes);
+        }
+        let codes = self.shr(a, half * 4);
+        let codes = self.and(codes, 0x0f0f_0f0f);
+        let v = self.b.lut16(self.vector(codes), *table);
         self.push(v)
     }
 

@@ -340,6 +340,11 @@ impl Builder {
         self.pure(Inst::Lut16(a, table), ty)
     }
 
+    /// Table lookup of the four nibbles in a half of a word.
+    pub fn lut_nibbles(&mut self, a: Value, half: u8, table: [i8; 16]) -> Value {
+        self.pure(Inst::LutNibbles(a, half, table), Ty::I32)
+    }
+
     /// One word of a constant; the same index gives the same value.
     pub fn load_constant(&mut self, buf: Buf, index: Value) -> Value {
         self.pure(Inst::Load { buf, index, mem: Mem::I32, vector: false }, Ty::I32)

@@ -225,6 +225,8 @@ pub enum Inst {
     Narrow([Value; 4]),
     /// Each byte (below 16) of a vector of words replaced by its entry of a 16-byte table.
     Lut16(Value, [i8; 16]),
+    /// The four nibbles of the low (0) or the high (1) half of an i32, lowest first, each replaced by its entry. GPU only.
+    LutNibbles(Value, u8, [i8; 16]),
     /// An element, or four consecutive ones, at an element index of the buffer.
     Load {
         buf: Buf,
@@ -260,6 +262,7 @@ impl Inst {
             | Inst::Sum(a)
             | Inst::Max(a)
             | Inst::Lut16(a, _)
+            | Inst::LutNibbles(a, ..)
             | Inst::Byte(a, ..)
             | Inst::WarpOr(a)
             | Inst::ShuffleXor(a, _) => f(*a),

@@ -135,6 +135,7 @@ impl Kernel {
             Inst::Dot4Unsigned(a, b, c) => write!(f, "dot4_unsigned {}, {}, {}", V(*a), V(*b), V(*c)),
             Inst::Byte(a, n, signed) => write!(f, "byte_{} {}, {n}", if *signed { "s" } else { "u" }, V(*a)),
             Inst::Lut16(a, table) => write!(f, "lut16 {}, {table:?}", V(*a)),
+            Inst::LutNibbles(a, half, table) => write!(f, "lut_nibbles {}, {half}, {table:?}", V(*a)),
             Inst::Load { buf, index, mem, vector } => {
                 let lanes = if *vector { "x4" } else { "" };
                 write!(f, "load {mem:?}{lanes} {}[{}]", self.buffers[buf.0 as usize].name, V(*index))

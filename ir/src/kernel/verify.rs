@@ -389,6 +389,11 @@ impl Verifier<'_> {
                 self.want(*a, Ty::I32x4)?;
                 Ty::I32x4
             }
+            Inst::LutNibbles(a, half, _) => {
+                self.want(*a, Ty::I32)?;
+                self.ensure(*half < 2, || format!("half {half} of a word"))?;
+                Ty::I32
+            }
             Inst::Load { buf, index, mem, vector } => {
                 self.access(*buf, *index, *mem, *vector)?;
                 like(mem.ty(), *vector)

@@ -23,7 +23,6 @@ pub static FORMAT: QuantFormat = QuantFormat {
 
 fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let qs = u.words(1, 0);
-    let codes = u.shr(qs, e / 16 * 4);
-    let codes = u.and(codes, 0x0f0f_0f0f);
-    Unpacked { codes: u.lut16(codes, &LUT4), shift: 0, scale: u.half(0, 0).into(), plus: None }
+    let codes = u.look_up(qs, e / 16, &LUT4);
+    Unpacked { codes, shift: 0, scale: u.half(0, 0).into(), plus: None }
 }

@@ -34,8 +34,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
 fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let g = e / 32;
     let qs = u.words(3, g * 16);
-    let codes = u.shr(qs, e % 32 / 16 * 4);
-    let codes = u.and(codes, 0x0f0f_0f0f);
+    let codes = u.look_up(qs, e % 32 / 16, &LUT4);
 
     // A scale less 32, times 4, is a signed byte: the top bit of its six is flipped. Even groups, then odd ones.
     let low = u.quad(2, 0);
@@ -48,5 +47,5 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let times = Some(u.pick(scales, g / 2, true));
     let d = u.half(0, 0);
     let scale = Scaling { factor: u.fscale(d, 0.25), times };
-    Unpacked { codes: u.lut16(codes, &LUT4), shift: 0, scale, plus: None }
+    Unpacked { codes, shift: 0, scale, plus: None }
 }

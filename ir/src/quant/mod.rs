@@ -137,6 +137,13 @@ impl DotForm {
         }
     }
 
+    /// Whether codes are bytes of a table that nibbles choose, which `unpack` gives by [`Unpack::look_up`]. Both nibbles of a
+    /// byte, elements j and j + 16 of the 32 that share a scale, are looked up at once on GPUs, whose codes are then in
+    /// pairs: 0, 16, 1, 17, ... in place of 0, 1, 2, 3, ...
+    pub fn looks_up(self) -> bool {
+        matches!(self, DotForm::Codebook { bits: 4, .. } | DotForm::BlockScaled { bits: 4, .. })
+    }
+
     /// Whether activations are quantised to int8 for this form.
     pub fn wants_int8(self) -> bool {
         !matches!(self, DotForm::Float(_))

@@ -25,8 +25,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
 
 fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let qs = u.words(1, 0);
-    let codes = u.shr(qs, e / 16 * 4);
-    let codes = u.and(codes, 0x0f0f_0f0f);
+    let codes = u.look_up(qs, e / 16, &HALVES);
     // 2^(x - 128) as 2^(x / 2 - 64) 2^((x + 1) / 2 - 64): neither factor leaves the normal numbers.
     let x = u.byte(0, 0);
     let [a, b] = [0, 1].map(|up| {
@@ -36,7 +35,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
         let bf16 = u.ishl(exponent, 7);
         u.bf16_to_f32(bf16)
     });
-    Unpacked { codes: u.lut16(codes, &HALVES), shift: 0, scale: u.fmul(a, b).into(), plus: None }
+    Unpacked { codes, shift: 0, scale: u.fmul(a, b).into(), plus: None }
 }
 
 /// The values of E2M1, in halves.

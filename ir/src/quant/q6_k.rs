@@ -38,7 +38,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let qh = u.words(1, half * 32 + e % 32);
     let high = u.and(qh, 0x3333_3333 << (quarter % 2 * 2));
     let high = if quarter < 2 { u.shl(high, 4 - quarter * 2) } else { u.shr(high, quarter * 2 - 4) };
-    let codes = u.blend(low, high, 0x0f0f_0f0f);
+    let codes = u.blend(high, low, 0xf0f0_f0f0);
     let scales = u.quad(2, e / 64 * 4);
     let times = Some(u.pick(scales, e / 16 % 4, true));
     Unpacked { codes, shift: 0, scale: Scaling { factor: u.half(3, 0), times }, plus: None }

@@ -33,7 +33,7 @@ impl From<Value> for Scaling {
 /// [`DotForm`](super::DotForm).
 #[derive(Debug, Clone, Copy)]
 pub struct Unpacked {
-    /// Sixteen 8-bit codes, in element order, each times 2^`shift`; unsigned if there is a shift.
+    /// Sixteen 8-bit codes, in element order but for [`Unpack::look_up`], each times 2^`shift`; unsigned if there is a shift.
     pub codes: Wide,
     /// 0 unless [`Unpack::part`] says otherwise.
     pub shift: u8,
@@ -77,8 +77,9 @@ pub trait Unpack {
     fn fill(&mut self, a: Wide) -> Wide;
     /// The codes, which are above 0, negated in the bytes where `mask` is all ones; elsewhere it is 0.
     fn negate(&mut self, codes: Wide, mask: Wide) -> Wide;
-    /// Each byte, which is below 16, replaced by its table entry.
-    fn lut16(&mut self, a: Wide, table: &[i8; 16]) -> Wide;
+    /// The table's entries of the low (`half` 0) or the high (1) nibble of each byte; or, if the implementor has use for codes
+    /// [in pairs](super::DotForm::looks_up), those of both nibbles of the first or the last 8 bytes.
+    fn look_up(&mut self, a: Wide, half: u32, table: &[i8; 16]) -> Wide;
 
     /// The four bytes at `byte` of a field.
     fn quad(&mut self, field: usize, byte: u32) -> Quad;

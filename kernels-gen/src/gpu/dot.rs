@@ -30,6 +30,14 @@ pub(crate) fn chunk_bytes(m: &Matrix, columns: usize) -> usize {
     m.format.bytes_of(columns as u64) as usize * WARP_ROWS
 }
 
+/// Computes, for [`dot`]s to find them, what of a lane's addresses is the same in all chunks at byte `weights`.
+pub(crate) fn lane_addresses(b: &mut Builder, m: &Matrix, weights: Value, lane: Value) {
+    for field in m.format.fields {
+        let in_tile = b.imul_const(lane, m.layout.unit(m.format, field));
+        b.iadd(weights, in_tile);
+    }
+}
+
 /// `acc` plus the products of chunk number `index` of `columns` columns: of row `lane` of the chunk, at byte `weights` of `w`,
 /// with the input row.
 ///
@@ -48,8 +56,10 @@ pub(crate) fn dot(
             let first = b.imul_const(index, columns);
             Ok(float(b, kind, (w, weights, lane), (x, first, columns), acc))
         }
-        (_, Some(unpack), _, Some(x)) => {
-            Ok(Int { m, unpack, x, row_columns: row.columns, index, columns }.chunk(b, (w, weights, lane), acc))
+        (form, Some(unpack), _, Some(int8)) => {
+            let Some(x) = int8.codes(form) else { return Err(Error::verify("row", format!("no codes for {form:?}"))) };
+            let int = Int { m, unpack, x, meta: int8.meta, row_columns: row.columns, index, columns };
+            Ok(int.chunk(b, (w, weights, lane), acc))
         }
         (form, ..) => Err(Error::unsupported(format!("{form:?} without an unpack"), "write the format's unpack")),
     }
@@ -100,6 +110,7 @@ struct Int<'a> {
     m: &'a Matrix,
     unpack: UnpackFn,
     x: Buf,
+    meta: Buf,
     row_columns: usize,
     /// Number of the chunk, and its columns.
     index: Value,
@@ -151,7 +162,7 @@ impl Int<'_> {
         let mut loaded = HashMap::new();
         for i in 0..self.columns / block {
             let number = b.size(i);
-            let mut view = BlockView::new(b, w, self.m, (weights, Some(lane)), number).codes_in_place();
+            let mut view = BlockView::new(b, w, self.m, (weights, Some(lane)), number).codes_as_they_are();
             let mut sums = Sums::default();
             for e in (0..block).step_by(Q8_BLOCK) {
                 self.group(&mut view, e, (i * block + e) / Q8_BLOCK, &mut loaded, &mut sums);
@@ -240,7 +251,7 @@ impl Int<'_> {
         let all = *loaded.entry((meta, number)).or_insert_with(|| {
             let at = b.imul_const(self.index, groups * 4);
             let at = b.iadd_const(at, meta.plane(self.row_columns) + number * together * 4);
-            if together == 4 { b.load4(self.x, at, mem) } else { b.load(self.x, at, mem) }
+            if together == 4 { b.load4(self.meta, at, mem) } else { b.load(self.meta, at, mem) }
         });
         if together == 4 { b.lane(all, (group % 4) as u8) } else { all }
     }

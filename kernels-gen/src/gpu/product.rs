@@ -6,7 +6,7 @@
 //! up, in the order of the streams, by the one that comes last, which then runs the epilogue: so results do not depend on
 //! which that is. Weights come through the [`ring`](super::ring) of the warp, or are loaded from where they are.
 
-use super::dot::{chunk, chunk_bytes, dot};
+use super::dot::{chunk, chunk_bytes, dot, lane_addresses};
 use super::ring::Ring;
 use super::rows::{self, Row};
 use super::{LANES, Place, if_below, maybe};
@@ -397,6 +397,14 @@ impl Stream<'_> {
             let followed = b.isub(end, least);
             let following = b.iadd_const(tile, self.ring.map_or(0, |ring| ring.depth * bytes));
             let before = b.isub(from, self.first);
+            // All chunks are in one slot, with the other parity in turn: addresses are those of the first.
+            let turn = self.ring.filter(|ring| ring.depth == 1).map(|ring| {
+                let n = b.iadd(before, begin);
+                let slot = ring.slot(b, n);
+                lane_addresses(b, m, slot.at, self.at.lane);
+                let parity = ring.parity(b, n);
+                b.var(parity)
+            });
             g.for_(begin, end, 1, |g, index| {
                 let b = &mut g.b;
                 let at = b.imul_const(index, bytes);
@@ -409,9 +417,18 @@ impl Stream<'_> {
                 };
                 let n = b.iadd(before, index);
                 let slot = ring.slot(b, n);
-                ring.wait(b, n, slot);
+                let parity = match turn {
+                    Some(turn) => b.get(turn),
+                    None => ring.parity(b, n),
+                };
+                ring.wait(b, slot, parity);
                 let new = dot(b, m, (ring.slots, slot.at, self.at.lane), row, (index, columns), old)?;
                 b.set(acc, new);
+                if let Some(turn) = turn {
+                    let one = b.int(1);
+                    let other = b.xor(parity, one);
+                    b.set(turn, other);
+                }
                 b.sync(Scope::Warp);
                 let there = b.compare(Compare::ULt, index, followed);
                 b.if_(there, |b| {

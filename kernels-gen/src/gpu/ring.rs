@@ -55,11 +55,15 @@ impl Ring {
         Slot { at, mbarrier: b.iadd_const(at, self.chunk) }
     }
 
-    /// Waits until chunk `n` is in its slot.
-    pub fn wait(&self, b: &mut Builder, n: Value, slot: Slot) {
+    /// The parity of the phase that chunk `n` ends.
+    pub fn parity(&self, b: &mut Builder, n: Value) -> Value {
         let (depth, two) = (b.size(self.depth), b.int(2));
         let phase = b.udiv(n, depth);
-        let parity = b.urem(phase, two);
+        b.urem(phase, two)
+    }
+
+    /// Waits until a chunk is in its slot, by the parity of its phase.
+    pub fn wait(&self, b: &mut Builder, slot: Slot, parity: Value) {
         b.mbarrier_wait(self.slots, slot.mbarrier, parity);
     }
 

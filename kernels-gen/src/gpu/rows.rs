@@ -10,8 +10,9 @@ use crate::generator::Generator;
 use ir::Result;
 use ir::abi::{LANE_BYTES, Q8_BLOCK};
 use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value};
+use ir::quant::DotForm;
 
-/// What goes with each block of int8 codes, in the order of their planes, which follow the codes.
+/// What goes with each block of int8 codes, in the order of their planes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Meta {
     /// f32.
@@ -27,20 +28,46 @@ pub(crate) enum Meta {
 impl Meta {
     const ALL: [Meta; 4] = [Meta::Scale, Meta::Sum, Meta::First, Meta::Last];
 
-    /// Where its plane starts in a row of so many columns: on a vector's boundary.
+    /// Where its plane starts for a row of so many columns: on a vector's boundary.
     pub fn plane(self, columns: usize) -> usize {
-        let bytes = (columns / Q8_BLOCK * 4).next_multiple_of(LANE_BYTES);
-        columns.next_multiple_of(LANE_BYTES) + self as usize * bytes
+        self as usize * (columns / Q8_BLOCK * 4).next_multiple_of(LANE_BYTES)
     }
 }
 
 /// A prepared row.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Row {
-    /// Codes, then the planes of [`Meta`].
-    pub int8: Option<Buf>,
+    pub int8: Option<Int8>,
     pub float: Option<Buf>,
     pub columns: usize,
+}
+
+/// The int8 codes of a row, in the orders that products want.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Int8 {
+    in_order: Option<Buf>,
+    /// In each block those of both halves in turn, as the weights of formats that [look up](ir::quant::DotForm::looks_up).
+    in_pairs: Option<Buf>,
+    /// The planes of [`Meta`].
+    pub meta: Buf,
+}
+
+impl Int8 {
+    /// For these products, if one wants int8 codes.
+    fn new(b: &mut Builder, products: &[Linear], columns: usize) -> Option<Int8> {
+        let mut forms = products.iter().map(|p| p.matrix.format.dot).filter(|dot| dot.wants_int8());
+        let [in_order, in_pairs] = [("codes", false), ("pairs", true)].map(|(name, looks_up)| {
+            let wanted = forms.clone().any(|dot| dot.looks_up() == looks_up);
+            wanted.then(|| b.scratch(name, Mem::U8, columns as u64))
+        });
+        let bytes = Meta::Last.plane(columns) + columns / Q8_BLOCK * 4;
+        forms.next().map(|_| Int8 { in_order, in_pairs, meta: b.scratch("meta", Mem::U8, bytes as u64) })
+    }
+
+    /// The codes for a form.
+    pub fn codes(&self, dot: DotForm) -> Option<Buf> {
+        if dot.looks_up() { self.in_pairs } else { self.in_order }
+    }
 }
 
 /// Fours that a thread keeps in registers from the first pass over the row to the last.
@@ -143,7 +170,6 @@ pub(crate) fn prepare(g: &mut Generator<'_>, at: &Place, products: &[Linear]) ->
         return Err(g.unsupported("products of different inputs"));
     }
     let columns = source.columns;
-    let wants_int8 = products.iter().any(|p| p.matrix.wants_int8());
     let wants_float = products.iter().any(|p| !p.matrix.wants_int8());
     let x = g.param(source.x);
     let norm = source.norm.map(|(w, eps)| (g.param(w), eps));
@@ -153,8 +179,7 @@ pub(crate) fn prepare(g: &mut Generator<'_>, at: &Place, products: &[Linear]) ->
         None => x,
         Some(_) => b.scratch("row", Mem::F32, columns as u64 * 4),
     });
-    let bytes = Meta::Last.plane(columns) + columns / Q8_BLOCK * 4;
-    let int8 = wants_int8.then(|| b.scratch("codes", Mem::U8, bytes as u64));
+    let int8 = Int8::new(b, products, columns);
     if norm.is_some() || int8.is_some() {
         let spread = Spread::new(b, at, x, columns);
         let norm = norm.map(|(w, eps)| (w, spread.inverse_rms(b, eps)));
@@ -177,7 +202,7 @@ pub(crate) fn prepare(g: &mut Generator<'_>, at: &Place, products: &[Linear]) ->
 }
 
 /// Quantises the block of which this lane holds elements c.. c + 4, as one of eight lanes; only those `inside` write.
-fn quantise(b: &mut Builder, at: &Place, (row, columns): (Buf, usize), (c, v): (Value, Value), inside: Option<Value>) {
+fn quantise(b: &mut Builder, at: &Place, (row, columns): (Int8, usize), (c, v): (Value, Value), inside: Option<Value>) {
     let magnitudes = b.fabs(v);
     let largest = b.max(magnitudes);
     let largest = lanes_max(b, largest, 8);
@@ -197,19 +222,52 @@ fn quantise(b: &mut Builder, at: &Place, (row, columns): (Buf, usize), (c, v): (
     let half = lanes_isum(b, sum, 4);
     let other = b.shuffle_xor(half, 4);
     let all = b.iadd(half, other);
+    let eight = b.size(8);
+    let number = b.urem(at.lane, eight);
+    let pairs = row.in_pairs.map(|codes| (codes, pairs(b, (number, c), word)));
     maybe(b, inside, |b| {
-        b.store(row, c, Mem::I32, word);
-        let eight = b.size(8);
-        let first = b.urem(at.lane, eight);
-        if_below(b, first, 1, |b| {
+        if let Some(codes) = row.in_order {
+            b.store(codes, c, Mem::I32, word);
+        }
+        if let Some((codes, (at, word))) = pairs {
+            b.store(codes, at, Mem::I32, word);
+        }
+        if_below(b, number, 1, |b| {
             let elements = b.size(Q8_BLOCK);
             let block = b.udiv(c, elements);
             let in_plane = b.imul_const(block, 4);
             for (meta, value) in Meta::ALL.into_iter().zip([scale, all, half, other]) {
                 let at = b.iadd_const(in_plane, meta.plane(columns));
                 let mem = if meta == Meta::Scale { Mem::F32 } else { Mem::I32 };
-                b.store(row, at, mem, value);
+                b.store(row.meta, at, mem, value);
             }
         });
     });
+}
+
+/// Of the codes in pairs, the word of lane `number` of eight, and its byte in the row: from a lane's own codes, which are
+/// those of elements c.. c + 4, and those 16 elements off. Lane q has word 2 q, lane q + 4 the one that follows.
+fn pairs(b: &mut Builder, (number, c): (Value, Value), own: Value) -> (Value, Value) {
+    let (four, sixteen) = (b.size(4), b.int(16));
+    let other = b.shuffle_xor(own, 4);
+    let is_first = b.compare(Compare::ULt, number, four);
+    let (first, last) = (b.select(is_first, own, other), b.select(is_first, other, own));
+    let [even, odd] = [first, last].map(|codes| {
+        let high = b.shr_u(codes, sixteen);
+        let two = b.select(is_first, codes, high);
+        let [low, high] = [(0xff, 0), (0xff00, 8)].map(|(mask, by)| {
+            let (mask, by) = (b.int(mask), b.int(by));
+            let code = b.and(two, mask);
+            b.shl(code, by)
+        });
+        b.or(low, high)
+    });
+    let by = b.int(8);
+    let odd = b.shl(odd, by);
+    // c is four times the number after the block's start.
+    let (half, in_half) = (b.udiv(number, four), b.urem(number, four));
+    let back = b.imul_const(half, 12);
+    let on = b.imul_const(in_half, 4);
+    let at = b.iadd(c, on);
+    (b.isub(at, back), b.or(even, odd))
 }

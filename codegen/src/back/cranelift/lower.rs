@@ -376,6 +376,7 @@ impl Lowering<'_, '_> {
             }
             Inst::Load { buf, index, mem, vector } => self.load(*buf, *index, *mem, *vector),
             Inst::Dot4Unsigned(..)
+            | Inst::LutNibbles(..)
             | Inst::Elected
             | Inst::ShuffleXor(..)
             | Inst::WarpOr(_)

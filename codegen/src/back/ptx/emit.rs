@@ -70,8 +70,6 @@ struct Emitter<'a> {
     control: Operand,
     /// Addresses that open blocks have computed.
     addresses: Vec<HashMap<(Buf, Value), Operand>>,
-    /// The same for table entries of the low and the high nibbles of a value.
-    lookups: Vec<HashMap<(Value, Table), [Operands; 2]>>,
     /// The words of each table, then what goes into each selector.
     tables: Vec<(Table, [Operand; 5])>,
 }
@@ -93,7 +91,6 @@ pub(super) fn emit(kernel: &Verified<Kernel>, gpu: &Gpu) -> Result<String> {
         bases: Vec::new(),
         control: Operand::Int(0),
         addresses: vec![HashMap::new()],
-        lookups: vec![HashMap::new()],
         tables: Vec::new(),
     };
     e.prologue();
@@ -225,9 +222,7 @@ impl Emitter<'_> {
 
     fn block(&mut self, code: &[Stmt]) -> Result<()> {
         self.addresses.push(HashMap::new());
-        self.lookups.push(HashMap::new());
         code.iter().try_for_each(|stmt| self.stmt(stmt))?;
-        self.lookups.pop();
         self.addresses.pop();
         Ok(())
     }
@@ -530,7 +525,11 @@ impl Emitter<'_> {
                 Operands::One(self.reduce(a, class, name))
             }
             Inst::Max(a) => Operands::One(self.reduce(a, Class::Float, "max.f32")),
-            Inst::Lut16(a, table) => self.lut16(a, table)?,
+            Inst::Lut16(a, table) => self.lut16(a, &table)?,
+            Inst::LutNibbles(a, half, table) => {
+                let a = self.one(a);
+                Operands::One(self.look_up(a, half, &table))
+            }
             Inst::Narrow(_) => return Err(self.cpu_only("a narrowing of vectors")),
             Inst::Load { buf, index, mem, vector } => self.load(buf, index, mem, vector),
             Inst::Elected => {

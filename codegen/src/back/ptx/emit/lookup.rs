@@ -2,7 +2,7 @@
 
 use super::{Class, Emitter, Operand, Operands};
 use ir::Result;
-use ir::kernel::{Binary, Inst, Value};
+use ir::kernel::{Inst, Value};
 
 /// Sixteen bytes that codes are replaced by.
 pub(super) type Table = [i8; 16];
@@ -17,7 +17,7 @@ impl Emitter<'_> {
     pub(super) fn load_tables(&mut self) {
         let kernel = self.kernel;
         for (v, (inst, _)) in kernel.values.iter().enumerate() {
-            let Inst::Lut16(_, table) = inst else { continue };
+            let (Inst::Lut16(_, table) | Inst::LutNibbles(_, _, table)) = inst else { continue };
             if !self.live[v] || self.tables.iter().any(|(known, _)| known == table) {
                 continue;
             }
@@ -31,56 +31,19 @@ impl Emitter<'_> {
         }
     }
 
-    /// Each byte of a word (below 16) replaced by its entry. Bytes that are the nibbles of a word, in either half, are
-    /// looked up together with those of the other half.
-    pub(super) fn lut16(&mut self, a: Value, table: Table) -> Result<Operands> {
-        let Some((words, high)) = self.nibbles(a) else {
-            return self.lanes([a], |e, [a]| {
-                let next = e.op(Class::Word, "shr.u32", &[a, Operand::Int(4)]);
-                let pairs = e.op(Class::Word, "or.b32", &[a, next]);
-                let indices = e.op(Class::Word, "prmt.b32", &[pairs, pairs, Operand::Int(0x20)]);
-                Ok(e.look_up(indices, &table)[0])
-            });
-        };
-        let known = self.lookups.iter().rev().find_map(|open| open.get(&(words, table)));
-        let both = match known {
-            Some(&both) => both,
-            None => {
-                let (mut low, mut high) = ([Operand::Int(0); 4], [Operand::Int(0); 4]);
-                for (lane, word) in self.four(words).into_iter().enumerate() {
-                    let [first, last] = self.look_up(word, &table);
-                    low[lane] = self.op(Class::Word, "prmt.b32", &[first, last, Operand::Int(0x6420)]);
-                    high[lane] = self.op(Class::Word, "prmt.b32", &[first, last, Operand::Int(0x7531)]);
-                }
-                let both = [low, high].map(Operands::Four);
-                if let Some(open) = self.lookups.last_mut() {
-                    open.insert((words, table), both);
-                }
-                both
-            }
-        };
-        Ok(both[usize::from(high)])
+    /// Each byte of a word (below 16) replaced by its entry.
+    pub(super) fn lut16(&mut self, a: Value, table: &Table) -> Result<Operands> {
+        self.lanes([a], |e, [a]| {
+            let next = e.op(Class::Word, "shr.u32", &[a, Operand::Int(4)]);
+            let pairs = e.op(Class::Word, "or.b32", &[a, next]);
+            let nibbles = e.op(Class::Word, "prmt.b32", &[pairs, pairs, Operand::Int(0x20)]);
+            Ok(e.look_up(nibbles, 0, table))
+        })
     }
 
-    /// The words of which `a` is the low nibbles of all bytes, or the high ones.
-    fn nibbles(&self, a: Value) -> Option<(Value, bool)> {
-        let constant = |v: Value| match *self.kernel.inst(v) {
-            Inst::Splat(v) => self.kernel.inst(v),
-            _ => self.kernel.inst(v),
-        };
-        let Inst::Binary(Binary::And, words, mask) = *self.kernel.inst(a) else { return None };
-        if *constant(mask) != Inst::Int(0x0f0f_0f0f) {
-            return None;
-        }
-        match *self.kernel.inst(words) {
-            Inst::Binary(Binary::ShrU, words, by) if *constant(by) == Inst::Int(4) => Some((words, true)),
-            _ => Some((words, false)),
-        }
-    }
-
-    /// The entries of the nibbles of a word, of the first four and of the last: from each half of the table by the low
-    /// bits of each, then one of the two by its top bit.
-    fn look_up(&mut self, nibbles: Operand, table: &Table) -> [Operand; 2] {
+    /// The entries of the four nibbles of a half of a word: from each half of the table by the low bits of each nibble, then
+    /// one of the two by its top bit. What both halves of a word share the assembler computes once.
+    pub(super) fn look_up(&mut self, nibbles: Operand, half: u8, table: &Table) -> Operand {
         let int = |x: u32| Operand::Int(x as i32);
         let words = self.tables.iter().find_map(|(known, words)| (known == table).then_some(*words));
         let [w, x, y, z, order] = words.expect("the tables of all live look-ups are loaded first");
@@ -88,13 +51,14 @@ impl Emitter<'_> {
         let top = self.op(Class::Word, "shr.u32", &[nibbles, int(1)]);
         let top = self.op(Class::Word, "and.b32", &[top, int(0x4444_4444)]);
         let either = self.op(Class::Word, "or.b32", &[top, order]);
-        [0, 16].map(|from| {
-            // The permutation reads the low halves of its selectors.
-            let [low, either] = [low, either].map(|s| self.op(Class::Word, "shr.u32", &[s, Operand::Int(from)]));
-            let first = self.op(Class::Word, "prmt.b32", &[w, x, low]);
-            let second = self.op(Class::Word, "prmt.b32", &[y, z, low]);
-            self.op(Class::Word, "prmt.b32", &[first, second, either])
-        })
+        // The permutation reads the low halves of its selectors.
+        let [low, either] = [low, either].map(|s| match half {
+            0 => s,
+            _ => self.op(Class::Word, "shr.u32", &[s, int(16)]),
+        });
+        let first = self.op(Class::Word, "prmt.b32", &[w, x, low]);
+        let second = self.op(Class::Word, "prmt.b32", &[y, z, low]);
+        self.op(Class::Word, "prmt.b32", &[first, second, either])
     }
 }
 
