@@ -63,9 +63,11 @@ pub struct GpuSchedule {
     pub ctas: u32,
     /// Warps of a CTA.
     pub warps: u32,
-    /// Columns of a chunk, the weights that a warp takes at once, if the matrix has as many.
+    /// Those of them that multiply weights; all prepare the input row.
+    pub streams: u32,
+    /// Columns of a chunk, the weights that a stream takes at once, if the matrix has as many.
     pub chunk: u32,
-    /// Chunks of the ring in shared memory through which a warp reads weights, a power of two; 0: it loads them from where
+    /// Chunks of the ring in shared memory through which a stream reads weights, a power of two; 0: it loads them from where
     /// they are.
     pub depth: u32,
 }
@@ -95,6 +97,9 @@ impl Schedule {
                 bad("a prologue by every worker is for one token")
             }
             Schedule::Gpu(s) if s.ctas == 0 || s.warps == 0 || s.warps > 32 => bad("a grid is empty or too large"),
+            Schedule::Gpu(s) if s.streams == 0 || s.streams > s.warps => {
+                bad("no warps multiply, or more than there are")
+            }
             Schedule::Gpu(s) if s.chunk < 32 || !s.chunk.is_power_of_two() => bad("a chunk is no power of two"),
             Schedule::Gpu(s) if s.depth > 0 && !s.depth.is_power_of_two() => bad("a depth is no power of two"),
             _ => Ok(()),
@@ -108,8 +113,11 @@ impl std::fmt::Display for Schedule {
             Schedule::Cpu(CpuSchedule { prologue, unit_tiles, query_tokens, split }) => {
                 write!(f, "schedule {prologue:?}, unit {unit_tiles} tiles, {query_tokens} query tokens, split {split}")
             }
-            Schedule::Gpu(GpuSchedule { ctas, warps, chunk, depth }) => {
-                write!(f, "schedule {ctas} CTAs of {warps} warps, chunks of {chunk} columns, depth {depth}")
+            Schedule::Gpu(GpuSchedule { ctas, warps, streams, chunk, depth }) => {
+                write!(
+                    f,
+                    "schedule {ctas} CTAs of {warps} warps, {streams} streams, chunks of {chunk} columns, depth {depth}"
+                )
             }
         }
     }

@@ -46,21 +46,23 @@ const TABLES: &[(&str, &str)] = &[
     ("sm_120", include_str!("../schedules/sm_120.ron")),
 ];
 
-/// Warps of a CTA, depths of their rings and columns of a chunk, best first. Deep rings keep weights coming while a warp
-/// computes, many warps prepare input rows faster, large chunks need fewer instructions around them.
-const RINGS: [(u32, u32, u32); 9] = [
-    (8, 4, 512),
-    (8, 2, 512),
-    (8, 1, 512),
-    (4, 1, 512),
-    (8, 2, 256),
-    (4, 2, 256),
-    (8, 1, 256),
-    (4, 1, 256),
-    (2, 1, 256),
+/// Warps of a CTA, those that multiply, depths of their rings and columns of a chunk, best first. Deep rings keep weights
+/// coming while a warp computes, many warps prepare input rows faster, large chunks need fewer instructions around them.
+const RINGS: [(u32, u32, u32, u32); 11] = [
+    (8, 8, 4, 512),
+    (8, 8, 2, 512),
+    (8, 8, 1, 512),
+    (4, 4, 1, 512),
+    (4, 3, 1, 512),
+    (4, 2, 1, 512),
+    (8, 8, 2, 256),
+    (4, 4, 2, 256),
+    (8, 8, 1, 256),
+    (4, 4, 1, 256),
+    (2, 2, 1, 256),
 ];
 /// Without rings: with 4 KiB in flight for each warp, several times what hides the latency of memory.
-const NO_RING: (u32, u32, u32) = (8, 0, 256);
+const NO_RING: (u32, u32, u32, u32) = (8, 8, 0, 256);
 /// Columns of a chunk in every product; larger ones are for products that give each CTA enough of them.
 const CHUNK: u32 = 256;
 /// Chunks of a CTA that balance a grid well enough: one more or less is 6 % of its time.
@@ -126,8 +128,8 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Vec<Schedule> {
     let tiles: usize = matrices(spec).map(|(ty, _)| ty.rows().div_ceil(WARP_ROWS) * ty.columns()).sum();
     let enough = |chunk: u32| chunk == CHUNK || tiles / chunk as usize >= CHUNKS * gpu.card.sms as usize;
     let rings = RINGS.iter().filter(|(.., chunk)| gpu.bulk_copies() && tiles > 0 && enough(*chunk));
-    let schedule = |&(warps, depth, chunk): &(u32, u32, u32)| {
-        Schedule::Gpu(GpuSchedule { ctas: gpu.card.sms, warps, chunk, depth })
+    let schedule = |&(warps, streams, depth, chunk): &(u32, u32, u32, u32)| {
+        Schedule::Gpu(GpuSchedule { ctas: gpu.card.sms, warps, streams, chunk, depth })
     };
     rings.chain([&NO_RING]).map(schedule).collect()
 }

@@ -97,12 +97,12 @@ fn sm_120() {
 #[test]
 fn schedules_of_gpus() {
     let target = Target::by_name("sm_90").unwrap();
-    let grids = [(1, 1, 1), (1, 2, 4), (2, 2, 2), (3, 1, 2), (2, 3, 1), (1, 8, 0), (5, 2, 0)];
+    let grids = [(1, 1, 1, 1), (1, 2, 2, 4), (2, 2, 1, 2), (3, 1, 1, 2), (2, 3, 2, 1), (1, 8, 8, 0), (5, 2, 2, 0)];
     for (number, (name, shape)) in zoo().into_iter().enumerate() {
         for k in kernels::table(&shape.model(), target, &[1], quant::F16).kernels {
             // A grid of each kind for some kernels, another for others.
-            let (ctas, warps, depth) = grids[(number + k.spec.kind.len()) % grids.len()];
-            let schedule = Schedule::Gpu(GpuSchedule { ctas, warps, chunk: 64, depth });
+            let (ctas, warps, streams, depth) = grids[(number + k.spec.kind.len()) % grids.len()];
+            let schedule = Schedule::Gpu(GpuSchedule { ctas, warps, streams, chunk: 64, depth });
             let made = kernels_gen::generate(&k.spec, &schedule, target).unwrap_or_else(|e| panic!("{name}: {e}"));
             let kernel = TableKernel::new(k.spec, (schedule, made), 0).unwrap();
             for workers in 0..4 {

@@ -149,7 +149,7 @@ fn table() -> Vec<TableKernel> {
     let again = |k: TableKernel| {
         // Of two warps a thread of `top_k` often exchanges the same elements again.
         let warps = if k.spec.kind == "top_k" { 8 } else { 2 };
-        let schedule = Schedule::Gpu(GpuSchedule { ctas: 3, warps, chunk: 64, depth: 2 });
+        let schedule = Schedule::Gpu(GpuSchedule { ctas: 3, warps, streams: 2, chunk: 64, depth: 2 });
         let made = kernels_gen::generate(&k.spec, &schedule, target).unwrap();
         TableKernel::new(k.spec, (schedule, made), 0).unwrap()
     };

@@ -1,8 +1,8 @@
-//! Matrix products over the grid: a static split of all weights over the warps (stream-K; Osama et al. 2023).
+//! Matrix products over the grid: a static split of all weights over warps (stream-K; Osama et al. 2023).
 //!
 //! The rows of a product come in units, which an epilogue finishes as a whole: 32 rows, or as many as whole heads fill. A
-//! unit is made of row groups, 32 rows of one matrix, and a row group of chunks of columns, whose weights are contiguous. Each
-//! warp is a stream: number s of S takes the chunks from s T / S on, of all T. A unit that several streams share is summed
+//! unit is made of row groups, 32 rows of one matrix, and a row group of chunks of columns, whose weights are contiguous. The
+//! first warps of each CTA are streams: number s of S takes the chunks from s T / S on, of all T. A unit that several streams share is summed
 //! up, in the order of the streams, by the one that comes last, which then runs the epilogue: so results do not depend on
 //! which that is. Weights come through the [`ring`](super::ring) of the warp, or are loaded from where they are.
 
@@ -80,25 +80,31 @@ pub(crate) fn run(
     mut epilogue: impl FnMut(&mut Generator<'_>, &Place, usize, Value, Sums) -> Result<()>,
 ) -> Result<()> {
     let schedule = g.gpu()?;
-    let split = Split::new(segments, schedule.chunk as usize, (schedule.ctas as usize, schedule.warps as usize));
+    let streams = schedule.streams as usize;
+    let split = Split::new(segments, schedule.chunk as usize, schedule.ctas as usize * streams);
     if (split.items() as u64 + 1) * split.streams as u64 > u64::from(u32::MAX) {
         return Err(g.unsupported(&format!("{} chunks of columns", split.items())));
     }
-    let at = super::begin(g, split.streams.div_ceil(schedule.warps as usize))?;
+    let at = super::begin(g, split.streams.div_ceil(streams))?;
     let b = &mut g.b;
-    let warps = b.imul_const(at.cta, at.warps);
-    let stream = b.iadd(warps, at.warp);
+    let before = b.imul_const(at.cta, streams);
+    let mut stream = b.iadd(before, at.warp);
+    // A warp past the last stream has nothing to do.
+    let past = b.size(split.streams);
+    if streams < at.warps {
+        let of_cta = b.size(streams);
+        let multiplies = b.compare(Compare::ULt, at.warp, of_cta);
+        stream = b.select(multiplies, stream, past);
+    }
     let first = split.first(b, stream);
     let next = b.iadd_const(stream, 1);
     let end = split.first(b, next);
-    // A warp past the last stream has nothing to do.
-    let streams = b.size(split.streams);
-    let some = b.compare(Compare::ULt, stream, streams);
+    let some = b.compare(Compare::ULt, stream, past);
     let end = b.select(some, end, first);
     let ring = (schedule.depth > 0).then(|| {
         let matrices = segments.iter().flat_map(|s| &s.matrices);
         let slot = matrices.map(|m| chunk_bytes(m, split.columns)).max().unwrap_or(0);
-        Ring::new(b, &at, schedule.depth as usize, slot)
+        Ring::new(b, &at, streams, schedule.depth as usize, slot)
     });
     let stream = Stream { segments, split: &split, at: &at, ring, stream, first, end };
     if let Some(ring) = ring {
@@ -109,7 +115,7 @@ pub(crate) fn run(
     let row = rows::prepare(g, &at, linears)?;
 
     let most_groups = segments.iter().map(Segment::groups).max().unwrap_or(0);
-    let sums = g.b.scratch("sums", Mem::F32, (at.warps * most_groups * LANES * 4) as u64);
+    let sums = g.b.scratch("sums", Mem::F32, (streams * most_groups * LANES * 4) as u64);
     let own = g.b.imul_const(at.warp, most_groups * LANES);
     let slots = split.spans.iter().map(|s| s.units * s.owners * s.groups * LANES * 4).sum();
     let shared = Shared {
@@ -163,15 +169,15 @@ struct Split {
 }
 
 impl Split {
-    /// On at most so many CTAs of so many warps.
-    fn new(segments: &[Segment], columns: usize, (ctas, warps): (usize, usize)) -> Split {
+    /// On at most so many streams.
+    fn new(segments: &[Segment], columns: usize, most: usize) -> Split {
         let matrices = || segments.iter().flat_map(|s| &s.matrices);
         let columns = matrices().map(|m| chunk(m, columns)).max().unwrap_or(columns);
         let chunks = segments[0].matrices[0].columns / columns;
         let groups: usize = segments.iter().map(|s| s.units() * s.groups()).sum();
         let items = groups * chunks;
         // Each stream has an item, so that every one between the first and the last of a unit has some of it.
-        let streams = (ctas * warps).min(items);
+        let streams = most.min(items);
         let (mut first_unit, mut first_group, mut first_partial) = (0, 0, 0);
         let spans = segments.iter().map(|s| {
             let (groups, units) = (s.groups(), s.units());

@@ -4,8 +4,8 @@
 //! the end of the slot ends phase n / depth when it is there. One lane starts the copy of the chunk that follows in a slot after all
 //! lanes have read the one before. The copies of the first chunks start before the launch before this one ends.
 
-use super::{Place, if_below};
-use ir::kernel::{Buf, Builder, BulkCopy, Mem, Scope, Value};
+use super::{Place, if_below, maybe};
+use ir::kernel::{Buf, Builder, BulkCopy, Compare, Mem, Scope, Value};
 
 /// Bytes that a slot has for its mbarrier, which keep the next slot aligned.
 const MBARRIER: usize = 16;
@@ -32,15 +32,21 @@ pub(crate) struct Slot {
 }
 
 impl Ring {
-    /// Declares the shared memory and prepares the mbarriers.
-    pub fn new(b: &mut Builder, at: &Place, depth: usize, chunk: usize) -> Ring {
-        let all = (at.warps * depth) as u64;
+    /// Declares the shared memory and prepares the mbarriers, for the first `warps` of the CTA.
+    pub fn new(b: &mut Builder, at: &Place, warps: usize, depth: usize, chunk: usize) -> Ring {
+        let all = (warps * depth) as u64;
         let slots = b.scratch("slots", Mem::U8, all * (chunk + MBARRIER) as u64);
         let ring = Ring { depth, slots, chunk, first: b.imul_const(at.warp, depth) };
-        if_below(b, at.lane, depth, |b| {
-            let slot = ring.slot(b, at.lane);
-            b.mbarrier_init(slots, slot.mbarrier);
-            b.fence_async();
+        let has_one = (warps < at.warps).then(|| {
+            let warps = b.size(warps);
+            b.compare(Compare::ULt, at.warp, warps)
+        });
+        maybe(b, has_one, |b| {
+            if_below(b, at.lane, depth, |b| {
+                let slot = ring.slot(b, at.lane);
+                b.mbarrier_init(slots, slot.mbarrier);
+                b.fence_async();
+            });
         });
         b.sync(Scope::Warp);
         ring
