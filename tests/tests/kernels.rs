@@ -124,7 +124,7 @@ fn the_largest_of_long_rows() {
         let top = body.add(Op::TopK { k }, &[x]).unwrap();
         body.output("out", top).unwrap();
         let spec = KernelSpec::new("top_k", body, 1, target);
-        let schedule = Schedule::Gpu(GpuSchedule { ctas, warps: 8, chunk: 256, depth: 0 });
+        let schedule = Schedule::Gpu(GpuSchedule { ctas, warps: 8, streams: 8, chunk: 256, depth: 0 });
         let made = kernels_gen::generate(&spec, &schedule, target).unwrap();
         let kernel = TableKernel::new(spec, (schedule, made), 0).unwrap();
         for workers in 0..5 {
