@@ -1,7 +1,7 @@
 //! The dot product of a lane's weight row with the CTA's input row, over a chunk of columns. A lane has a row of the tile,
 //! so activations are broadcast and nothing is summed across lanes.
 
-use super::rows::{Meta, Row};
+use super::rows::{BIAS, Int8, Meta, Row};
 use crate::block::BlockView;
 use crate::body::Matrix;
 use crate::matmul::UnpackFn;
@@ -58,7 +58,7 @@ pub(crate) fn dot(
         }
         (form, Some(unpack), _, Some(int8)) => {
             let Some(x) = int8.codes(form) else { return Err(Error::verify("row", format!("no codes for {form:?}"))) };
-            let int = Int { m, unpack, x, meta: int8.meta, row_columns: row.columns, index, columns };
+            let int = Int { m, unpack, x, row: int8, index, columns };
             Ok(int.chunk(b, (w, weights, lane), acc))
         }
         (form, ..) => Err(Error::unsupported(format!("{form:?} without an unpack"), "write the format's unpack")),
@@ -110,8 +110,7 @@ struct Int<'a> {
     m: &'a Matrix,
     unpack: UnpackFn,
     x: Buf,
-    meta: Buf,
-    row_columns: usize,
+    row: Int8,
     /// Number of the chunk, and its columns.
     index: Value,
     columns: usize,
@@ -188,6 +187,8 @@ impl Int<'_> {
         let x_scale = meta(b, Meta::Scale);
         let [first, last] = halves;
         let joint = first.scale == last.scale;
+        // Where a sum is not multiplied before it is converted, its bits with a bias are a float: one instruction less.
+        let biased = joint && first.scale.times.is_none() && Meta::Bias.wanted(self.m.format);
         // value = scale * (code - offset) + plus, so that a half gives
         // x scale * (scale * (dot - offset * sum of x codes) + plus * sum of x codes).
         let mut order = [(0, Meta::First), (1, Meta::Last)];
@@ -202,11 +203,15 @@ impl Int<'_> {
             }
             // At the last shift if there are two.
             let all_same = first.shift == last.shift;
-            let offset = i32::from(self.m.format.dot.offset()) << shift;
-            if offset != 0 && (!joint || (i == 0) == all_same) {
-                let (sum, offset) = (meta(b, if joint { Meta::Sum } else { sum }), b.int(-offset));
-                let less = b.imul(sum, offset);
-                dot = b.iadd(dot, less);
+            if !joint || (i == 0) == all_same {
+                let mut start = b.int(if biased { BIAS } else { 0 });
+                let offset = i32::from(self.m.format.dot.offset()) << shift;
+                if offset != 0 {
+                    let (sum, offset) = (meta(b, if joint { Meta::Sum } else { sum }), b.int(-offset));
+                    let less = b.imul(sum, offset);
+                    start = b.iadd(less, start);
+                }
+                dot = b.iadd(dot, start);
             }
             dot = self.dot(b, (codes[h], group, h), dot);
             if !joint {
@@ -214,7 +219,11 @@ impl Int<'_> {
                 dot = b.int(0);
             }
         }
-        if joint {
+        if biased {
+            let (v, bias) = (b.unary(Unary::AsFloat, dot), meta(b, Meta::Bias));
+            let product = b.fma(v, x_scale, bias);
+            sums.0.push((first.scale.factor, shift, product));
+        } else if joint {
             terms.push((first.scale, shift, dot));
         }
         add(b, sums, x_scale, &terms);
@@ -246,12 +255,13 @@ impl Int<'_> {
     fn meta(&self, b: &mut Builder, meta: Meta, group: usize, loaded: &mut HashMap<(Meta, usize), Value>) -> Value {
         let groups = self.columns / Q8_BLOCK;
         let together = if groups.is_multiple_of(4) { 4 } else { 1 };
-        let mem = if meta == Meta::Scale { Mem::F32 } else { Mem::I32 };
+        let mem = if matches!(meta, Meta::Scale | Meta::Bias) { Mem::F32 } else { Mem::I32 };
         let number = group / together;
         let all = *loaded.entry((meta, number)).or_insert_with(|| {
             let at = b.imul_const(self.index, groups * 4);
-            let at = b.iadd_const(at, meta.plane(self.row_columns) + number * together * 4);
-            if together == 4 { b.load4(self.meta, at, mem) } else { b.load(self.meta, at, mem) }
+            let at = b.iadd_const(at, number * together * 4);
+            let plane = self.row.plane(meta).expect("the planes of a row are those that its formats want");
+            if together == 4 { b.load4(plane, at, mem) } else { b.load(plane, at, mem) }
         });
         if together == 4 { b.lane(all, (group % 4) as u8) } else { all }
     }

@@ -8,14 +8,17 @@ use super::{LANES, Place, cta_sum, if_below, lanes_isum, lanes_max, maybe};
 use crate::body::Linear;
 use crate::generator::Generator;
 use ir::Result;
-use ir::abi::{LANE_BYTES, Q8_BLOCK};
-use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value};
-use ir::quant::DotForm;
+use ir::abi::Q8_BLOCK;
+use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Ty, Value};
+use ir::quant::{DotForm, Format};
 
-/// What goes with each block of int8 codes, in the order of their planes.
+/// Added to an integer of less than 23 bits with its sign it gives the bits of a float: that of their sum.
+pub(crate) const BIAS: i32 = 0x4b40_0000;
+
+/// What goes with each block of int8 codes, each in a plane of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Meta {
-    /// f32.
+    /// f32. Of 22 bits if there is a bias.
     Scale,
     /// i32: the sum of all codes.
     Sum,
@@ -23,14 +26,21 @@ pub(crate) enum Meta {
     First,
     /// i32: the sum of the last 16.
     Last,
+    /// f32: the scale times the float that [`BIAS`] is, negated; exactly.
+    Bias,
 }
 
 impl Meta {
-    const ALL: [Meta; 4] = [Meta::Scale, Meta::Sum, Meta::First, Meta::Last];
+    const ALL: [Meta; 5] = [Meta::Scale, Meta::Sum, Meta::First, Meta::Last, Meta::Bias];
 
-    /// Where its plane starts for a row of so many columns: on a vector's boundary.
-    pub fn plane(self, columns: usize) -> usize {
-        self as usize * (columns / Q8_BLOCK * 4).next_multiple_of(LANE_BYTES)
+    /// Whether products with a matrix of the format may need it. One scale for 32 elements takes no halves apart.
+    pub fn wanted(self, format: Format) -> bool {
+        let single = format.block as usize == Q8_BLOCK;
+        match self {
+            Meta::Scale | Meta::Sum => true,
+            Meta::First | Meta::Last => !single,
+            Meta::Bias => single,
+        }
     }
 }
 
@@ -39,7 +49,6 @@ impl Meta {
 pub(crate) struct Row {
     pub int8: Option<Int8>,
     pub float: Option<Buf>,
-    pub columns: usize,
 }
 
 /// The int8 codes of a row, in the orders that products want.
@@ -48,25 +57,33 @@ pub(crate) struct Int8 {
     in_order: Option<Buf>,
     /// In each block those of both halves in turn, as the weights of formats that [look up](ir::quant::DotForm::looks_up).
     in_pairs: Option<Buf>,
-    /// The planes of [`Meta`].
-    pub meta: Buf,
+    /// The planes of [`Meta::ALL`].
+    planes: [Option<Buf>; Meta::ALL.len()],
 }
 
 impl Int8 {
     /// For these products, if one wants int8 codes.
     fn new(b: &mut Builder, products: &[Linear], columns: usize) -> Option<Int8> {
-        let mut forms = products.iter().map(|p| p.matrix.format.dot).filter(|dot| dot.wants_int8());
+        let formats = products.iter().map(|p| p.matrix.format).filter(|f| f.dot.wants_int8());
+        formats.clone().next()?;
         let [in_order, in_pairs] = [("codes", false), ("pairs", true)].map(|(name, looks_up)| {
-            let wanted = forms.clone().any(|dot| dot.looks_up() == looks_up);
+            let wanted = formats.clone().any(|f| f.dot.looks_up() == looks_up);
             wanted.then(|| b.scratch(name, Mem::U8, columns as u64))
         });
-        let bytes = Meta::Last.plane(columns) + columns / Q8_BLOCK * 4;
-        forms.next().map(|_| Int8 { in_order, in_pairs, meta: b.scratch("meta", Mem::U8, bytes as u64) })
+        let planes = Meta::ALL.map(|meta| {
+            let wanted = formats.clone().any(|f| meta.wanted(f));
+            wanted.then(|| b.scratch(format!("{meta:?}").to_lowercase(), Mem::U8, (columns / Q8_BLOCK * 4) as u64))
+        });
+        Some(Int8 { in_order, in_pairs, planes })
     }
 
     /// The codes for a form.
     pub fn codes(&self, dot: DotForm) -> Option<Buf> {
         if dot.looks_up() { self.in_pairs } else { self.in_order }
+    }
+
+    pub fn plane(&self, meta: Meta) -> Option<Buf> {
+        self.planes[meta as usize]
     }
 }
 
@@ -193,20 +210,20 @@ pub(crate) fn prepare(g: &mut Generator<'_>, at: &Place, products: &[Linear]) ->
                 maybe(b, four.inside, |b| b.store(row, four.column, Mem::F32, v));
             }
             if let Some(row) = int8 {
-                quantise(b, at, (row, columns), (four.column, v), four.inside);
+                quantise(b, at, row, (four.column, v), four.inside);
             }
         });
     }
     b.sync(Scope::Cta);
-    Ok(Row { int8, float, columns })
+    Ok(Row { int8, float })
 }
 
 /// Quantises the block of which this lane holds elements c.. c + 4, as one of eight lanes; only those `inside` write.
-fn quantise(b: &mut Builder, at: &Place, (row, columns): (Int8, usize), (c, v): (Value, Value), inside: Option<Value>) {
+fn quantise(b: &mut Builder, at: &Place, row: Int8, (c, v): (Value, Value), inside: Option<Value>) {
     let magnitudes = b.fabs(v);
     let largest = b.max(magnitudes);
     let largest = lanes_max(b, largest, 8);
-    let (scale, inverse) = crate::matmul::scale_of(b, largest);
+    let (mut scale, inverse) = crate::matmul::scale_of(b, largest);
     let inverse = b.splat(inverse);
     let scaled = b.fmul(v, inverse);
     let codes = b.round(scaled);
@@ -222,6 +239,15 @@ fn quantise(b: &mut Builder, at: &Place, (row, columns): (Int8, usize), (c, v): 
     let half = lanes_isum(b, sum, 4);
     let other = b.shuffle_xor(half, 4);
     let all = b.iadd(half, other);
+    let mut bias = scale;
+    if row.plane(Meta::Bias).is_some() {
+        // Rounded to 22 bits (Veltkamp 1968), as the bias has two.
+        let (split, minus) = (b.float(5.0), b.float(-f32::from_bits(BIAS as u32)));
+        let large = b.fmul(scale, split);
+        let rest = b.fsub(large, scale);
+        scale = b.fsub(large, rest);
+        bias = b.fmul(scale, minus);
+    }
     let eight = b.size(8);
     let number = b.urem(at.lane, eight);
     let pairs = row.in_pairs.map(|codes| (codes, pairs(b, (number, c), word)));
@@ -236,10 +262,11 @@ fn quantise(b: &mut Builder, at: &Place, (row, columns): (Int8, usize), (c, v): 
             let elements = b.size(Q8_BLOCK);
             let block = b.udiv(c, elements);
             let in_plane = b.imul_const(block, 4);
-            for (meta, value) in Meta::ALL.into_iter().zip([scale, all, half, other]) {
-                let at = b.iadd_const(in_plane, meta.plane(columns));
-                let mem = if meta == Meta::Scale { Mem::F32 } else { Mem::I32 };
-                b.store(row.meta, at, mem, value);
+            for (plane, value) in row.planes.into_iter().zip([scale, all, half, other, bias]) {
+                if let Some(plane) = plane {
+                    let mem = if b.ty(value) == Ty::F32 { Mem::F32 } else { Mem::I32 };
+                    b.store(plane, in_plane, mem, value);
+                }
             }
         });
     });

@@ -5,7 +5,7 @@ mod lookup;
 use super::divide::magic;
 use super::live::live;
 use ir::kernel::{
-    Access, Binary, Buf, Compare, Grid, Inst, Kernel, Mem, Scope, Space, Special, Stmt, Ty, Unary, Value,
+    Access, Binary, Buf, BulkCopy, Compare, Grid, Inst, Kernel, Mem, Scope, Space, Special, Stmt, Ty, Unary, Value,
 };
 use ir::target::Gpu;
 use ir::{Error, Result, Verified};
@@ -286,6 +286,7 @@ impl Emitter<'_> {
                 let (head, after) = (self.label(), self.label());
                 let (from, to) = (self.one(*from), self.one(*to));
                 let i = self.op(Class::Word, "mov.b32", &[from]);
+                self.copies_of_loop(body);
                 _ = writeln!(self.text, "$L{head}:");
                 let done = self.op(Class::Pred, "setp.ge.u32", &[i, to]);
                 self.line(format_args!("@{done} bra $L{after};"));
@@ -341,6 +342,19 @@ impl Emitter<'_> {
             Stmt::Parallel { .. } | Stmt::Barrier | Stmt::Call { .. } => return Err(self.cpu_only("this statement")),
         }
         Ok(())
+    }
+
+    /// Computes, before a loop, where bulk copies in it write to if that is known by then: the assembler would not.
+    fn copies_of_loop(&mut self, body: &[Stmt]) {
+        for stmt in body {
+            match stmt {
+                Stmt::If { then, other, .. } => [then, other].into_iter().for_each(|code| self.copies_of_loop(code)),
+                Stmt::BulkCopy(BulkCopy { to: (buf, index), .. }) if self.values.contains_key(index) => {
+                    self.address(*buf, *index);
+                }
+                _ => {}
+            }
+        }
     }
 
     fn cpu_only(&self, what: &str) -> Error {
