@@ -7,7 +7,7 @@
 use crate::quant::{DotForm, FloatKind, Scale};
 
 /// Version of everything in this module; the manifest records it and the runtime refuses another.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Rows that [`crate::tensor::Layout::Rows16`] interleaves, and that a dot atom computes at once.
 pub const TILE_ROWS: usize = 16;
@@ -187,6 +187,10 @@ atoms! {
     DotU6Super8 = "dot_u6_super8", Meaning::Dot(DotForm::Int { bits: 6, offset: 32, group: 16, scale: Scale::Super8 });
     /// 4-bit indices into 16 values, split 6-bit scale per 32.
     DotLut4Split6 = "dot_lut4_split6", Meaning::Dot(DotForm::Codebook { bits: 4, group: 32, scale: Scale::Split6 });
+    /// 8-bit indices of points of four, 4-bit scale per 32.
+    DotGrid8x4 = "dot_grid8x4", Meaning::Dot(DotForm::Grid { bits: 8, vector: 4, group: 32, scale: Scale::Top4 });
+    /// 9-bit indices of points of four, 4-bit scale per 32.
+    DotGrid9x4 = "dot_grid9x4", Meaning::Dot(DotForm::Grid { bits: 9, vector: 4, group: 32, scale: Scale::Nibbles });
     /// f16 KV.
     ScoresF16 = "scores_f16", Meaning::Scores { q8: false };
     /// 8-bit KV.

@@ -4,7 +4,7 @@
 //! multiplies by the scale, which stands in both lanes, and adds the two.
 
 use crate::bytes::Bytes;
-use crate::simd::Simd;
+use crate::simd::{MARGIN, Simd};
 use std::arch::x86_64::*;
 
 /// Proof that the CPU has AVX2, FMA and F16C.
@@ -42,6 +42,26 @@ macro_rules! both {
 fn count(by: u32) -> __m128i {
     // SAFETY: SSE2 is in the baseline of the architecture.
     unsafe { _mm_cvtsi32_si128(by as i32) }
+}
+
+/// The entries of all rows, in a table with margins. `vpgatherdd` and `vpinsrd` take more micro-operations than to load
+/// a vector in which the entry is where it belongs, and blend.
+///
+/// # Safety
+/// The indices must be below the number of entries; the CPU must have AVX2.
+#[inline(always)]
+unsafe fn entries(table: &[u32], index: impl Fn(usize) -> usize) -> Pair<__m256i> {
+    let four = |row: usize| {
+        // SAFETY: the margins make up for what is read besides the entry.
+        let at = |lane: usize| unsafe { _mm_loadu_si128(table.as_ptr().add(MARGIN + index(row + lane) - lane).cast()) };
+        // SAFETY: the caller vouches for AVX2.
+        unsafe {
+            let first = _mm_blend_epi32::<0b0010>(at(0), at(1));
+            _mm_blend_epi32::<0b1000>(_mm_blend_epi32::<0b0100>(first, at(2)), at(3))
+        }
+    };
+    // SAFETY: as above.
+    unsafe { Pair(_mm256_set_m128i(four(4), four(0)), _mm256_set_m128i(four(12), four(8))) }
 }
 
 impl Simd for Avx2 {
@@ -101,6 +121,40 @@ impl Simd for Avx2 {
         // SAFETY: the token proves the features; the table has the 16 bytes that are loaded.
         let table = unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())) };
         both!(_mm256_shuffle_epi8((table), index))
+    }
+
+    #[inline(always)]
+    fn sub8(self, a: Self::Word, b: Self::Word) -> Self::Word {
+        both!(_mm256_sub_epi8(a, b))
+    }
+    #[inline(always)]
+    fn masks(self, bits: Self::Word, byte: usize, high: bool) -> Self::Word {
+        let four = 0x0101_0101 * byte as i32;
+        let bit = if high { 0x8040_2010u32 as i32 } else { 0x0804_0201 };
+        // SAFETY: the token proves the features.
+        let (from, bit) = unsafe {
+            let words = _mm_set_epi32(four + 0x0c0c_0c0c, four + 0x0808_0808, four + 0x0404_0404, four);
+            (_mm256_broadcastsi128_si256(words), _mm256_set1_epi32(bit))
+        };
+        let bytes = both!(_mm256_shuffle_epi8(bits, (from)));
+        let set = both!(_mm256_and_si256(bytes, (bit)));
+        both!(_mm256_cmpeq_epi8(set, (bit)))
+    }
+    #[inline(always)]
+    unsafe fn gather8(self, p: *const u8, table: &[u32]) -> Self::Word {
+        // SAFETY: the caller vouches for the bytes and the indices.
+        unsafe { entries(table, |row| usize::from(*p.add(4 * row))) }
+    }
+    #[inline(always)]
+    unsafe fn gather16(self, p: *const u8, table: &[u32]) -> Self::Word {
+        // SAFETY: the caller vouches for the bytes and the indices.
+        unsafe { entries(table, |row| usize::from(p.add(4 * row).cast::<u16>().read_unaligned())) }
+    }
+    #[inline(always)]
+    fn widen(self, bytes: Bytes) -> Self::Word {
+        // SAFETY: the token proves the features.
+        let halves = unsafe { Pair(bytes.0, _mm_unpackhi_epi64(bytes.0, bytes.0)) };
+        both!(_mm256_cvtepu8_epi32(halves))
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@
 //! sum is scaled in f32, which is exact because it has at most 24 bits.
 
 use crate::bytes::Bytes;
-use crate::simd::Simd;
+use crate::simd::{MARGIN, Simd};
 use std::arch::x86_64::*;
 
 /// Proof that the CPU has AVX-512 F, BW, DQ, VL and VNNI.
@@ -86,6 +86,39 @@ impl Simd for Avx512 {
         // SAFETY: the table has the 16 bytes that are loaded.
         let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
         op!(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), index))
+    }
+
+    #[inline(always)]
+    fn sub8(self, a: Self::Word, b: Self::Word) -> Self::Word {
+        op!(_mm512_sub_epi8(a, b))
+    }
+    #[inline(always)]
+    fn masks(self, bits: Self::Word, byte: usize, high: bool) -> Self::Word {
+        let four = 0x0101_0101 * byte as i32;
+        let bit = if high { 0x8040_2010u32 as i32 } else { 0x0804_0201 };
+        let from = op!(_mm_set_epi32(four + 0x0c0c_0c0c, four + 0x0808_0808, four + 0x0404_0404, four));
+        let bytes = op!(_mm512_shuffle_epi8(bits, _mm512_broadcast_i32x4(from)));
+        op!(_mm512_movm_epi8(_mm512_test_epi8_mask(bytes, _mm512_set1_epi32(bit))))
+    }
+    #[inline(always)]
+    unsafe fn gather8(self, p: *const u8, table: &[u32]) -> Self::Word {
+        // SAFETY: the caller vouches for the bytes and the indices.
+        unsafe {
+            let index = self.and(self.load(p), self.splat(0xff));
+            _mm512_i32gather_epi32::<4>(index, table.as_ptr().add(MARGIN).cast())
+        }
+    }
+    #[inline(always)]
+    unsafe fn gather16(self, p: *const u8, table: &[u32]) -> Self::Word {
+        // SAFETY: the caller vouches for the bytes and the indices.
+        unsafe {
+            let index = self.and(self.load(p), self.splat(0xffff));
+            _mm512_i32gather_epi32::<4>(index, table.as_ptr().add(MARGIN).cast())
+        }
+    }
+    #[inline(always)]
+    fn widen(self, bytes: Bytes) -> Self::Word {
+        op!(_mm512_cvtepu8_epi32(bytes.0))
     }
 
     #[inline(always)]

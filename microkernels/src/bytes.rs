@@ -47,6 +47,18 @@ impl Bytes {
         ]
     }
 
+    /// The four high bits of the 16 rows' four-byte unit that begins with field byte `at`.
+    ///
+    /// # Safety
+    /// The superblock must be readable and have the bytes.
+    #[inline(always)]
+    pub unsafe fn load_top4(w: *const u8, at: usize) -> Self {
+        // SAFETY: the caller's promise.
+        let words = [0, 1, 2, 3].map(|i| unsafe { _mm_srli_epi32::<28>(Self::load(w, at + i).0) });
+        let halves = op!((_mm_packs_epi32(words[0], words[1]), _mm_packs_epi32(words[2], words[3])));
+        Bytes(op!(_mm_packus_epi16(halves.0, halves.1)))
+    }
+
     /// Bits `from..from + mask.count_ones()` of each byte, moved to where `mask` is.
     #[inline(always)]
     pub fn bits(self, from: usize, mask: u8) -> Self {
@@ -60,6 +72,12 @@ impl Bytes {
     #[inline(always)]
     pub fn or(self, other: Self) -> Self {
         Bytes(op!(_mm_or_si128(self.0, other.0)))
+    }
+
+    /// 2 b + 1 of each byte b.
+    #[inline(always)]
+    pub fn odd(self) -> Self {
+        Bytes(op!(_mm_add_epi8(_mm_add_epi8(self.0, self.0), _mm_set1_epi8(1))))
     }
 
     /// Each byte less `by`.

@@ -1,7 +1,7 @@
 //! [`Simd`] in plain Rust with the algorithm of AVX-512, so that all but its one-line wrappers runs in tests anywhere.
 
 use crate::bytes::Bytes;
-use crate::simd::Simd;
+use crate::simd::{MARGIN, Simd};
 use std::array::from_fn;
 
 /// Needs no CPU feature.
@@ -67,6 +67,30 @@ impl Simd for Emulated {
     }
     fn lut(self, index: Self::Word, table: &[u8; 16]) -> Self::Word {
         index.map(|x| u32::from_le_bytes(x.to_le_bytes().map(|b| table[usize::from(b)])))
+    }
+
+    fn sub8(self, a: Self::Word, b: Self::Word) -> Self::Word {
+        from_fn(|i| {
+            let (a, b) = (a[i].to_le_bytes(), b[i].to_le_bytes());
+            u32::from_le_bytes(from_fn(|j| a[j].wrapping_sub(b[j])))
+        })
+    }
+    fn masks(self, bits: Self::Word, byte: usize, high: bool) -> Self::Word {
+        bits.map(|x| {
+            let bits = x.to_le_bytes()[byte] >> if high { 4 } else { 0 };
+            u32::from_le_bytes(from_fn(|j| if bits >> j & 1 == 1 { 255 } else { 0 }))
+        })
+    }
+    unsafe fn gather8(self, p: *const u8, table: &[u32]) -> Self::Word {
+        // SAFETY: the caller's promise.
+        unsafe { self.load(p) }.map(|x| table[MARGIN..table.len() - MARGIN][x as usize & 0xff])
+    }
+    unsafe fn gather16(self, p: *const u8, table: &[u32]) -> Self::Word {
+        // SAFETY: the caller's promise.
+        unsafe { self.load(p) }.map(|x| table[MARGIN..table.len() - MARGIN][x as usize & 0xffff])
+    }
+    fn widen(self, bytes: Bytes) -> Self::Word {
+        <[i8; 16]>::from(bytes).map(|b| u32::from(b as u8))
     }
 
     fn group_start(self, offset: i16, sums: Self::SplatWord, group: usize, groups: usize) -> Self::Word {

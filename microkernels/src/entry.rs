@@ -61,6 +61,8 @@ macro_rules! all_dots {
             u5_super6min = DotU5Super6Min: int U5Super6Min;
             u6_super8 = DotU6Super8: int U6Super8;
             lut4_split6 = DotLut4Split6: int Lut4Split6;
+            grid8x4 = DotGrid8x4: int Grid8x4;
+            grid9x4 = DotGrid9x4: int Grid9x4;
         }
     };
 }

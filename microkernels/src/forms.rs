@@ -6,12 +6,28 @@
 //! units of 4, word `i / 4` of all rows is the 64 bytes from `16 * (f + i)`.
 
 use crate::bytes::Bytes;
-use crate::simd::Simd;
+use crate::simd::{MARGIN, Simd};
 use ir::abi::TILE_ROWS;
-use ir::quant::{DotForm, LUT4, Scale};
+use ir::quant::{DotForm, LUT4, Scale, points};
+use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Bytes of 16 rows of one word.
 const WORD: usize = 4 * TILE_ROWS;
+
+/// Runs the body for each of `$n`, 1, 4 or 8, whose number is a constant in each copy.
+macro_rules! unrolled {
+    ($n:expr, $b:ident => $body:block) => {{
+        unrolled!(@ $b $body 0);
+        if $n > 1 {
+            unrolled!(@ $b $body 1 2 3);
+        }
+        if $n > 4 {
+            unrolled!(@ $b $body 4 5 6 7);
+        }
+    }};
+    (@ $b:ident $body:block $($i:literal)*) => { $({ let $b: usize = $i; $body })* };
+}
+pub(crate) use unrolled;
 
 /// The integer scales and mins of a superblock, as signed bytes; zero where the form has none.
 #[derive(Clone, Copy)]
@@ -47,6 +63,10 @@ pub trait Form {
     const BYTES: usize;
     /// Where the f16 scale lies in it.
     const D: usize;
+    /// What the f16 scale is multiplied by.
+    const FACTOR: f32 = 1.0;
+    /// Whether the quads of a block are unpacked together.
+    const WHOLE: bool = false;
     /// Where the f16 scale of the mins lies in it, if any.
     const DMIN: usize = 0;
 
@@ -61,11 +81,25 @@ pub trait Form {
     }
 
     /// Quad `q` (elements `4 q` to `4 q + 3`) of block `b`: in planes of 4 bits if they are wide and `S` splits such,
-    /// otherwise in the first word.
+    /// otherwise in the first word. Forms that are [`WHOLE`](Form::WHOLE) have `block` instead.
     ///
     /// # Safety
     /// `w` is a superblock of 16 rows, `b < BLOCKS` and `q < 8`.
-    unsafe fn codes<S: Simd>(s: S, w: *const u8, b: usize, q: usize) -> [S::Word; 2];
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(s: S, w: *const u8, b: usize, q: usize) -> [S::Word; 2] {
+        // SAFETY: the caller's promise.
+        [unsafe { Self::block(s, w, b) }[q], s.zero()]
+    }
+
+    /// The quads of block `b`, in one word each.
+    ///
+    /// # Safety
+    /// `w` is a superblock of 16 rows and `b < BLOCKS`.
+    #[inline(always)]
+    unsafe fn block<S: Simd>(s: S, w: *const u8, b: usize) -> [S::Word; 8] {
+        // SAFETY: the caller's promise.
+        std::array::from_fn(|q| unsafe { Self::codes(s, w, b, q) }[0])
+    }
 }
 
 /// Bits `from..from + mask.count_ones()` of each byte of the word of all rows at `w`, moved to where `mask` is.
@@ -321,5 +355,148 @@ impl Form for Lut4Split6 {
         // SAFETY: in the superblock.
         let index = unsafe { bits(s, w.add(TILE_ROWS * 8 + (b * 4 + q % 4) * WORD), q / 4 * 4, 15) };
         if S::SPLIT8 { [s.lut(index, &PLANES[0]), s.lut(index, &PLANES[1])] } else { [s.lut(index, &WHOLE), s.zero()] }
+    }
+}
+
+/// The points of a grid with margins, each element shifted right and moved up.
+const fn moved<const WORDS: usize>(points: &[u32], shift: u32, up: u8) -> [u32; WORDS] {
+    assert!(points.len() + 2 * MARGIN == WORDS);
+    let mut words = [0; WORDS];
+    let mut i = 0;
+    while i < points.len() {
+        words[MARGIN + i] = (points[i] >> shift) + u32::from_ne_bytes([up; 4]);
+        i += 1;
+    }
+    words
+}
+
+/// A byte of eight signs for each seven bits, from the lowest, of each word. The eighth makes their number even.
+#[inline(always)]
+fn even_signs<S: Simd>(s: S, word: S::Word) -> S::Word {
+    const ODD: [u8; 16] = [0, 128, 128, 0, 128, 0, 0, 128, 128, 0, 0, 128, 0, 128, 128, 0];
+    let (low, high) = (s.and(word, s.splat(0x3fff)), s.and(s.shl(word, 2), s.splat(0x3fff_0000)));
+    let fourteen = s.or(low, high);
+    let (low, high) = (s.and(fourteen, s.splat(0x007f_007f)), s.and(s.shl(fourteen, 1), s.splat(0x7f00_7f00)));
+    let seven = s.or(low, high);
+    let half = s.and(s.xor(seven, s.shr(seven, 4)), s.splat(0x0f0f_0f0f));
+    s.or(seven, s.lut(half, &ODD))
+}
+
+/// Masks of the negative elements of quad `q`, of which a byte of `signs` has two.
+#[inline(always)]
+fn minus<S: Simd>(s: S, signs: S::Word, q: usize) -> S::Word {
+    s.masks(signs, q / 2, q % 2 == 1)
+}
+
+/// 64 less the code where the mask is set; codes are below 64.
+#[inline(always)]
+fn negate64<S: Simd>(s: S, codes: S::Word, mask: S::Word) -> S::Word {
+    s.sub8(s.xor(codes, s.and(mask, s.splat(0x3f3f_3f3f))), mask)
+}
+
+/// The quads of a block, each by an expression of its number.
+macro_rules! quads {
+    ($s:ident, $q:ident => $quad:expr) => {{
+        let mut out = [$s.zero(); 8];
+        unrolled!(8, $q => {
+            // Keeps the compiler from interleaving quads, which would spill most of them.
+            compiler_fence(Ordering::SeqCst);
+            out[$q] = $quad;
+        });
+        out
+    }};
+}
+
+/// The indices of the points of a block, 16 bits each: a word of all rows for each two.
+struct Indices<W>([W; 5]);
+
+impl<W> Indices<W> {
+    /// Where those of quad `q` begin.
+    #[inline(always)]
+    fn of(&self, q: usize) -> *const u8 {
+        // In memory, where lanes are read with fewer instructions than from vectors.
+        std::hint::black_box(self.0.as_ptr()).cast::<u8>().wrapping_add(q / 2 * WORD + q % 2 * 2)
+    }
+}
+
+/// 8-bit indices of points of four, seven signs for eight elements, 4-bit scale per 32 on top of the signs. Codes are half
+/// the elements.
+pub struct Grid8x4;
+
+impl Form for Grid8x4 {
+    const DOT: DotForm = DotForm::Grid { bits: 8, vector: 4, group: 32, scale: Scale::Top4 };
+    const BITS: usize = 6;
+    const OFFSET: i16 = 32;
+    const GROUPS: usize = 1;
+    const BLOCKS: usize = 8;
+    const BYTES: usize = 98;
+    const D: usize = 0;
+    const FACTOR: f32 = 0.5;
+    const WHOLE: bool = true;
+
+    #[inline(always)]
+    unsafe fn scales(w: *const u8) -> Scales {
+        let mut out = Scales::zero();
+        for g in 0..8 {
+            // SAFETY: in the superblock.
+            out.scale[g] = unsafe { Bytes::load_top4(w, 66 + g * 4) }.odd();
+        }
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn block<S: Simd>(s: S, w: *const u8, b: usize) -> [S::Word; 8] {
+        static POINTS: [u32; 256 + 2 * MARGIN] = moved(points(8, 4), 1, 32);
+        // SAFETY: here and below, in the superblock; there are as many points as indices.
+        let signs = even_signs(s, unsafe { s.load(w.add(TILE_ROWS * 66 + b * WORD)) });
+        quads!(s, q => {
+            let at = TILE_ROWS * 2 + (b * 2 + q / 4) * WORD + q % 4;
+            negate64(s, unsafe { s.gather8(w.add(at), &POINTS) }, minus(s, signs, q))
+        })
+    }
+}
+
+/// 9-bit indices of points of four odd elements, their high bits apart, signs, 4-bit scale per 32.
+pub struct Grid9x4;
+
+impl Form for Grid9x4 {
+    const DOT: DotForm = DotForm::Grid { bits: 9, vector: 4, group: 32, scale: Scale::Nibbles };
+    const BITS: usize = 5;
+    const OFFSET: i16 = 15;
+    const GROUPS: usize = 1;
+    const BLOCKS: usize = 8;
+    const BYTES: usize = 110;
+    const D: usize = 0;
+    const WHOLE: bool = true;
+
+    #[inline(always)]
+    unsafe fn scales(w: *const u8) -> Scales {
+        let mut out = Scales::zero();
+        for g in 0..8 {
+            // SAFETY: in the superblock.
+            out.scale[g] = unsafe { Bytes::load(w, 106 + g / 2) }.bits(g % 2 * 4, 15).odd();
+        }
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn block<S: Simd>(s: S, w: *const u8, b: usize) -> [S::Word; 8] {
+        static POINTS: [u32; 512 + 2 * MARGIN] = moved(points(9, 4), 0, 15);
+        // SAFETY: here and below, in the superblock; there are as many points as indices.
+        let (signs, high) = unsafe { (s.load(w.add(TILE_ROWS * 74 + b * WORD)), s.widen(Bytes::load(w, 66 + b))) };
+        // The high bits of two quads stand half a word apart.
+        let high = s.or(high, s.shl(high, 15));
+        let mut indices = Indices([s.zero(); 5]);
+        unrolled!(4, pair => {
+            let low = unsafe { s.load(w.add(TILE_ROWS * 2 + (b * 2 + pair / 2) * WORD)) };
+            let (first, second) = if pair % 2 == 0 { (low, s.shl(low, 8)) } else { (s.shr(low, 16), s.shr(low, 8)) };
+            let low = s.or(s.and(first, s.splat(0xff)), s.and(second, s.splat(0xff_0000)));
+            indices.0[pair] = s.or(low, s.and(s.shl(high, 8 - 2 * pair as u32), s.splat(0x0100_0100)));
+        });
+        quads!(s, q => {
+            let code = unsafe { s.gather16(indices.of(q), &POINTS) };
+            // Codes are even, and 30 less the code where the element is negative.
+            s.xor(code, s.and(minus(s, signs, q), s.splat(0x1e1e_1e1e)))
+        })
     }
 }

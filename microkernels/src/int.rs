@@ -6,7 +6,7 @@
 //! for each superblock `t = sum of isum(block) * scale(activations of block)` with exact integer sums that include the
 //! integer scales, then `acc += t * d`, then `acc -= dmin * min(block) * (scale * sum)(activations of block)`.
 
-use crate::forms::{Form, Scales};
+use crate::forms::{Form, Scales, unrolled};
 use crate::simd::{Simd, prefetch};
 use ir::abi::{Q8_BLOCK, TILE_ROWS, q8_row_bytes};
 use std::mem::MaybeUninit;
@@ -96,7 +96,8 @@ impl<F: Form> Packed<F> {
     #[inline(always)]
     fn d<S: Simd>(&self, s: S) -> S::Float {
         // SAFETY: `w` is a superblock.
-        unsafe { s.load_f16(self.w.add(F::D * TILE_ROWS)) }
+        let d = unsafe { s.load_f16(self.w.add(F::D * TILE_ROWS)) };
+        if F::FACTOR == 1.0 { d } else { s.mul_splat(d, s.splat_float(F::FACTOR)) }
     }
 
     #[inline(always)]
@@ -130,15 +131,27 @@ impl<S: Simd, F: Form> Source<S> for Packed<F> {
     }
 }
 
-/// Runs the body for each of `$n`, 1 or 8, blocks, whose index is a constant in each copy.
-macro_rules! unrolled {
-    ($n:expr, $b:ident => $body:block) => {{
-        unrolled!(@ $b $body 0);
-        if $n == 8 {
-            unrolled!(@ $b $body 1 2 3 4 5 6 7);
-        }
-    }};
-    (@ $b:ident $body:block $($i:literal)*) => { $({ let $b: usize = $i; $body })* };
+/// A superblock of a tile, of which the codes of one block are unpacked.
+struct Whole<'a, W, F> {
+    codes: [W; 8],
+    packed: &'a Packed<F>,
+}
+
+impl<S: Simd, F: Form> Source<S> for Whole<'_, S::Word, F> {
+    #[inline(always)]
+    unsafe fn codes(&self, s: S, _: usize, q: usize) -> [S::Word; 2] {
+        [self.codes[q], s.zero()]
+    }
+    #[inline(always)]
+    unsafe fn scale(&self, s: S, group: usize) -> S::Scale {
+        // SAFETY: the caller's promise.
+        unsafe { self.packed.scale(s, group) }
+    }
+    #[inline(always)]
+    unsafe fn correction(&self, s: S, b: usize) -> S::Word {
+        // SAFETY: the caller's promise.
+        unsafe { self.packed.correction(s, b) }
+    }
 }
 
 /// Words of a quad.
@@ -195,28 +208,46 @@ impl<S: Simd, F: Form> Panel<S, F> {
         // SAFETY: the caller's promise.
         let packed = unsafe { Packed::<F>::new(w) };
         self.d[first / F::BLOCKS].write(packed.d(s));
-        unrolled!(F::BLOCKS, b => {
-            prefetch_share::<F>(w, b, F::BYTES * TILE_ROWS * (PANEL / F::BLOCKS));
-            for q in 0..8 {
-                // SAFETY: b and q are in the superblock.
-                let codes = unsafe { Source::<S>::codes(&packed, s, b, q) };
-                for (p, &word) in codes.iter().enumerate().take(planes::<S, F>()) {
-                    self.codes[((first + b) * 8 + q) * planes::<S, F>() + p].write(word);
-                }
-            }
-            for g in 0..F::GROUPS {
-                // SAFETY: groups of block b.
-                let scale = unsafe { Source::<S>::scale(&packed, s, b * F::GROUPS + g) };
-                self.scales[(first + b) * F::GROUPS + g].write(scale);
-            }
-            if F::OFFSET != 0 {
+        if F::WHOLE {
+            for b in 0..F::BLOCKS {
                 // SAFETY: b is in the superblock.
-                self.corrections[first + b].write(unsafe { packed.correction(s, b) });
+                let codes = unsafe { F::block(s, w, b) };
+                for (to, word) in self.codes[(first + b) * 8..][..8].iter_mut().zip(codes) {
+                    to.write(word);
+                }
+                self.unpack_scales(s, &packed, first, b);
             }
-            if F::MIN {
-                self.mins[first + b].write(packed.min(s, b));
-            }
-        });
+        } else {
+            unrolled!(F::BLOCKS, b => {
+                for q in 0..8 {
+                    // SAFETY: b and q are in the superblock.
+                    let codes = unsafe { Source::<S>::codes(&packed, s, b, q) };
+                    for (p, &word) in codes.iter().enumerate().take(planes::<S, F>()) {
+                        self.codes[((first + b) * 8 + q) * planes::<S, F>() + p].write(word);
+                    }
+                }
+                self.unpack_scales(s, &packed, first, b);
+            });
+        }
+    }
+
+    /// Unpacks what belongs to the codes of block `b` of a superblock whose blocks go to those from `first`, and
+    /// prefetches the block's share of a later superblock.
+    #[inline(always)]
+    fn unpack_scales(&mut self, s: S, packed: &Packed<F>, first: usize, b: usize) {
+        prefetch_share::<F>(packed.w, b, F::BYTES * TILE_ROWS * (PANEL / F::BLOCKS));
+        for g in 0..F::GROUPS {
+            // SAFETY: groups of block b.
+            let scale = unsafe { Source::<S>::scale(packed, s, b * F::GROUPS + g) };
+            self.scales[(first + b) * F::GROUPS + g].write(scale);
+        }
+        if F::OFFSET != 0 {
+            // SAFETY: b is in the superblock.
+            self.corrections[first + b].write(unsafe { packed.correction(s, b) });
+        }
+        if F::MIN {
+            self.mins[first + b].write(packed.min(s, b));
+        }
     }
 }
 
@@ -335,13 +366,18 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(
                 rows[n] = Activations::at(a.add(n * q8_row_bytes(k)), k, i * F::BLOCKS);
             }
             let mut t = [s.zero_float(); N];
-            unrolled!(F::BLOCKS, b => {
-                prefetch_share::<F>(packed.w, b, AHEAD);
-                let sums = block::<S, F, N>(s, &packed, &rows, b);
-                for n in 0..N {
-                    t[n] = scaled_sum(s, sums[n], rows[n].scale(b), t[n], b);
+            if F::WHOLE {
+                for b in 0..F::BLOCKS {
+                    prefetch_share::<F>(packed.w, b, AHEAD);
+                    let whole = Whole { codes: F::block(s, packed.w, b), packed: &packed };
+                    add_block::<S, F, N>(s, &whole, &rows, b, &mut t);
                 }
-            });
+            } else {
+                unrolled!(F::BLOCKS, b => {
+                    prefetch_share::<F>(packed.w, b, AHEAD);
+                    add_block::<S, F, N>(s, &packed, &rows, b, &mut t);
+                });
+            }
             for n in 0..N {
                 acc[n] = s.fma(t[n], packed.d(s), acc[n]);
                 if F::MIN {
@@ -359,11 +395,26 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(
     }
 }
 
-/// `sum * scale + t`, where `t` is zero in the first block.
+/// Adds to `t`, in the first block of a superblock sets it to, the sums of block `b` times the activation scales.
+///
+/// # Safety
+/// That of [`block`].
 #[inline(always)]
-fn scaled_sum<S: Simd>(s: S, sum: S::Float, scale: f32, t: S::Float, b: usize) -> S::Float {
-    let scale = s.splat_float(scale);
-    if b == 0 { s.mul_splat(sum, scale) } else { s.fma_splat(sum, scale, t) }
+unsafe fn add_block<S: Simd, F: Form, const N: usize>(
+    s: S,
+    source: &impl Source<S>,
+    rows: &[Activations; N],
+    b: usize,
+    t: &mut [S::Float; N],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let sums = block::<S, F, N>(s, source, rows, b);
+        for n in 0..N {
+            let scale = s.splat_float(rows[n].scale(b));
+            t[n] = if b % F::BLOCKS == 0 { s.mul_splat(sums[n], scale) } else { s.fma_splat(sums[n], scale, t[n]) };
+        }
+    }
 }
 
 /// Where the tokens of a dot lie.
@@ -404,12 +455,7 @@ unsafe fn pass<S: Simd, F: Form, const N: usize>(s: S, panel: &Panel<S, F>, toke
         let mut t = [s.zero_float(); N];
         for b in 0..F::BLOCKS {
             // SAFETY: the caller vouches for the block.
-            unsafe {
-                let sums = block::<S, F, N>(s, panel, &rows, i * F::BLOCKS + b);
-                for n in 0..N {
-                    t[n] = scaled_sum(s, sums[n], rows[n].scale(i * F::BLOCKS + b), t[n], b);
-                }
-            }
+            unsafe { add_block::<S, F, N>(s, panel, &rows, i * F::BLOCKS + b, &mut t) };
         }
         // SAFETY: the superblock is unpacked.
         let d = unsafe { panel.d.get_unchecked(i).assume_init() };

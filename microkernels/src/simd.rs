@@ -7,6 +7,9 @@
 
 use crate::bytes::Bytes;
 
+/// Words before and after the entries of a table that is read in vectors.
+pub const MARGIN: usize = 3;
+
 /// A set of vector instructions.
 ///
 /// The integer dot is split so that each instruction set can scale where it is cheapest: [`dot4`](Simd::dot4) sums
@@ -63,6 +66,24 @@ pub trait Simd: Copy {
     fn shr(self, a: Self::Word, by: u32) -> Self::Word;
     /// Each byte, which is below 16, replaced by its table entry.
     fn lut(self, index: Self::Word, table: &[u8; 16]) -> Self::Word;
+
+    /// Each byte less that of `b`, modulo 256.
+    fn sub8(self, a: Self::Word, b: Self::Word) -> Self::Word;
+    /// Bytes of 255 where bits 0 to 3, if `high` 4 to 7, of each word's byte `byte` are set, of 0 where not.
+    fn masks(self, bits: Self::Word, byte: usize, high: bool) -> Self::Word;
+    /// For each of the 16 words at `p` the entry that its first byte is the index of, in a table that begins and ends
+    /// with [`MARGIN`] other words.
+    ///
+    /// # Safety
+    /// 64 bytes must be readable, and the indices below the number of entries.
+    unsafe fn gather8(self, p: *const u8, table: &[u32]) -> Self::Word;
+    /// As [`gather8`](Simd::gather8), with the first two bytes as index.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn gather16(self, p: *const u8, table: &[u32]) -> Self::Word;
+    /// Unsigned bytes as words.
+    fn widen(self, bytes: Bytes) -> Self::Word;
 
     /// Accumulator before the first quad of group `group` of the `groups` of a block, whose codes are `offset` too
     /// large; `sums` are the block's two activation sums.

@@ -48,7 +48,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
 }
 
 /// `iq2s_grid` in ggml-common.h (MIT licence).
-static POINTS: [u32; 2048] = points(HEX, &[0x08, 0x19, 0x2b]);
+pub(super) static POINTS: [u32; 2048] = points(HEX, &[0x08, 0x19, 0x2b]);
 
 const HEX: &str = "\
     00000200050008000a0011001400160019002000220025002800410044004600490050005200550058006100640066006900\

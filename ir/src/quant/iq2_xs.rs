@@ -46,7 +46,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
 }
 
 /// `iq2xs_grid` in ggml-common.h (MIT licence).
-static POINTS: [u32; 1024] = points(HEX, &[0x08, 0x19, 0x2b]);
+pub(super) static POINTS: [u32; 1024] = points(HEX, &[0x08, 0x19, 0x2b]);
 
 const HEX: &str = "\
     00000200050008000a0011001400160019002000220025002800410044004600490050005200550058006100640080008200\

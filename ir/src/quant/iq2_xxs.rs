@@ -44,7 +44,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
 }
 
 /// `iq2xxs_grid` in ggml-common.h (MIT licence).
-static POINTS: [u32; 512] = points(HEX, &[0x08, 0x19, 0x2b]);
+pub(super) static POINTS: [u32; 512] = points(HEX, &[0x08, 0x19, 0x2b]);
 
 const HEX: &str = "\
     00000200050008000a00110014002000220028002a00410044005000580061006400800082008a00a2000101040110011501\

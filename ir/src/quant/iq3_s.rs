@@ -48,7 +48,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
 }
 
 /// `iq3s_grid` in ggml-common.h (MIT licence).
-static POINTS: [u32; 512] = points(HEX, &[1, 3, 5, 7, 9, 11, 13, 15]);
+pub(super) static POINTS: [u32; 512] = points(HEX, &[1, 3, 5, 7, 9, 11, 13, 15]);
 
 const HEX: &str = "\
     0000010002000500070010001100120014001600200021002500330040004200450047005100530060006200710074007700\

@@ -46,7 +46,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
 }
 
 /// `iq3xxs_grid` in ggml-common.h (MIT licence).
-static POINTS: [u32; 256] = points(HEX, &[0x04, 0x0c, 0x14, 0x1c, 0x24, 0x2c, 0x34, 0x3e]);
+pub(super) static POINTS: [u32; 256] = points(HEX, &[0x04, 0x0c, 0x14, 0x1c, 0x24, 0x2c, 0x34, 0x3e]);
 
 const HEX: &str = "\
     0000020004001100130017002000220031004200730075000101030110011201210125013001320141015401700100020202\

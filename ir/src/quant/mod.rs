@@ -150,6 +150,22 @@ impl DotForm {
     }
 }
 
+/// The points of a [`DotForm::Grid`]: words of four elements, in 8 bits each, the first in the lowest.
+///
+/// # Panics
+/// If there is no such grid.
+pub const fn points(bits: u8, vector: u8) -> &'static [u32] {
+    match (bits, vector) {
+        (8, 4) => &iq3_xxs::POINTS,
+        (9, 4) => &iq3_s::POINTS,
+        (8, 8) => &iq2_xxs::POINTS,
+        (9, 8) => &iq2_xs::POINTS,
+        (10, 8) => &iq2_s::POINTS,
+        (11, 8) => &grid::TERNARY,
+        _ => panic!("no such grid"),
+    }
+}
+
 /// The non-linear 4-bit codebook of GGML (`kvalues_iq4nl` in ggml-common.h, MIT licence).
 pub const LUT4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 

@@ -49,6 +49,8 @@ fn emulated(atom: Atom) -> DotFn {
         Atom::DotU5Super6Min => emulated_int::<forms::U5Super6Min>,
         Atom::DotU6Super8 => emulated_int::<forms::U6Super8>,
         Atom::DotLut4Split6 => emulated_int::<forms::Lut4Split6>,
+        Atom::DotGrid8x4 => emulated_int::<forms::Grid8x4>,
+        Atom::DotGrid9x4 => emulated_int::<forms::Grid9x4>,
         other => panic!("{} is no dot", other.name()),
     }
 }
@@ -278,4 +280,6 @@ fn forms_describe_the_formats() {
     check::<forms::U5Super6Min>();
     check::<forms::U6Super8>();
     check::<forms::Lut4Split6>();
+    check::<forms::Grid8x4>();
+    check::<forms::Grid9x4>();
 }
