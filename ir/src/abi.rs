@@ -191,6 +191,24 @@ atoms! {
     DotGrid8x4 = "dot_grid8x4", Meaning::Dot(DotForm::Grid { bits: 8, vector: 4, group: 32, scale: Scale::Top4 });
     /// 9-bit indices of points of four, 4-bit scale per 32.
     DotGrid9x4 = "dot_grid9x4", Meaning::Dot(DotForm::Grid { bits: 9, vector: 4, group: 32, scale: Scale::Nibbles });
+    /// 4-bit codes, f16 scale and min per 32.
+    DotU4HalfMin = "dot_u4_half_min", Meaning::Dot(DotForm::Int { bits: 4, offset: 0, group: 32, scale: Scale::HalfMin });
+    /// 5-bit codes, f16 scale per 32.
+    DotU5Half = "dot_u5_half", Meaning::Dot(DotForm::Int { bits: 5, offset: 16, group: 32, scale: Scale::Half });
+    /// 5-bit codes, f16 scale and min per 32.
+    DotU5HalfMin = "dot_u5_half_min", Meaning::Dot(DotForm::Int { bits: 5, offset: 0, group: 32, scale: Scale::HalfMin });
+    /// 4-bit indices into 16 values, f16 scale per 32.
+    DotLut4Half = "dot_lut4_half", Meaning::Dot(DotForm::Codebook { bits: 4, group: 32, scale: Scale::Half });
+    /// 4-bit floats, a power of two per 32.
+    DotE2M1Power = "dot_e2m1_power", Meaning::Dot(DotForm::BlockScaled { bits: 4, group: 32 });
+    /// 8-bit indices of points of eight, 4-bit scale per 32.
+    DotGrid8x8 = "dot_grid8x8", Meaning::Dot(DotForm::Grid { bits: 8, vector: 8, group: 32, scale: Scale::Top4 });
+    /// 9-bit indices of points of eight, 4-bit scale per 16.
+    DotGrid9x8 = "dot_grid9x8", Meaning::Dot(DotForm::Grid { bits: 9, vector: 8, group: 16, scale: Scale::Nibbles });
+    /// 10-bit indices of points of eight, 4-bit scale per 16.
+    DotGrid10x8 = "dot_grid10x8", Meaning::Dot(DotForm::Grid { bits: 10, vector: 8, group: 16, scale: Scale::Nibbles });
+    /// 11-bit indices of ternary points of eight, 3-bit scale per 32.
+    DotGrid11x8 = "dot_grid11x8", Meaning::Dot(DotForm::Grid { bits: 11, vector: 8, group: 32, scale: Scale::Short3 });
     /// f16 KV.
     ScoresF16 = "scores_f16", Meaning::Scores { q8: false };
     /// 8-bit KV.

@@ -50,10 +50,12 @@ fn count(by: u32) -> __m128i {
 /// # Safety
 /// The indices must be below the number of entries; the CPU must have AVX2.
 #[inline(always)]
-unsafe fn entries(table: &[u32], index: impl Fn(usize) -> usize) -> Pair<__m256i> {
+unsafe fn entries<const SCALE: i32>(table: &[u32], index: impl Fn(usize) -> usize) -> Pair<__m256i> {
     let four = |row: usize| {
         // SAFETY: the margins make up for what is read besides the entry.
-        let at = |lane: usize| unsafe { _mm_loadu_si128(table.as_ptr().add(MARGIN + index(row + lane) - lane).cast()) };
+        let at = |lane: usize| unsafe {
+            _mm_loadu_si128(table.as_ptr().add(MARGIN - lane + index(row + lane) * (SCALE as usize / 4)).cast())
+        };
         // SAFETY: the caller vouches for AVX2.
         unsafe {
             let first = _mm_blend_epi32::<0b0010>(at(0), at(1));
@@ -73,7 +75,7 @@ impl Simd for Avx2 {
     type Total = Pair<__m256i>;
 
     // A lane gets two products a quad: 2 * 127 * (2^bits - 1) * quads <= 32767, or one run of a plane of 4 bits.
-    const RUN: [usize; 9] = [0, 8, 8, 8, 8, 4, 2, 0, 8];
+    const RUN: [usize; 9] = [0, 8, 8, 8, 8, 4, 2, 1, 8];
     const SPLIT8: bool = true;
     const TOKENS: [usize; 3] = [4, 2, 2];
     const CHAINS: usize = 2;
@@ -141,20 +143,30 @@ impl Simd for Avx2 {
         both!(_mm256_cmpeq_epi8(set, (bit)))
     }
     #[inline(always)]
-    unsafe fn gather8(self, p: *const u8, table: &[u32]) -> Self::Word {
+    unsafe fn gather8<const SCALE: i32>(self, p: *const u8, table: &[u32]) -> Self::Word {
         // SAFETY: the caller vouches for the bytes and the indices.
-        unsafe { entries(table, |row| usize::from(*p.add(4 * row))) }
+        unsafe { entries::<SCALE>(table, |row| usize::from(*p.add(4 * row))) }
     }
     #[inline(always)]
-    unsafe fn gather16(self, p: *const u8, table: &[u32]) -> Self::Word {
+    unsafe fn gather16<const SCALE: i32>(self, p: *const u8, table: &[u32]) -> Self::Word {
         // SAFETY: the caller vouches for the bytes and the indices.
-        unsafe { entries(table, |row| usize::from(p.add(4 * row).cast::<u16>().read_unaligned())) }
+        unsafe { entries::<SCALE>(table, |row| usize::from(p.add(4 * row).cast::<u16>().read_unaligned())) }
     }
     #[inline(always)]
     fn widen(self, bytes: Bytes) -> Self::Word {
         // SAFETY: the token proves the features.
         let halves = unsafe { Pair(bytes.0, _mm_unpackhi_epi64(bytes.0, bytes.0)) };
         both!(_mm256_cvtepu8_epi32(halves))
+    }
+    #[inline(always)]
+    unsafe fn load_u16(self, p: *const u8) -> Self::Word {
+        // SAFETY: the caller vouches for 32 bytes.
+        let halves = unsafe { Pair(_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(16).cast())) };
+        both!(_mm256_cvtepu16_epi32(halves))
+    }
+    #[inline(always)]
+    fn from_bits(self, bits: Self::Word) -> Self::Float {
+        both!(_mm256_castsi256_ps(bits))
     }
 
     #[inline(always)]
@@ -236,10 +248,8 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_bf16(self, p: *const u8) -> Self::Float {
         // SAFETY: the caller vouches for 32 bytes.
-        let halves = unsafe { Pair(_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(16).cast())) };
-        let wide = both!(_mm256_cvtepu16_epi32(halves));
-        let wide = both!(_mm256_slli_epi32::<16>(wide));
-        both!(_mm256_castsi256_ps(wide))
+        let wide = unsafe { self.load_u16(p) };
+        self.from_bits(both!(_mm256_slli_epi32::<16>(wide)))
     }
     #[inline(always)]
     fn load_i8(self, bytes: Bytes) -> Self::Float {

@@ -101,24 +101,33 @@ impl Simd for Avx512 {
         op!(_mm512_movm_epi8(_mm512_test_epi8_mask(bytes, _mm512_set1_epi32(bit))))
     }
     #[inline(always)]
-    unsafe fn gather8(self, p: *const u8, table: &[u32]) -> Self::Word {
+    unsafe fn gather8<const SCALE: i32>(self, p: *const u8, table: &[u32]) -> Self::Word {
         // SAFETY: the caller vouches for the bytes and the indices.
         unsafe {
             let index = self.and(self.load(p), self.splat(0xff));
-            _mm512_i32gather_epi32::<4>(index, table.as_ptr().add(MARGIN).cast())
+            _mm512_i32gather_epi32::<SCALE>(index, table.as_ptr().add(MARGIN).cast())
         }
     }
     #[inline(always)]
-    unsafe fn gather16(self, p: *const u8, table: &[u32]) -> Self::Word {
+    unsafe fn gather16<const SCALE: i32>(self, p: *const u8, table: &[u32]) -> Self::Word {
         // SAFETY: the caller vouches for the bytes and the indices.
         unsafe {
             let index = self.and(self.load(p), self.splat(0xffff));
-            _mm512_i32gather_epi32::<4>(index, table.as_ptr().add(MARGIN).cast())
+            _mm512_i32gather_epi32::<SCALE>(index, table.as_ptr().add(MARGIN).cast())
         }
     }
     #[inline(always)]
     fn widen(self, bytes: Bytes) -> Self::Word {
         op!(_mm512_cvtepu8_epi32(bytes.0))
+    }
+    #[inline(always)]
+    unsafe fn load_u16(self, p: *const u8) -> Self::Word {
+        // SAFETY: the caller vouches for 32 bytes.
+        unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    fn from_bits(self, bits: Self::Word) -> Self::Float {
+        op!(_mm512_castsi512_ps(bits))
     }
 
     #[inline(always)]
@@ -196,8 +205,8 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load_bf16(self, p: *const u8) -> Self::Float {
         // SAFETY: the caller vouches for 32 bytes.
-        let wide = unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())) };
-        op!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
+        let wide = unsafe { self.load_u16(p) };
+        self.from_bits(op!(_mm512_slli_epi32::<16>(wide)))
     }
     #[inline(always)]
     fn load_i8(self, bytes: Bytes) -> Self::Float {

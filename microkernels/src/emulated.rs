@@ -81,16 +81,23 @@ impl Simd for Emulated {
             u32::from_le_bytes(from_fn(|j| if bits >> j & 1 == 1 { 255 } else { 0 }))
         })
     }
-    unsafe fn gather8(self, p: *const u8, table: &[u32]) -> Self::Word {
+    unsafe fn gather8<const SCALE: i32>(self, p: *const u8, table: &[u32]) -> Self::Word {
         // SAFETY: the caller's promise.
-        unsafe { self.load(p) }.map(|x| table[MARGIN..table.len() - MARGIN][x as usize & 0xff])
+        unsafe { self.load(p) }.map(|x| table[MARGIN..table.len() - MARGIN][(x as usize & 0xff) * SCALE as usize / 4])
     }
-    unsafe fn gather16(self, p: *const u8, table: &[u32]) -> Self::Word {
+    unsafe fn gather16<const SCALE: i32>(self, p: *const u8, table: &[u32]) -> Self::Word {
         // SAFETY: the caller's promise.
-        unsafe { self.load(p) }.map(|x| table[MARGIN..table.len() - MARGIN][x as usize & 0xffff])
+        unsafe { self.load(p) }.map(|x| table[MARGIN..table.len() - MARGIN][(x as usize & 0xffff) * SCALE as usize / 4])
     }
     fn widen(self, bytes: Bytes) -> Self::Word {
         <[i8; 16]>::from(bytes).map(|b| u32::from(b as u8))
+    }
+    unsafe fn load_u16(self, p: *const u8) -> Self::Word {
+        // SAFETY: the caller's promise.
+        unsafe { read::<u16>(p) }.map(u32::from)
+    }
+    fn from_bits(self, bits: Self::Word) -> Self::Float {
+        bits.map(f32::from_bits)
     }
 
     fn group_start(self, offset: i16, sums: Self::SplatWord, group: usize, groups: usize) -> Self::Word {

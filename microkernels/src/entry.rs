@@ -63,6 +63,15 @@ macro_rules! all_dots {
             lut4_split6 = DotLut4Split6: int Lut4Split6;
             grid8x4 = DotGrid8x4: int Grid8x4;
             grid9x4 = DotGrid9x4: int Grid9x4;
+            u4_half_min = DotU4HalfMin: int U4HalfMin;
+            u5_half = DotU5Half: int U5Half;
+            u5_half_min = DotU5HalfMin: int U5HalfMin;
+            lut4_half = DotLut4Half: int Lut4Half;
+            e2m1_power = DotE2M1Power: int E2M1Power;
+            grid8x8 = DotGrid8x8: int Grid8x8;
+            grid9x8 = DotGrid9x8: int Grid9x8;
+            grid10x8 = DotGrid10x8: int Grid10x8;
+            grid11x8 = DotGrid11x8: int Grid11x8;
         }
     };
 }

@@ -3,12 +3,16 @@
 //! A block here is the 32 elements that share an activation scale; a superblock is a block of the weight format, of one
 //! or eight such blocks. Codes are unsigned: value = scale * (code - OFFSET) - min, signed codes being moved up by 128.
 //! Fields interleave 16 rows, so byte `i` of a field that lies at byte `f` of a block begins at byte `16 * f` and, in
-//! units of 4, word `i / 4` of all rows is the 64 bytes from `16 * (f + i)`.
+//! units of 4, word `i / 4` of all rows is the 64 bytes from `16 * (f + i)`. `grids` has the forms whose codes are points.
+
+mod grids;
+
+pub use grids::*;
 
 use crate::bytes::Bytes;
-use crate::simd::{MARGIN, Simd};
+use crate::simd::Simd;
 use ir::abi::TILE_ROWS;
-use ir::quant::{DotForm, LUT4, Scale, points};
+use ir::quant::{DotForm, E2M1_HALVES, LUT4, Scale};
 use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Bytes of 16 rows of one word.
@@ -28,6 +32,20 @@ macro_rules! unrolled {
     (@ $b:ident $body:block $($i:literal)*) => { $({ let $b: usize = $i; $body })* };
 }
 pub(crate) use unrolled;
+
+/// The quads of a block, each by an expression of its number.
+macro_rules! quads {
+    ($s:ident, $q:ident => $quad:expr) => {{
+        let mut out = [$s.zero(); 8];
+        unrolled!(8, $q => {
+            // Keeps the compiler from interleaving quads, which would spill most of them.
+            compiler_fence(Ordering::SeqCst);
+            out[$q] = $quad;
+        });
+        out
+    }};
+}
+use quads;
 
 /// The integer scales and mins of a superblock, as signed bytes; zero where the form has none.
 #[derive(Clone, Copy)]
@@ -62,13 +80,24 @@ pub trait Form {
     /// Bytes of a superblock of one row.
     const BYTES: usize;
     /// Where the f16 scale lies in it.
-    const D: usize;
+    const D: usize = 0;
     /// What the f16 scale is multiplied by.
     const FACTOR: f32 = 1.0;
     /// Whether the quads of a block are unpacked together.
     const WHOLE: bool = false;
     /// Where the f16 scale of the mins lies in it, if any.
     const DMIN: usize = 0;
+
+    /// The float scale of a superblock.
+    ///
+    /// # Safety
+    /// `w` is a superblock of 16 rows.
+    #[inline(always)]
+    unsafe fn d<S: Simd>(s: S, w: *const u8) -> S::Float {
+        // SAFETY: in the superblock.
+        let d = unsafe { s.load_f16(w.add(Self::D * TILE_ROWS)) };
+        if Self::FACTOR == 1.0 { d } else { s.mul_splat(d, s.splat_float(Self::FACTOR)) }
+    }
 
     /// The integer scales of a superblock.
     ///
@@ -326,6 +355,14 @@ const fn lut4(shift: u32, mask: u8) -> [u8; 16] {
     table
 }
 
+/// The codes of a quad of indices into [`LUT4`].
+#[inline(always)]
+fn lut4_codes<S: Simd>(s: S, index: S::Word) -> [S::Word; 2] {
+    const ALL: [u8; 16] = lut4(0, 255);
+    const PLANES: [[u8; 16]; 2] = [lut4(0, 15), lut4(4, 15)];
+    if S::SPLIT8 { [s.lut(index, &PLANES[0]), s.lut(index, &PLANES[1])] } else { [s.lut(index, &ALL), s.zero()] }
+}
+
 impl Form for Lut4Split6 {
     const DOT: DotForm = DotForm::Codebook { bits: 4, group: 32, scale: Scale::Split6 };
     const BITS: usize = 8;
@@ -350,153 +387,137 @@ impl Form for Lut4Split6 {
 
     #[inline(always)]
     unsafe fn codes<S: Simd>(s: S, w: *const u8, b: usize, q: usize) -> [S::Word; 2] {
-        const WHOLE: [u8; 16] = lut4(0, 255);
-        const PLANES: [[u8; 16]; 2] = [lut4(0, 15), lut4(4, 15)];
         // SAFETY: in the superblock.
-        let index = unsafe { bits(s, w.add(TILE_ROWS * 8 + (b * 4 + q % 4) * WORD), q / 4 * 4, 15) };
-        if S::SPLIT8 { [s.lut(index, &PLANES[0]), s.lut(index, &PLANES[1])] } else { [s.lut(index, &WHOLE), s.zero()] }
+        lut4_codes(s, unsafe { bits(s, w.add(TILE_ROWS * 8 + (b * 4 + q % 4) * WORD), q / 4 * 4, 15) })
     }
 }
 
-/// The points of a grid with margins, each element shifted right and moved up.
-const fn moved<const WORDS: usize>(points: &[u32], shift: u32, up: u8) -> [u32; WORDS] {
-    assert!(points.len() + 2 * MARGIN == WORDS);
-    let mut words = [0; WORDS];
-    let mut i = 0;
-    while i < points.len() {
-        words[MARGIN + i] = (points[i] >> shift) + u32::from_ne_bytes([up; 4]);
-        i += 1;
-    }
-    words
-}
+/// 4-bit codes, f16 scale and min per 32.
+pub struct U4HalfMin;
 
-/// A byte of eight signs for each seven bits, from the lowest, of each word. The eighth makes their number even.
-#[inline(always)]
-fn even_signs<S: Simd>(s: S, word: S::Word) -> S::Word {
-    const ODD: [u8; 16] = [0, 128, 128, 0, 128, 0, 0, 128, 128, 0, 0, 128, 0, 128, 128, 0];
-    let (low, high) = (s.and(word, s.splat(0x3fff)), s.and(s.shl(word, 2), s.splat(0x3fff_0000)));
-    let fourteen = s.or(low, high);
-    let (low, high) = (s.and(fourteen, s.splat(0x007f_007f)), s.and(s.shl(fourteen, 1), s.splat(0x7f00_7f00)));
-    let seven = s.or(low, high);
-    let half = s.and(s.xor(seven, s.shr(seven, 4)), s.splat(0x0f0f_0f0f));
-    s.or(seven, s.lut(half, &ODD))
-}
-
-/// Masks of the negative elements of quad `q`, of which a byte of `signs` has two.
-#[inline(always)]
-fn minus<S: Simd>(s: S, signs: S::Word, q: usize) -> S::Word {
-    s.masks(signs, q / 2, q % 2 == 1)
-}
-
-/// 64 less the code where the mask is set; codes are below 64.
-#[inline(always)]
-fn negate64<S: Simd>(s: S, codes: S::Word, mask: S::Word) -> S::Word {
-    s.sub8(s.xor(codes, s.and(mask, s.splat(0x3f3f_3f3f))), mask)
-}
-
-/// The quads of a block, each by an expression of its number.
-macro_rules! quads {
-    ($s:ident, $q:ident => $quad:expr) => {{
-        let mut out = [$s.zero(); 8];
-        unrolled!(8, $q => {
-            // Keeps the compiler from interleaving quads, which would spill most of them.
-            compiler_fence(Ordering::SeqCst);
-            out[$q] = $quad;
-        });
-        out
-    }};
-}
-
-/// The indices of the points of a block, 16 bits each: a word of all rows for each two.
-struct Indices<W>([W; 5]);
-
-impl<W> Indices<W> {
-    /// Where those of quad `q` begin.
-    #[inline(always)]
-    fn of(&self, q: usize) -> *const u8 {
-        // In memory, where lanes are read with fewer instructions than from vectors.
-        std::hint::black_box(self.0.as_ptr()).cast::<u8>().wrapping_add(q / 2 * WORD + q % 2 * 2)
-    }
-}
-
-/// 8-bit indices of points of four, seven signs for eight elements, 4-bit scale per 32 on top of the signs. Codes are half
-/// the elements.
-pub struct Grid8x4;
-
-impl Form for Grid8x4 {
-    const DOT: DotForm = DotForm::Grid { bits: 8, vector: 4, group: 32, scale: Scale::Top4 };
-    const BITS: usize = 6;
-    const OFFSET: i16 = 32;
+impl Form for U4HalfMin {
+    const DOT: DotForm = DotForm::Int { bits: 4, offset: 0, group: 32, scale: Scale::HalfMin };
+    const BITS: usize = 4;
+    const OFFSET: i16 = 0;
     const GROUPS: usize = 1;
-    const BLOCKS: usize = 8;
-    const BYTES: usize = 98;
-    const D: usize = 0;
-    const FACTOR: f32 = 0.5;
-    const WHOLE: bool = true;
+    const BLOCKS: usize = 1;
+    const MIN: bool = true;
+    const BYTES: usize = 20;
+    const DMIN: usize = 2;
 
     #[inline(always)]
-    unsafe fn scales(w: *const u8) -> Scales {
-        let mut out = Scales::zero();
-        for g in 0..8 {
-            // SAFETY: in the superblock.
-            out.scale[g] = unsafe { Bytes::load_top4(w, 66 + g * 4) }.odd();
-        }
-        out
-    }
-
-    #[inline(always)]
-    unsafe fn block<S: Simd>(s: S, w: *const u8, b: usize) -> [S::Word; 8] {
-        static POINTS: [u32; 256 + 2 * MARGIN] = moved(points(8, 4), 1, 32);
-        // SAFETY: here and below, in the superblock; there are as many points as indices.
-        let signs = even_signs(s, unsafe { s.load(w.add(TILE_ROWS * 66 + b * WORD)) });
-        quads!(s, q => {
-            let at = TILE_ROWS * 2 + (b * 2 + q / 4) * WORD + q % 4;
-            negate64(s, unsafe { s.gather8(w.add(at), &POINTS) }, minus(s, signs, q))
-        })
+    unsafe fn codes<S: Simd>(s: S, w: *const u8, _: usize, q: usize) -> [S::Word; 2] {
+        // SAFETY: in the superblock.
+        [unsafe { bits(s, w.add(TILE_ROWS * 4 + q % 4 * WORD), q / 4 * 4, 15) }, s.zero()]
     }
 }
 
-/// 9-bit indices of points of four odd elements, their high bits apart, signs, 4-bit scale per 32.
-pub struct Grid9x4;
+/// The 5-bit codes whose high bits are the word of all rows at `w`, before the low ones.
+///
+/// # Safety
+/// 20 bytes must be readable for 16 rows.
+#[inline(always)]
+unsafe fn five_bits<S: Simd>(s: S, w: *const u8) -> [S::Word; 8] {
+    // SAFETY: here and below, the caller's promise.
+    let high = unsafe { s.load(w) };
+    quads!(s, q => {
+        let low = unsafe { bits(s, w.add(WORD + q % 4 * WORD), q / 4 * 4, 15) };
+        s.or(low, s.and(s.masks(high, q / 2, q % 2 == 1), s.splat(0x1010_1010)))
+    })
+}
 
-impl Form for Grid9x4 {
-    const DOT: DotForm = DotForm::Grid { bits: 9, vector: 4, group: 32, scale: Scale::Nibbles };
+/// 5-bit codes, f16 scale per 32.
+pub struct U5Half;
+
+impl Form for U5Half {
+    const DOT: DotForm = DotForm::Int { bits: 5, offset: 16, group: 32, scale: Scale::Half };
     const BITS: usize = 5;
-    const OFFSET: i16 = 15;
+    const OFFSET: i16 = 16;
     const GROUPS: usize = 1;
-    const BLOCKS: usize = 8;
-    const BYTES: usize = 110;
-    const D: usize = 0;
+    const BLOCKS: usize = 1;
+    const BYTES: usize = 22;
     const WHOLE: bool = true;
 
     #[inline(always)]
-    unsafe fn scales(w: *const u8) -> Scales {
-        let mut out = Scales::zero();
-        for g in 0..8 {
-            // SAFETY: in the superblock.
-            out.scale[g] = unsafe { Bytes::load(w, 106 + g / 2) }.bits(g % 2 * 4, 15).odd();
-        }
-        out
+    unsafe fn block<S: Simd>(s: S, w: *const u8, _: usize) -> [S::Word; 8] {
+        // SAFETY: in the superblock.
+        unsafe { five_bits(s, w.add(TILE_ROWS * 2)) }
+    }
+}
+
+/// 5-bit codes, f16 scale and min per 32.
+pub struct U5HalfMin;
+
+impl Form for U5HalfMin {
+    const DOT: DotForm = DotForm::Int { bits: 5, offset: 0, group: 32, scale: Scale::HalfMin };
+    const BITS: usize = 5;
+    const OFFSET: i16 = 0;
+    const GROUPS: usize = 1;
+    const BLOCKS: usize = 1;
+    const MIN: bool = true;
+    const BYTES: usize = 24;
+    const DMIN: usize = 2;
+    const WHOLE: bool = true;
+
+    #[inline(always)]
+    unsafe fn block<S: Simd>(s: S, w: *const u8, _: usize) -> [S::Word; 8] {
+        // SAFETY: in the superblock.
+        unsafe { five_bits(s, w.add(TILE_ROWS * 4)) }
+    }
+}
+
+/// 4-bit indices into 16 values, f16 scale per 32.
+pub struct Lut4Half;
+
+impl Form for Lut4Half {
+    const DOT: DotForm = DotForm::Codebook { bits: 4, group: 32, scale: Scale::Half };
+    const BITS: usize = 8;
+    const OFFSET: i16 = 128;
+    const GROUPS: usize = 1;
+    const BLOCKS: usize = 1;
+    const BYTES: usize = 18;
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(s: S, w: *const u8, _: usize, q: usize) -> [S::Word; 2] {
+        // SAFETY: in the superblock.
+        lut4_codes(s, unsafe { bits(s, w.add(TILE_ROWS * 2 + q % 4 * WORD), q / 4 * 4, 15) })
+    }
+}
+
+/// 4-bit floats, a power of two per 32. Codes are twice the elements.
+pub struct E2M1Power;
+
+impl Form for E2M1Power {
+    const DOT: DotForm = DotForm::BlockScaled { bits: 4, group: 32 };
+    const BITS: usize = 5;
+    const OFFSET: i16 = 12;
+    const GROUPS: usize = 1;
+    const BLOCKS: usize = 1;
+    const BYTES: usize = 17;
+
+    #[inline(always)]
+    unsafe fn d<S: Simd>(s: S, w: *const u8) -> S::Float {
+        // SAFETY: in the superblock.
+        let x = s.widen(unsafe { Bytes::load(w, 0) });
+        // 2^(x - 128) as a product of two, neither of which leaves the normal numbers.
+        let half = s.shr(x, 1);
+        let power = |x| s.from_bits(s.shl(s.sub8(x, s.splat(256 - 63)), 23));
+        s.mul(power(half), power(s.sub8(x, half)))
     }
 
     #[inline(always)]
-    unsafe fn block<S: Simd>(s: S, w: *const u8, b: usize) -> [S::Word; 8] {
-        static POINTS: [u32; 512 + 2 * MARGIN] = moved(points(9, 4), 0, 15);
-        // SAFETY: here and below, in the superblock; there are as many points as indices.
-        let (signs, high) = unsafe { (s.load(w.add(TILE_ROWS * 74 + b * WORD)), s.widen(Bytes::load(w, 66 + b))) };
-        // The high bits of two quads stand half a word apart.
-        let high = s.or(high, s.shl(high, 15));
-        let mut indices = Indices([s.zero(); 5]);
-        unrolled!(4, pair => {
-            let low = unsafe { s.load(w.add(TILE_ROWS * 2 + (b * 2 + pair / 2) * WORD)) };
-            let (first, second) = if pair % 2 == 0 { (low, s.shl(low, 8)) } else { (s.shr(low, 16), s.shr(low, 8)) };
-            let low = s.or(s.and(first, s.splat(0xff)), s.and(second, s.splat(0xff_0000)));
-            indices.0[pair] = s.or(low, s.and(s.shl(high, 8 - 2 * pair as u32), s.splat(0x0100_0100)));
-        });
-        quads!(s, q => {
-            let code = unsafe { s.gather16(indices.of(q), &POINTS) };
-            // Codes are even, and 30 less the code where the element is negative.
-            s.xor(code, s.and(minus(s, signs, q), s.splat(0x1e1e_1e1e)))
-        })
+    unsafe fn codes<S: Simd>(s: S, w: *const u8, _: usize, q: usize) -> [S::Word; 2] {
+        const CODES: [u8; 16] = {
+            let mut codes = [0; 16];
+            let mut i = 0;
+            while i < 16 {
+                codes[i] = (E2M1_HALVES[i] + 12) as u8;
+                i += 1;
+            }
+            codes
+        };
+        // SAFETY: in the superblock.
+        let index = unsafe { bits(s, w.add(TILE_ROWS + q % 4 * WORD), q / 4 * 4, 15) };
+        [s.lut(index, &CODES), s.zero()]
     }
 }

@@ -55,6 +55,14 @@ impl Activations {
         unsafe { s.load_splat(self.blocks.add(b * 8 + 4)) }
     }
 
+    /// The sum of the activations of block `b`, scale included.
+    #[inline(always)]
+    unsafe fn scaled_sum(self, b: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        let [first, last] = unsafe { self.blocks.add(b * 8 + 4).cast::<[i16; 2]>().read() };
+        f32::from(first + last) * unsafe { self.scale(b) }
+    }
+
     /// The sums of the activations of eight blocks, scale included.
     #[inline(always)]
     unsafe fn scaled_sums<S: Simd>(self, s: S) -> [f32; 8] {
@@ -96,15 +104,14 @@ impl<F: Form> Packed<F> {
     #[inline(always)]
     fn d<S: Simd>(&self, s: S) -> S::Float {
         // SAFETY: `w` is a superblock.
-        let d = unsafe { s.load_f16(self.w.add(F::D * TILE_ROWS)) };
-        if F::FACTOR == 1.0 { d } else { s.mul_splat(d, s.splat_float(F::FACTOR)) }
+        unsafe { F::d(s, self.w) }
     }
 
     #[inline(always)]
     fn min<S: Simd>(&self, s: S, b: usize) -> S::Float {
         // SAFETY: `w` is a superblock.
         let d = unsafe { s.load_f16(self.w.add(F::DMIN * TILE_ROWS)) };
-        s.mul(s.load_i8(self.scales.min[b]), d)
+        if F::BLOCKS == 1 { s.mul_splat(d, s.splat_float(-1.0)) } else { s.mul(s.load_i8(self.scales.min[b]), d) }
     }
 }
 
@@ -380,7 +387,9 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(
             }
             for n in 0..N {
                 acc[n] = s.fma(t[n], packed.d(s), acc[n]);
-                if F::MIN {
+                if F::MIN && F::BLOCKS == 1 {
+                    acc[n] = s.fnma_splat(packed.min(s, 0), s.splat_float(rows[n].scaled_sum(0)), acc[n]);
+                } else if F::MIN {
                     let sums = rows[n].scaled_sums(s);
                     unrolled!(F::BLOCKS, b => {
                         acc[n] = s.fnma_splat(packed.min(s, b), s.splat_float(sums[b]), acc[n]);
@@ -461,11 +470,18 @@ unsafe fn pass<S: Simd, F: Form, const N: usize>(s: S, panel: &Panel<S, F>, toke
         let d = unsafe { panel.d.get_unchecked(i).assume_init() };
         for n in 0..N {
             acc[n] = s.fma(t[n], d, acc[n]);
+            if F::MIN && F::BLOCKS == 1 {
+                // SAFETY: the block is unpacked and in the rows.
+                unsafe {
+                    let min = panel.mins.get_unchecked(i).assume_init();
+                    acc[n] = s.fnma_splat(min, s.splat_float(rows[n].scaled_sum(i)), acc[n]);
+                }
+            }
         }
     }
-    if F::MIN {
+    if F::MIN && F::BLOCKS > 1 {
         for n in 0..N {
-            // SAFETY: forms with mins have eight blocks a superblock, so the panel is full.
+            // SAFETY: superblocks of eight blocks fill the panel.
             unsafe {
                 let sums = rows[n].scaled_sums(s);
                 for b in 0..PANEL {

@@ -71,19 +71,26 @@ pub trait Simd: Copy {
     fn sub8(self, a: Self::Word, b: Self::Word) -> Self::Word;
     /// Bytes of 255 where bits 0 to 3, if `high` 4 to 7, of each word's byte `byte` are set, of 0 where not.
     fn masks(self, bits: Self::Word, byte: usize, high: bool) -> Self::Word;
-    /// For each of the 16 words at `p` the entry that its first byte is the index of, in a table that begins and ends
-    /// with [`MARGIN`] other words.
+    /// For each of the 16 words at `p` the entry that its first byte is the index of, in a table of words, `SCALE` bytes
+    /// apart, which begins and ends with [`MARGIN`] other words.
     ///
     /// # Safety
     /// 64 bytes must be readable, and the indices below the number of entries.
-    unsafe fn gather8(self, p: *const u8, table: &[u32]) -> Self::Word;
+    unsafe fn gather8<const SCALE: i32>(self, p: *const u8, table: &[u32]) -> Self::Word;
     /// As [`gather8`](Simd::gather8), with the first two bytes as index.
     ///
     /// # Safety
     /// As there.
-    unsafe fn gather16(self, p: *const u8, table: &[u32]) -> Self::Word;
+    unsafe fn gather16<const SCALE: i32>(self, p: *const u8, table: &[u32]) -> Self::Word;
     /// Unsigned bytes as words.
     fn widen(self, bytes: Bytes) -> Self::Word;
+    /// Loads 16 unsigned 16-bit numbers.
+    ///
+    /// # Safety
+    /// 32 bytes must be readable.
+    unsafe fn load_u16(self, p: *const u8) -> Self::Word;
+    /// The floats of these bits.
+    fn from_bits(self, bits: Self::Word) -> Self::Float;
 
     /// Accumulator before the first quad of group `group` of the `groups` of a block, whose codes are `offset` too
     /// large; `sums` are the block's two activation sums.

@@ -10,6 +10,7 @@ mod grid;
 mod unpack;
 
 pub use ggml::{GGML_TYPES, GgmlType, ggml_type};
+pub use mxfp4::HALVES as E2M1_HALVES;
 pub use unpack::{Quad, Scaling, Unpack, Unpacked, Wide};
 
 macro_rules! formats {

@@ -51,6 +51,15 @@ fn emulated(atom: Atom) -> DotFn {
         Atom::DotLut4Split6 => emulated_int::<forms::Lut4Split6>,
         Atom::DotGrid8x4 => emulated_int::<forms::Grid8x4>,
         Atom::DotGrid9x4 => emulated_int::<forms::Grid9x4>,
+        Atom::DotU4HalfMin => emulated_int::<forms::U4HalfMin>,
+        Atom::DotU5Half => emulated_int::<forms::U5Half>,
+        Atom::DotU5HalfMin => emulated_int::<forms::U5HalfMin>,
+        Atom::DotLut4Half => emulated_int::<forms::Lut4Half>,
+        Atom::DotE2M1Power => emulated_int::<forms::E2M1Power>,
+        Atom::DotGrid8x8 => emulated_int::<forms::Grid8x8>,
+        Atom::DotGrid9x8 => emulated_int::<forms::Grid9x8>,
+        Atom::DotGrid10x8 => emulated_int::<forms::Grid10x8>,
+        Atom::DotGrid11x8 => emulated_int::<forms::Grid11x8>,
         other => panic!("{} is no dot", other.name()),
     }
 }
@@ -99,7 +108,10 @@ fn weight_row(rng: &mut Rng, format: &QuantFormat, k: usize, codes: Codes) -> Ve
                 row[start..].copy_from_slice(&half::bf16::from_f32(rng.float()).to_le_bytes());
             }
             _ => {
-                for field in format.fields.iter().filter(|f| f.name.starts_with('d')) {
+                if let Some(set_scale) = format.set_scale {
+                    set_scale(&mut row[start..], rng.float());
+                }
+                for field in format.fields.iter().filter(|f| f.name.starts_with(['d', 'm'])) {
                     let at = start + field.offset as usize;
                     row[at..at + 2].copy_from_slice(&half::f16::from_f32(rng.float()).to_le_bytes());
                 }
@@ -282,4 +294,13 @@ fn forms_describe_the_formats() {
     check::<forms::Lut4Split6>();
     check::<forms::Grid8x4>();
     check::<forms::Grid9x4>();
+    check::<forms::U4HalfMin>();
+    check::<forms::U5Half>();
+    check::<forms::U5HalfMin>();
+    check::<forms::Lut4Half>();
+    check::<forms::E2M1Power>();
+    check::<forms::Grid8x8>();
+    check::<forms::Grid9x8>();
+    check::<forms::Grid10x8>();
+    check::<forms::Grid11x8>();
 }
