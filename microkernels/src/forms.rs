@@ -85,7 +85,7 @@ pub trait Form {
     const FACTOR: f32 = 1.0;
     /// Whether the quads of a block are unpacked together.
     const WHOLE: bool = false;
-    /// Where the f16 scale of the mins lies in it, if any.
+    /// Where the f16 scale of the mins lies in it, if any; with one block, the negative min itself.
     const DMIN: usize = 0;
 
     /// The float scale of a superblock.
@@ -110,7 +110,7 @@ pub trait Form {
     }
 
     /// Quad `q` (elements `4 q` to `4 q + 3`) of block `b`: in planes of 4 bits if they are wide and `S` splits such,
-    /// otherwise in the first word. Forms that are [`WHOLE`](Form::WHOLE) have `block` instead.
+    /// otherwise in the first word. Forms that are [`WHOLE`](Form::WHOLE) write `block` instead.
     ///
     /// # Safety
     /// `w` is a superblock of 16 rows, `b < BLOCKS` and `q < 8`.
