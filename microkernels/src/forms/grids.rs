@@ -60,6 +60,12 @@ fn halves<S: Simd>(s: S, word: S::Word, last: bool) -> S::Word {
     s.or(s.and(first, s.splat(0xff)), s.and(second, s.splat(0xff_0000)))
 }
 
+/// As [`halves`], with the bits of `high`, shifted left, that `mask` has.
+#[inline(always)]
+fn high_halves<S: Simd>(s: S, word: S::Word, last: bool, high: S::Word, by: u32, mask: u32) -> S::Word {
+    s.or(halves(s, word, last), s.and(s.shl(high, by), s.splat(mask)))
+}
+
 /// 4-bit numbers, two a byte from field byte `at`, `groups` of them, as scales 2 s + 1.
 ///
 /// # Safety
@@ -267,8 +273,9 @@ impl Form for Grid10x8 {
         let high = s.widen(unsafe { Bytes::load(w, 66 + b) });
         // The high bits of two points stand half a word apart.
         let high = s.or(high, s.shl(high, 14));
-        let pair = |last: bool, by: u32| s.or(halves(s, low, last), s.and(s.shl(high, by), s.splat(0x0300_0300)));
-        let indices = Indices([pair(false, 8), pair(true, 4), s.zero(), s.zero(), s.zero()]);
+        let first = high_halves(s, low, false, high, 8, 0x0300_0300);
+        let last = high_halves(s, low, true, high, 4, 0x0300_0300);
+        let indices = Indices([first, last, s.zero(), s.zero(), s.zero()]);
         quads!(s, q => {
             let code = unsafe { s.gather16::<8>(indices.of(q / 2), &POINTS[q % 2..]) };
             negate::<_, 128>(s, code, minus(s, signs, q))
@@ -309,8 +316,9 @@ impl Form for Grid11x8 {
         let short = unsafe { s.load_u16(w.add(TILE_ROWS * (34 + b * 2))) };
         // The high bits of two points stand half a word apart.
         let high = s.or(short, s.shl(short, 13));
-        let pair = |last: bool, by: u32| s.or(halves(s, low, last), s.and(s.shl(high, by), s.splat(0x0700_0700)));
-        let indices = Indices([pair(false, 8), pair(true, 2), s.zero(), s.zero(), s.zero()]);
+        let first = high_halves(s, low, false, high, 8, 0x0700_0700);
+        let last = high_halves(s, low, true, high, 2, 0x0700_0700);
+        let indices = Indices([first, last, s.zero(), s.zero(), s.zero()]);
         let less = s.and(s.shr(short, 14), s.splat(2));
         let less = s.or(less, s.shl(less, 8));
         let less = s.or(less, s.shl(less, 16));
