@@ -165,7 +165,7 @@ impl Simd for Avx2 {
         both!(_mm256_cvtepu16_epi32(halves))
     }
     #[inline(always)]
-    fn from_bits(self, bits: Self::Word) -> Self::Float {
+    fn float_of_bits(self, bits: Self::Word) -> Self::Float {
         both!(_mm256_castsi256_ps(bits))
     }
 
@@ -249,7 +249,7 @@ impl Simd for Avx2 {
     unsafe fn load_bf16(self, p: *const u8) -> Self::Float {
         // SAFETY: the caller vouches for 32 bytes.
         let wide = unsafe { self.load_u16(p) };
-        self.from_bits(both!(_mm256_slli_epi32::<16>(wide)))
+        self.float_of_bits(both!(_mm256_slli_epi32::<16>(wide)))
     }
     #[inline(always)]
     fn load_i8(self, bytes: Bytes) -> Self::Float {

@@ -126,7 +126,7 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())) }
     }
     #[inline(always)]
-    fn from_bits(self, bits: Self::Word) -> Self::Float {
+    fn float_of_bits(self, bits: Self::Word) -> Self::Float {
         op!(_mm512_castsi512_ps(bits))
     }
 
@@ -206,7 +206,7 @@ impl Simd for Avx512 {
     unsafe fn load_bf16(self, p: *const u8) -> Self::Float {
         // SAFETY: the caller vouches for 32 bytes.
         let wide = unsafe { self.load_u16(p) };
-        self.from_bits(op!(_mm512_slli_epi32::<16>(wide)))
+        self.float_of_bits(op!(_mm512_slli_epi32::<16>(wide)))
     }
     #[inline(always)]
     fn load_i8(self, bytes: Bytes) -> Self::Float {

@@ -96,7 +96,7 @@ impl Simd for Emulated {
         // SAFETY: the caller's promise.
         unsafe { read::<u16>(p) }.map(u32::from)
     }
-    fn from_bits(self, bits: Self::Word) -> Self::Float {
+    fn float_of_bits(self, bits: Self::Word) -> Self::Float {
         bits.map(f32::from_bits)
     }
 

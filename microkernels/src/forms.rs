@@ -501,7 +501,7 @@ impl Form for E2M1Power {
         let x = s.widen(unsafe { Bytes::load(w, 0) });
         // 2^(x - 128) as a product of two, neither of which leaves the normal numbers.
         let half = s.shr(x, 1);
-        let power = |x| s.from_bits(s.shl(s.sub8(x, s.splat(256 - 63)), 23));
+        let power = |x| s.float_of_bits(s.shl(s.sub8(x, s.splat(256 - 63)), 23));
         s.mul(power(half), power(s.sub8(x, half)))
     }
 

@@ -421,7 +421,11 @@ unsafe fn add_block<S: Simd, F: Form, const N: usize>(
         let sums = block::<S, F, N>(s, source, rows, b);
         for n in 0..N {
             let scale = s.splat_float(rows[n].scale(b));
-            t[n] = if b % F::BLOCKS == 0 { s.mul_splat(sums[n], scale) } else { s.fma_splat(sums[n], scale, t[n]) };
+            t[n] = if b.is_multiple_of(F::BLOCKS) {
+                s.mul_splat(sums[n], scale)
+            } else {
+                s.fma_splat(sums[n], scale, t[n])
+            };
         }
     }
 }

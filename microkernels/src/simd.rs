@@ -90,7 +90,7 @@ pub trait Simd: Copy {
     /// 32 bytes must be readable.
     unsafe fn load_u16(self, p: *const u8) -> Self::Word;
     /// The floats of these bits.
-    fn from_bits(self, bits: Self::Word) -> Self::Float;
+    fn float_of_bits(self, bits: Self::Word) -> Self::Float;
 
     /// Accumulator before the first quad of group `group` of the `groups` of a block, whose codes are `offset` too
     /// large; `sums` are the block's two activation sums.
