@@ -33,7 +33,7 @@ fn long() -> Synthetic {
 #[test]
 fn says_what_and_what_to_do() {
     let cases: &[(&str, Synthetic, &[&str], &str)] = &[
-        // Rows that do not fit the shared memory of a card: 1.5 bytes for each element.
+        // Rows that do not fit the shared memory of a card: 1.25 bytes for each element.
         (
             "shared memory, int8",
             deep(99_840),
@@ -41,7 +41,7 @@ fn says_what_and_what_to_do() {
             "bytes of shared memory, where a CTA has 101376: compile for sm_80 or a CPU",
         ),
         ("its card", deep(99_840), &["sm_120 rtx5080"], "rows of 99840 elements is not supported for sm_120 (rtx5080)"),
-        ("shared memory, larger", deep(120_000), &["sm_80"], "a CTA has 166912: compile for sm_90 or a CPU"),
+        ("shared memory, larger", deep(140_000), &["sm_80"], "a CTA has 166912: compile for sm_90 or a CPU"),
         ("shared memory, most", deep(200_000), &["sm_80", "sm_90"], "bytes of shared memory, where a CTA has"),
         ("shared memory, nowhere", deep(200_000), &["sm_90"], "has 232448: compile for a CPU"),
         // Figures of 32 bits.
@@ -104,7 +104,7 @@ fn says_what_and_what_to_do() {
 fn what_is_advised_works() {
     for (shape, context, kv, target) in [
         (deep(99_840), 64, quant::F16, "sm_80"),
-        (deep(120_000), 64, quant::F16, "sm_90"),
+        (deep(140_000), 64, quant::F16, "sm_90"),
         (deep(200_000), 64, quant::F16, "x86-64"),
         // As long as bytes of the keys are 32 bits.
         (long(), 1 << 23, quant::F16, "sm_120"),
