@@ -95,7 +95,12 @@ pub(crate) fn inverse_rms(b: &mut Builder, buf: Buf, base: Value, columns: usize
         let v = b.load4(buf, at, Mem::F32);
         b.fma(v, v, acc)
     });
-    let n = b.float(columns as f32);
+    inverse_root(b, squares, columns, eps)
+}
+
+/// 1 / sqrt(squares / n + eps).
+pub(crate) fn inverse_root(b: &mut Builder, squares: Value, n: usize, eps: f32) -> Value {
+    let n = b.float(n as f32);
     let mean = b.fdiv(squares, n);
     let eps = b.float(eps);
     let mean = b.fadd(mean, eps);

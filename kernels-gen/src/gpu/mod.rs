@@ -83,6 +83,18 @@ pub(crate) fn for_threads(b: &mut Builder, at: &Place, count: usize, f: impl FnO
     b.for_(at.thread, end, at.threads() as u32, f);
 }
 
+/// Counts this CTA in; for every thread how many came before, of which all is there that they wrote before a wait of their
+/// CTA. `flag` has a word.
+pub(crate) fn arrive(b: &mut Builder, at: &Place, (counters, counter): (Buf, Value), flag: Buf) -> Value {
+    let (zero, one) = (b.int(0), b.int(1));
+    if_below(b, at.thread, 1, |b| {
+        let before = b.atomic_add(counters, counter, one);
+        b.store(flag, zero, Mem::I32, before);
+    });
+    b.sync(Scope::Cta);
+    b.load(flag, zero, Mem::I32)
+}
+
 /// Combines the values of all lanes of each group of `lanes`; every lane gets the result.
 fn reduce(b: &mut Builder, v: Value, lanes: usize, op: impl Fn(&mut Builder, Value, Value) -> Value) -> Value {
     let mut v = v;

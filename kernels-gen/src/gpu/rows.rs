@@ -169,11 +169,7 @@ impl<'a> Spread<'a> {
         });
         let sum = b.get(sum);
         let total = cta_sum(b, self.at, sums, sum);
-        let (n, eps, one) = (b.float(4.0 * self.fours as f32), b.float(eps), b.float(1.0));
-        let mean = b.fdiv(total, n);
-        let mean = b.fadd(mean, eps);
-        let root = b.sqrt(mean);
-        b.fdiv(one, root)
+        crate::matmul::inverse_root(b, total, 4 * self.fours, eps)
     }
 }
 

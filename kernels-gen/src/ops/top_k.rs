@@ -57,7 +57,7 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
     let left = g.workspace("left", Mem::F32, segments * stride * 4);
     let counter = g.counters("arrived", 1);
     let b = &mut g.b;
-    let (zero, one, all) = (b.int(0), b.int(1), b.size(segments));
+    let (zero, all) = (b.int(0), b.size(segments));
     b.for_(at.cta, all, ctas as u32, |b, segment| {
         let first = b.imul_const(segment, elements);
         runs.take(b, &at, row, first);
@@ -77,12 +77,7 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
         });
     });
     // What the CTA has left is there: its threads have met for the last sum since.
-    if_below(b, at.thread, 1, |b| {
-        let before = b.atomic_add(counter, zero, one);
-        b.store(flag, zero, Mem::I32, before);
-    });
-    b.sync(Scope::Cta);
-    let before = b.load(flag, zero, Mem::I32);
+    let before = gpu::arrive(b, &at, (counter, zero), flag);
     let others = b.size(ctas - 1);
     let last = b.compare(Compare::IEq, before, others);
     b.if_(last, |b| {

@@ -202,16 +202,11 @@ pub(super) fn generate(
             |_| (),
             |b| {
                 let zero = b.int(0);
-                if_below(b, at.thread, 1, |b| {
-                    let before = b.atomic_add(counters, h, one);
-                    b.store(flag, zero, Mem::I32, before);
-                });
-                b.sync(Scope::Cta);
+                let before = gpu::arrive(b, &at, (counters, h), flag);
                 // How many splits have positions.
                 let used = b.iadd(blocks, per_split);
                 let used = b.isub(used, one);
                 let used = quotient(b, used, per_split, splits);
-                let before = b.load(flag, zero, Mem::I32);
                 let count = b.iadd(before, one);
                 let last = b.compare(Compare::IEq, count, used);
                 b.if_(last, |b| {

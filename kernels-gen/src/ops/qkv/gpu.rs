@@ -112,11 +112,7 @@ fn norm(b: &mut Builder, at: &Place, (x, from): (Buf, Value), head: usize, (weig
     });
     let squares = b.get(squares);
     let squares = gpu::lanes_sum(b, squares, LANES);
-    let (n, eps, one) = (b.float(head as f32), b.float(eps), b.float(1.0));
-    let mean = b.fdiv(squares, n);
-    let mean = b.fadd(mean, eps);
-    let root = b.sqrt(mean);
-    let r = b.fdiv(one, root);
+    let r = crate::matmul::inverse_root(b, squares, head, eps);
     for_lanes(b, at, head, |b, i| {
         let to = b.iadd(from, i);
         let (v, w) = (b.load(x, to, Mem::F32), b.load(weight, i, Mem::F32));
