@@ -2,10 +2,10 @@
 //!
 //! Loading repacks the weights from the mapped GGUF into the device's memory, binds the plan of every entry point to
 //! addresses, and records it; a step then uploads token ids and replays. Logits come to the host when they are asked for, all
-//! of a row or only the largest. Invariant: nothing is allocated after loading, and a failed step leaves the position as it
-//! was. Next hop: [`crate::device`] runs the
-//! launches.
+//! of a row or only the largest. Invariant: a step allocates nothing, and a failed one leaves the position as it was. Next hop:
+//! [`crate::device`] runs the launches; `alone` times single kernels.
 
+mod alone;
 mod load;
 
 use crate::device::{self, Device, Kernel, Launch, Memory, Recording, Region};
@@ -13,7 +13,7 @@ use crate::{Error, ModelFile, Result, artifact, sys};
 use ir::Verified;
 use ir::abi::{Control, f32_row_bytes};
 use ir::artifact::{Artifact, EntryPoint, Manifest};
-use ir::plan::{Place, Step};
+use ir::plan::{Place, Plan, Step};
 use ir::tensor::Layout;
 
 /// How to load a model.
@@ -53,6 +53,11 @@ impl Entry {
     }
 }
 
+/// More tokens than a step can have.
+fn too_many(tokens: &[u32], capacity: usize) -> Error {
+    Error::Limit { what: "a step".into(), need: tokens.len() as u64, have: capacity as u64 }
+}
+
 /// Brings row `row` of `rows` to the host.
 fn download_row(device: &mut dyn Device, rows: Region, row: usize, to: &mut [f32]) -> Result<()> {
     let bytes = f32_row_bytes(to.len()) as u64;
@@ -81,7 +86,9 @@ pub struct Executor {
     manifest: Verified<Manifest>,
     /// By capacity, smallest first.
     entries: Vec<Entry>,
-    tokens: Region,
+    bindings: Bindings,
+    /// Kernels that have been timed.
+    alone: Vec<alone::Alone>,
     position: usize,
     /// What the last step left on the device: which entry point ran, and its tokens.
     last: Option<(usize, usize)>,
@@ -162,14 +169,28 @@ impl Executor {
         model.check_unchanged()?;
         let bindings = Bindings { arena, zeroed, tokens, weights, states, kernels };
         let mut entries =
-            manifest.entries.iter().map(|e| bindings.record(&mut *device, e)).collect::<Result<Vec<_>>>()?;
+            manifest.entries.iter().map(|e| bindings.entry(&mut *device, e)).collect::<Result<Vec<_>>>()?;
         entries.sort_by_key(|e| e.tokens);
         let logits = vec![0.0; manifest.config.vocab];
         let row = logits.clone();
         let most = entries.iter().filter_map(|e| e.top).map(|(_, k)| k).max();
         let top = vec![0.0; most.map_or(0, |k| 2 * k + 1)];
         let (last, has_logits, has_top) = (None, false, false);
-        Ok(Executor { device, manifest, entries, tokens, position: 0, last, logits, has_logits, top, has_top, row })
+        let (alone, position) = (Vec::new(), 0);
+        Ok(Executor {
+            device,
+            manifest,
+            entries,
+            bindings,
+            alone,
+            position,
+            last,
+            logits,
+            has_logits,
+            top,
+            has_top,
+            row,
+        })
     }
 
     /// Processes all of `tokens`, in chunks as large as an entry point takes. After each chunk but the last,
@@ -346,53 +367,68 @@ impl Executor {
     /// Runs the smallest entry point that takes the tokens, which are checked.
     fn launch(&mut self, tokens: &[u32]) -> Result<()> {
         let Some(number) = self.entries.iter().position(|e| e.tokens >= tokens.len()) else {
-            return Err(Error::Limit {
-                what: "a step".into(),
-                need: tokens.len() as u64,
-                have: self.capacity() as u64,
-            });
+            return Err(too_many(tokens, self.capacity()));
         };
-        let entry = &self.entries[number];
-        // In range, as context and capacity are u32.
-        let control = Control { position: self.position as u32, tokens: tokens.len() as u32 };
-        (self.last, self.has_logits, self.has_top) = (None, false, false);
-        self.device.upload(self.tokens, sys::u32_bytes(tokens))?;
-        self.device.replay(entry.recording, control)?;
-        self.device.sync()?;
+        let control = self.begin(tokens)?;
+        self.replay(self.entries[number].recording, control)?;
         self.last = Some((number, tokens.len()));
         self.position += tokens.len();
         Ok(())
     }
+
+    /// Makes ready for a step of tokens, which are checked; the logits are no longer there.
+    fn begin(&mut self, tokens: &[u32]) -> Result<Control> {
+        (self.last, self.has_logits, self.has_top) = (None, false, false);
+        self.device.upload(self.bindings.tokens, sys::u32_bytes(tokens))?;
+        // In range, as context and capacity are u32.
+        Ok(Control { position: self.position as u32, tokens: tokens.len() as u32 })
+    }
+
+    fn replay(&mut self, recording: Recording, control: Control) -> Result<()> {
+        self.device.replay(recording, control)?;
+        self.device.sync()
+    }
 }
 
 impl Bindings {
-    /// Binds the plan of an entry point and records it.
-    fn record(&self, device: &mut dyn Device, entry: &EntryPoint) -> Result<Entry> {
+    /// Where buffer `number` of a plan is; `None` if it is not in memory.
+    fn region(&self, plan: &Plan, number: u32) -> Result<Option<Region>> {
         let absent = || Error::device("a plan refers to something that is not there");
-        let region = |number: u32| -> Result<Option<Region>> {
-            let buffer = entry.plan.buffers.get(number as usize).ok_or_else(absent)?;
-            let part = |whole: Region, offset| Region { offset: whole.offset + offset, bytes: buffer.bytes, ..whole };
-            let memory = |memory| Region { memory, offset: 0, bytes: buffer.bytes };
-            Ok(Some(match buffer.place {
-                Place::Arena { offset } => part(memory(self.arena), offset),
-                Place::Zeroed { offset } => part(memory(self.zeroed), offset),
-                Place::Weight(n) => part(*self.weights.get(n as usize).ok_or_else(absent)?, 0),
-                Place::State(n) => memory(*self.states.get(n as usize).ok_or_else(absent)?),
-                Place::Tokens => part(self.tokens, 0),
-                Place::Control => return Ok(None),
-            }))
-        };
-        let launches = entry.plan.steps.iter().map(|Step::Launch { kernel, buffers }| {
-            let kernel = *self.kernels.get(*kernel as usize).ok_or_else(absent)?;
-            Ok(Launch { kernel, buffers: buffers.iter().map(|&b| region(b)).collect::<Result<_>>()? })
+        let buffer = plan.buffers.get(number as usize).ok_or_else(absent)?;
+        let part = |whole: Region, offset| Region { offset: whole.offset + offset, bytes: buffer.bytes, ..whole };
+        let memory = |memory| Region { memory, offset: 0, bytes: buffer.bytes };
+        Ok(Some(match buffer.place {
+            Place::Arena { offset } => part(memory(self.arena), offset),
+            Place::Zeroed { offset } => part(memory(self.zeroed), offset),
+            Place::Weight(n) => part(*self.weights.get(n as usize).ok_or_else(absent)?, 0),
+            Place::State(n) => memory(*self.states.get(n as usize).ok_or_else(absent)?),
+            Place::Tokens => part(self.tokens, 0),
+            Place::Control => return Ok(None),
+        }))
+    }
+
+    /// Binds steps of a plan and records them.
+    fn record(&self, device: &mut dyn Device, plan: &Plan, steps: &[Step]) -> Result<Recording> {
+        let launches = steps.iter().map(|Step::Launch { kernel, buffers }| {
+            let kernel = self.kernels.get(*kernel as usize);
+            let kernel = *kernel.ok_or_else(|| Error::device("a plan launches a kernel that is not there"))?;
+            Ok(Launch { kernel, buffers: buffers.iter().map(|&b| self.region(plan, b)).collect::<Result<_>>()? })
         });
-        let launches = launches.collect::<Result<Vec<_>>>()?;
-        let top = entry.plan.top.map(|top| Ok::<_, Error>((region(top.buffer)?.ok_or_else(absent)?, top.k as usize)));
+        device.record(&launches.collect::<Result<Vec<_>>>()?)
+    }
+
+    /// Makes an entry point ready to run.
+    fn entry(&self, device: &mut dyn Device, entry: &EntryPoint) -> Result<Entry> {
+        let plan = &entry.plan;
+        let row = |buffer| {
+            let absent = || Error::device("the logits of a plan are not in memory");
+            self.region(plan, buffer)?.ok_or_else(absent)
+        };
         Ok(Entry {
             tokens: entry.tokens as usize,
-            recording: device.record(&launches)?,
-            logits: region(entry.plan.logits)?.ok_or_else(absent)?,
-            top: top.transpose()?,
+            recording: self.record(device, plan, &plan.steps)?,
+            logits: row(plan.logits)?,
+            top: plan.top.map(|top| Ok::<_, Error>((row(top.buffer)?, top.k as usize))).transpose()?,
             all_logits: entry.all_logits,
         })
     }

@@ -1,8 +1,10 @@
 //! `rigc bench`: how fast a model runs, as shares of what the machine can do, and beside llama.cpp.
 //!
 //! Each repetition measures the machine, runs prefill and decode here, and has llama-bench do the same on the same file, so
-//! that whatever else the machine does meets all of them alike. `peer` runs llama-bench, `report` is the JSON and the table.
+//! that whatever else the machine does meets all of them alike. `peer` runs llama-bench, `report` is the JSON and the table,
+//! `kernels` times each kernel alone.
 
+mod kernels;
 mod peer;
 mod report;
 
@@ -12,12 +14,14 @@ use crate::model::{self, CompileArgs, Loaded};
 use crate::{machine, output, progress};
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use ir::artifact::Manifest;
+use ir::artifact::{Manifest, Weight};
+use ir::target::Target;
 use peer::Peer;
 use report::{Bounds, Decode, PeerReport, Prefill, Ratio, Report, Spread};
-use runtime::Executor;
 use runtime::executor::Options;
 use runtime::measure::Machine;
+use runtime::{Executor, ModelFile};
+use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +38,11 @@ those of each. Token ids are random, and a run that is not counted comes first.\
 threads read memory, and of the int8 products that they add up on registers; products of attention are not counted. The \
 machine is measured between the repetitions, and its best figures count.\n\n--against: in each repetition, llama-bench \
 runs after rigc, with the same file, threads, KV format, prompt, tokens and depth (-t -ctk -ctv -p -n -d) and a warm-up of \
-its own; all else is its default. The ratios are medians of rigc over medians of llama-bench."
+its own; all else is its default. The ratios are medians of rigc over medians of llama-bench.\n\n--kernels: for a step of \
+one token, and for one of the largest number of tokens at once that the prompt fills, both at the depth. A kernel's \
+launches of all layers are replayed together for 50 ms or longer, on the activations of the first; the time of a launch \
+includes the barrier after it. Bytes are those of weights and KV cache. The sum is that of all launches of a step, which is \
+also run as a whole."
 )]
 pub struct Args {
     /// GGUF file or artifact (.rig)
@@ -63,9 +71,70 @@ pub struct Args {
     /// Compare with this llama-bench
     #[arg(long, value_name = "LLAMA_BENCH")]
     against: Option<PathBuf>,
+    /// Time each kernel alone
+    #[arg(long, conflicts_with_all = ["against", "tokens"])]
+    kernels: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// What is measured, and on what.
+struct Bench {
+    /// File name of the model.
+    name: String,
+    file: ModelFile,
+    executor: Executor,
+    machine: Machine,
+}
+
+impl Bench {
+    /// Loads the model for runs of `tokens` tokens after the depth.
+    fn new(args: &Args, tokens: u32) -> Result<Bench> {
+        let context = args.depth.checked_add(tokens);
+        let context = context.ok_or_else(|| usage("the context would be too long; lower --depth"))?;
+        let compile = CompileArgs {
+            target: args.target.clone(),
+            card: None,
+            // An artifact's context is its own; it only has to be large enough.
+            ctx: (!model::is_artifact(&args.model)).then_some(context),
+            kv: args.kv.clone(),
+            schedules: None,
+            default_target: "native",
+        };
+        let Loaded { artifact, file, name } = model::load(Some(&args.model), &compile)?;
+        let manifest = &artifact.manifest;
+        if Target::by_name(&manifest.target)?.cpu().is_none() {
+            return Err(usage(format!(
+                "bench measures CPUs, and {name} is compiled for {}; choose a CPU target",
+                manifest.target
+            )));
+        }
+        if manifest.context < context {
+            let flags = if args.kernels { "--prompt or --depth" } else { "--prompt, -n or --depth" };
+            let has = manifest.context;
+            return Err(usage(format!("{name} holds {has} tokens, the runs need {context}; lower {flags}")));
+        }
+        let bar = progress::bytes("loading", args.json);
+        let options = Options { threads: args.threads.map_or(0, usize::from), ..Options::default() };
+        let executor = Executor::new(artifact, &file, &options, &mut progress::callback(&bar))?;
+        bar.finish_and_clear();
+        let machine = Machine::new(machine::native()?.1, executor.device().workers)?;
+        Ok(Bench { name, file, executor, machine })
+    }
+
+    /// `n` token ids, the same for each call.
+    fn ids(&self, n: u32) -> Vec<u32> {
+        ids(n as usize, self.executor.manifest().config.vocab)
+    }
+}
+
+/// A bar that counts repetitions.
+fn bar(args: &Args) -> ProgressBar {
+    let bar = progress::count("warm-up", args.json);
+    bar.enable_steady_tick(TICK);
+    bar.set_length(u64::from(args.reps));
+    bar
 }
 
 /// Figures of all repetitions.
@@ -75,16 +144,7 @@ struct Samples {
     prefill: Vec<f64>,
     peer_decode: Vec<f64>,
     peer_prefill: Vec<f64>,
-    read: f64,
-    int8: f64,
-}
-
-impl Samples {
-    /// Measures the machine; the best so far counts.
-    fn bounds(&mut self, machine: &mut Machine) {
-        self.read = self.read.max(machine.read_bytes_per_second());
-        self.int8 = self.int8.max(machine.int8_macs_per_second());
-    }
+    bounds: Bounds,
 }
 
 /// What is run.
@@ -144,9 +204,14 @@ fn ids(n: usize, vocab: usize) -> Vec<u32> {
 /// matrix for the last.
 fn prefill_macs(manifest: &Manifest, tokens: usize) -> f64 {
     let vocab = manifest.config.vocab;
-    let matrices = manifest.weights.iter().filter(|w| w.ty.shape.len() == 2 && w.ty.rows() != vocab);
+    let matrices = manifest.weights.iter().filter(|w| w.ty.shape.len() == 2 && !is_tall(w, vocab));
     let layers: f64 = matrices.map(|w| w.ty.shape.iter().map(|&d| d as f64).product::<f64>()).sum();
     layers * tokens as f64 + vocab as f64 * manifest.config.width as f64
+}
+
+/// Whether a weight has a row for each token of the vocabulary: the embedding table, the output matrix.
+fn is_tall(weight: &Weight, vocab: usize) -> bool {
+    weight.ty.shape.len() == 2 && weight.ty.rows() == vocab
 }
 
 /// Runs the command.
@@ -155,61 +220,45 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if let Some(path) = args.against.as_ref().filter(|p| !p.is_file()) {
         return Err(usage(format!("--against {} is no file; give the path of llama-bench", path.display())));
     }
-    let (prompt, tokens, depth) = (args.prompt as usize, args.tokens as usize, args.depth as usize);
-    let context = depth.saturating_add(prompt.max(tokens));
-    let ctx = u32::try_from(context).map_err(|_| usage(format!("a context of {context} tokens is too long")))?;
-    // An artifact's context is its own; it only has to be large enough.
-    let ctx = (!model::is_artifact(&args.model)).then_some(ctx);
-    let compile = CompileArgs {
-        target: args.target.clone(),
-        card: None,
-        ctx,
-        kv: args.kv.clone(),
-        schedules: None,
-        default_target: "native",
+    let text = if args.kernels {
+        let bench = Bench::new(&args, args.prompt)?;
+        kernels::run(&args, bench, interrupt.flag())?.map(|r| text(&args, &r, kernels::Report::table))
+    } else {
+        let bench = Bench::new(&args, args.prompt.max(args.tokens))?;
+        phases(&args, bench, interrupt.flag())?.map(|r| text(&args, &r, Report::table))
     };
-    let Loaded { artifact, file, name } = model::load(Some(&args.model), &compile)?;
-    let has = artifact.manifest.context as usize;
-    if has < context {
-        return Err(usage(format!(
-            "{name} holds {has} tokens, the runs need {context}; lower --prompt, -n or --depth"
-        )));
-    }
-    let macs = prefill_macs(&artifact.manifest, prompt);
-    let kv = artifact.manifest.kv.to_string();
-    let bar = progress::bytes("loading", args.json);
-    let options = Options { threads: args.threads.map_or(0, usize::from), ..Options::default() };
-    let mut executor = Executor::new(artifact, &file, &options, &mut progress::callback(&bar))?;
-    bar.finish_and_clear();
-    let threads = executor.device().workers;
-    let mut machine = Machine::new(machine::native()?.1, threads)?;
-    let peer = args.against.as_ref().map(|program| Peer {
-        program,
-        model: file.path(),
-        threads,
-        prompt,
-        tokens,
-        depth,
-        kv: &kv,
-    });
+    let Some(text) = text else { return Ok(ExitCode::from(INTERRUPTED)) };
+    output::print(&text?)?;
+    Ok(ExitCode::SUCCESS)
+}
 
-    let vocab = executor.manifest().config.vocab;
-    let (prompt_ids, depth_ids, step_ids) = (ids(prompt, vocab), ids(depth, vocab), ids(tokens, vocab));
-    let interrupted = interrupt.flag();
-    let work = Work { prompt: &prompt_ids, depth: &depth_ids, steps: &step_ids, interrupted };
-    let bar = progress::count("warm-up", args.json);
-    bar.enable_steady_tick(TICK);
-    bar.set_length(u64::from(args.reps));
-    let samples = measure(&mut executor, &mut machine, peer.as_ref(), &work, &bar, args.reps);
-    bar.finish_and_clear();
-    let Some(s) = samples? else { return Ok(ExitCode::from(INTERRUPTED)) };
+/// A report as it is printed.
+fn text<R: Serialize>(args: &Args, report: &R, table: impl Fn(&R) -> String) -> Result<String> {
+    Ok(if args.json { serde_json::to_string(report).context("the report")? + "\n" } else { table(report) })
+}
 
+/// Prefill and decode; `None` if interrupted.
+fn phases(args: &Args, mut bench: Bench, interrupted: &AtomicBool) -> Result<Option<Report>> {
+    let (prompt, tokens, depth) = (bench.ids(args.prompt), bench.ids(args.tokens), bench.ids(args.depth));
+    let work = Work { prompt: &prompt, depth: &depth, steps: &tokens, interrupted };
+    let threads = bench.executor.device().workers;
+    let kv = bench.executor.manifest().kv.to_string();
+    let (prompt, tokens, depth) = (prompt.len(), tokens.len(), depth.len());
+    let model = bench.file.path();
+    let peer = args.against.as_ref().map(|program| Peer { program, model, threads, prompt, tokens, depth, kv: &kv });
+    let bar = bar(args);
+    let samples = measure(&mut bench.executor, &mut bench.machine, peer.as_ref(), &work, &bar, args.reps);
+    bar.finish_and_clear();
+    let Some(s) = samples? else { return Ok(None) };
+
+    let executor = &bench.executor;
     let (decode, prefill) = (Spread::of(&s.decode), Spread::of(&s.prefill));
     let weights = decode.median * executor.weight_bytes() as f64;
+    let macs = prefill_macs(executor.manifest(), prompt);
     let peer = peer.is_some().then(|| PeerReport::new(Spread::of(&s.peer_decode), Spread::of(&s.peer_prefill)));
-    let report = Report {
-        model: name,
+    Ok(Some(Report {
         target: executor.device().target.clone(),
+        model: bench.name,
         threads,
         prompt,
         tokens,
@@ -222,18 +271,15 @@ pub fn run(args: Args) -> Result<ExitCode> {
         decode: Decode {
             tokens_per_second: decode,
             weight_gb_per_second: weights / 1e9,
-            share_of_read_bandwidth: weights / s.read,
+            share_of_read_bandwidth: weights / 1e9 / s.bounds.read_gb_per_second,
         },
         prefill: Prefill {
             tokens_per_second: prefill,
-            share_of_int8_peak: macs * prefill.median / prompt as f64 / s.int8,
+            share_of_int8_peak: macs * prefill.median / prompt as f64 / 1e9 / s.bounds.int8_gmac_per_second,
         },
-        machine: Bounds { read_gb_per_second: s.read / 1e9, int8_gmac_per_second: s.int8 / 1e9 },
+        machine: s.bounds,
         peer,
-    };
-    let text = if args.json { serde_json::to_string(&report).context("the report")? + "\n" } else { report.table() };
-    output::print(&text)?;
-    Ok(ExitCode::SUCCESS)
+    }))
 }
 
 /// All repetitions, after a warm-up; `None` if interrupted.
@@ -251,7 +297,7 @@ fn measure(
     }
     for _ in 0..reps {
         bar.set_message("machine");
-        s.bounds(machine);
+        s.bounds.measure(machine);
         bar.set_message("rigc");
         let Some((prefill, decode)) = work.run(executor)? else { return Ok(None) };
         s.prefill.push(prefill);
@@ -264,6 +310,6 @@ fn measure(
         }
         bar.inc(1);
     }
-    s.bounds(machine);
+    s.bounds.measure(machine);
     Ok(Some(s))
 }

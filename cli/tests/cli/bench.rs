@@ -1,6 +1,8 @@
 //! `rigc bench`: the JSON of contracts, the peer's runs, what it refuses.
 
 use crate::harness::{check_refused, command, rigc, shared, wait};
+use ir::plan::Step;
+use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -14,6 +16,7 @@ fn fake(dir: &Path, script: &str) -> String {
 }
 
 const SHORT: [&str; 8] = ["bench", "demo.gguf", "--prompt", "20", "-n", "3", "--reps", "2"];
+const KERNELS: [&str; 7] = ["bench", "demo.gguf", "--kernels", "--prompt", "20", "--reps", "2"];
 
 #[test]
 fn json() {
@@ -58,6 +61,82 @@ fn table() {
     }
 }
 
+/// Checks what is said of the kernels of the demo model: those of a step of one token, and of `large`, the entry point of
+/// so many tokens that a prompt of 20 after `depth` tokens fills. Returns their names.
+fn check_kernels(depth: u32, large: (&str, u64)) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = dir.path().join("demo.rig");
+    let (rig, context) = (rig.to_str().unwrap(), (depth + 20).to_string());
+    assert_eq!(rigc(shared(), &["compile", "demo.gguf", "--ctx", &context, "-o", rig]).code, Some(0));
+    let manifest = runtime::artifact::read(Path::new(rig)).unwrap().manifest;
+    let r =
+        rigc(shared(), &[&KERNELS[..], &["--depth", &depth.to_string(), "--threads", "1", "--json"]].concat()).json();
+    assert_eq!((&r["model"], &r["threads"], &r["depth"]), (&"demo.gguf".into(), &1.into(), &depth.into()));
+    let number = |v: &Value| v.as_f64().unwrap_or_else(|| panic!("{v} in {r}"));
+    let near = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 1e-9, "{a} {b}: {r}");
+    let rates = [
+        ("bytes", "gb_per_second", "share_of_read_bandwidth", number(&r["machine"]["read_gb_per_second"])),
+        ("macs", "gmac_per_second", "share_of_int8_peak", number(&r["machine"]["int8_gmac_per_second"])),
+    ];
+    let mut names = Vec::new();
+    let entries = r["entries"].as_array().unwrap();
+    assert_eq!(entries.len(), 2);
+    for (entry, (name, tokens)) in entries.iter().zip([("decode", 1), large]) {
+        assert_eq!((&entry["name"], &entry["tokens"]), (&name.into(), &tokens.into()));
+        let compiled = manifest.entries.iter().find(|e| e.name == name).unwrap();
+        let launched = compiled.plan.steps.iter().map(|Step::Launch { kernel, .. }| *kernel as usize);
+        let mut launches: Vec<&str> = launched.map(|k| &*manifest.kernels[k].name).collect();
+        assert_eq!(entry["launches"], launches.len());
+        let (mut sum, mut macs, mut bytes) = (0.0, 0, 0);
+        for k in entry["kernels"].as_array().unwrap() {
+            let n = launches.iter().filter(|&&l| l == k["name"]).count();
+            assert!(n > 0 && k["launches"] == n, "{k}");
+            launches.retain(|&l| l != k["name"]);
+            names.push(k["name"].as_str().unwrap().to_owned());
+            let at = |name: &str| number(&k["microseconds"][name]);
+            assert!(0.0 < at("min") && at("min") <= at("median") && at("median") <= at("max"), "{k}");
+            let all = at("median") * n as f64;
+            near(number(&k["share_of_step"]), all / number(&entry["step_microseconds"]["median"]));
+            for (count, rate, share, bound) in rates {
+                if let Some(count) = k[count].as_f64() {
+                    near(number(&k[rate]), count / at("median") / 1e3);
+                    near(number(&k[share]), number(&k[rate]) / bound);
+                } else {
+                    assert!([count, rate, share].iter().all(|&figure| k[figure].is_null()), "{k}");
+                }
+            }
+            sum += all;
+            macs += k["macs"].as_u64().unwrap_or(0) * n as u64;
+            bytes += k["bytes"].as_u64().unwrap_or(0) * n as u64;
+        }
+        assert!(launches.is_empty(), "no figures of {launches:?}");
+        near(number(&entry["sum_microseconds"]), sum);
+        // Each matrix for every token, but the output matrix, if there is one row of logits, for one.
+        let matrices = manifest.weights.iter().filter(|w| w.ty.shape.len() == 2);
+        let rows = |rows: usize| if rows == manifest.config.vocab && !compiled.all_logits { 1 } else { tokens };
+        assert_eq!(macs, matrices.map(|w| w.ty.elements() as u64 * rows(w.ty.rows())).sum::<u64>());
+        // Besides all weights, rows of the embedding table for the tokens, and the KV cache up to them.
+        let weights: u64 = manifest.weights.iter().filter_map(|w| w.ty.weight_bytes()).sum();
+        let positions = (u64::from(depth) + 2 * tokens) * manifest.states.iter().map(|s| s.bytes).sum::<u64>();
+        let table = manifest.weights[0].ty.weight_bytes().unwrap() / manifest.config.vocab as u64;
+        assert_eq!(bytes, weights + positions / u64::from(manifest.context) + table * tokens);
+    }
+    names
+}
+
+#[test]
+fn kernels() {
+    check_kernels(3, ("batch@16", 16));
+    let names = check_kernels(0, ("prefill@20", 20));
+    // The table has a line for each.
+    let o = rigc(shared(), &KERNELS);
+    let lines = |name: &str| o.text().lines().filter(|l| l.split_whitespace().next() == Some(name)).count();
+    assert!(names.iter().all(|name| lines(name) == 1), "{names:?}: {}", o.text());
+    // A prompt of one token fills the step of one token only.
+    let r = rigc(shared(), &["bench", "m.gguf", "--kernels", "--prompt", "1", "--reps", "1", "--json"]).json();
+    assert_eq!(r["entries"].as_array().unwrap().len(), 1);
+}
+
 #[test]
 fn refusals() {
     let dir = tempfile::tempdir().unwrap();
@@ -69,6 +148,19 @@ fn refusals() {
     refused(&["--against", &fake(dir.path(), "exec yes")], &["llama-bench ended with"]);
     refused(&["--depth", "100000"], &["context"]);
     check_refused(shared(), &["bench", "demo.rig", "--depth", "1"], &["demo", "holds 512 tokens", "need 513"]);
+    check_refused(
+        shared(),
+        &["bench", "demo.rig", "--kernels", "--depth", "1"],
+        &["need 513; lower --prompt or --depth"],
+    );
+    check_refused(
+        shared(),
+        &["bench", "demo.gguf", "--kernels", "--target", "sm_120"],
+        &["demo.gguf is compiled for sm_120"],
+    );
+    for more in [["--against", "demo.gguf"], ["--tokens", "3"]] {
+        check_refused(shared(), &[&KERNELS[..], &more].concat(), &["--kernels", "cannot be used with", more[0]]);
+    }
 }
 
 /// Ctrl-C ends llama-bench too.
