@@ -244,7 +244,7 @@ impl EntryReport {
         let rate = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.1}"));
         let share = |x: Option<f64>| x.map_or("-".into(), percent);
         let count = |x: Option<u64>| x.map_or("-".into(), |x| x.to_string());
-        let mut s = format!("\n{}, {} tokens\n", self.name, self.tokens);
+        let mut s = format!("\n{}, tokens: {}\n", self.name, self.tokens);
         let heads =
             ["kernel", "launches", "us", "min", "bytes", "GB/s", "of read", "MACs", "GMAC/s", "of int8", "of step"];
         s += &line(heads.map(String::from));
