@@ -42,7 +42,8 @@ pub struct Buffer {
 /// One thing the device does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Step {
-    /// Runs a kernel on all workers; the next step starts when it has ended.
+    /// Runs a kernel on all workers, or on the CTAs of its grid; what it does is done for the next step, which may begin
+    /// earlier where launches overlap ([`crate::target::Gpu::overlaps`]).
     Launch {
         /// Kernel number in the manifest.
         kernel: u32,

@@ -314,8 +314,8 @@ pub enum Stmt {
     Call { atom: Atom, args: Vec<Arg> },
     /// All threads of the CTA, or of the warp, wait for each other; memory written before is visible after.
     Sync(Scope),
-    /// Lets the next launch begin, where launches may overlap, and waits for the end of the one before. Before it, only
-    /// constant parameters are read.
+    /// Lets the next launch begin, where launches may overlap, and waits for the end of the one before. Before it, of all
+    /// memory outside of the CTA only constant parameters are read.
     AwaitPrevious,
     /// Makes an mbarrier of the 8 bytes at this index of a byte buffer in shared memory; one arrival ends each phase.
     MbarrierInit(Buf, Value),

@@ -97,12 +97,17 @@ impl Verifier<'_> {
         }
     }
 
+    /// Whether the launch before may still run.
+    fn early(&self) -> bool {
+        self.kernel.grid.is_some() && !self.awaited
+    }
+
     fn access(&self, b: Buf, index: Value, mem: Mem, vector: bool) -> Result<()> {
         self.want(index, Ty::I32)?;
         let decl = self.buf(b)?;
-        let early = self.kernel.grid.is_some() && !self.awaited;
         let changes = matches!(decl.space, Space::Param(_)) && decl.access != Access::Constant;
-        self.ensure(!early || !changes, || format!("buffer {} is used before the launch before ends", decl.name))?;
+        let early = self.early() && changes;
+        self.ensure(!early, || format!("buffer {} is used before the launch before ends", decl.name))?;
         self.ensure(decl.mem == mem || decl.mem == Mem::U8, || format!("buffer {} is not of {mem:?}", decl.name))?;
         self.ensure(!vector || mem.bytes() == 4, || "vector accesses are of four-byte elements".into())
     }
@@ -260,7 +265,11 @@ impl Verifier<'_> {
     fn inst(&self, inst: &Inst) -> Result<Ty> {
         let like = |scalar: Ty, vector: bool| if vector { scalar.vector() } else { scalar };
         Ok(match inst {
-            Inst::Int(_) | Inst::Special(Special::Position | Special::Tokens) => Ty::I32,
+            Inst::Int(_) => Ty::I32,
+            Inst::Special(Special::Position | Special::Tokens) => {
+                self.ensure(!self.early(), || "control memory is read before the launch before ends".into())?;
+                Ty::I32
+            }
             Inst::Special(Special::Cta | Special::Thread) => {
                 self.on_gpu(true, "a thread's number")?;
                 Ty::I32

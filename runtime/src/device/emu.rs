@@ -10,8 +10,6 @@ use ir::abi::Control;
 use ir::artifact::KernelEntry;
 use ir::target::Target;
 
-/// Compute capability from which a launch may begin before the one before has ended.
-const DEPENDENT_LAUNCH: u32 = 90;
 /// Alignment of allocations: that of a card's.
 const ALIGN: u64 = 256;
 /// Emulated memory, far more than a model needs; what is really taken is what is touched.
@@ -69,7 +67,7 @@ impl EmuDevice {
             queue,
             memories: Vec::new(),
             control,
-            overlaps: gpu.sm >= DEPENDENT_LAUNCH,
+            overlaps: gpu.overlaps(),
             modules: Vec::new(),
             kernels: Vec::new(),
             recorded: Vec::new(),

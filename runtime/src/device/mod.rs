@@ -1,8 +1,8 @@
 //! Devices: what an executor needs of a machine that runs kernels.
 //!
-//! Everything is named by handles that the device gave out; a device owns all its memory until it is dropped. Invariant:
-//! kernels run only inside of [`Device::replay`] and [`Device::sync`]. To add one: a file here, its name in the list below
-//! and in [`for_target`]. Next hop: `cpu`.
+//! Everything is named by handles that the device gave out; a device owns all its memory until it is dropped.
+//! Invariant: kernels run only from a [`Device::replay`] to the end of the [`Device::sync`] after it. To add one: a
+//! file here, its name in the list below and in [`for_target`]. Next hop: `cpu`.
 
 mod cpu;
 mod emu;
@@ -174,13 +174,15 @@ pub trait Device: Send {
     /// [`Error::Device`] if a kernel lies outside of the code, or the device refuses it.
     fn load_module(&mut self, code: &[u8], kernels: &[KernelEntry]) -> Result<Vec<Kernel>>;
 
-    /// Binds launches, each starting when the one before has ended, to memory.
+    /// Binds launches to memory. Each sees what those before it did: it begins when the last of them has ended or, where
+    /// launches overlap ([`Gpu::overlaps`](ir::target::Gpu::overlaps)), waits for that at its
+    /// [`AwaitPrevious`](ir::kernel::Stmt::AwaitPrevious).
     ///
     /// # Errors
     /// [`Error::Device`], [`Error::Memory`] for scratch memory.
     fn record(&mut self, launches: &[Launch]) -> Result<Recording>;
 
-    /// Runs recorded launches, perhaps until [`Device::sync`] only. Allocates nothing.
+    /// Runs recorded launches, perhaps until [`Device::sync`] only. Allocates nothing, but on the emulator.
     ///
     /// # Errors
     /// [`Error::Device`].
