@@ -1,7 +1,7 @@
-//! What a thread knows to have happened. Agents are numbered between boundaries (`memory`); the host is the first, a warp is an agent whose
-//! lanes count separately, and so is each source of asynchronous writes. An [`Epoch`] names an access: agent, lane and
-//! time. A [`Clock`] says up to which time each agent's accesses happened before, or that the agent is over;
-//! [`Knowledge`] is the clocks of a warp's lanes, which are mostly one and the same.
+//! What a thread knows to have happened. Agents are numbered between boundaries (`memory`); the host is the first, a
+//! warp is an agent whose lanes count separately, and so is each source of asynchronous writes. An [`Epoch`] names an
+//! access: agent, lane and time. A [`Clock`] says up to which time each agent's accesses happened before, or that the
+//! agent is over; [`Knowledge`] is the clocks of a warp's lanes, which are mostly one and the same.
 
 use crate::alu::FULL;
 use std::ops::Range;

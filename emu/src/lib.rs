@@ -1,11 +1,11 @@
 //! A PTX emulator: parses PTX text, executes its kernels on the CPU, and checks what no card checks.
 //!
-//! [`Module::parse`] reads a text (`lex`, `parse`, `ast`) and decodes it (`decode`) into compact code (`program`), or says
-//! by name and line what it does not know. [`Module::load`] gives its variables places in a [`Memory`]; [`Loaded::run`] runs
-//! a kernel to its end or to its first [`Fault`], and [`run`] several, which may overlap. A
-//! [`Machine`] runs queues of launches, each on a thread of its own, beside a host that shares memory with them. Warps execute instructions over 32 lanes at once (`exec`, `alu`) in an
-//! order that [`Schedule`] chooses (`sched`). Every access is checked for bounds, alignment, initialisation (`store`) and
-//! races (`race`, by the clocks of `clock`).
+//! [`Module::parse`] reads a text (`lex`, `parse`, `ast`) and decodes it (`decode`) into compact code (`program`), or
+//! says by name and line what it does not know. [`Module::load`] gives its variables places in a [`Memory`];
+//! [`Loaded::run`] runs a kernel to its end or to its first [`Fault`], and [`run`] several, which may overlap. A
+//! [`Machine`] runs queues of launches, each on a thread of its own, beside a host that shares memory with them. Warps
+//! execute instructions over 32 lanes at once (`exec`, `alu`) in an order that [`Schedule`] chooses (`sched`). Every
+//! access is checked for bounds, alignment, initialisation (`store`) and races (`race`, by the clocks of `clock`).
 //!
 //! It knows nothing of rigc, and agrees with the cards only because both follow the PTX ISA.
 #![forbid(unsafe_code)]

@@ -1,7 +1,8 @@
 //! Chooses schedules: rows of tables first, else by rule from the spec's figures.
 //!
 //! A row names an op, the capacities and the widths that it holds for, and the schedule. The tables in
-//! `kernels-gen/schedules`, RON files, one for each target, are part of the program; rows that a caller gives come before.
+//! `kernels-gen/schedules`, RON files, one for each target, are part of the program; rows that a caller gives come
+//! before.
 
 use crate::Generated;
 use ir::abi::{KV_BLOCK, WARP_ROWS};
@@ -46,8 +47,9 @@ const TABLES: &[(&str, &str)] = &[
     ("sm_120", include_str!("../schedules/sm_120.ron")),
 ];
 
-/// Warps of a CTA, those that multiply, depths of their rings and columns of a chunk, best first. Deep rings keep weights
-/// coming while a warp computes, many warps prepare input rows faster, large chunks need fewer instructions around them.
+/// Warps of a CTA, those that multiply, depths of their rings and columns of a chunk, best first. Deep rings keep
+/// weights coming while a warp computes, many warps prepare input rows faster, large chunks need fewer instructions
+/// around them.
 const RINGS: [(u32, u32, u32, u32); 11] = [
     (8, 8, 4, 512),
     (8, 8, 2, 512),
@@ -81,8 +83,8 @@ const SPLIT: usize = 512;
 /// Most splits of a KV cache.
 const MOST_SPLITS: usize = 64;
 
-/// The schedule of a spec, which is for `target`, and its kernel: of a row of `own` or of the tuned table if there is one; else
-/// the first candidate of which two CTAs fit on a multiprocessor, or else one.
+/// The schedule of a spec, which is for `target`, and its kernel: of a row of `own` or of the tuned table if there is
+/// one; else the first candidate of which two CTAs fit on a multiprocessor, or else one.
 ///
 /// # Errors
 /// [`Error::Verify`] if a tuned table does not parse; [`Error::Unsupported`] if the kernel cannot be generated.
@@ -122,8 +124,8 @@ fn tuned(spec: &KernelSpec, own: &[Row]) -> Result<Option<Schedule>> {
     Ok(hit.map(|row| row.schedule))
 }
 
-/// What a GPU kernel of a spec may run with, best first: a CTA on every multiprocessor, with rings where there are products
-/// and bulk copies.
+/// What a GPU kernel of a spec may run with, best first: a CTA on every multiprocessor, with rings where there are
+/// products and bulk copies.
 pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Vec<Schedule> {
     let tiles: usize = matrices(spec).map(|(ty, _)| ty.rows().div_ceil(WARP_ROWS) * ty.columns()).sum();
     let enough = |chunk: u32| chunk == CHUNK || tiles / chunk as usize >= CHUNKS * gpu.card.sms as usize;
@@ -146,8 +148,8 @@ fn cpu_rule(spec: &KernelSpec) -> Schedule {
     })
 }
 
-/// KV positions of a split: few enough to spread over many workers, but no more than [`MOST_SPLITS`] ranges, because each
-/// takes memory for its partial results.
+/// KV positions of a split: few enough to spread over many workers, but no more than [`MOST_SPLITS`] ranges, because
+/// each takes memory for its partial results.
 fn split(context: usize) -> usize {
     context.div_ceil(MOST_SPLITS).next_multiple_of(KV_BLOCK).max(SPLIT)
 }

@@ -1,9 +1,9 @@
 //! [`Executor`]: a loaded model, which turns tokens into logits.
 //!
 //! Loading repacks the weights from the mapped GGUF into the device's memory, binds the plan of every entry point to
-//! addresses, and records it; a step then uploads token ids and replays. Logits come to the host when they are asked for, all
-//! of a row or only the largest. Invariant: a step allocates nothing, and a failed one leaves the position as it was. Next hop:
-//! [`crate::device`] runs the launches; `alone` times single kernels.
+//! addresses, and records it; a step then uploads token ids and replays. Logits come to the host when they are asked
+//! for, all of a row or only the largest. Invariant: on the CPU a step allocates nothing, and a failed one leaves the
+//! position as it was. Next hop: [`crate::device`] runs the launches; `alone` times single kernels.
 
 mod alone;
 mod load;
@@ -223,8 +223,8 @@ impl Executor {
         self.launch(tokens)
     }
 
-    /// The logits after the last token processed, one for each token of the vocabulary. Changes to them stay until the next
-    /// step.
+    /// The logits after the last token processed, one for each token of the vocabulary. Changes to them stay until the
+    /// next step.
     ///
     /// # Errors
     /// [`Error::Input`] before the first step, [`Error::Device`].

@@ -84,7 +84,8 @@ pub fn format(name: &str) -> Format {
 }
 
 /// Small models that together cover every architecture, every format, mixed formats, biases, QK norms, tied and untied
-/// outputs, partial rotation, rotary factors, the smallest and largest heads, groups and contexts, and shapes that are no multiple of tiles and vectors.
+/// outputs, partial rotation, rotary factors, the smallest and largest heads, groups and contexts, and shapes that are
+/// no multiple of tiles and vectors.
 pub fn zoo() -> Vec<(String, Synthetic)> {
     let base = Synthetic::default();
     let mut zoo = vec![

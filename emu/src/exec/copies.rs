@@ -1,7 +1,8 @@
 //! Asynchronous copies. The memory model has them as agents of their own: what they read and write is ordered with a
 //! thread only by a wait that covers them. Bulk copies go through the async proxy, which sees what a thread wrote only
-//! after a proxy fence of that thread; other threads see what a copy wrote once they have waited. Bytes land as late as is legal: those of a bulk load at a time that the
-//! scheduler chooses, those of `cp.async` and of a bulk store when somebody waits for them.
+//! after a proxy fence of that thread; other threads see what a copy wrote once they have waited. Bytes land as late as
+//! is legal: those of a bulk load at a time that the scheduler chooses, those of `cp.async` and of a bulk store when
+//! somebody waits for them.
 
 use super::access::classify;
 use super::state::{

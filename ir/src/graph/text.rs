@@ -11,8 +11,8 @@
 //! }
 //! output "x" %2
 //! ```
-//! `%4.1` is the second result of node 4. What of an op's attributes shows in its type (`reshape`, `rope_angles`, `top_k`, `repack`) is
-//! read off it. Invariant: parsing what was printed gives an equal graph; no input panics.
+//! `%4.1` is the second result of node 4. What of an op's attributes shows in its type (`reshape`, `rope_angles`, `top_k`,
+//! `repack`) is read off it. Invariant: parsing what was printed gives an equal graph; no input panics.
 
 use super::{F32, Fusion, Graph, Input, Op, Ref, RopeStyle};
 use crate::quant::Format;

@@ -314,15 +314,15 @@ pub enum Stmt {
     Call { atom: Atom, args: Vec<Arg> },
     /// All threads of the CTA, or of the warp, wait for each other; memory written before is visible after.
     Sync(Scope),
-    /// Lets the next launch begin, where launches may overlap, and waits for the end of the one before. Before it, of all
-    /// memory outside of the CTA only constant parameters are read.
+    /// Lets the next launch begin, where launches may overlap, and waits for the end of the one before. Before it, of
+    /// all memory outside of the CTA only constants are touched.
     AwaitPrevious,
     /// Makes an mbarrier of the 8 bytes at this index of a byte buffer in shared memory; one arrival ends each phase.
     MbarrierInit(Buf, Value),
     /// What this thread wrote to shared memory before is visible to the bulk copies after.
     FenceAsync,
-    /// One thread arrives at an mbarrier and copies bytes from a constant parameter to shared memory. The barrier's phase ends
-    /// when they are there. Indices and size are multiples of 16 bytes, the buffers byte buffers.
+    /// One thread arrives at an mbarrier and copies bytes from a constant parameter to shared memory. The barrier's
+    /// phase ends when they are there. Indices and size are multiples of 16 bytes, the buffers byte buffers.
     BulkCopy(BulkCopy),
     /// Waits for the end of the phase of this parity (0 or 1) of an mbarrier; what was copied in it is visible after.
     MbarrierWait { buf: Buf, index: Value, parity: Value },

@@ -1,10 +1,11 @@
 //! Matrix products over the grid: a static split of all weights over warps (stream-K; Osama et al. 2023).
 //!
-//! The rows of a product come in units, which an epilogue finishes as a whole: 32 rows, or as many as whole heads fill. A
-//! unit is made of row groups, 32 rows of one matrix, and a row group of chunks of columns, whose weights are contiguous. The
-//! first warps of each CTA are streams: number s of S takes the chunks from s T / S on, of all T. A unit that several streams share is summed
-//! up, in the order of the streams, by the one that comes last, which then runs the epilogue: so results do not depend on
-//! which that is. Weights come through the [`ring`](super::ring) of the warp, or are loaded from where they are.
+//! The rows of a product come in units, which an epilogue finishes as a whole: 32 rows, or as many as whole heads fill.
+//! A unit is made of row groups, 32 rows of one matrix, and a row group of chunks of columns, whose weights are
+//! contiguous. The first warps of each CTA are streams: number s of S takes the chunks from s T / S on, of all T. A
+//! unit that several streams share is summed up, in the order of the streams, by the one that comes last, which then
+//! runs the epilogue: so results do not depend on which that is. Weights come through the [`ring`](super::ring) of the
+//! warp, or are loaded from where they are.
 
 use super::dot::{chunk, chunk_bytes, dot, lane_addresses};
 use super::ring::Ring;
@@ -39,8 +40,9 @@ impl Segment {
     }
 }
 
-/// The sums of a unit, in the order of its rows: 32 for each row group, from this element on of the shared memory of a warp.
-/// A lane has those of its rows; those of others it has after a wait of the warp, which also comes before the end.
+/// The sums of a unit, in the order of its rows: 32 for each row group, from this element on of the shared memory of a
+/// warp. A lane has those of its rows; those of others it has after a wait of the warp, which also comes before the
+/// end.
 pub(crate) type Sums = (Buf, Value);
 
 /// A whole kernel of one product; `epilogue(row, sum)` finishes each row, in one thread.
@@ -68,8 +70,8 @@ pub(crate) fn single(
     })
 }
 
-/// A whole kernel of the products of one row, in segments. For each segment, `epilogue(place, segment, unit, sums)` finishes a
-/// unit, in one warp.
+/// A whole kernel of the products of one row, in segments. For each segment, `epilogue(place, segment, unit, sums)`
+/// finishes a unit, in one warp.
 ///
 /// # Errors
 /// If the products have different inputs or a format has no `unpack`, or what the epilogue refuses.
@@ -275,8 +277,9 @@ impl Stream<'_> {
         b.umin(ahead, self.end)
     }
 
-    /// Byte of the tile of a row group, which is number `part` of `unit`, in matrix number `m` of a segment; and whether it
-    /// is in this matrix, unless there is no other. Where a unit is not full, the last tile stands in for those past it.
+    /// Byte of the tile of a row group, which is number `part` of `unit`, in matrix number `m` of a segment; and
+    /// whether it is in this matrix, unless there is no other. Where a unit is not full, the last tile stands in for
+    /// those past it.
     fn tile(&self, b: &mut Builder, segment: usize, m: usize, unit: Value, part: Value) -> (Value, Option<Value>) {
         let s = &self.segments[segment];
         let matrix = &s.matrices[m];
@@ -326,8 +329,8 @@ impl Stream<'_> {
         });
     }
 
-    /// Multiplies this stream's items of a row group, and ends the unit if it is the last group that the stream has of it.
-    /// `to` is the stream's last row group and one.
+    /// Multiplies this stream's items of a row group, and ends the unit if it is the last group that the stream has of
+    /// it. `to` is the stream's last row group and one.
     fn group(
         &self,
         g: &mut Generator<'_>,

@@ -1,8 +1,9 @@
 //! The ring of a warp: slots in shared memory that bulk copies fill with the weights of its next chunks.
 //!
-//! Slots are the warp's own, so that no other warp is waited for. Chunk n of the warp is in slot n mod depth; the mbarrier at
-//! the end of the slot ends phase n / depth when it is there. One lane starts the copy of the chunk that follows in a slot after all
-//! lanes have read the one before. The copies of the first chunks start before the launch before this one ends.
+//! Slots are the warp's own, so that no other warp is waited for. Chunk n of the warp is in slot n mod depth; the
+//! mbarrier at the end of the slot ends phase n / depth when it is there. One lane starts the copy of the chunk that
+//! follows in a slot after all lanes have read the one before. The copies of the first chunks start before the launch
+//! before this one ends.
 
 use super::{Place, if_below, maybe};
 use ir::kernel::{Buf, Builder, BulkCopy, Compare, Mem, Scope, Value};

@@ -1,7 +1,8 @@
 //! Bringing weights from the GGUF to the device: what goes where, then repacking and copying.
 //!
-//! A device may repack weights itself, once they are there as in the file. Large weights that kernels read as they are in the file stay there, if the device can reach them; all others go to one
-//! allocation, piece by piece, so that no second copy builds up.
+//! A device may repack weights itself, once they are there as in the file. Large weights that kernels read as they are
+//! in the file stay there, if the device can reach them; all others go to one allocation, piece by piece, so that no
+//! second copy builds up.
 
 use crate::device::{Device, Kernel, Launch, Memory, Region};
 use crate::{Error, ModelFile, Result, repack};

@@ -1,8 +1,9 @@
 //! PTX text for NVIDIA GPUs: one entry for each kernel, and the words of its constants before it.
 //!
-//! `hoist` moves code out of loops, `emit` walks the kernel, `divide` turns divisions by constants into multiplications, which ptxas does not, `live` finds
-//! what is used. Every operation has its rounding written out, so that an assembler may not fuse it. Invariant: parameters
-//! are the addresses of the kernel's buffers in their order, then that of [`ir::abi::Control`].
+//! `hoist` moves code out of loops, `emit` walks the kernel, `divide` turns divisions by constants into
+//! multiplications, which ptxas does not, `live` finds what is used. Every operation has its rounding written out, so
+//! that an assembler may not fuse it. Invariant: parameters are the addresses of the kernel's buffers in their order,
+//! then that of [`ir::abi::Control`].
 
 mod divide;
 mod emit;
