@@ -4,23 +4,25 @@
 //! however many workers read it.
 
 use crate::Result;
-use crate::graph::{Graph, Op};
+use crate::graph::{Graph, Op, Ref};
 use crate::spec::KernelSpec;
 use crate::tensor::{Elem, TensorType, kv_bytes};
 use serde::{Deserialize, Serialize};
 
-/// What a body does with one of its parameters.
+/// What a body does with one of its parameters or results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Multiplies by it.
     Matrix,
     /// Takes rows of it, those of the tokens.
     Table,
+    /// Copies it from one layout of weights to another.
+    Repacked,
     /// Appends to it: a KV cache.
     Appended,
     /// Attends to it: a KV cache.
     Attended,
-    /// Reads it as it is.
+    /// Reads or writes it as it is.
     Plain,
 }
 
@@ -31,13 +33,23 @@ impl Role {
             body.nodes().iter().flat_map(|node| node.inputs.iter().enumerate().map(move |(at, r)| (node, at, r)));
         let roles =
             uses.filter(|(_, _, r)| body.node(r.node).op == Op::Param(n)).map(|(node, at, _)| match (&node.op, at) {
-                (Op::MatMul | Op::Repack { .. }, 0) => Role::Matrix,
+                (Op::MatMul, 0) => Role::Matrix,
                 (Op::Embed, 0) => Role::Table,
+                (Op::Repack { .. }, 0) => Role::Repacked,
                 (Op::KvAppend, 0) => Role::Appended,
                 (Op::Attention { .. }, 1 | 2) => Role::Attended,
                 _ => Role::Plain,
             });
         roles.into_iter().find(|role| *role != Role::Plain).unwrap_or(Role::Plain)
+    }
+
+    /// The role of a result.
+    pub fn of_result(body: &Graph, result: Ref) -> Role {
+        match body.node(result.node).op {
+            Op::KvAppend => Role::Appended,
+            Op::Repack { .. } => Role::Repacked,
+            _ => Role::Plain,
+        }
     }
 }
 
@@ -46,7 +58,7 @@ impl Role {
 pub struct Work {
     /// Weights that rows of activations are multiplied by.
     pub products: u64,
-    /// Bytes of weights that are read; of an embedding table the rows of the tokens.
+    /// Bytes of weights that are read, of an embedding table the rows of the tokens; and of those that are written.
     pub weight_bytes: u64,
     /// Bytes of activations, read and written.
     pub activation_bytes: u64,
@@ -77,6 +89,7 @@ impl Work {
                         work.weight_bytes += format.bytes_of(ty.columns() as u64) * tokens;
                     }
                 }
+                Role::Repacked => work.weight_bytes += ty.weight_bytes().unwrap_or(0),
                 Role::Appended => work.appended_bytes += position(ty) * tokens,
                 Role::Attended => work.attended_bytes += position(ty),
                 // Positions and tokens.
@@ -86,8 +99,12 @@ impl Work {
             }
         }
         for (_, value) in body.outputs() {
-            if body.node(value.node).op != Op::KvAppend {
-                work.activation_bytes += floats(body.ty(*value));
+            let ty = body.ty(*value);
+            match Role::of_result(body, *value) {
+                // Counted as a parameter.
+                Role::Appended => {}
+                Role::Repacked => work.weight_bytes += ty.weight_bytes().unwrap_or(0),
+                _ => work.activation_bytes += floats(ty),
             }
         }
         Ok(work)
@@ -129,6 +146,13 @@ mod tests {
         let body = "%0 = param 0 : q8_0[100,64]@rows32\n%1 = param 1 : i32[2]\n%2 = embed %0, %1 : f32[2,64]\noutput \"out\" %2\n";
         let expected = Work { weight_bytes: 2 * 2 * 34, activation_bytes: 2 * 64 * 4, ..Work::default() };
         assert_eq!(work(body, 2), expected);
+    }
+
+    #[test]
+    fn of_a_repack() {
+        let w = work("%0 = param 0 : q8_0[33,64]\n%1 = repack %0 : q8_0[33,64]@rows32\noutput \"out\" %1\n", 1);
+        // Read as in the file, written in full tiles.
+        assert_eq!(w, Work { weight_bytes: (33 + 64) * 2 * 34, ..Work::default() });
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::{Generated, Workspace};
 use ir::abi::f32_row_bytes;
-use ir::graph::{Graph, Op};
+use ir::graph::Graph;
 use ir::kernel::{Access, Buf, Builder, MOST_ELEMENTS, Mem, Value};
 use ir::spec::{CpuSchedule, GpuSchedule, KernelSpec, Schedule};
 use ir::target::Target;
@@ -31,7 +31,7 @@ impl<'a> Generator<'a> {
             let role = Role::of(body, i as u32);
             let (mem, bytes) = storage(ty, role)?;
             let access = match role {
-                Role::Matrix | Role::Table => Access::Constant,
+                Role::Matrix | Role::Table | Role::Repacked => Access::Constant,
                 Role::Appended => Access::Write,
                 Role::Attended | Role::Plain => Access::Read,
             };
@@ -39,14 +39,13 @@ impl<'a> Generator<'a> {
         }
         let mut results = Vec::new();
         for (i, (_, value)) in body.outputs().iter().enumerate() {
-            let in_place = body.node(value.node).op == Op::KvAppend;
-            results.push(if in_place {
-                None
-            } else {
-                let repacked = matches!(body.node(value.node).op, Op::Repack { .. });
-                let role = if repacked { Role::Matrix } else { Role::Plain };
-                let (mem, bytes) = storage(body.ty(*value), role)?;
-                Some(b.param(format!("out{i}"), mem, bytes, Access::Write))
+            results.push(match Role::of_result(body, *value) {
+                // Written where it is.
+                Role::Appended => None,
+                role => {
+                    let (mem, bytes) = storage(body.ty(*value), role)?;
+                    Some(b.param(format!("out{i}"), mem, bytes, Access::Write))
+                }
             });
         }
         Ok(Generator { spec, schedule, target, b, params, results, workspaces: Vec::new() })
@@ -145,7 +144,7 @@ fn storage(ty: &TensorType, role: Role) -> Result<(Mem, u64)> {
         || Error::unsupported(format!("an operand of type {ty}"), "norms and biases are f32, KV caches f16 or q8_0");
     let (mem, bytes) = match (role, ty.elem) {
         (Role::Appended | Role::Attended, _) => (Mem::U8, kv_bytes(ty).ok_or_else(unsupported)?),
-        (Role::Matrix | Role::Table, _) => (Mem::U8, ty.weight_bytes().ok_or_else(unsupported)?),
+        (Role::Matrix | Role::Table | Role::Repacked, _) => (Mem::U8, ty.weight_bytes().ok_or_else(unsupported)?),
         (Role::Plain, Elem::I32) => (Mem::I32, ty.elements() as u64 * 4),
         (Role::Plain, elem) if elem == Elem::F32 => {
             let bytes = match ty.shape.as_slice() {
