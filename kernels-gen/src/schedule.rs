@@ -84,7 +84,8 @@ const SPLIT: usize = 512;
 const MOST_SPLITS: usize = 64;
 
 /// The schedule of a spec, which is for `target`, and its kernel: of a row of `own` or of the tuned table if there is
-/// one; else the first candidate of which two CTAs fit on a multiprocessor, or else one.
+/// one; else the first candidate of which two CTAs fit on a multiprocessor, or else one. A ring of which only one fits
+/// still comes before none: it fills while the CTA prepares its input row.
 ///
 /// # Errors
 /// [`Error::Verify`] if a tuned table does not parse; [`Error::Unsupported`] if the kernel cannot be generated.
@@ -98,7 +99,10 @@ pub fn choose(spec: &KernelSpec, target: &Target, own: &[Row]) -> Result<(Schedu
     let mut fitting = None;
     let mut smallest = None;
     for schedule in candidates(spec, gpu) {
-        let made = generate(schedule)?;
+        if schedule.depth == 0 && fitting.is_some() {
+            break;
+        }
+        let made = generate(Schedule::Gpu(schedule))?;
         let bytes = made.1.kernel.scratch_bytes;
         if bytes <= u64::from(several) {
             return Ok(made);
@@ -126,13 +130,11 @@ fn tuned(spec: &KernelSpec, own: &[Row]) -> Result<Option<Schedule>> {
 
 /// What a GPU kernel of a spec may run with, best first: a CTA on every multiprocessor, with rings where there are
 /// products and bulk copies.
-pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Vec<Schedule> {
+fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Vec<GpuSchedule> {
     let tiles: usize = matrices(spec).map(|(ty, _)| ty.rows().div_ceil(WARP_ROWS) * ty.columns()).sum();
     let enough = |chunk: u32| chunk == CHUNK || tiles / chunk as usize >= CHUNKS * gpu.card.sms as usize;
     let rings = RINGS.iter().filter(|(.., chunk)| gpu.bulk_copies() && tiles > 0 && enough(*chunk));
-    let schedule = |&(warps, streams, depth, chunk): &(u32, u32, u32, u32)| {
-        Schedule::Gpu(GpuSchedule { ctas: gpu.card.sms, warps, streams, chunk, depth })
-    };
+    let schedule = |&(warps, streams, depth, chunk)| GpuSchedule { ctas: gpu.card.sms, warps, streams, chunk, depth };
     rings.chain([&NO_RING]).map(schedule).collect()
 }
 
@@ -172,4 +174,40 @@ fn matrices(spec: &KernelSpec) -> impl Iterator<Item = (&TensorType, Format)> {
         Elem::Ggml(format) => Some((ty, format)),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a product of so many columns runs with on `target`, and how many of its CTAs a multiprocessor holds.
+    fn chosen(target: &str, format: &str, columns: usize) -> (GpuSchedule, u64) {
+        let body = format!(
+            "%0 = param 0 : {format}[8192,{columns}]@rows32\n%1 = param 1 : f32[1,{columns}]\n\
+             %2 = quantize %1 : q8[1,{columns}]\n%3 = matmul %0, %2 : f32[1,8192]\n%4 = param 2 : f32[1,8192]\n\
+             %5 = add %3, %4 : f32[1,8192]\noutput \"out\" %5\n"
+        );
+        let target = Target::by_name(target).unwrap();
+        let spec = KernelSpec::new("project", body.parse().unwrap(), 1, target);
+        let (schedule, made) = choose(&spec, target, &[]).unwrap();
+        let (Schedule::Gpu(schedule), Some(gpu)) = (schedule, target.gpu()) else { panic!("{schedule}") };
+        (schedule, u64::from(gpu.card.sm_shared_bytes) / (made.kernel.scratch_bytes + u64::from(RESERVED)))
+    }
+
+    #[test]
+    fn long_rows_keep_their_rings() {
+        for format in ["q4_k", "q6_k"] {
+            // Two CTAs where rings leave room for them, else one; the longest rows leave no room for a ring.
+            for (target, columns, ring, ctas) in [
+                ("sm_120", 8192, true, 2),
+                ("sm_120", 28_672, true, 1),
+                ("sm_120", 65_536, false, 1),
+                ("sm_90", 28_672, true, 2),
+                ("sm_89", 28_672, false, 2),
+            ] {
+                let (schedule, resident) = chosen(target, format, columns);
+                assert_eq!((schedule.depth > 0, resident), (ring, ctas), "{target} {format} {columns}: {schedule:?}");
+            }
+        }
+    }
 }
