@@ -1,7 +1,7 @@
 //! Artifact directories: `NAME.rig/` with `manifest.ron` and one file for each module.
 //!
 //! Invariant: a directory appears under its name complete and on disk, or not at all; what [`read`] returns is what
-//! [`write`] was given: the manifest ends with the hash of its text, and has the hash of every module. Next hop:
+//! [`write()`] was given: the manifest ends with the hash of its text, and has the hash of every module. Next hop:
 //! [`crate::executor`] loads it.
 
 use crate::{Error, ModelFile, Result};

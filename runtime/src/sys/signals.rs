@@ -1,7 +1,7 @@
 //! Signals that would end the process without a word: a mapped file that is cut short, a limit on file sizes.
 //!
 //! A program asks for this once ([`on_lost_file`], [`file_limit_is_an_error`]); a library that is part of another program
-//! leaves its signals alone. Invariant: every living [`Mapping`](super::Mapping) of a file is in [`MAPPED`].
+//! leaves its signals alone. Invariant: every living [`Mapping`](super::Mapping) of a file is in `MAPPED`.
 
 use std::mem::zeroed;
 use std::ops::Range;
