@@ -7,7 +7,7 @@
 use crate::quant::{DotForm, FloatKind, Scale};
 
 /// Version of everything in this module; the manifest records it and the runtime refuses another.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Rows that [`crate::tensor::Layout::Rows16`] interleaves, and that a dot atom computes at once.
 pub const TILE_ROWS: usize = 16;
@@ -49,6 +49,9 @@ pub const fn kv_q8_row_bytes(head: usize) -> usize {
     padded + padded / Q8_BLOCK * 2
 }
 
+/// Distance of work counters: each has a cache line of its own.
+pub const TICKET_BYTES: usize = 64;
+
 /// A generated CPU kernel. Every worker of the pool calls it with its own frame.
 pub type KernelFn = unsafe extern "C" fn(*const Frame);
 
@@ -62,7 +65,8 @@ pub struct Frame {
     pub buffers: *const *mut u8,
     /// The dynamic values of this step.
     pub control: *const Control,
-    /// Work counters of this launch, one `u32` for each stage of the kernel, zero at launch, 64 bytes apart.
+    /// Work counters of this launch, one `u32` for each stage of the kernel and worker (all of a stage's before those of
+    /// the next), zero at launch, [`TICKET_BYTES`] apart.
     pub tickets: *const u32,
     /// This worker's scratch memory, aligned to 64 bytes, at least the kernel's `scratch_bytes`.
     pub scratch: *mut u8,

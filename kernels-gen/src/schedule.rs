@@ -74,9 +74,9 @@ const RESIDENT: u32 = 2;
 /// Shared memory that a GPU takes for itself of that of each CTA, bytes.
 const RESERVED: u32 = 1024;
 
-/// Bytes of weights that a worker takes at once when one token is computed: long enough to stream, short enough to
-/// balance.
-const UNIT_BYTES: usize = 64 << 10;
+/// Bytes of weights that a worker takes at once when few tokens are computed: short, as a worker waits half of the time of
+/// one on average where workers meet, but long against what it takes to draw it.
+const UNIT_BYTES: usize = 16 << 10;
 
 /// Fewest KV positions of a split.
 const SPLIT: usize = 512;

@@ -1,17 +1,19 @@
 //! Dots of the float forms with f32 activations.
 //!
-//! Columns are taken in panels; in each, a row and token sum into [`Simd::CHAINS`] partial sums, column `c` into sum
+//! Columns are taken in panels, which a few tokens read where they lie and more tokens from the stack, as f32, where they
+//! stay in L1. In each panel, a row and token sum into [`Simd::CHAINS`] partial sums, column `c` into sum
 //! `c % CHAINS`, which are added up and then added to the result so far. That order holds for any number of tokens, so
 //! a token's result does not depend on how many there are.
 
 use crate::simd::{Simd, prefetch};
 use ir::abi::{TILE_ROWS, f32_row_bytes};
 use ir::quant::FloatKind;
+use std::mem::MaybeUninit;
 
-/// Columns of a panel: its weights stay in L1 while all tokens pass over it.
+/// Columns of a panel.
 const PANEL: usize = 256;
-/// How far ahead of its reads the first pass prefetches, bytes.
-const AHEAD: usize = 4096;
+/// How far ahead of its reads a pass over weights in memory prefetches, bytes.
+const AHEAD: usize = 2048;
 
 /// A float form.
 pub trait Element {
@@ -51,7 +53,7 @@ elements! {
     Bf16, 2, load_bf16;
 }
 
-/// A panel of a tile: where its weights lie, how many columns it has, and the first of them.
+/// Columns of a tile: their weights, how many there are, and the first of them.
 #[derive(Clone, Copy)]
 struct Panel {
     w: *const u8,
@@ -67,19 +69,23 @@ struct Tokens {
     out_stride: usize,
 }
 
-/// Adds the panel's part for tokens `first..first + N` to `out`, which it initialises in the first panel.
+/// Adds the panel's part for tokens `first..first + N` to `out`, which it initialises in the first panel. `STREAM` for a
+/// panel that comes from memory.
 ///
 /// # Safety
 /// The panel and the tokens exist, and its columns are a multiple of 4.
 #[inline(always)]
-unsafe fn pass<S: Simd, E: Element, const N: usize>(s: S, panel: Panel, tokens: &Tokens, first: usize) {
+unsafe fn pass<S: Simd, E: Element, const N: usize, const STREAM: bool>(
+    s: S,
+    panel: Panel,
+    tokens: &Tokens,
+    first: usize,
+) {
     let mut acc = [[s.zero_float(); 4]; N];
     let column = TILE_ROWS * E::BYTES;
     for c in (0..panel.columns).step_by(4) {
-        if first == 0 {
-            for line in 0..column * 4 / 64 {
-                prefetch(panel.w.wrapping_add(c * column + AHEAD + line * 64));
-            }
+        if STREAM {
+            prefetch_columns(panel.w.wrapping_add(c * column + AHEAD), 4 * column);
         }
         for i in 0..4 {
             // SAFETY: a column of the panel.
@@ -109,6 +115,43 @@ unsafe fn pass<S: Simd, E: Element, const N: usize>(s: S, panel: Panel, tokens: 
     }
 }
 
+/// Prefetches the lines of `bytes` bytes.
+#[inline(always)]
+fn prefetch_columns(w: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        prefetch(w.wrapping_add(line));
+    }
+}
+
+/// The panel's part for all of `count` tokens, at most `S::TOKENS[2]` at a time.
+///
+/// # Safety
+/// That of [`pass`].
+#[inline(always)]
+unsafe fn passes<S: Simd, E: Element, const STREAM: bool>(s: S, panel: Panel, tokens: &Tokens, count: usize) {
+    let mut t = 0;
+    // SAFETY: tokens below `count`; the rest is the caller's promise.
+    unsafe {
+        while S::TOKENS[2] >= 4 && count - t >= 4 {
+            pass::<S, E, 4, STREAM>(s, panel, tokens, t);
+            t += 4;
+        }
+        while count - t >= 3 {
+            pass::<S, E, 3, STREAM>(s, panel, tokens, t);
+            t += 3;
+        }
+        match count - t {
+            2 => pass::<S, E, 2, STREAM>(s, panel, tokens, t),
+            1 => pass::<S, E, 1, STREAM>(s, panel, tokens, t),
+            _ => {}
+        }
+    }
+}
+
+/// Memory for the weights of a panel as f32.
+#[repr(align(64))]
+struct Unpacked([MaybeUninit<f32>; PANEL * TILE_ROWS]);
+
 /// [`ir::abi::DotFn`].
 ///
 /// # Safety
@@ -124,24 +167,27 @@ pub unsafe fn dot<S: Simd, E: Element>(
     tokens: usize,
     out_stride: usize,
 ) {
-    let at_once = S::TOKENS[2];
     let all = Tokens { a, row_bytes: f32_row_bytes(k), out, out_stride };
-    for first in (0..k).step_by(PANEL) {
-        let panel = Panel { w: w.wrapping_add(first * TILE_ROWS * E::BYTES), columns: PANEL.min(k - first), first };
-        let mut t = 0;
-        // SAFETY: a panel of the tile, and tokens below `tokens`.
-        unsafe {
-            while at_once >= 4 && tokens - t >= 4 {
-                pass::<S, E, 4>(s, panel, &all, t);
-                t += 4;
-            }
-            while tokens - t >= 2 {
-                pass::<S, E, 2>(s, panel, &all, t);
-                t += 2;
-            }
-            if tokens > t {
-                pass::<S, E, 1>(s, panel, &all, t);
-            }
+    let column = TILE_ROWS * E::BYTES;
+    if tokens <= S::TOKENS[2] {
+        for first in (0..k).step_by(PANEL) {
+            let panel = Panel { w: w.wrapping_add(first * column), columns: PANEL.min(k - first), first };
+            // SAFETY: a panel of the tile.
+            unsafe { passes::<S, E, true>(s, panel, &all, tokens) };
         }
+        return;
+    }
+    let mut unpacked = Unpacked([MaybeUninit::uninit(); PANEL * TILE_ROWS]);
+    for first in (0..k).step_by(PANEL) {
+        let columns = PANEL.min(k - first);
+        for c in 0..columns {
+            let from = w.wrapping_add((first + c) * column);
+            prefetch_columns(from.wrapping_add(PANEL * column), column);
+            // SAFETY: a column of the tile, and of the panel.
+            unsafe { s.store_f32(unpacked.0.as_mut_ptr().add(c * TILE_ROWS).cast(), E::load(s, from)) };
+        }
+        let panel = Panel { w: unpacked.0.as_ptr().cast(), columns, first };
+        // SAFETY: the columns of the panel have been written.
+        unsafe { passes::<S, F32, false>(s, panel, &all, tokens) };
     }
 }

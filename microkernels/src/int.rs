@@ -14,8 +14,8 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Blocks of a panel.
 const PANEL: usize = 8;
-/// How far ahead of its reads the streaming path prefetches, bytes.
-const AHEAD: usize = 4096;
+/// How far beyond the next superblock the streaming path prefetches, bytes.
+const AHEAD: usize = 1536;
 
 /// A row of activations from some block on.
 #[derive(Clone, Copy)]
@@ -375,13 +375,13 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(
             let mut t = [s.zero_float(); N];
             if F::WHOLE {
                 for b in 0..F::BLOCKS {
-                    prefetch_share::<F>(packed.w, b, AHEAD);
+                    prefetch_share::<F>(packed.w, b, F::BYTES * TILE_ROWS + AHEAD);
                     let whole = Whole { codes: F::block(s, packed.w, b), packed: &packed };
                     add_block::<S, F, N>(s, &whole, &rows, b, &mut t);
                 }
             } else {
                 unrolled!(F::BLOCKS, b => {
-                    prefetch_share::<F>(packed.w, b, AHEAD);
+                    prefetch_share::<F>(packed.w, b, F::BYTES * TILE_ROWS + AHEAD);
                     add_block::<S, F, N>(s, &packed, &rows, b, &mut t);
                 });
             }

@@ -35,7 +35,7 @@ pub trait Simd: Copy {
     const RUN: [usize; 9];
     /// Whether 8-bit codes are split into planes of 4 bits, low and high, each with its own accumulator.
     const SPLIT8: bool;
-    /// Tokens that the registers hold at once: in integer dots of one plane and of two, in float dots.
+    /// Tokens that the registers hold at once: in integer dots of one plane and of two, in float dots (3 or 4).
     const TOKENS: [usize; 3];
     /// Independent partial sums of a float dot, 2 or 4.
     const CHAINS: usize;

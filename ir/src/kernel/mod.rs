@@ -306,7 +306,7 @@ pub enum Stmt {
     For { index: Value, from: Value, to: Value, step: u32, body: Vec<Stmt> },
     /// Runs one side.
     If { cond: Value, then: Vec<Stmt>, other: Vec<Stmt> },
-    /// Runs the body once for each index below count, each on some worker; `ticket` numbers the work counter.
+    /// Runs the body once for each index below count, each on some worker; `ticket` numbers the work counters.
     Parallel { ticket: u32, index: Value, count: Value, body: Vec<Stmt> },
     /// All workers wait for each other; memory written before is visible after.
     Barrier,

@@ -8,7 +8,7 @@ use super::pool::{Pool, barrier};
 use super::{Device, HostBytes, Info, Kernel, Launch, Memory, Recording, Region};
 use crate::sys::{Arena, CodeMemory};
 use crate::{Error, Result};
-use ir::abi::{Atom, Control, Frame, KernelFn};
+use ir::abi::{Atom, Control, Frame, KernelFn, TICKET_BYTES};
 use ir::artifact::KernelEntry;
 use ir::target::Target;
 use std::cell::UnsafeCell;
@@ -16,13 +16,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Alignment that imported memory must have: the widest vectors that generated code loads itself.
 const IMPORT_ALIGN: usize = 16;
-/// Most work counters of a kernel.
+/// Most stages of a kernel with work counters.
 const MAX_TICKETS: u32 = 4096;
 
 /// A work counter in a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Ticket(AtomicU32);
+const _: () = assert!(size_of::<Ticket>() == TICKET_BYTES);
 
 /// An allocation.
 enum Bytes {
@@ -235,6 +236,7 @@ impl Device for CpuDevice {
         let mut functions = Vec::with_capacity(launches.len());
         let mut buffers = Vec::new();
         let mut ticket_count = 0;
+        let workers = self.pool.workers();
         for launch in launches {
             let k = kernel(launch)?;
             if launch.buffers.len() != k.params as usize {
@@ -243,11 +245,10 @@ impl Device for CpuDevice {
             for &region in &launch.buffers {
                 buffers.push(region.map_or(Ok(std::ptr::null_mut()), |r| self.address(r))?);
             }
-            ticket_count += k.tickets as usize;
+            ticket_count += k.tickets as usize * workers;
             functions.push(k.function);
         }
         let tickets: Vec<Ticket> = (0..ticket_count).map(|_| Ticket::default()).collect();
-        let workers = self.pool.workers();
         let mut frames = Vec::with_capacity(launches.len() * workers);
         let (mut next_buffer, mut next_ticket) = (0, 0);
         for launch in launches {
@@ -264,7 +265,7 @@ impl Device for CpuDevice {
                 });
             }
             next_buffer += launch.buffers.len();
-            next_ticket += kernel(launch)?.tickets as usize;
+            next_ticket += kernel(launch)?.tickets as usize * workers;
         }
         let recorded = Recorded { functions: functions.into(), frames: frames.into(), tickets, _buffers: buffers };
         Self::add(&mut self.recorded, recorded).map(Recording)

@@ -8,7 +8,7 @@ use cranelift_codegen::ir::{
 };
 use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
-use ir::abi::{Atom, Control, Frame, Signature as AtomSignature};
+use ir::abi::{Atom, Control, Frame, Signature as AtomSignature, TICKET_BYTES};
 use ir::kernel::{Access, Arg, Binary, Buf, Compare, Inst, Kernel, Mem, Space, Special, Stmt, Ty, Unary, Value};
 use ir::target::{Isa, Target};
 use ir::{Result, Verified};
@@ -140,7 +140,7 @@ impl Lowering<'_, '_> {
             return self.b.ins().iadd_imm_u(base, i64::from(*i as u32) * i64::from(size));
         }
         let index = self.value(index);
-        let wide = self.b.ins().uextend(types::I64, index);
+        let wide = self.wide(index);
         let offset = self.b.ins().ishl_imm_u(wide, i64::from(size.trailing_zeros()));
         self.b.ins().iadd(base, offset)
     }
@@ -149,29 +149,80 @@ impl Lowering<'_, '_> {
         if self.kernel.buffers[buf.0 as usize].access == Access::Write { plain_memory() } else { constant_memory() }
     }
 
-    /// `while condition(index) { body; index = next }` around a variable.
+    /// `while more(i) { body(i); i = next(i) }` from `start` on.
     fn counted(
         &mut self,
-        index: Value,
-        first: impl FnOnce(&mut Self) -> V,
+        start: V,
         more: impl FnOnce(&mut Self, V) -> V,
-        body: &[Stmt],
+        body: impl FnOnce(&mut Self, V) -> Result<()>,
         next: impl FnOnce(&mut Self, V) -> V,
     ) -> Result<()> {
         let (head, inside, after) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
         let i = self.b.append_block_param(head, types::I32);
-        let start = first(self);
         self.b.ins().jump(head, &[BlockArg::Value(start)]);
         self.b.switch_to_block(head);
         let go = more(self, i);
         self.b.ins().brif(go, inside, &[], after, &[]);
         self.b.switch_to_block(inside);
-        self.values.insert(index, i);
-        self.block(body)?;
+        body(self, i)?;
         let following = next(self, i);
         self.b.ins().jump(head, &[BlockArg::Value(following)]);
         self.b.switch_to_block(after);
         Ok(())
+    }
+
+    /// The body of a loop at an index.
+    fn iteration(&mut self, index: Value, i: V, body: &[Stmt]) -> Result<()> {
+        self.values.insert(index, i);
+        self.block(body)
+    }
+
+    /// Each worker has a range of the indices, which it draws from in order, so that it reads memory in order; then it
+    /// draws from what is left of the ranges of the others.
+    fn parallel(&mut self, ticket: u32, index: Value, count: V, body: &[Stmt]) -> Result<()> {
+        let worker = self.field(types::I32, offset_of!(Frame, worker));
+        let workers = self.field(types::I32, offset_of!(Frame, workers));
+        let (wide_count, wide_workers) = (self.wide(count), self.wide(workers));
+        let zero = self.b.ins().iconst(types::I32, 0);
+        self.counted(
+            zero,
+            |l, past| l.b.ins().icmp(IntCC::UnsignedLessThan, past, workers),
+            |l, past| {
+                let owner = l.b.ins().iadd(worker, past);
+                let wrapped = l.b.ins().isub(owner, workers);
+                let wraps = l.b.ins().icmp(IntCC::UnsignedGreaterThanOrEqual, owner, workers);
+                let owner = l.b.ins().select(wraps, wrapped, owner);
+                let owner = l.wide(owner);
+                let bound = |l: &mut Self, owner: V| {
+                    let bound = l.b.ins().imul(owner, wide_count);
+                    let bound = l.b.ins().udiv(bound, wide_workers);
+                    l.b.ins().ireduce(types::I32, bound)
+                };
+                let following = l.b.ins().iadd_imm_u(owner, 1);
+                let (start, end) = (bound(l, owner), bound(l, following));
+                let counter = l.b.ins().imul_imm_u(wide_workers, i64::from(ticket));
+                let counter = l.b.ins().iadd(counter, owner);
+                let counter = l.b.ins().imul_imm_u(counter, TICKET_BYTES as i64);
+                let counter = l.b.ins().iadd(l.tickets, counter);
+                let draw = move |l: &mut Self| {
+                    let one = l.b.ins().iconst(types::I32, 1);
+                    let drawn = l.b.ins().atomic_rmw(types::I32, MemFlagsData::new(), AtomicRmwOp::Add, counter, one);
+                    l.b.ins().iadd(start, drawn)
+                };
+                let first = draw(l);
+                l.counted(
+                    first,
+                    |l, i| l.b.ins().icmp(IntCC::UnsignedLessThan, i, end),
+                    |l, i| l.iteration(index, i, body),
+                    |l, _| draw(l),
+                )
+            },
+            |l, past| l.b.ins().iadd_imm_u(past, 1),
+        )
+    }
+
+    fn wide(&mut self, v: V) -> V {
+        self.b.ins().uextend(types::I64, v)
     }
 
     fn stmt(&mut self, stmt: &Stmt) -> Result<()> {
@@ -196,28 +247,15 @@ impl Lowering<'_, '_> {
             Stmt::For { index, from, to, step, body } => {
                 let (from, to, step) = (self.value(*from), self.value(*to), i64::from(*step));
                 self.counted(
-                    *index,
-                    |_| from,
+                    from,
                     |l, i| l.b.ins().icmp(IntCC::UnsignedLessThan, i, to),
-                    body,
+                    |l, i| l.iteration(*index, i, body),
                     |l, i| l.b.ins().iadd_imm_u(i, step),
                 )?;
             }
             Stmt::Parallel { ticket, index, count, body } => {
                 let count = self.value(*count);
-                let offset = i64::from(*ticket) * 64;
-                let draw = move |l: &mut Self| {
-                    let at = l.b.ins().iadd_imm_u(l.tickets, offset);
-                    let one = l.b.ins().iconst(types::I32, 1);
-                    l.b.ins().atomic_rmw(types::I32, MemFlagsData::new(), AtomicRmwOp::Add, at, one)
-                };
-                self.counted(
-                    *index,
-                    draw,
-                    |l, i| l.b.ins().icmp(IntCC::UnsignedLessThan, i, count),
-                    body,
-                    |l, _| draw(l),
-                )?;
+                self.parallel(*ticket, *index, count, body)?;
             }
             Stmt::If { cond, then, other } => {
                 let (yes, no, after) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
@@ -233,7 +271,7 @@ impl Lowering<'_, '_> {
             Stmt::Barrier => {
                 let pool = self.field(types::I64, offset_of!(Frame, pool));
                 let worker = self.field(types::I32, offset_of!(Frame, worker));
-                let worker = self.b.ins().uextend(types::I64, worker);
+                let worker = self.wide(worker);
                 self.call(Atom::Barrier, &[pool, worker]);
             }
             Stmt::Call { atom, args } => {
@@ -243,7 +281,7 @@ impl Lowering<'_, '_> {
                         Arg::Address(buf, index) => self.address(buf, index),
                         Arg::Int(v) => {
                             let v = self.value(v);
-                            self.b.ins().uextend(types::I64, v)
+                            self.wide(v)
                         }
                         Arg::Float(v) => self.value(v),
                         Arg::Null => self.b.ins().iconst(types::I64, 0),

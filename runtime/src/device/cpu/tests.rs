@@ -31,9 +31,12 @@ impl View<'_> {
         // SAFETY: the tests bind buffers that are large enough.
         unsafe { &*(*self.frame.buffers.add(b)).cast::<AtomicU32>().add(i) }
     }
+    /// Draws from worker 0's counter of a stage.
     fn ticket(&self, stage: usize) -> u32 {
         // SAFETY: the tests register enough stages.
-        unsafe { &*self.frame.tickets.cast::<Ticket>().add(stage) }.0.fetch_add(1, Ordering::Relaxed)
+        unsafe { &*self.frame.tickets.cast::<Ticket>().add(stage * self.frame.workers as usize) }
+            .0
+            .fetch_add(1, Ordering::Relaxed)
     }
     fn barrier(&self) {
         // SAFETY: entry 0 of the table is the barrier, and this runs on its pool.
