@@ -360,12 +360,7 @@ impl Lowering<'_, '_> {
             }
             Inst::Fma(a, b, c) => {
                 let (x, y, z) = (self.value(*a), self.value(*b), self.value(*c));
-                if self.has_fma {
-                    self.b.ins().fma(x, y, z)
-                } else {
-                    let product = self.b.ins().fmul(x, y);
-                    self.b.ins().fadd(product, z)
-                }
+                math::fma(&mut self.b, self.has_fma, x, y, z)
             }
             Inst::Splat(a) => {
                 let a = self.value(*a);
@@ -439,7 +434,7 @@ impl Lowering<'_, '_> {
             Unary::Abs => self.b.ins().fabs(a),
             Unary::Sqrt => self.b.ins().sqrt(a),
             Unary::ToFloat => self.b.ins().fcvt_from_sint(ty, a),
-            Unary::Exp => math::exp(&mut self.b, a),
+            Unary::Exp => math::exp(&mut self.b, self.has_fma, a),
             Unary::Round => math::round(&mut self.b, a),
             Unary::FromHalf => math::from_half(&mut self.b, a),
             Unary::ToHalf => math::to_half(&mut self.b, a),

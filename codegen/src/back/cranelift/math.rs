@@ -55,10 +55,25 @@ pub(super) fn select(b: &mut B<'_>, cond: Value, a: Value, c: Value) -> Value {
     }
 }
 
-/// The larger of two floats, by one comparison.
+/// The larger of two floats, `y` if one is NaN: the forms of this and of [`fmin`] become single instructions.
 pub(super) fn fmax(b: &mut B<'_>, x: Value, y: Value) -> Value {
-    let more = b.ins().fcmp(FloatCC::GreaterThan, x, y);
+    let more = b.ins().fcmp(FloatCC::LessThan, y, x);
     select(b, more, x, y)
+}
+
+/// The smaller of two floats, `y` if one is NaN.
+fn fmin(b: &mut B<'_>, x: Value, y: Value) -> Value {
+    let less = b.ins().fcmp(FloatCC::LessThan, x, y);
+    select(b, less, x, y)
+}
+
+/// `x * y + z`, with one rounding if the target has the instruction.
+pub(super) fn fma(b: &mut B<'_>, has_fma: bool, x: Value, y: Value, z: Value) -> Value {
+    if has_fma {
+        return b.ins().fma(x, y, z);
+    }
+    let product = b.ins().fmul(x, y);
+    b.ins().fadd(product, z)
 }
 
 /// Nearest integer, ties to even, of |x| < 2^22: adding 1.5 * 2^23 leaves it in the low mantissa bits.
@@ -72,43 +87,36 @@ pub(super) fn round(b: &mut B<'_>, x: Value) -> Value {
     b.ins().isub(bits, base)
 }
 
-/// e^x: 2^n times the Cephes polynomial (expf) of the rest; 0 below -87, clamped above 88.
-pub(super) fn exp(b: &mut B<'_>, x: Value) -> Value {
-    let (low, high) = (float(b, x, -87.0), float(b, x, 88.0));
-    let below = b.ins().fcmp(FloatCC::LessThan, x, low);
-    let above = b.ins().fcmp(FloatCC::GreaterThan, x, high);
-    let clamped = select(b, above, high, x);
-    let clamped = select(b, below, low, clamped);
+/// e^x: 2^n times the Cephes polynomial (expf) of the rest; 0 where n is -127, from about -87.7 down; clamped above 88.
+pub(super) fn exp(b: &mut B<'_>, has_fma: bool, x: Value) -> Value {
+    let (low, high) = (float(b, x, -88.0), float(b, x, 88.0));
+    let x = fmin(b, high, x);
+    let x = fmax(b, low, x);
     let log2e = float(b, x, std::f32::consts::LOG2_E);
-    let scaled = b.ins().fmul(clamped, log2e);
+    let scaled = b.ins().fmul(x, log2e);
     let n = round(b, scaled);
     let fty = float_type(b, x);
     let nf = b.ins().fcvt_from_sint(fty, n);
-    let mut r = clamped;
+    let mut r = x;
     // ln 2 in two parts, so that n * part is exact.
-    for part in [0.693_359_4_f32, -2.121_944_4e-4] {
+    for part in [-0.693_359_4_f32, 2.121_944_4e-4] {
         let part = float(b, x, part);
-        let product = b.ins().fmul(nf, part);
-        r = b.ins().fsub(r, product);
+        r = fma(b, has_fma, nf, part, r);
     }
     let mut p = float(b, x, 1.987_569_1e-4);
     for c in [1.398_199_9e-3_f32, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         let c = float(b, x, c);
-        let product = b.ins().fmul(p, r);
-        p = b.ins().fadd(product, c);
+        p = fma(b, has_fma, p, r, c);
     }
     let square = b.ins().fmul(r, r);
-    let p = b.ins().fmul(p, square);
-    let p = b.ins().fadd(p, r);
+    let p = fma(b, has_fma, p, square, r);
     let one = float(b, x, 1.0);
     let p = b.ins().fadd(p, one);
     let bias = int(b, x, 127);
     let exponent = b.ins().iadd(n, bias);
     let power = b.ins().ishl_imm_u(exponent, 23);
     let power = bitcast(b, fty, power);
-    let y = b.ins().fmul(p, power);
-    let zero = float(b, x, 0.0);
-    select(b, below, zero, y)
+    b.ins().fmul(p, power)
 }
 
 /// The finite f16 in the low half to f32: exponent and mantissa move into place, a product with 2^112 mends the bias.
