@@ -384,6 +384,15 @@ pub(crate) fn for_tiles(
     count: usize,
     f: impl FnOnce(&mut Generator<'_>, Value) -> Result<()>,
 ) -> Result<()> {
+    for_units(g, count, |g, first, end| g.for_(first, end, 1, f))
+}
+
+/// Calls `f` with the first tile and the end of each unit of tiles of `count`, spread over the workers.
+pub(crate) fn for_units(
+    g: &mut Generator<'_>,
+    count: usize,
+    f: impl FnOnce(&mut Generator<'_>, Value, Value) -> Result<()>,
+) -> Result<()> {
     let unit = g.cpu()?.unit_tiles as usize;
     let units = g.b.size(count.div_ceil(unit));
     g.parallel(units, |g, u| {
@@ -391,6 +400,6 @@ pub(crate) fn for_tiles(
         let end = g.b.iadd_const(first, unit);
         let limit = g.b.size(count);
         let end = g.b.umin(end, limit);
-        g.for_(first, end, 1, f)
+        f(g, first, end)
     })
 }

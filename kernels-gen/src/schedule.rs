@@ -77,6 +77,8 @@ const RESERVED: u32 = 1024;
 /// Bytes of weights that a worker takes at once when few tokens are computed: short, as a worker waits half of the time of
 /// one on average where workers meet, but long against what it takes to draw it.
 const UNIT_BYTES: usize = 16 << 10;
+/// The same where it goes from one matrix to another for each unit, and so begins anew to read ahead.
+const RUN_BYTES: usize = 128 << 10;
 
 /// Fewest KV positions of a split.
 const SPLIT: usize = 512;
@@ -142,9 +144,10 @@ fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Vec<GpuSchedule> {
 fn cpu_rule(spec: &KernelSpec) -> Schedule {
     let (tokens, (_, row_bytes)) = (spec.tokens, first_matrix(spec));
     let tile_bytes = (row_bytes * ir::abi::TILE_ROWS).max(1);
+    let unit_bytes = if matrices(spec).count() > 1 { RUN_BYTES } else { UNIT_BYTES };
     Schedule::Cpu(CpuSchedule {
         prologue: if tokens == 1 { Prologue::PerWorker } else { Prologue::Shared },
-        unit_tiles: if tokens <= 16 { (UNIT_BYTES / tile_bytes).clamp(1, 16) as u32 } else { 1 },
+        unit_tiles: if tokens <= 16 { (unit_bytes / tile_bytes).clamp(1, 16) as u32 } else { 1 },
         query_tokens: if tokens <= 16 { tokens as u32 } else { 8 },
         split: if tokens <= 16 { split(context(spec)) as u32 } else { 0 },
     })

@@ -35,32 +35,48 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
         return gpu(g, gate, up, y);
     }
     let rows = matmul::prepare(g, &[gate, up])?;
-    let bytes = (g.spec.tokens * TILE_ROWS * 4) as u64;
-    let (gates, ups) = (g.b.scratch("gate", Mem::F32, bytes), g.b.scratch("up", Mem::F32, bytes));
-    matmul::for_tiles(g, gate.matrix.tiles(), |g, tile| {
-        let zero = g.b.int(0);
-        matmul::tile(g, &gate.matrix, tile, &rows, TileOut { buf: gates, index: zero, stride: TILE_ROWS })?;
-        matmul::tile(g, &up.matrix, tile, &rows, TileOut { buf: ups, index: zero, stride: TILE_ROWS })?;
-        let b = &mut g.b;
-        let first = b.imul_const(tile, TILE_ROWS);
-        let (limit, sixteen) = (b.size(n), b.size(TILE_ROWS));
-        let left = b.isub(limit, first);
-        let valid = b.umin(left, sixteen);
-        let (nothing, one) = (b.float(0.0), b.float(1.0));
-        let (nothing, one) = (b.splat(nothing), b.splat(one));
-        b.for_(zero, rows.count, 1, |b, t| {
-            let row = b.imul_const(t, f32_row_bytes(n) / 4);
-            let row = b.iadd(row, first);
-            let from = b.imul_const(t, TILE_ROWS);
-            b.for_(zero, valid, 4, |b, r| {
-                let (at, from) = (b.iadd(row, r), b.iadd(from, r));
-                let gate = b.load4(gates, from, Mem::F32);
-                let up = b.load4(ups, from, Mem::F32);
-                let v = silu_times(b, gate, up, (nothing, one));
-                b.store(y, at, Mem::F32, v);
+    let tile_floats = g.spec.tokens * TILE_ROWS;
+    let unit_floats = g.cpu()?.unit_tiles as usize * tile_floats;
+    let (gates, ups) = (
+        g.b.scratch("gates", Mem::F32, (unit_floats * 4) as u64),
+        g.b.scratch("up", Mem::F32, (tile_floats * 4) as u64),
+    );
+    // All gates of a unit first, so that a worker stays with one matrix for longer.
+    matmul::for_units(g, gate.matrix.tiles(), |g, first_tile, end| {
+        let gates_of = |g: &mut Generator<'_>, tile: Value| {
+            let number = g.b.isub(tile, first_tile);
+            g.b.imul_const(number, tile_floats)
+        };
+        g.for_(first_tile, end, 1, |g, tile| {
+            let index = gates_of(g, tile);
+            matmul::tile(g, &gate.matrix, tile, &rows, TileOut { buf: gates, index, stride: TILE_ROWS })
+        })?;
+        g.for_(first_tile, end, 1, |g, tile| {
+            let zero = g.b.int(0);
+            matmul::tile(g, &up.matrix, tile, &rows, TileOut { buf: ups, index: zero, stride: TILE_ROWS })?;
+            let gates_at = gates_of(g, tile);
+            let b = &mut g.b;
+            let first = b.imul_const(tile, TILE_ROWS);
+            let (limit, sixteen) = (b.size(n), b.size(TILE_ROWS));
+            let left = b.isub(limit, first);
+            let valid = b.umin(left, sixteen);
+            let (nothing, one) = (b.float(0.0), b.float(1.0));
+            let (nothing, one) = (b.splat(nothing), b.splat(one));
+            b.for_(zero, rows.count, 1, |b, t| {
+                let row = b.imul_const(t, f32_row_bytes(n) / 4);
+                let row = b.iadd(row, first);
+                let from = b.imul_const(t, TILE_ROWS);
+                b.for_(zero, valid, 4, |b, r| {
+                    let (at, from) = (b.iadd(row, r), b.iadd(from, r));
+                    let gate_at = b.iadd(gates_at, from);
+                    let gate = b.load4(gates, gate_at, Mem::F32);
+                    let up = b.load4(ups, from, Mem::F32);
+                    let v = silu_times(b, gate, up, (nothing, one));
+                    b.store(y, at, Mem::F32, v);
+                });
             });
-        });
-        Ok(())
+            Ok(())
+        })
     })
 }
 
