@@ -10,8 +10,8 @@ use runtime::device::Launch;
 use runtime::{Executor, ModelFile};
 use std::time::Duration;
 
-/// The toy model as if it had three layers of two kernels: logits and largest logits lie elsewhere in each layer, and the
-/// first weight takes the place of the second in the last one.
+/// The toy model as if it had three layers of two kernels: logits and largest logits lie elsewhere in each layer, and
+/// the first weight takes the place of the second in the last one.
 #[test]
 fn launches_of_all_layers_share_the_activations_of_the_first() {
     let model = ModelFile::from_static("toy", fixture::gguf(0).leak()).unwrap();

@@ -238,7 +238,8 @@ impl EntryReport {
         let line = |cells: [String; 11]| {
             let [name, launches, us, min, bytes, gb, read, macs, gmac, int8, step] = cells;
             format!(
-                "{name:<20} {launches:>8} {us:>10} {min:>10} {bytes:>10} {gb:>7} {read:>8} {macs:>12} {gmac:>7} {int8:>8} {step:>8}\n"
+                "{name:<20} {launches:>8} {us:>10} {min:>10} {bytes:>10} {gb:>7} {read:>8} {macs:>12} {gmac:>7} \
+                 {int8:>8} {step:>8}\n"
             )
         };
         let rate = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.1}"));

@@ -1,8 +1,8 @@
 //! `rigc bench`: how fast a model runs, as shares of what the machine can do, and beside llama.cpp.
 //!
-//! Each repetition measures the machine, runs prefill and decode here, and has llama-bench do the same on the same file, so
-//! that whatever else the machine does meets all of them alike. `peer` runs llama-bench, `report` is the JSON and the table,
-//! `kernels` times each kernel alone.
+//! Each repetition measures the machine, runs prefill and decode here, and has llama-bench do the same on the same
+//! file, so that whatever else the machine does meets all of them alike. `peer` runs llama-bench, `report` is the JSON
+//! and the table, `kernels` times each kernel alone.
 
 mod kernels;
 mod peer;
@@ -38,11 +38,11 @@ those of each. Token ids are random, and a run that is not counted comes first.\
 threads read memory, and of the int8 products that they add up on registers; products of attention are not counted. The \
 machine is measured between the repetitions, and its best figures count.\n\n--against: in each repetition, llama-bench \
 runs after rigc, with the same file, threads, KV format, prompt, tokens and depth (-t -ctk -ctv -p -n -d) and a warm-up of \
-its own; all else is its default. The ratios are medians of rigc over medians of llama-bench.\n\n--kernels: for a step of \
-one token, and for one of the largest number of tokens at once that the prompt fills, both at the depth. A kernel's \
-launches of all layers are replayed together for 50 ms or longer, on the activations of the first; the time of a launch \
-includes the barrier after it. Bytes are those of weights and KV cache. The sum is that of all launches of a step, which is \
-also run as a whole."
+its own; all else is its default. The ratios are medians of rigc over medians of llama-bench.\n\n--kernels: for a step \
+of one token, and for one of as many tokens at once as the prompt fills, both at the depth. A kernel's launches of all \
+layers are replayed together for 50 ms or longer, on the activations of the first; the time of a launch includes the \
+barrier after it. Bytes are those of weights and KV cache. The sum is that of all launches of a step, which is also \
+run as a whole."
 )]
 pub struct Args {
     /// GGUF file or artifact (.rig)

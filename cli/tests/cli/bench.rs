@@ -61,8 +61,8 @@ fn table() {
     }
 }
 
-/// Checks what is said of the kernels of the demo model: those of a step of one token, and of `large`, the entry point of
-/// so many tokens that a prompt of 20 after `depth` tokens fills. Returns their names.
+/// Checks what is said of the kernels of the demo model: those of a step of one token, and of `large`, the entry point
+/// of so many tokens that a prompt of 20 after `depth` tokens fills. Returns their names.
 fn check_kernels(depth: u32, large: (&str, u64)) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let rig = dir.path().join("demo.rig");

@@ -1,8 +1,8 @@
 //! Times of single kernels, for benchmarks.
 //!
 //! A kernel's launches of all layers are replayed together, so that weights come from where they come from in a step.
-//! Invariant: each launch computes on what the first one finds in a step. They share its activations, and no launch writes
-//! to what it reads there, so the numbers stay those of a step however often it is replayed.
+//! Invariant: each launch computes on what the first one finds in a step. They share its activations, and no launch
+//! writes to what it reads there, so the numbers stay those of a step however often it is replayed.
 
 use super::{Executor, too_many};
 use crate::device::Recording;
@@ -30,8 +30,8 @@ pub(super) struct Alone {
 
 impl Executor {
     /// Seconds for all launches of kernel `kernel` in entry point `entry`, both by their numbers in the manifest, with
-    /// `tokens` at the current position: the mean of as many as take `least` together. The position stays, the logits do
-    /// not. The first call for a kernel records it, which allocates.
+    /// `tokens` at the current position: the mean of as many as take `least` together. The position stays, the logits
+    /// do not. The first call for a kernel records it, which allocates.
     ///
     /// # Errors
     /// As [`Executor::step`] for the tokens, and [`Error::Input`] if the entry point does not launch the kernel.
