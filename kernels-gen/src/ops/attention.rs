@@ -18,6 +18,9 @@ use ir::tensor::kv_row_bytes;
 /// Stands for minus infinity: exp of it, less any real score, is 0.
 const NEVER: f32 = -1e30;
 
+/// Scores that an iteration of the softmax takes, in independent vectors; it divides [`KV_BLOCK`].
+const STRIDE: usize = 16;
+
 /// Figures of the kernel.
 #[derive(Clone, Copy)]
 struct Shape {
@@ -273,10 +276,16 @@ fn soften(b: &mut Builder, shape: Shape, mem: Scratch, (start, count): (Value, V
         let old = b.load(mem.max, r, Mem::F32);
         let top = b.splat(old);
         let top = b.var(top);
-        b.for_n(KV_BLOCK, 4, |b, i| {
-            let at = b.iadd(row, i);
-            let (v, m) = (b.load4(mem.s, at, Mem::F32), b.get(top));
-            let m = b.fmax(v, m);
+        b.for_n(KV_BLOCK, STRIDE as u32, |b, i| {
+            let first = b.iadd(row, i);
+            let vectors = (0..STRIDE).step_by(4).map(|offset| {
+                let at = b.iadd_const(first, offset);
+                b.load4(mem.s, at, Mem::F32)
+            });
+            let vectors: Vec<Value> = vectors.collect();
+            let old = b.get(top);
+            let m = vectors.into_iter().reduce(|x, y| b.fmax(x, y)).expect("a stride is not empty");
+            let m = b.fmax(m, old);
             b.set(top, m);
         });
         let top = b.get(top);
@@ -285,14 +294,20 @@ fn soften(b: &mut Builder, shape: Shape, mem: Scratch, (start, count): (Value, V
         let (maxes, nothing) = (b.splat(max), b.float(0.0));
         let nothing = b.splat(nothing);
         let sums = b.var(nothing);
-        b.for_n(KV_BLOCK, 4, |b, i| {
-            let at = b.iadd(row, i);
-            let v = b.load4(mem.s, at, Mem::F32);
-            let v = b.fsub(v, maxes);
-            let w = b.exp(v);
-            b.store(mem.s, at, Mem::F32, w);
-            let sum = b.get(sums);
-            let sum = b.fadd(sum, w);
+        b.for_n(KV_BLOCK, STRIDE as u32, |b, i| {
+            let first = b.iadd(row, i);
+            let weights = (0..STRIDE).step_by(4).map(|offset| {
+                let at = b.iadd_const(first, offset);
+                let v = b.load4(mem.s, at, Mem::F32);
+                let v = b.fsub(v, maxes);
+                let w = b.exp(v);
+                b.store(mem.s, at, Mem::F32, w);
+                w
+            });
+            let weights: Vec<Value> = weights.collect();
+            let sum = weights.into_iter().reduce(|x, y| b.fadd(x, y)).expect("a stride is not empty");
+            let old = b.get(sums);
+            let sum = b.fadd(old, sum);
             b.set(sums, sum);
         });
         let fade = b.fsub(old, max);
