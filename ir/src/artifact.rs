@@ -53,7 +53,7 @@ pub struct KernelEntry {
     pub offset: u64,
     /// Bytes of code.
     pub bytes: u64,
-    /// Work counters that it uses: [`crate::abi::Frame::tickets`].
+    /// Stages that have work counters: [`crate::abi::Frame::tickets`].
     pub tickets: u32,
     /// Scratch bytes for each worker, or shared memory of each CTA.
     pub scratch_bytes: u64,

@@ -405,7 +405,7 @@ pub struct Kernel {
     pub values: Vec<(Inst, Ty)>,
     /// The code.
     pub body: Vec<Stmt>,
-    /// Work counters.
+    /// Parallel loops, each with work counters.
     pub tickets: u32,
     /// Scratch bytes for each worker, or shared memory of each CTA.
     pub scratch_bytes: u64,
