@@ -1,5 +1,4 @@
-//! Attention inner loops over one block of KV positions, for AVX2, FMA and F16C; AVX-512 targets use them too, since
-//! their speed is that of the memory that holds the KV cache.
+//! Attention inner loops over one block of KV positions, for AVX2, FMA and F16C; AVX-512 targets use them too.
 //!
 //! Eight accumulators are live: query rows times positions for scores, query rows times vectors of 8 elements for
 //! accumulation. Rows go four at a time, then two, then one. The float operations of an output are the same in all

@@ -5,7 +5,7 @@
 //! `c % CHAINS`, which are added up and then added to the result so far. That order holds for any number of tokens, so
 //! a token's result does not depend on how many there are.
 
-use crate::simd::{Simd, prefetch};
+use crate::simd::{Simd, prefetch_lines};
 use ir::abi::{TILE_ROWS, f32_row_bytes};
 use ir::quant::FloatKind;
 use std::mem::MaybeUninit;
@@ -85,7 +85,7 @@ unsafe fn pass<S: Simd, E: Element, const N: usize, const STREAM: bool>(
     let column = TILE_ROWS * E::BYTES;
     for c in (0..panel.columns).step_by(4) {
         if STREAM {
-            prefetch_columns(panel.w.wrapping_add(c * column + AHEAD), 4 * column);
+            prefetch_lines(panel.w.wrapping_add(c * column + AHEAD), 4 * column);
         }
         for i in 0..4 {
             // SAFETY: a column of the panel.
@@ -112,14 +112,6 @@ unsafe fn pass<S: Simd, E: Element, const N: usize, const STREAM: bool>(
             }
             s.store_f32(out, sum);
         }
-    }
-}
-
-/// Prefetches the lines of `bytes` bytes.
-#[inline(always)]
-fn prefetch_columns(w: *const u8, bytes: usize) {
-    for line in (0..bytes).step_by(64) {
-        prefetch(w.wrapping_add(line));
     }
 }
 
@@ -182,7 +174,7 @@ pub unsafe fn dot<S: Simd, E: Element>(
         let columns = PANEL.min(k - first);
         for c in 0..columns {
             let from = w.wrapping_add((first + c) * column);
-            prefetch_columns(from.wrapping_add(PANEL * column), column);
+            prefetch_lines(from.wrapping_add(PANEL * column), column);
             // SAFETY: a column of the tile, and of the panel.
             unsafe { s.store_f32(unpacked.0.as_mut_ptr().add(c * TILE_ROWS).cast(), E::load(s, from)) };
         }

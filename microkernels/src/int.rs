@@ -7,7 +7,7 @@
 //! integer scales, then `acc += t * d`, then `acc -= dmin * min(block) * (scale * sum)(activations of block)`.
 
 use crate::forms::{Form, Scales, unrolled};
-use crate::simd::{Simd, prefetch};
+use crate::simd::{Simd, prefetch, prefetch_lines};
 use ir::abi::{Q8_BLOCK, TILE_ROWS, q8_row_bytes};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{Ordering, compiler_fence};
@@ -459,9 +459,7 @@ unsafe fn pass<S: Simd, F: Form, const N: usize>(s: S, panel: &Panel<S, F>, toke
                 acc[i] = s.load_f32(tokens.out.add((first + i) * tokens.out_stride).cast());
             }
         }
-        for line in 0..PANEL * Q8_BLOCK / 64 {
-            prefetch(rows[i].codes.wrapping_add(N * row_bytes + line * 64));
-        }
+        prefetch_lines(rows[i].codes.wrapping_add(N * row_bytes), PANEL * Q8_BLOCK);
         prefetch(rows[i].blocks.wrapping_add(N * row_bytes));
     }
     for i in 0..blocks / F::BLOCKS {

@@ -70,7 +70,7 @@ macro_rules! width {
     ($module:ident, $features:literal, $vector:ident, $bytes:literal, $load:ident, $xor:ident, $zero:ident,
      $chains:literal, |$acc:ident, $a:ident, $b:ident, $ones:ident| $dot:expr) => {
         mod $module {
-            use crate::simd::prefetch;
+            use crate::simd::prefetch_lines;
             use std::arch::asm;
             use std::arch::x86_64::*;
 
@@ -82,8 +82,8 @@ macro_rules! width {
                 let mut sums = [$zero(); 8];
                 for step in bytes.chunks_exact(STEP) {
                     let p = step.as_ptr();
-                    for line in (0..STEP).step_by(64).filter(|_| PREFETCHED) {
-                        prefetch(p.wrapping_add(super::AHEAD + line));
+                    if PREFETCHED {
+                        prefetch_lines(p.wrapping_add(super::AHEAD), STEP);
                     }
                     for (i, sum) in sums.iter_mut().enumerate() {
                         // SAFETY: vector `i` lies in the step.

@@ -170,3 +170,11 @@ pub fn prefetch(p: *const u8) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;
 }
+
+/// [`prefetch`] for `bytes` bytes from `p`, line by line.
+#[inline(always)]
+pub fn prefetch_lines(p: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        prefetch(p.wrapping_add(line));
+    }
+}
