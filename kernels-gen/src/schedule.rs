@@ -74,8 +74,8 @@ const RESIDENT: u32 = 2;
 /// Shared memory that a GPU takes for itself of that of each CTA, bytes.
 const RESERVED: u32 = 1024;
 
-/// Bytes of weights that a worker takes at once when few tokens are computed: short, as a worker waits half of the time of
-/// one on average where workers meet, but long against what it takes to draw it.
+/// Bytes of weights that a worker takes at once when few tokens are computed: short, as a worker waits half of the time
+/// of one on average where workers meet, but long against what it takes to draw it.
 const UNIT_BYTES: usize = 16 << 10;
 /// The same where it goes from one matrix to another for each unit, and so begins anew to read ahead.
 const RUN_BYTES: usize = 128 << 10;
