@@ -38,10 +38,12 @@ pub enum Layout {
     /// Row after row; quantised rows as in the GGUF file.
     #[default]
     Rows,
-    /// Weights only. Tiles of 16 rows; in a tile block after block; in a block field after field; in a field unit after
-    /// unit, each for the 16 rows in turn. Rows are padded to a multiple of 16 with zero bytes.
+    /// Weights only. Tiles of 16 rows; in a tile block after block; in a block unit after unit, in the order of the
+    /// format's [`stripes`](quant::QuantFormat::stripes), each for the 16 rows in turn. Rows are padded to a multiple of 16
+    /// with zero bytes.
     Rows16,
-    /// The same for GPUs: 32 rows, one for each lane of a warp, and units of up to 16 bytes, a lane's widest load.
+    /// The same for GPUs: 32 rows, one for each lane of a warp, field after field, with units of up to 16 bytes, a lane's
+    /// widest load.
     Rows32,
 }
 
@@ -69,6 +71,11 @@ impl Layout {
                 (1 << bytes.trailing_zeros()).clamp(field.unit as usize, LANE_BYTES)
             }
         }
+    }
+
+    /// Where byte `at` of a block is before its rows are interleaved.
+    pub fn reordered(self, format: Format, at: usize) -> usize {
+        if self == Layout::Rows16 { format.striped(at) } else { at }
     }
 
     /// Suffix in text forms.

@@ -118,7 +118,8 @@ impl<'b> BlockView<'b> {
             None => self.b.iadd_const(self.base, self.offset + (f.offset + byte) as usize),
             Some(lane) => {
                 let (rows, unit, byte) = (self.layout.tile_rows(), self.layout.unit(self.format, &f), byte as usize);
-                let fixed = (f.offset as usize + byte / unit * unit) * rows + byte % unit;
+                let first = self.layout.reordered(self.format, f.offset as usize + byte / unit * unit);
+                let fixed = first * rows + byte % unit;
                 let in_tile = self.b.imul_const(lane, unit);
                 let at = self.b.iadd(self.base, in_tile);
                 self.b.iadd_const(at, self.offset + fixed)

@@ -5,7 +5,7 @@
 
 use crate::bytes::Bytes;
 use crate::simd::{MARGIN, Simd};
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 /// Proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -66,6 +66,15 @@ unsafe fn entries<const SCALE: i32>(table: &[u32], index: impl Fn(usize) -> usiz
     unsafe { Pair(_mm256_set_m128i(four(4), four(0)), _mm256_set_m128i(four(12), four(8))) }
 }
 
+/// [`Simd::settle`] for half a vector.
+#[inline]
+#[target_feature(enable = "avx")]
+fn settle(mut a: __m256) -> __m256 {
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) a, options(nomem, nostack, preserves_flags)) };
+    a
+}
+
 impl Simd for Avx2 {
     type Word = Pair<__m256i>;
     type Float = Pair<__m256>;
@@ -78,6 +87,9 @@ impl Simd for Avx2 {
     const RUN: [usize; 9] = [0, 8, 8, 8, 8, 4, 2, 1, 8];
     const SPLIT8: bool = true;
     const TOKENS: [usize; 3] = [4, 2, 3];
+    const SUMS: usize = 1;
+    const STREAMED: [usize; 3] = [1, 2, 4];
+    const AHEAD: [usize; 3] = [1024, 4096, 4096];
     const CHAINS: usize = 2;
 
     #[inline(always)]
@@ -225,6 +237,10 @@ impl Simd for Avx2 {
         self.mul(sums, scales)
     }
 
+    #[inline(always)]
+    fn settle(self, a: Self::Float) -> Self::Float {
+        both!(settle(a))
+    }
     #[inline(always)]
     fn zero_float(self) -> Self::Float {
         both!(_mm256_setzero_ps())

@@ -5,7 +5,7 @@
 
 use crate::bytes::Bytes;
 use crate::simd::{MARGIN, Simd};
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 /// Proof that the CPU has AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Clone, Copy)]
@@ -30,17 +30,31 @@ macro_rules! op {
     };
 }
 
+/// [`Simd::settle`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn settle(mut a: __m512) -> __m512 {
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {0} */", inout(zmm_reg) a, options(nomem, nostack, preserves_flags)) };
+    a
+}
+
 impl Simd for Avx512 {
     type Word = __m512i;
     type Float = __m512;
     type SplatWord = __m512i;
     type SplatFloat = __m512;
-    type Scale = __m512;
-    type Total = __m512;
+    /// `None` for 1.
+    type Scale = Option<__m512>;
+    /// `None` for 0.
+    type Total = Option<__m512>;
 
     const RUN: [usize; 9] = [8; 9];
     const SPLIT8: bool = false;
     const TOKENS: [usize; 3] = [8, 8, 4];
+    const SUMS: usize = 16;
+    const STREAMED: [usize; 3] = [8, 8, 8];
+    const AHEAD: [usize; 3] = [1024, 1024, 4096];
     const CHAINS: usize = 4;
 
     #[inline(always)]
@@ -149,7 +163,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn total_start(self, _: Self::SplatWord, _: Self::Word) -> Self::Total {
-        self.zero_float()
+        None
     }
     #[inline(always)]
     fn correction(self, _: i16, _: Self::Scale, _: Self::Scale) -> Self::Word {
@@ -157,23 +171,30 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn fold(self, total: Self::Total, acc: Self::Word, scale: Self::Scale) -> Self::Total {
-        op!(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), scale, total))
+        let sum = op!(_mm512_cvtepi32_ps(acc));
+        Some(match (total, scale) {
+            (None, None) => sum,
+            (None, Some(scale)) => op!(_mm512_mul_ps(sum, scale)),
+            (Some(total), None) => op!(_mm512_add_ps(sum, total)),
+            (Some(total), Some(scale)) => op!(_mm512_fmadd_ps(sum, scale, total)),
+        })
     }
     #[inline(always)]
     fn total(self, total: Self::Total) -> Self::Float {
-        total
+        total.unwrap_or(self.zero_float())
     }
     #[inline(always)]
     fn scale(self, bytes: Bytes) -> Self::Scale {
-        self.load_i8(bytes)
+        Some(self.load_i8(bytes))
     }
     #[inline(always)]
     fn unit_scale(self) -> Self::Scale {
-        op!(_mm512_set1_ps(1.0))
+        None
     }
     #[inline(always)]
     fn scale16(self, scale: Self::Scale) -> Self::Scale {
-        op!(_mm512_mul_ps(scale, _mm512_set1_ps(16.0)))
+        let sixteen = op!(_mm512_set1_ps(16.0));
+        Some(scale.map_or(sixteen, |scale| op!(_mm512_mul_ps(scale, sixteen))))
     }
 
     #[inline(always)]
@@ -184,6 +205,10 @@ impl Simd for Avx512 {
         op!(_mm512_mul_ps(sums, _mm512_moveldup_ps(scales)))
     }
 
+    #[inline(always)]
+    fn settle(self, a: Self::Float) -> Self::Float {
+        op!(settle(a))
+    }
     #[inline(always)]
     fn zero_float(self) -> Self::Float {
         op!(_mm512_setzero_ps())

@@ -34,6 +34,9 @@ impl Simd for Emulated {
     const RUN: [usize; 9] = [8; 9];
     const SPLIT8: bool = false;
     const TOKENS: [usize; 3] = [8, 8, 4];
+    const SUMS: usize = 16;
+    const STREAMED: [usize; 3] = [8, 8, 8];
+    const AHEAD: [usize; 3] = [1024, 1024, 4096];
     const CHAINS: usize = 4;
 
     fn zero(self) -> Self::Word {
@@ -144,6 +147,9 @@ impl Simd for Emulated {
         from_fn(|i| madd16(blocks[i], 0x0001_0001) as i32 as f32 * scales[i & !1])
     }
 
+    fn settle(self, a: Self::Float) -> Self::Float {
+        a
+    }
     fn zero_float(self) -> Self::Float {
         [0.0; 16]
     }

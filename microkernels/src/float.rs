@@ -12,8 +12,6 @@ use std::mem::MaybeUninit;
 
 /// Columns of a panel.
 const PANEL: usize = 256;
-/// How far ahead of its reads a pass over weights in memory prefetches, bytes.
-const AHEAD: usize = 2048;
 
 /// A float form.
 pub trait Element {
@@ -85,7 +83,7 @@ unsafe fn pass<S: Simd, E: Element, const N: usize, const STREAM: bool>(
     let column = TILE_ROWS * E::BYTES;
     for c in (0..panel.columns).step_by(4) {
         if STREAM {
-            prefetch_lines(panel.w.wrapping_add(c * column + AHEAD), 4 * column);
+            prefetch_lines(panel.w.wrapping_add(c * column + S::AHEAD[N.min(3) - 1]), 4 * column);
         }
         for i in 0..4 {
             // SAFETY: a column of the panel.

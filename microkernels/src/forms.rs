@@ -2,8 +2,8 @@
 //!
 //! A block here is the 32 elements that share an activation scale; a superblock is a block of the weight format, of one
 //! or eight such blocks. Codes are unsigned: value = scale * (code - OFFSET) - min, signed codes being moved up by 128.
-//! Fields interleave 16 rows, so byte `i` of a field that lies at byte `f` of a block begins at byte `16 * f` and, in
-//! units of 4, word `i / 4` of all rows is the 64 bytes from `16 * (f + i)`. `grids` has the forms whose codes are points.
+//! Units interleave 16 rows: the unit of 1, 2 or 4 bytes that is at byte `i` of a block, in the order of the format's
+//! stripes, begins at byte `16 * i`, so a word of all rows is 64 bytes. `grids` has the forms whose codes are points.
 
 mod grids;
 
@@ -18,12 +18,15 @@ use std::sync::atomic::{Ordering, compiler_fence};
 /// Bytes of 16 rows of one word.
 const WORD: usize = 4 * TILE_ROWS;
 
-/// Runs the body for each of `$n`, 1, 4 or 8, whose number is a constant in each copy.
+/// Runs the body for each of `$n`, 1, 2, 4 or 8, whose number is a constant in each copy.
 macro_rules! unrolled {
     ($n:expr, $b:ident => $body:block) => {{
         unrolled!(@ $b $body 0);
         if $n > 1 {
-            unrolled!(@ $b $body 1 2 3);
+            unrolled!(@ $b $body 1);
+        }
+        if $n > 2 {
+            unrolled!(@ $b $body 2 3);
         }
         if $n > 4 {
             unrolled!(@ $b $body 4 5 6 7);
@@ -83,6 +86,8 @@ pub trait Form {
     const D: usize = 0;
     /// What the f16 scale is multiplied by.
     const FACTOR: f32 = 1.0;
+    /// Consecutive blocks whose codes lie in the same words: 1, 2 or 4; it divides `BLOCKS`.
+    const TOGETHER: usize = 1;
     /// Whether the quads of a block are unpacked together.
     const WHOLE: bool = false;
     /// Where the f16 scale of the mins lies in it, if any; with one block, the negative min itself.
@@ -202,16 +207,15 @@ impl Form for U3Super6 {
     const OFFSET: i16 = 4;
     const GROUPS: usize = 2;
     const BLOCKS: usize = 8;
+    const TOGETHER: usize = 4;
     const BYTES: usize = 110;
-    const D: usize = 108;
 
     #[inline(always)]
     unsafe fn scales(w: *const u8) -> Scales {
         let mut out = Scales::zero();
         for g in 0..4 {
             // SAFETY: in the superblock.
-            let [low, more, high] =
-                unsafe { [Bytes::load(w, 96 + g), Bytes::load(w, 100 + g), Bytes::load(w, 104 + g)] };
+            let [low, more, high] = unsafe { [Bytes::load(w, 2 + g), Bytes::load(w, 6 + g), Bytes::load(w, 10 + g)] };
             out.scale[g] = low.bits(0, 15).or(high.bits(0, 0x30)).less(32);
             out.scale[4 + g] = more.bits(0, 15).or(high.bits(2, 0x30)).less(32);
             out.scale[8 + g] = low.bits(4, 15).or(high.bits(4, 0x30)).less(32);
@@ -224,8 +228,8 @@ impl Form for U3Super6 {
     unsafe fn codes<S: Simd>(s: S, w: *const u8, b: usize, q: usize) -> [S::Word; 2] {
         // SAFETY: in the superblock.
         let (low, high) = unsafe {
-            let low = bits(s, w.add(TILE_ROWS * 32 + (b / 4 * 8 + q) * WORD), b % 4 * 2, 3);
-            (low, bits(s, w.add(q * WORD), b, 4))
+            let words = w.add(TILE_ROWS * 14 + q * 3 * WORD);
+            (bits(s, words.add((1 + b / 4) * WORD), b % 4 * 2, 3), bits(s, words, b, 4))
         };
         [s.or(low, high), s.zero()]
     }
@@ -259,6 +263,7 @@ impl Form for U4Super6Min {
     const OFFSET: i16 = 0;
     const GROUPS: usize = 1;
     const BLOCKS: usize = 8;
+    const TOGETHER: usize = 2;
     const MIN: bool = true;
     const BYTES: usize = 144;
     const D: usize = 0;
@@ -286,6 +291,7 @@ impl Form for U5Super6Min {
     const OFFSET: i16 = 0;
     const GROUPS: usize = 1;
     const BLOCKS: usize = 8;
+    const TOGETHER: usize = 2;
     const MIN: bool = true;
     const BYTES: usize = 176;
     const D: usize = 0;
@@ -301,8 +307,10 @@ impl Form for U5Super6Min {
     unsafe fn codes<S: Simd>(s: S, w: *const u8, b: usize, q: usize) -> [S::Word; 2] {
         // SAFETY: in the superblock.
         let (low, high) = unsafe {
-            let low = bits(s, w.add(TILE_ROWS * 48 + (b / 2 * 8 + q) * WORD), b % 2 * 4, 15);
-            (low, bits(s, w.add(TILE_ROWS * 16 + q * WORD), b, 16))
+            let words = w.add(TILE_ROWS * 16);
+            // Those of the first pair of blocks lie between those of the fifth bits.
+            let word = if b < 2 { 2 * q + 1 } else { 8 + b / 2 * 8 + q };
+            (bits(s, words.add(word * WORD), b % 2 * 4, 15), bits(s, words.add(2 * q * WORD), b, 16))
         };
         [s.or(low, high), s.zero()]
     }
@@ -317,15 +325,15 @@ impl Form for U6Super8 {
     const OFFSET: i16 = 32;
     const GROUPS: usize = 2;
     const BLOCKS: usize = 8;
+    const TOGETHER: usize = 4;
     const BYTES: usize = 210;
-    const D: usize = 208;
 
     #[inline(always)]
     unsafe fn scales(w: *const u8) -> Scales {
         let mut out = Scales::zero();
         for g in 0..16 {
             // SAFETY: in the superblock.
-            out.scale[g] = unsafe { Bytes::load(w, 192 + g) };
+            out.scale[g] = unsafe { Bytes::load(w, 2 + g) };
         }
         out
     }
@@ -334,8 +342,8 @@ impl Form for U6Super8 {
     unsafe fn codes<S: Simd>(s: S, w: *const u8, b: usize, q: usize) -> [S::Word; 2] {
         // SAFETY: in the superblock.
         let (low, high) = unsafe {
-            let low = bits(s, w.add((b / 4 * 16 + b % 2 * 8 + q) * WORD), b % 4 / 2 * 4, 15);
-            (low, bits(s, w.add(TILE_ROWS * 128 + (b / 4 * 8 + q) * WORD), b % 4 * 2, 0x30))
+            let words = w.add(TILE_ROWS * 18 + (b / 4 * 8 + q) * 3 * WORD);
+            (bits(s, words.add(b % 2 * WORD), b % 4 / 2 * 4, 15), bits(s, words.add(2 * WORD), b % 4 * 2, 0x30))
         };
         [s.or(low, high), s.zero()]
     }

@@ -14,8 +14,8 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Blocks of a panel.
 const PANEL: usize = 8;
-/// How far beyond the next superblock the streaming path prefetches, bytes.
-const AHEAD: usize = 1536;
+/// Most blocks that are multiplied at once.
+const MOST: usize = 4;
 
 /// A row of activations from some block on.
 #[derive(Clone, Copy)]
@@ -172,13 +172,22 @@ const fn run<S: Simd, F: Form>() -> usize {
     if S::RUN[F::BITS] < quads { S::RUN[F::BITS] } else { quads }
 }
 
-/// Most tokens that are faster without a panel: few, and only where unpacking is cheap, since it takes registers.
+/// Most tokens that are faster without a panel: few where unpacking takes many registers or instructions.
 const fn streamed<S: Simd, F: Form>() -> usize {
     match (F::GROUPS == 1 && run::<S, F>() == 8, F::BLOCKS == 1 && planes::<S, F>() == 1) {
-        (true, true) => 4,
-        (true, false) => 2,
-        _ => 1,
+        (true, true) => S::STREAMED[2],
+        (true, false) => S::STREAMED[1],
+        _ => S::STREAMED[0],
     }
+}
+
+/// Blocks that are multiplied at once with `tokens` tokens: those that share words, as far as registers go.
+const fn together<S: Simd, F: Form>(tokens: usize) -> usize {
+    let mut blocks = F::TOGETHER;
+    while blocks > 1 && blocks * tokens * F::GROUPS > S::SUMS {
+        blocks /= 2;
+    }
+    blocks
 }
 
 /// Up to [`PANEL`] blocks of a tile, unpacked. Corrections and mins are there only if the form has them.
@@ -296,64 +305,84 @@ fn prefetch_share<F: Form>(w: *const u8, b: usize, ahead: usize) {
     }
 }
 
-/// The exact integer sums of block `b` for `N` tokens.
+/// Adds to `t`, in the first block of a superblock sets it to, the sums of `blocks` blocks from `first` times the
+/// activation scales.
 ///
 /// # Safety
-/// Block `b` is in the source and in the rows.
+/// The blocks are in the source and in the rows.
 #[inline(always)]
-unsafe fn block<S: Simd, F: Form, const N: usize>(
+unsafe fn add_blocks<S: Simd, F: Form, const N: usize>(
     s: S,
     source: &impl Source<S>,
     rows: &[Activations; N],
-    b: usize,
-) -> [S::Float; N] {
+    first: usize,
+    blocks: usize,
+    t: &mut [S::Float; N],
+) {
     let (quads, run, planes) = (8 / F::GROUPS, run::<S, F>(), planes::<S, F>());
     // SAFETY: here and below, the caller's promise.
-    let correction = unsafe { source.correction(s, b) };
-    let mut total = [s.total_start(unsafe { rows[0].sums(s, b) }, correction); N];
-    for n in 1..N {
-        total[n] = s.total_start(unsafe { rows[n].sums(s, b) }, correction);
+    let sums = |n: usize, j: usize| unsafe { rows[n].sums(s, first + j) };
+    let mut total = [[s.total_start(sums(0, 0), s.zero()); N]; MOST];
+    for j in 0..blocks {
+        let correction = unsafe { source.correction(s, first + j) };
+        for n in 0..N {
+            total[j][n] = s.total_start(sums(n, j), correction);
+        }
     }
     for g in 0..F::GROUPS {
-        let scale = unsafe { source.scale(s, b * F::GROUPS + g) };
         for r in 0..quads / run {
-            let mut acc = [[s.zero(); 2]; N];
+            let mut acc = [[[s.zero(); 2]; N]; MOST];
             if r == 0 {
-                for (acc, row) in acc.iter_mut().zip(rows) {
-                    acc[0] = s.group_start(F::OFFSET, unsafe { row.sums(s, b) }, g, F::GROUPS);
-                }
-            }
-            for q in 0..run {
-                // Keeps the compiler from interleaving quads, which would spill most of them.
-                compiler_fence(Ordering::SeqCst);
-                let q = g * quads + r * run + q;
-                let codes = unsafe { source.codes(s, b, q) };
-                for (acc, row) in acc.iter_mut().zip(rows) {
-                    let quad = unsafe { row.quad(s, b, q) };
-                    for p in 0..planes {
-                        acc[p] = s.dot4(acc[p], codes[p], quad);
+                for j in 0..blocks {
+                    for n in 0..N {
+                        acc[j][n][0] = s.group_start(F::OFFSET, sums(n, j), g, F::GROUPS);
                     }
                 }
             }
-            for (total, acc) in total.iter_mut().zip(acc) {
-                *total = s.fold(*total, acc[0], scale);
-                if planes == 2 {
-                    *total = s.fold(*total, acc[1], s.scale16(scale));
+            for i in 0..run {
+                // Quads 0, 4, 1, 5, ... if there are eight: in many forms q and q + 4 lie in the same word.
+                let q = if run == 8 { i / 2 + i % 2 * 4 } else { g * quads + r * run + i };
+                // Keeps the compiler from interleaving quads, which would spill most of them.
+                if run != 8 || i % 2 == 0 {
+                    compiler_fence(Ordering::SeqCst);
+                }
+                for j in 0..blocks {
+                    let codes = unsafe { source.codes(s, first + j, q) };
+                    for n in 0..N {
+                        let quad = unsafe { rows[n].quad(s, first + j, q) };
+                        for p in 0..planes {
+                            acc[j][n][p] = s.dot4(acc[j][n][p], codes[p], quad);
+                        }
+                    }
+                }
+            }
+            for j in 0..blocks {
+                let scale = unsafe { source.scale(s, (first + j) * F::GROUPS + g) };
+                for n in 0..N {
+                    total[j][n] = s.fold(total[j][n], acc[j][n][0], scale);
+                    if planes == 2 {
+                        total[j][n] = s.fold(total[j][n], acc[j][n][1], s.scale16(scale));
+                    }
                 }
             }
         }
     }
-    let mut out = [s.zero_float(); N];
-    for n in 0..N {
-        out[n] = s.total(total[n]);
+    for j in 0..blocks {
+        for n in 0..N {
+            let (sum, scale) = (s.total(total[j][n]), s.splat_float(unsafe { rows[n].scale(first + j) }));
+            t[n] = s.settle(if (first + j).is_multiple_of(F::BLOCKS) {
+                s.mul_splat(sum, scale)
+            } else {
+                s.fma_splat(sum, scale, t[n])
+            });
+        }
     }
-    out
 }
 
-/// Streams the tile for all of `N` tokens.
+/// Streams the tile for `N` tokens, and returns `N`.
 ///
 /// # Safety
-/// That of [`dot`].
+/// That of [`dot`], with `N` tokens.
 #[inline(always)]
 unsafe fn stream<S: Simd, F: Form, const N: usize>(
     s: S,
@@ -362,7 +391,8 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(
     out: *mut f32,
     k: usize,
     out_stride: usize,
-) {
+) -> usize {
+    let ahead = S::AHEAD[N.min(3) - 1];
     let mut acc = [s.zero_float(); N];
     for i in 0..k / (F::BLOCKS * Q8_BLOCK) {
         // SAFETY: superblock i of the tile, and the activations that it meets.
@@ -375,14 +405,17 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(
             let mut t = [s.zero_float(); N];
             if F::WHOLE {
                 for b in 0..F::BLOCKS {
-                    prefetch_share::<F>(packed.w, b, F::BYTES * TILE_ROWS + AHEAD);
+                    prefetch_share::<F>(packed.w, b, ahead);
                     let whole = Whole { codes: F::block(s, packed.w, b), packed: &packed };
-                    add_block::<S, F, N>(s, &whole, &rows, b, &mut t);
+                    add_blocks::<S, F, N>(s, &whole, &rows, b, 1, &mut t);
                 }
             } else {
-                unrolled!(F::BLOCKS, b => {
-                    prefetch_share::<F>(packed.w, b, F::BYTES * TILE_ROWS + AHEAD);
-                    add_block::<S, F, N>(s, &packed, &rows, b, &mut t);
+                let together = together::<S, F>(N);
+                unrolled!(F::BLOCKS / together, i => {
+                    for b in i * together..(i + 1) * together {
+                        prefetch_share::<F>(packed.w, b, ahead);
+                    }
+                    add_blocks::<S, F, N>(s, &packed, &rows, i * together, together, &mut t);
                 });
             }
             for n in 0..N {
@@ -402,32 +435,7 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(
         // SAFETY: the caller vouches for 16 floats a token.
         unsafe { s.store_f32(out.add(n * out_stride), acc[n]) };
     }
-}
-
-/// Adds to `t`, in the first block of a superblock sets it to, the sums of block `b` times the activation scales.
-///
-/// # Safety
-/// That of [`block`].
-#[inline(always)]
-unsafe fn add_block<S: Simd, F: Form, const N: usize>(
-    s: S,
-    source: &impl Source<S>,
-    rows: &[Activations; N],
-    b: usize,
-    t: &mut [S::Float; N],
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let sums = block::<S, F, N>(s, source, rows, b);
-        for n in 0..N {
-            let scale = s.splat_float(rows[n].scale(b));
-            t[n] = if b.is_multiple_of(F::BLOCKS) {
-                s.mul_splat(sums[n], scale)
-            } else {
-                s.fma_splat(sums[n], scale, t[n])
-            };
-        }
-    }
+    N
 }
 
 /// Where the tokens of a dot lie.
@@ -466,7 +474,7 @@ unsafe fn pass<S: Simd, F: Form, const N: usize>(s: S, panel: &Panel<S, F>, toke
         let mut t = [s.zero_float(); N];
         for b in 0..F::BLOCKS {
             // SAFETY: the caller vouches for the block.
-            unsafe { add_block::<S, F, N>(s, panel, &rows, i * F::BLOCKS + b, &mut t) };
+            unsafe { add_blocks::<S, F, N>(s, panel, &rows, i * F::BLOCKS + b, 1, &mut t) };
         }
         // SAFETY: the superblock is unpacked.
         let d = unsafe { panel.d.get_unchecked(i).assume_init() };
@@ -514,14 +522,22 @@ pub unsafe fn dot<S: Simd, F: Form>(
     out_stride: usize,
 ) {
     let at_once = S::TOKENS[planes::<S, F>() - 1];
-    // SAFETY: the caller's promise.
-    unsafe {
-        match tokens {
-            1 => return stream::<S, F, 1>(s, w, a, out, k, out_stride),
-            2 if streamed::<S, F>() >= 2 => return stream::<S, F, 2>(s, w, a, out, k, out_stride),
-            4 if streamed::<S, F>() >= 4 => return stream::<S, F, 4>(s, w, a, out, k, out_stride),
-            _ => {}
+    let most = streamed::<S, F>();
+    if tokens <= most {
+        let mut t = 0;
+        while t < tokens {
+            // SAFETY: tokens below `tokens`; the rest is the caller's promise.
+            unsafe {
+                let (a, out) = (a.add(t * q8_row_bytes(k)), out.add(t * out_stride));
+                t += match tokens - t {
+                    8.. if most >= 8 => stream::<S, F, 8>(s, w, a, out, k, out_stride),
+                    4.. if most >= 4 => stream::<S, F, 4>(s, w, a, out, k, out_stride),
+                    2.. if most >= 2 => stream::<S, F, 2>(s, w, a, out, k, out_stride),
+                    _ => stream::<S, F, 1>(s, w, a, out, k, out_stride),
+                };
+            }
         }
+        return;
     }
     let mut panel = Panel::<S, F>::new();
     for first_block in (0..k / Q8_BLOCK).step_by(PANEL) {

@@ -37,6 +37,14 @@ pub trait Simd: Copy {
     const SPLIT8: bool;
     /// Tokens that the registers hold at once: in integer dots of one plane and of two, in float dots (3 or 4).
     const TOKENS: [usize; 3];
+    /// Accumulators of `dot4` for several blocks at once that the registers hold beside all else.
+    const SUMS: usize;
+    /// Most tokens that read packed codes each for themselves, by whether unpacking is cheap: never, somewhat, most.
+    const STREAMED: [usize; 3];
+    /// How far ahead of its reads a pass of one token, of two and of more over weights in memory prefetches, bytes. Where it
+    /// waits for memory, the CPU's own prefetching is faster, and a short way helps it over the ends of pages; where it
+    /// takes longer than reading, that falls behind.
+    const AHEAD: [usize; 3];
     /// Independent partial sums of a float dot, 2 or 4.
     const CHAINS: usize;
 
@@ -118,6 +126,8 @@ pub trait Simd: Copy {
     /// 64 bytes must be readable.
     unsafe fn scaled_sums(self, p: *const u8) -> Self::Float;
 
+    /// `a`, computed here and not where it is used, so that what it is computed of needs no register from here on.
+    fn settle(self, a: Self::Float) -> Self::Float;
     /// Zeros.
     fn zero_float(self) -> Self::Float;
     /// `x` in every lane.
@@ -158,14 +168,15 @@ pub trait Simd: Copy {
     fn fma_splat(self, a: Self::Float, b: Self::SplatFloat, c: Self::Float) -> Self::Float;
 }
 
-/// Hints that the line at `p` is read soon; `p` may point anywhere.
+/// Brings the line at `p` to L2; `p` may point anywhere. Not to L1, which follows by itself, and which can wait for fewer
+/// lines at a time than it takes to keep memory busy.
 #[inline(always)]
 pub fn prefetch(p: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is in the baseline of the architecture, and a prefetch of any address is harmless.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;

@@ -1,8 +1,8 @@
 //! `Layout::Rows` to the interleaved layouts: for the dot microkernels, and for the warps of a GPU.
 //!
-//! Tiles of 16 or 32 rows; in a tile block after block; in a block field after field; in a field unit after unit, each for
-//! the rows of the tile in turn. A permutation of bytes, so lossless; rows past the last are zero bytes. It is written over
-//! the fields of the format alone. Next hop: the loader repacks straight from the mapped file into the weight's memory.
+//! Tiles of 16 or 32 rows; in a tile block after block; in a block unit after unit, in the layout's order, each for the
+//! rows of the tile in turn. A permutation of bytes, so lossless; rows past the last are zero bytes. It is written over
+//! the fields and stripes of the format alone. Next hop: the loader repacks straight from the mapped file into the weight's memory.
 
 use ir::abi::{TILE_ROWS, WARP_ROWS};
 use ir::quant::{Field, Format};
@@ -50,18 +50,26 @@ pub fn restore(layout: Layout, format: Format, src: &[u8], rows: usize, columns:
     }
     let parts = Parts::new(layout, format);
     for (dst, src) in dst.chunks_mut(tile_rows * row).zip(src.chunks(tile_rows * row)) {
-        parts.for_each_unit(row, |at, unit| {
+        parts.for_each_unit(row, |from, to, unit| {
             for (r, dst) in dst.chunks_exact_mut(row).enumerate() {
-                dst[at..at + unit].copy_from_slice(&src[at * tile_rows + r * unit..][..unit]);
+                dst[from..from + unit].copy_from_slice(&src[to * tile_rows + r * unit..][..unit]);
             }
         });
     }
 }
 
-/// What is interleaved by itself: the fields of a span of blocks, with their units.
+/// Units that lie together before and after.
+struct Part {
+    /// First byte of a span of blocks, and where it goes.
+    from: usize,
+    to: usize,
+    bytes: usize,
+    unit: usize,
+}
+
+/// The parts of a span of blocks.
 struct Parts {
-    /// Offset, bytes and unit of each.
-    fields: Vec<(usize, usize, usize)>,
+    parts: Vec<Part>,
     /// Bytes of all.
     bytes: usize,
 }
@@ -69,16 +77,26 @@ struct Parts {
 impl Parts {
     fn new(layout: Layout, format: Format) -> Parts {
         let span = layout.span(format);
-        let part = |f: &Field| (f.offset as usize, f.bytes as usize * span, layout.unit(format, f));
-        Parts { fields: format.fields.iter().map(part).collect(), bytes: format.bytes as usize * span }
+        let mut parts: Vec<Part> = Vec::new();
+        for field in format.fields {
+            let (first, unit) = (field.offset as usize, layout.unit(format, field));
+            for from in (first..first + field.bytes as usize * span).step_by(unit) {
+                let to = layout.reordered(format, from);
+                match parts.last_mut() {
+                    Some(p) if p.unit == unit && (p.from + p.bytes, p.to + p.bytes) == (from, to) => p.bytes += unit,
+                    _ => parts.push(Part { from, to, bytes: unit, unit }),
+                }
+            }
+        }
+        Parts { parts, bytes: format.bytes as usize * span }
     }
 
-    /// Calls `f(byte in the row, bytes of the unit)` for every unit of a row.
-    fn for_each_unit(&self, row: usize, mut f: impl FnMut(usize, usize)) {
+    /// Calls `f(byte in the row, where it goes, bytes of the unit)` for every unit of a row.
+    fn for_each_unit(&self, row: usize, mut f: impl FnMut(usize, usize, usize)) {
         for start in (0..row).step_by(self.bytes) {
-            for &(offset, bytes, unit) in &self.fields {
-                for at in (offset..offset + bytes).step_by(unit) {
-                    f(start + at, unit);
+            for part in &self.parts {
+                for at in (0..part.bytes).step_by(part.unit) {
+                    f(start + part.from + at, start + part.to + at, part.unit);
                 }
             }
         }
@@ -92,9 +110,9 @@ impl Parts {
             padded[..src.len()].copy_from_slice(src);
             return self.interleave::<ROWS>(&padded, dst);
         }
-        // One field has no boundaries between spans: the whole row is one run of units. Its rows are often a power of
+        // One part has no boundaries between spans: the whole row is one run of units. Its rows are often a power of
         // two apart, where that many cache lines at once evict one another: a piece of each is brought together first.
-        if let &[(_, _, unit)] = self.fields.as_slice() {
+        if let &[Part { unit, .. }] = self.parts.as_slice() {
             const PIECE: usize = 256;
             let mut near = [[0; PIECE]; ROWS];
             for (p, dst) in dst.chunks_mut(PIECE * ROWS).enumerate() {
@@ -107,9 +125,9 @@ impl Parts {
             return;
         }
         for (b, dst) in dst.chunks_exact_mut(self.bytes * ROWS).enumerate() {
-            for &(offset, bytes, unit) in &self.fields {
-                let dst = &mut dst[offset * ROWS..][..bytes * ROWS];
-                interleave_run::<ROWS>(unit, &src[b * self.bytes + offset..], row, bytes, dst);
+            for &Part { from, to, bytes, unit } in &self.parts {
+                let dst = &mut dst[to * ROWS..][..bytes * ROWS];
+                interleave_run::<ROWS>(unit, &src[b * self.bytes + from..], row, bytes, dst);
             }
         }
     }
@@ -219,18 +237,26 @@ mod tests {
                 let mut tiles = vec![0xaa; bytes(layout, format, rows, columns)];
                 repack(layout, format, &src, rows, columns, &mut tiles);
 
+                // Units by where they are in a row of the tile.
+                let mut units = Vec::new();
+                for s in 0..spans {
+                    let start = s * span * format.bytes as usize;
+                    for field in format.fields {
+                        let unit = layout.unit(format, field);
+                        let first = field.offset as usize;
+                        for at in (first..first + field.bytes as usize * span).step_by(unit) {
+                            let to = if layout == Layout::Rows16 { format.striped(at) } else { at };
+                            units.push((start + to, start + at, unit));
+                        }
+                    }
+                }
+                units.sort_unstable();
                 let mut want = Vec::new();
                 for tile in 0..rows.div_ceil(tile_rows) {
-                    for s in 0..spans {
-                        for field in format.fields {
-                            let offset = s * span * format.bytes as usize + field.offset as usize;
-                            let unit = layout.unit(format, field);
-                            for u in 0..field.bytes as usize * span / unit {
-                                for r in tile * tile_rows..(tile + 1) * tile_rows {
-                                    let at = r * row + offset + u * unit;
-                                    want.extend((at..at + unit).map(|i| if r < rows { src[i] } else { 0 }));
-                                }
-                            }
+                    for &(_, at, unit) in &units {
+                        for r in tile * tile_rows..(tile + 1) * tile_rows {
+                            let at = r * row + at;
+                            want.extend((at..at + unit).map(|i| if r < rows { src[i] } else { 0 }));
                         }
                     }
                 }
@@ -260,6 +286,20 @@ mod tests {
                 at += field.bytes;
             }
             assert_eq!(at, f.bytes, "{}", f.name);
+        }
+    }
+
+    #[test]
+    fn stripes_have_every_unit_once() {
+        for f in quant::ALL {
+            let mut places: Vec<usize> = (0..f.bytes as usize).map(|at| f.striped(at)).collect();
+            for field in f.fields {
+                for unit in places[field.offset as usize..][..field.bytes as usize].chunks(field.unit as usize) {
+                    assert!(unit.windows(2).all(|p| p[1] == p[0] + 1), "{}.{}", f.name, field.name);
+                }
+            }
+            places.sort_unstable();
+            assert!(places.into_iter().eq(0..f.bytes as usize), "{}", f.name);
         }
     }
 }

@@ -9,6 +9,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
     bytes: 2,
     multiple: 8,
     fields: &[Field { name: "x", offset: 0, bytes: 2, unit: 2 }],
+    stripes: &[],
     dot: DotForm::Float(FloatKind::F16),
     decode: |b, out| out[0] = super::half(b, 0),
     unpack: None,

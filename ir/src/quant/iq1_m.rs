@@ -18,6 +18,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "qh", offset: 32, bytes: 16, unit: 1 },
         Field { name: "scales", offset: 48, bytes: 8, unit: 2 },
     ],
+    stripes: &[],
     dot: DotForm::Grid { bits: 11, vector: 8, group: 16, scale: Scale::Scattered3 },
     decode: |b, out| {
         let words: [u16; 4] = std::array::from_fn(|i| u16::from_le_bytes([b[48 + 2 * i], b[49 + 2 * i]]));

@@ -18,6 +18,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "qs", offset: 2, bytes: 32, unit: 4 },
         Field { name: "qh", offset: 34, bytes: 16, unit: 2 },
     ],
+    stripes: &[],
     dot: DotForm::Grid { bits: 11, vector: 8, group: 32, scale: Scale::Short3 },
     decode: |b, out| {
         let d = super::half(b, 0);

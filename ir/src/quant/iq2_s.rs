@@ -19,6 +19,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "qh", offset: 66, bytes: 8, unit: 1 },
         Field { name: "scales", offset: 74, bytes: 8, unit: 1 },
     ],
+    stripes: &[],
     dot: DotForm::Grid { bits: 10, vector: 8, group: 16, scale: Scale::Nibbles },
     decode: |b, out| {
         let d = super::half(b, 0);

@@ -17,6 +17,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "qs", offset: 2, bytes: 64, unit: 4 },
         Field { name: "scales", offset: 66, bytes: 8, unit: 1 },
     ],
+    stripes: &[],
     dot: DotForm::Grid { bits: 9, vector: 8, group: 16, scale: Scale::Nibbles },
     decode: |b, out| {
         let d = super::half(b, 0);

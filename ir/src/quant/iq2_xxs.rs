@@ -13,6 +13,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
     bytes: 66,
     multiple: 256,
     fields: &[Field { name: "d", offset: 0, bytes: 2, unit: 2 }, Field { name: "qs", offset: 2, bytes: 64, unit: 4 }],
+    stripes: &[],
     dot: DotForm::Grid { bits: 8, vector: 8, group: 32, scale: Scale::Top4 },
     decode: |b, out| {
         let d = super::half(b, 0);

@@ -19,6 +19,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "signs", offset: 74, bytes: 32, unit: 4 },
         Field { name: "scales", offset: 106, bytes: 4, unit: 1 },
     ],
+    stripes: &[],
     dot: DotForm::Grid { bits: 9, vector: 4, group: 32, scale: Scale::Nibbles },
     decode: |b, out| {
         let d = super::half(b, 0);

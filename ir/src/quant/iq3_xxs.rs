@@ -17,6 +17,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "qs", offset: 2, bytes: 64, unit: 4 },
         Field { name: "signs", offset: 66, bytes: 32, unit: 4 },
     ],
+    stripes: &[],
     dot: DotForm::Grid { bits: 8, vector: 4, group: 32, scale: Scale::Top4 },
     decode: |b, out| {
         let d = super::half(b, 0);

@@ -10,6 +10,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
     bytes: 18,
     multiple: 32,
     fields: &[Field { name: "d", offset: 0, bytes: 2, unit: 2 }, Field { name: "qs", offset: 2, bytes: 16, unit: 4 }],
+    stripes: &[],
     dot: DotForm::Codebook { bits: 4, group: 32, scale: Scale::Half },
     decode: |b, out| {
         let d = super::half(b, 0);

@@ -15,6 +15,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "scales_l", offset: 4, bytes: 4, unit: 1 },
         Field { name: "qs", offset: 8, bytes: 128, unit: 4 },
     ],
+    stripes: &[],
     dot: DotForm::Codebook { bits: 4, group: 32, scale: Scale::Split6 },
     decode: |b, out| {
         let d = super::half(b, 0);

@@ -13,6 +13,8 @@ pub use ggml::{GGML_TYPES, GgmlType, ggml_type};
 pub use mxfp4::HALVES as E2M1_HALVES;
 pub use unpack::{Quad, Scaling, Unpack, Unpacked, Wide};
 
+use std::ops::Range;
+
 macro_rules! formats {
     ($($file:ident),* $(,)?) => {
         $(mod $file;)*
@@ -185,6 +187,9 @@ pub struct QuantFormat {
     pub multiple: u32,
     /// The parts of a block, in order, without gaps.
     pub fields: &'static [Field],
+    /// The order in which [`crate::tensor::Layout::Rows16`] has the bytes of a block, so that a dot reads them front to
+    /// back: stripes of ranges, of which four bytes each come in turn. None: as they are.
+    pub stripes: &'static [&'static [Range<u32>]],
     /// The dot product it wants.
     pub dot: DotForm,
     /// Reference decoder: one block of `bytes` bytes to `block` values.
@@ -194,6 +199,22 @@ pub struct QuantFormat {
     /// Writes the float scales of a block so that random codes mean values around zero in proportion to `scale`: for
     /// synthetic weights. Float formats have none.
     pub set_scale: Option<fn(block: &mut [u8], scale: f32)>,
+}
+
+impl QuantFormat {
+    /// Where byte `at` of a block is in the order of [`QuantFormat::stripes`].
+    pub fn striped(&self, at: usize) -> usize {
+        const WORD: usize = 4;
+        let mut start = 0;
+        for &stripe in self.stripes {
+            if let Some(i) = stripe.iter().position(|run| run.contains(&(at as u32))) {
+                let into = at - stripe[i].start as usize;
+                return start + (into / WORD * stripe.len() + i) * WORD + into % WORD;
+            }
+            start += stripe.iter().map(|run| run.len()).sum::<usize>();
+        }
+        at
+    }
 }
 
 /// A handle to a [`QuantFormat`], compared, hashed and serialised by name.

@@ -10,6 +10,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
     bytes: 17,
     multiple: 32,
     fields: &[Field { name: "e", offset: 0, bytes: 1, unit: 1 }, Field { name: "qs", offset: 1, bytes: 16, unit: 4 }],
+    stripes: &[],
     dot: DotForm::BlockScaled { bits: 4, group: 32 },
     decode: |b, out| {
         // 2^(x - 128), for values in halves; below 2^-126 it is a subnormal number.

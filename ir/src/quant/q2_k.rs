@@ -15,6 +15,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "d", offset: 80, bytes: 2, unit: 2 },
         Field { name: "dmin", offset: 82, bytes: 2, unit: 2 },
     ],
+    stripes: &[],
     dot: DotForm::Int { bits: 2, offset: 0, group: 16, scale: Scale::Super4Min },
     decode: |b, out| {
         let (d, dmin) = (super::half(b, 80), super::half(b, 82));

@@ -16,6 +16,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "scales", offset: 96, bytes: 12, unit: 1 },
         Field { name: "d", offset: 108, bytes: 2, unit: 2 },
     ],
+    stripes: &[&[108..110], &[96..108], &[0..32, 32..64, 64..96]],
     dot: DotForm::Int { bits: 3, offset: 4, group: 16, scale: Scale::Super6 },
     decode: |b, out| {
         let d = super::half(b, 108);

@@ -13,6 +13,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "m", offset: 2, bytes: 2, unit: 2 },
         Field { name: "qs", offset: 4, bytes: 16, unit: 4 },
     ],
+    stripes: &[],
     dot: DotForm::Int { bits: 4, offset: 0, group: 32, scale: Scale::HalfMin },
     decode: |b, out| {
         let (d, m) = (super::half(b, 0), super::half(b, 2));

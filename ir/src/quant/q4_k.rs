@@ -15,6 +15,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "scales", offset: 4, bytes: 12, unit: 1 },
         Field { name: "qs", offset: 16, bytes: 128, unit: 4 },
     ],
+    stripes: &[],
     dot: DotForm::Int { bits: 4, offset: 0, group: 32, scale: Scale::Super6Min },
     decode: |b, out| {
         let (d, dmin) = (super::half(b, 0), super::half(b, 2));

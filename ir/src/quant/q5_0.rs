@@ -13,6 +13,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "qh", offset: 2, bytes: 4, unit: 4 },
         Field { name: "qs", offset: 6, bytes: 16, unit: 4 },
     ],
+    stripes: &[],
     dot: DotForm::Int { bits: 5, offset: 16, group: 32, scale: Scale::Half },
     decode: |b, out| {
         let d = super::half(b, 0);

@@ -14,6 +14,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "qh", offset: 4, bytes: 4, unit: 4 },
         Field { name: "qs", offset: 8, bytes: 16, unit: 4 },
     ],
+    stripes: &[],
     dot: DotForm::Int { bits: 5, offset: 0, group: 32, scale: Scale::HalfMin },
     decode: |b, out| {
         let (d, m) = (super::half(b, 0), super::half(b, 2));

@@ -15,6 +15,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "qh", offset: 16, bytes: 32, unit: 4 },
         Field { name: "qs", offset: 48, bytes: 128, unit: 4 },
     ],
+    stripes: &[&[0..16], &[16..48, 48..80], &[80..176]],
     dot: DotForm::Int { bits: 5, offset: 0, group: 32, scale: Scale::Super6Min },
     decode: |b, out| {
         let (d, dmin) = (super::half(b, 0), super::half(b, 2));

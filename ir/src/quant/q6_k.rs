@@ -15,6 +15,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "scales", offset: 192, bytes: 16, unit: 1 },
         Field { name: "d", offset: 208, bytes: 2, unit: 2 },
     ],
+    stripes: &[&[208..210], &[192..208], &[0..32, 32..64, 128..160], &[64..96, 96..128, 160..192]],
     dot: DotForm::Int { bits: 6, offset: 32, group: 16, scale: Scale::Super8 },
     decode: |b, out| {
         let d = super::half(b, 208);

@@ -9,6 +9,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
     bytes: 34,
     multiple: 32,
     fields: &[Field { name: "d", offset: 0, bytes: 2, unit: 2 }, Field { name: "qs", offset: 2, bytes: 32, unit: 4 }],
+    stripes: &[],
     dot: DotForm::Int { bits: 8, offset: 0, group: 32, scale: Scale::Half },
     decode: |b, out| {
         let d = super::half(b, 0);

@@ -123,13 +123,14 @@ fn weight_row(rng: &mut Rng, format: &QuantFormat, k: usize, codes: Codes) -> Ve
 
 /// [`ir::tensor::Layout::Rows16`] of one tile.
 fn interleave(format: &QuantFormat, rows: &[Vec<u8>]) -> Vec<u8> {
-    let mut tile = Vec::new();
+    let mut tile = vec![0; rows[0].len() * rows.len()];
     for block in (0..rows[0].len()).step_by(format.bytes as usize) {
         for field in format.fields {
-            for unit in (0..field.bytes).step_by(field.unit as usize) {
-                let at = block + (field.offset + unit) as usize;
-                for row in rows {
-                    tile.extend(&row[at..at + field.unit as usize]);
+            let unit = field.unit as usize;
+            for at in (field.offset as usize..(field.offset + field.bytes) as usize).step_by(unit) {
+                let to = (block + format.striped(at)) * rows.len();
+                for (row, to) in rows.iter().zip(tile[to..].chunks_mut(unit)) {
+                    to.copy_from_slice(&row[block + at..][..unit]);
                 }
             }
         }
