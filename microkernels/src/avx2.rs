@@ -86,9 +86,9 @@ impl Simd for Avx2 {
     // A lane gets two products a quad: 2 * 127 * (2^bits - 1) * quads <= 32767, or one run of a plane of 4 bits.
     const RUN: [usize; 9] = [0, 8, 8, 8, 8, 4, 2, 1, 8];
     const SPLIT8: bool = true;
-    const TOKENS: [usize; 3] = [4, 2, 3];
+    const TOKENS: [usize; 4] = [4, 4, 2, 3];
     const SUMS: usize = 1;
-    const STREAMED: [usize; 3] = [1, 2, 4];
+    const STREAMED: [usize; 4] = [1, 1, 2, 4];
     const AHEAD: [usize; 3] = [1024, 4096, 4096];
     const CHAINS: usize = 2;
 

@@ -33,9 +33,9 @@ impl Simd for Emulated {
 
     const RUN: [usize; 9] = [8; 9];
     const SPLIT8: bool = false;
-    const TOKENS: [usize; 3] = [8, 8, 4];
+    const TOKENS: [usize; 4] = [8, 4, 8, 4];
     const SUMS: usize = 16;
-    const STREAMED: [usize; 3] = [8, 8, 8];
+    const STREAMED: [usize; 4] = [2, usize::MAX, usize::MAX, usize::MAX];
     const AHEAD: [usize; 3] = [1024, 1024, 4096];
     const CHAINS: usize = 4;
 

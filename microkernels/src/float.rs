@@ -113,7 +113,7 @@ unsafe fn pass<S: Simd, E: Element, const N: usize, const STREAM: bool>(
     }
 }
 
-/// The panel's part for all of `count` tokens, at most `S::TOKENS[2]` at a time.
+/// The panel's part for all of `count` tokens, at most `S::TOKENS[3]` at a time.
 ///
 /// # Safety
 /// That of [`pass`].
@@ -122,7 +122,7 @@ unsafe fn passes<S: Simd, E: Element, const STREAM: bool>(s: S, panel: Panel, to
     let mut t = 0;
     // SAFETY: tokens below `count`; the rest is the caller's promise.
     unsafe {
-        while S::TOKENS[2] >= 4 && count - t >= 4 {
+        while S::TOKENS[3] >= 4 && count - t >= 4 {
             pass::<S, E, 4, STREAM>(s, panel, tokens, t);
             t += 4;
         }
@@ -159,7 +159,7 @@ pub unsafe fn dot<S: Simd, E: Element>(
 ) {
     let all = Tokens { a, row_bytes: f32_row_bytes(k), out, out_stride };
     let column = TILE_ROWS * E::BYTES;
-    if tokens <= S::TOKENS[2] {
+    if tokens <= S::TOKENS[3] {
         for first in (0..k).step_by(PANEL) {
             let panel = Panel { w: w.wrapping_add(first * column), columns: PANEL.min(k - first), first };
             // SAFETY: a panel of the tile.

@@ -88,6 +88,8 @@ pub trait Form {
     const FACTOR: f32 = 1.0;
     /// Consecutive blocks whose codes lie in the same words: 1, 2 or 4; it divides `BLOCKS`.
     const TOGETHER: usize = 1;
+    /// Whether quads `q` and `q + 4` of a block lie in the same word.
+    const HALVES: bool = false;
     /// Whether the quads of a block are unpacked together.
     const WHOLE: bool = false;
     /// Where the f16 scale of the mins lies in it, if any; with one block, the negative min itself.
@@ -162,6 +164,7 @@ impl Form for U4Half {
     const OFFSET: i16 = 8;
     const GROUPS: usize = 1;
     const BLOCKS: usize = 1;
+    const HALVES: bool = true;
     const BYTES: usize = 18;
     const D: usize = 0;
 
@@ -377,6 +380,7 @@ impl Form for Lut4Split6 {
     const OFFSET: i16 = 128;
     const GROUPS: usize = 1;
     const BLOCKS: usize = 8;
+    const HALVES: bool = true;
     const BYTES: usize = 136;
     const D: usize = 0;
 
@@ -410,6 +414,7 @@ impl Form for U4HalfMin {
     const GROUPS: usize = 1;
     const BLOCKS: usize = 1;
     const MIN: bool = true;
+    const HALVES: bool = true;
     const BYTES: usize = 20;
     const DMIN: usize = 2;
 
@@ -483,6 +488,7 @@ impl Form for Lut4Half {
     const OFFSET: i16 = 128;
     const GROUPS: usize = 1;
     const BLOCKS: usize = 1;
+    const HALVES: bool = true;
     const BYTES: usize = 18;
 
     #[inline(always)]
@@ -501,6 +507,7 @@ impl Form for E2M1Power {
     const OFFSET: i16 = 12;
     const GROUPS: usize = 1;
     const BLOCKS: usize = 1;
+    const HALVES: bool = true;
     const BYTES: usize = 17;
 
     #[inline(always)]

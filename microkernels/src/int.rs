@@ -1,8 +1,9 @@
 //! Dots of the integer forms with int8 activations.
 //!
-//! One token, or a few, stream the packed tile. More unpack a panel of 16 rows and 256 columns to the stack, where it
-//! stays in L1, and pass over it with as many tokens at a time as registers hold. Both compute, per row and token, the
-//! same float operations in the same order, so a token's result does not depend on how many there are:
+//! Tokens stream the packed tile, as many at a time as registers hold; if that takes several passes, part by part, which
+//! stays in L1. Where unpacking takes longer than that is worth, they unpack a panel of 16 rows and 256 columns to the
+//! stack, and pass over it. Both compute, per row and token, the same float operations in the same order, so a token's
+//! result does not depend on how many there are:
 //! for each superblock `t = sum of isum(block) * scale(activations of block)` with exact integer sums that include the
 //! integer scales, then `acc += t * d`, then `acc -= dmin * min(block) * (scale * sum)(activations of block)`.
 
@@ -17,58 +18,65 @@ const PANEL: usize = 8;
 /// Most blocks that are multiplied at once.
 const MOST: usize = 4;
 
-/// A row of activations from some block on.
+/// Rows of activations of `N` tokens from some block on.
 #[derive(Clone, Copy)]
-struct Activations {
-    codes: *const u8,
-    /// {scale: f32, sums: [i16; 2]} per block.
-    blocks: *const u8,
+struct Rows<const N: usize> {
+    rows: [*const u8; N],
+    /// Where the block is in each: its codes, its {scale: f32, sums: [i16; 2]}.
+    codes: usize,
+    figures: usize,
 }
 
-/// All methods but [`Activations::at`]: block `b` must be in the row.
-impl Activations {
-    /// The row at `row`, of `k` elements, from block `block`.
+/// All methods but [`Rows::at`]: block `b` must be in the rows.
+impl<const N: usize> Rows<N> {
+    /// The rows of `tokens` from token `first` on, at block `block`.
     ///
     /// # Safety
-    /// `row` is a row of [`q8_row_bytes`] bytes and the block is in it.
+    /// The tokens and the block exist.
     #[inline(always)]
-    unsafe fn at(row: *const u8, k: usize, block: usize) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe { Activations { codes: row.add(block * Q8_BLOCK), blocks: row.add(k + block * 8) } }
+    unsafe fn at(tokens: &Tokens, first: usize, block: usize) -> Self {
+        let mut rows = [tokens.a; N];
+        for (n, row) in rows.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *row = unsafe { tokens.a.add((first + n) * q8_row_bytes(tokens.k)) };
+        }
+        Rows { rows, codes: block * Q8_BLOCK, figures: tokens.k + block * 8 }
     }
 
     #[inline(always)]
-    unsafe fn quad<S: Simd>(self, s: S, b: usize, q: usize) -> S::SplatWord {
+    unsafe fn quad<S: Simd>(&self, s: S, n: usize, b: usize, q: usize) -> S::SplatWord {
         // SAFETY: the caller's promise.
-        unsafe { s.load_splat(self.codes.add(b * Q8_BLOCK + q * 4)) }
+        unsafe { s.load_splat(self.rows[n].add(self.codes + b * Q8_BLOCK + q * 4)) }
     }
 
     #[inline(always)]
-    unsafe fn scale(self, b: usize) -> f32 {
+    unsafe fn scale(&self, n: usize, b: usize) -> f32 {
         // SAFETY: the caller's promise.
-        unsafe { self.blocks.add(b * 8).cast::<f32>().read() }
+        unsafe { self.rows[n].add(self.figures + b * 8).cast::<f32>().read() }
     }
 
     #[inline(always)]
-    unsafe fn sums<S: Simd>(self, s: S, b: usize) -> S::SplatWord {
+    unsafe fn sums<S: Simd>(&self, s: S, n: usize, b: usize) -> S::SplatWord {
         // SAFETY: the caller's promise.
-        unsafe { s.load_splat(self.blocks.add(b * 8 + 4)) }
+        unsafe { s.load_splat(self.rows[n].add(self.figures + b * 8 + 4)) }
     }
 
     /// The sum of the activations of block `b`, scale included.
     #[inline(always)]
-    unsafe fn scaled_sum(self, b: usize) -> f32 {
+    unsafe fn scaled_sum(&self, n: usize, b: usize) -> f32 {
         // SAFETY: the caller's promise.
-        let [first, last] = unsafe { self.blocks.add(b * 8 + 4).cast::<[i16; 2]>().read() };
-        f32::from(first + last) * unsafe { self.scale(b) }
+        unsafe {
+            let [first, last] = self.rows[n].add(self.figures + b * 8 + 4).cast::<[i16; 2]>().read();
+            f32::from(first + last) * self.scale(n, b)
+        }
     }
 
     /// The sums of the activations of eight blocks, scale included.
     #[inline(always)]
-    unsafe fn scaled_sums<S: Simd>(self, s: S) -> [f32; 8] {
+    unsafe fn scaled_sums<S: Simd>(&self, s: S, n: usize) -> [f32; 8] {
         let (mut lanes, mut out) = ([0.0; TILE_ROWS], [0.0; 8]);
         // SAFETY: the caller's promise; `lanes` has the lanes.
-        unsafe { s.store_f32(lanes.as_mut_ptr(), s.scaled_sums(self.blocks)) };
+        unsafe { s.store_f32(lanes.as_mut_ptr(), s.scaled_sums(self.rows[n].add(self.figures))) };
         for (b, out) in out.iter_mut().enumerate() {
             *out = lanes[2 * b + 1];
         }
@@ -174,11 +182,23 @@ const fn run<S: Simd, F: Form>() -> usize {
 
 /// Most tokens that are faster without a panel: few where unpacking takes many registers or instructions.
 const fn streamed<S: Simd, F: Form>() -> usize {
-    match (F::GROUPS == 1 && run::<S, F>() == 8, F::BLOCKS == 1 && planes::<S, F>() == 1) {
-        (true, true) => S::STREAMED[2],
-        (true, false) => S::STREAMED[1],
-        _ => S::STREAMED[0],
-    }
+    S::STREAMED[match (F::GROUPS == 1 && run::<S, F>() == 8, F::BLOCKS == 1 && planes::<S, F>() == 1) {
+        _ if F::WHOLE => 0,
+        (true, true) => 3,
+        (true, false) => 2,
+        _ => 1,
+    }]
+}
+
+/// Tokens that the registers hold at once.
+const fn at_once<S: Simd, F: Form>() -> usize {
+    S::TOKENS[if planes::<S, F>() == 2 { 2 } else { F::GROUPS - 1 }]
+}
+
+/// Blocks of a part that several passes of tokens stream: about what stays in L1.
+const fn chunk<F: Form>() -> usize {
+    const BYTES: usize = 16 << 10;
+    BYTES.div_ceil(F::BYTES * TILE_ROWS) * F::BLOCKS
 }
 
 /// Blocks that are multiplied at once with `tokens` tokens: those that share words, as far as registers go.
@@ -314,14 +334,14 @@ fn prefetch_share<F: Form>(w: *const u8, b: usize, ahead: usize) {
 unsafe fn add_blocks<S: Simd, F: Form, const N: usize>(
     s: S,
     source: &impl Source<S>,
-    rows: &[Activations; N],
+    rows: &Rows<N>,
     first: usize,
     blocks: usize,
     t: &mut [S::Float; N],
 ) {
     let (quads, run, planes) = (8 / F::GROUPS, run::<S, F>(), planes::<S, F>());
     // SAFETY: here and below, the caller's promise.
-    let sums = |n: usize, j: usize| unsafe { rows[n].sums(s, first + j) };
+    let sums = |n: usize, j: usize| unsafe { rows.sums(s, n, first + j) };
     let mut total = [[s.total_start(sums(0, 0), s.zero()); N]; MOST];
     for j in 0..blocks {
         let correction = unsafe { source.correction(s, first + j) };
@@ -340,16 +360,16 @@ unsafe fn add_blocks<S: Simd, F: Form, const N: usize>(
                 }
             }
             for i in 0..run {
-                // Quads 0, 4, 1, 5, ... if there are eight: in many forms q and q + 4 lie in the same word.
-                let q = if run == 8 { i / 2 + i % 2 * 4 } else { g * quads + r * run + i };
+                let pairs = F::HALVES && run == 8;
+                let q = if pairs { i / 2 + i % 2 * 4 } else { g * quads + r * run + i };
                 // Keeps the compiler from interleaving quads, which would spill most of them.
-                if run != 8 || i % 2 == 0 {
+                if !pairs || i % 2 == 0 {
                     compiler_fence(Ordering::SeqCst);
                 }
                 for j in 0..blocks {
                     let codes = unsafe { source.codes(s, first + j, q) };
                     for n in 0..N {
-                        let quad = unsafe { rows[n].quad(s, first + j, q) };
+                        let quad = unsafe { rows.quad(s, n, first + j, q) };
                         for p in 0..planes {
                             acc[j][n][p] = s.dot4(acc[j][n][p], codes[p], quad);
                         }
@@ -369,7 +389,7 @@ unsafe fn add_blocks<S: Simd, F: Form, const N: usize>(
     }
     for j in 0..blocks {
         for n in 0..N {
-            let (sum, scale) = (s.total(total[j][n]), s.splat_float(unsafe { rows[n].scale(first + j) }));
+            let (sum, scale) = (s.total(total[j][n]), s.splat_float(unsafe { rows.scale(n, first + j) }));
             t[n] = s.settle(if (first + j).is_multiple_of(F::BLOCKS) {
                 s.mul_splat(sum, scale)
             } else {
@@ -379,68 +399,10 @@ unsafe fn add_blocks<S: Simd, F: Form, const N: usize>(
     }
 }
 
-/// Streams the tile for `N` tokens, and returns `N`.
-///
-/// # Safety
-/// That of [`dot`], with `N` tokens.
-#[inline(always)]
-unsafe fn stream<S: Simd, F: Form, const N: usize>(
-    s: S,
-    w: *const u8,
-    a: *const u8,
-    out: *mut f32,
-    k: usize,
-    out_stride: usize,
-) -> usize {
-    let ahead = S::AHEAD[N.min(3) - 1];
-    let mut acc = [s.zero_float(); N];
-    for i in 0..k / (F::BLOCKS * Q8_BLOCK) {
-        // SAFETY: superblock i of the tile, and the activations that it meets.
-        unsafe {
-            let packed = Packed::<F>::new(w.add(i * F::BYTES * TILE_ROWS));
-            let mut rows = [Activations::at(a, k, i * F::BLOCKS); N];
-            for n in 1..N {
-                rows[n] = Activations::at(a.add(n * q8_row_bytes(k)), k, i * F::BLOCKS);
-            }
-            let mut t = [s.zero_float(); N];
-            if F::WHOLE {
-                for b in 0..F::BLOCKS {
-                    prefetch_share::<F>(packed.w, b, ahead);
-                    let whole = Whole { codes: F::block(s, packed.w, b), packed: &packed };
-                    add_blocks::<S, F, N>(s, &whole, &rows, b, 1, &mut t);
-                }
-            } else {
-                let together = together::<S, F>(N);
-                unrolled!(F::BLOCKS / together, i => {
-                    for b in i * together..(i + 1) * together {
-                        prefetch_share::<F>(packed.w, b, ahead);
-                    }
-                    add_blocks::<S, F, N>(s, &packed, &rows, i * together, together, &mut t);
-                });
-            }
-            for n in 0..N {
-                acc[n] = s.fma(t[n], packed.d(s), acc[n]);
-                if F::MIN && F::BLOCKS == 1 {
-                    acc[n] = s.fnma_splat(packed.min(s, 0), s.splat_float(rows[n].scaled_sum(0)), acc[n]);
-                } else if F::MIN {
-                    let sums = rows[n].scaled_sums(s);
-                    unrolled!(F::BLOCKS, b => {
-                        acc[n] = s.fnma_splat(packed.min(s, b), s.splat_float(sums[b]), acc[n]);
-                    });
-                }
-            }
-        }
-    }
-    for n in 0..N {
-        // SAFETY: the caller vouches for 16 floats a token.
-        unsafe { s.store_f32(out.add(n * out_stride), acc[n]) };
-    }
-    N
-}
-
-/// Where the tokens of a dot lie.
+/// The tokens of a dot, and the part of their rows that is multiplied.
+#[derive(Clone, Copy)]
 struct Tokens {
-    /// First block of the panel and number of blocks in it.
+    /// First block and number of blocks.
     blocks: (usize, usize),
     k: usize,
     a: *const u8,
@@ -448,27 +410,103 @@ struct Tokens {
     out_stride: usize,
 }
 
-/// Adds the panel's part for tokens `first..first + N` to `out`, which it initialises in the first panel.
+impl Tokens {
+    /// The sums so far of `N` tokens from `first` on: zeros in the first part of the rows.
+    ///
+    /// # Safety
+    /// The tokens exist.
+    #[inline(always)]
+    unsafe fn sums<S: Simd, const N: usize>(&self, s: S, first: usize) -> [S::Float; N] {
+        let mut acc = [s.zero_float(); N];
+        if self.blocks.0 > 0 {
+            for (n, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *acc = unsafe { s.load_f32(self.out.add((first + n) * self.out_stride).cast()) };
+            }
+        }
+        acc
+    }
+
+    /// Writes them.
+    ///
+    /// # Safety
+    /// The tokens exist.
+    #[inline(always)]
+    unsafe fn set_sums<S: Simd, const N: usize>(&self, s: S, first: usize, acc: [S::Float; N]) {
+        for (n, acc) in acc.into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { s.store_f32(self.out.add((first + n) * self.out_stride), acc) };
+        }
+    }
+}
+
+/// Adds the part's sums for tokens `first..first + N`, straight from the tile at `w`, and returns `N`. The first tokens
+/// of a part prefetch what comes after it.
+///
+/// # Safety
+/// That of [`dot`], and the tokens exist.
+#[inline(always)]
+unsafe fn stream<S: Simd, F: Form, const N: usize>(s: S, w: *const u8, tokens: &Tokens, first: usize) -> usize {
+    let ahead = S::AHEAD[N.min(3) - 1];
+    let (first_block, blocks) = tokens.blocks;
+    // SAFETY: the caller's promise.
+    let (mut acc, mut rows) = unsafe { (tokens.sums::<S, N>(s, first), Rows::<N>::at(tokens, first, first_block)) };
+    for i in first_block / F::BLOCKS..(first_block + blocks) / F::BLOCKS {
+        // SAFETY: superblock i of the tile, and the activations that it meets.
+        unsafe {
+            let packed = Packed::<F>::new(w.add(i * F::BYTES * TILE_ROWS));
+            let fetch = |b: usize| {
+                if first == 0 {
+                    prefetch_share::<F>(packed.w, b, ahead);
+                }
+            };
+            let mut t = [s.zero_float(); N];
+            if F::WHOLE {
+                for b in 0..F::BLOCKS {
+                    fetch(b);
+                    let whole = Whole { codes: F::block(s, packed.w, b), packed: &packed };
+                    add_blocks::<S, F, N>(s, &whole, &rows, b, 1, &mut t);
+                }
+            } else {
+                let together = together::<S, F>(N);
+                unrolled!(F::BLOCKS / together, i => {
+                    (i * together..(i + 1) * together).for_each(fetch);
+                    add_blocks::<S, F, N>(s, &packed, &rows, i * together, together, &mut t);
+                });
+            }
+            for n in 0..N {
+                acc[n] = s.fma(t[n], packed.d(s), acc[n]);
+                if F::MIN && F::BLOCKS == 1 {
+                    acc[n] = s.fnma_splat(packed.min(s, 0), s.splat_float(rows.scaled_sum(n, 0)), acc[n]);
+                } else if F::MIN {
+                    let sums = rows.scaled_sums(s, n);
+                    unrolled!(F::BLOCKS, b => {
+                        acc[n] = s.fnma_splat(packed.min(s, b), s.splat_float(sums[b]), acc[n]);
+                    });
+                }
+            }
+        }
+        rows.codes += F::BLOCKS * Q8_BLOCK;
+        rows.figures += F::BLOCKS * 8;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { tokens.set_sums(s, first, acc) };
+    N
+}
+
+/// Adds the panel's part for tokens `first..first + N`, and returns `N`.
 ///
 /// # Safety
 /// The panel holds the blocks and the tokens exist.
 #[inline(always)]
-unsafe fn pass<S: Simd, F: Form, const N: usize>(s: S, panel: &Panel<S, F>, tokens: &Tokens, first: usize) {
+unsafe fn pass<S: Simd, F: Form, const N: usize>(s: S, panel: &Panel<S, F>, tokens: &Tokens, first: usize) -> usize {
     let (first_block, blocks) = tokens.blocks;
-    let row_bytes = q8_row_bytes(tokens.k);
-    let mut rows = [Activations { codes: tokens.a, blocks: tokens.a }; N];
-    let mut acc = [s.zero_float(); N];
-    for i in 0..N {
-        let row = tokens.a.wrapping_add((first + i) * row_bytes);
-        // SAFETY: the caller vouches for the token.
-        unsafe {
-            rows[i] = Activations::at(row, tokens.k, first_block);
-            if first_block > 0 {
-                acc[i] = s.load_f32(tokens.out.add((first + i) * tokens.out_stride).cast());
-            }
-        }
-        prefetch_lines(rows[i].codes.wrapping_add(N * row_bytes), PANEL * Q8_BLOCK);
-        prefetch(rows[i].blocks.wrapping_add(N * row_bytes));
+    // SAFETY: the caller's promise.
+    let (mut acc, rows) = unsafe { (tokens.sums::<S, N>(s, first), Rows::<N>::at(tokens, first, first_block)) };
+    for row in rows.rows {
+        let next = row.wrapping_add(N * q8_row_bytes(tokens.k));
+        prefetch_lines(next.wrapping_add(rows.codes), PANEL * Q8_BLOCK);
+        prefetch(next.wrapping_add(rows.figures));
     }
     for i in 0..blocks / F::BLOCKS {
         let mut t = [s.zero_float(); N];
@@ -484,7 +522,7 @@ unsafe fn pass<S: Simd, F: Form, const N: usize>(s: S, panel: &Panel<S, F>, toke
                 // SAFETY: the block is unpacked and in the rows.
                 unsafe {
                     let min = panel.mins.get_unchecked(i).assume_init();
-                    acc[n] = s.fnma_splat(min, s.splat_float(rows[n].scaled_sum(i)), acc[n]);
+                    acc[n] = s.fnma_splat(min, s.splat_float(rows.scaled_sum(n, i)), acc[n]);
                 }
             }
         }
@@ -493,17 +531,31 @@ unsafe fn pass<S: Simd, F: Form, const N: usize>(s: S, panel: &Panel<S, F>, toke
         for n in 0..N {
             // SAFETY: superblocks of eight blocks fill the panel.
             unsafe {
-                let sums = rows[n].scaled_sums(s);
+                let sums = rows.scaled_sums(s, n);
                 for b in 0..PANEL {
                     acc[n] = s.fnma_splat(panel.mins[b].assume_init(), s.splat_float(sums[b]), acc[n]);
                 }
             }
         }
     }
-    for (i, acc) in acc.into_iter().enumerate() {
-        // SAFETY: the caller vouches for the token.
-        unsafe { s.store_f32(tokens.out.add((first + i) * tokens.out_stride), acc) };
-    }
+    // SAFETY: the caller's promise.
+    unsafe { tokens.set_sums(s, first, acc) };
+    N
+}
+
+/// Calls `$f::<S, F, N>` with the largest N for the tokens that are left, up to `$most`, until none are.
+macro_rules! by_tokens {
+    ($most:expr, $count:expr, $t:ident => $f:ident($($arg:expr),*)) => {{
+        let mut $t = 0;
+        while $t < $count {
+            $t += match $count - $t {
+                8.. if $most >= 8 => $f::<S, F, 8>($($arg),*),
+                4.. if $most >= 4 => $f::<S, F, 4>($($arg),*),
+                2.. if $most >= 2 => $f::<S, F, 2>($($arg),*),
+                _ => $f::<S, F, 1>($($arg),*),
+            };
+        }
+    }};
 }
 
 /// [`ir::abi::DotFn`].
@@ -521,50 +573,30 @@ pub unsafe fn dot<S: Simd, F: Form>(
     tokens: usize,
     out_stride: usize,
 ) {
-    let at_once = S::TOKENS[planes::<S, F>() - 1];
-    let most = streamed::<S, F>();
-    if tokens <= most {
-        let mut t = 0;
-        while t < tokens {
-            // SAFETY: tokens below `tokens`; the rest is the caller's promise.
-            unsafe {
-                let (a, out) = (a.add(t * q8_row_bytes(k)), out.add(t * out_stride));
-                t += match tokens - t {
-                    8.. if most >= 8 => stream::<S, F, 8>(s, w, a, out, k, out_stride),
-                    4.. if most >= 4 => stream::<S, F, 4>(s, w, a, out, k, out_stride),
-                    2.. if most >= 2 => stream::<S, F, 2>(s, w, a, out, k, out_stride),
-                    _ => stream::<S, F, 1>(s, w, a, out, k, out_stride),
-                };
-            }
-        }
-        return;
-    }
+    let (at_once, all) = (at_once::<S, F>(), k / Q8_BLOCK);
+    let streams = tokens <= streamed::<S, F>();
+    // All of a row if no other tokens come for it.
+    let part = if streams && tokens <= at_once {
+        all
+    } else if streams {
+        chunk::<F>()
+    } else {
+        PANEL
+    };
     let mut panel = Panel::<S, F>::new();
-    for first_block in (0..k / Q8_BLOCK).step_by(PANEL) {
-        let blocks = PANEL.min(k / Q8_BLOCK - first_block);
+    for first_block in (0..all).step_by(part) {
+        let blocks = part.min(all - first_block);
         let here = Tokens { blocks: (first_block, blocks), k, a, out, out_stride };
-        for b in (0..blocks).step_by(F::BLOCKS) {
-            // SAFETY: superblocks of the tile, as many as a panel holds.
-            unsafe { panel.unpack(s, w.add((first_block + b) / F::BLOCKS * F::BYTES * TILE_ROWS), b) };
-        }
-        let mut t = 0;
-        // SAFETY: the blocks of the panel, and tokens below `tokens`.
+        // SAFETY: superblocks of the tile, as many as a panel holds; tokens below `tokens`.
         unsafe {
-            while at_once >= 8 && tokens - t >= 8 {
-                pass::<S, F, 8>(s, &panel, &here, t);
-                t += 8;
+            if streams {
+                by_tokens!(at_once, tokens, t => stream(s, w, &here, t));
+                continue;
             }
-            while at_once >= 4 && tokens - t >= 4 {
-                pass::<S, F, 4>(s, &panel, &here, t);
-                t += 4;
+            for b in (0..blocks).step_by(F::BLOCKS) {
+                panel.unpack(s, w.add((first_block + b) / F::BLOCKS * F::BYTES * TILE_ROWS), b);
             }
-            while tokens - t >= 2 {
-                pass::<S, F, 2>(s, &panel, &here, t);
-                t += 2;
-            }
-            if tokens > t {
-                pass::<S, F, 1>(s, &panel, &here, t);
-            }
+            by_tokens!(at_once, tokens, t => pass(s, &panel, &here, t));
         }
     }
 }

@@ -35,12 +35,13 @@ pub trait Simd: Copy {
     const RUN: [usize; 9];
     /// Whether 8-bit codes are split into planes of 4 bits, low and high, each with its own accumulator.
     const SPLIT8: bool;
-    /// Tokens that the registers hold at once: in integer dots of one plane and of two, in float dots (3 or 4).
-    const TOKENS: [usize; 3];
+    /// Tokens that the registers hold at once: in integer dots of one group a block, of two, of two planes; in float dots
+    /// (3 or 4).
+    const TOKENS: [usize; 4];
     /// Accumulators of `dot4` for several blocks at once that the registers hold beside all else.
     const SUMS: usize;
-    /// Most tokens that read packed codes each for themselves, by whether unpacking is cheap: never, somewhat, most.
-    const STREAMED: [usize; 3];
+    /// Most tokens that stream packed tiles, from forms whose unpacking is most expensive to those where it is cheapest.
+    const STREAMED: [usize; 4];
     /// How far ahead of its reads a pass of one token, of two and of more over weights in memory prefetches, bytes. Where it
     /// waits for memory, the CPU's own prefetching is faster, and a short way helps it over the ends of pages; where it
     /// takes longer than reading, that falls behind.
