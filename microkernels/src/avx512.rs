@@ -54,7 +54,7 @@ impl Simd for Avx512 {
     const TOKENS: [usize; 4] = [8, 4, 8, 4];
     const SUMS: usize = 16;
     const STREAMED: [usize; 4] = [2, usize::MAX, usize::MAX, usize::MAX];
-    const AHEAD: [usize; 3] = [1024, 1024, 4096];
+    const AHEAD: [usize; 3] = [0, 512, 6144];
     const CHAINS: usize = 4;
 
     #[inline(always)]

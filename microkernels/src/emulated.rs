@@ -36,7 +36,7 @@ impl Simd for Emulated {
     const TOKENS: [usize; 4] = [8, 4, 8, 4];
     const SUMS: usize = 16;
     const STREAMED: [usize; 4] = [2, usize::MAX, usize::MAX, usize::MAX];
-    const AHEAD: [usize; 3] = [1024, 1024, 4096];
+    const AHEAD: [usize; 3] = [0, 512, 6144];
     const CHAINS: usize = 4;
 
     fn zero(self) -> Self::Word {

@@ -456,7 +456,7 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(s: S, w: *const u8, tokens: &
         unsafe {
             let packed = Packed::<F>::new(w.add(i * F::BYTES * TILE_ROWS));
             let fetch = |b: usize| {
-                if first == 0 {
+                if ahead > 0 && first == 0 {
                     prefetch_share::<F>(packed.w, b, ahead);
                 }
             };
