@@ -106,6 +106,11 @@ pub type AccumulateFn = unsafe extern "C" fn(
     positions: usize,
     rows: usize,
 );
+/// One row of the online softmax (Milakov and Gimelshein 2018) over [`KV_BLOCK`] scores, of which the first `seen` count:
+/// `max` becomes the largest of them and itself, each score `exp(score - max)`, 0 where it does not count; `sum` and the
+/// `head` floats of `acc` (`head` a multiple of 8) are multiplied by `exp(old max - max)`, and the scores are added to `sum`.
+pub type SoftmaxFn =
+    unsafe extern "C" fn(scores: *mut f32, max: *mut f32, sum: *mut f32, acc: *mut f32, head: usize, seen: usize);
 /// `out[t * dim + 2 i] = cos`, `out[t * dim + 2 i + 1] = sin` of `(position + t) * theta^(-2 i / dim) / factors[i]`
 /// (factors null: 1), i < dim / 2. Computed in f64.
 pub type RopeAnglesFn =
@@ -122,6 +127,8 @@ pub enum Signature {
     Scores,
     /// [`AccumulateFn`].
     Accumulate,
+    /// [`SoftmaxFn`].
+    Softmax,
     /// [`RopeAnglesFn`].
     RopeAngles,
     /// [`BarrierFn`].
@@ -143,6 +150,8 @@ pub enum Meaning {
         /// 8-bit KV rows instead of f16.
         q8: bool,
     },
+    /// A row of the online softmax.
+    Softmax,
     /// Rotary angles.
     RopeAngles,
     /// Barrier of the worker pool.
@@ -221,6 +230,8 @@ atoms! {
     AccumulateF16 = "accumulate_f16", Meaning::Accumulate { q8: false };
     /// 8-bit KV.
     AccumulateQ8 = "accumulate_q8", Meaning::Accumulate { q8: true };
+    /// A block of scores of one row.
+    Softmax = "softmax", Meaning::Softmax;
 }
 
 impl Atom {
@@ -230,6 +241,7 @@ impl Atom {
             Meaning::Dot(_) => Signature::Dot,
             Meaning::Scores { .. } => Signature::Scores,
             Meaning::Accumulate { .. } => Signature::Accumulate,
+            Meaning::Softmax => Signature::Softmax,
             Meaning::RopeAngles => Signature::RopeAngles,
             Meaning::Barrier => Signature::Barrier,
         }

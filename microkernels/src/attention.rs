@@ -2,8 +2,10 @@
 //!
 //! Eight accumulators are live: query rows times positions for scores, query rows times vectors of 8 elements for
 //! accumulation. Rows go four at a time, then two, then one. The float operations of an output are the same in all
-//! cases, so it does not depend on how many rows and positions there are.
+//! cases, so it does not depend on how many rows and positions there are. The first rows prefetch the block that comes
+//! after this one.
 
+use crate::simd::prefetch_lines;
 use ir::abi::{KV_BLOCK, Q8_BLOCK, kv_f16_row_bytes, kv_q8_row_bytes};
 use std::arch::x86_64::*;
 
@@ -132,24 +134,24 @@ unsafe fn scores_any<K: Row>(
     // SAFETY: the caller's promise, for rows r to r + R.
     unsafe {
         while rows - r >= 8 {
-            scores_of::<K, 8, 1>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions);
+            scores_of::<K, 8, 1>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, r == 0);
             r += 8;
         }
         if rows - r >= 4 {
-            scores_of::<K, 4, 2>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions);
+            scores_of::<K, 4, 2>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, r == 0);
             r += 4;
         }
         if rows - r >= 2 {
-            scores_of::<K, 2, 4>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions);
+            scores_of::<K, 2, 4>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, r == 0);
             r += 2;
         }
         if rows > r {
-            scores_of::<K, 1, 8>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions);
+            scores_of::<K, 1, 8>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, r == 0);
         }
     }
 }
 
-/// Scores of `R` rows, `P` positions at a time, `R * P = 8`.
+/// Scores of `R` rows, `P` positions at a time, `R * P = 8`; `fetch` if they prefetch.
 ///
 /// # Safety
 /// That of [`scores`], with `R` rows.
@@ -160,13 +162,18 @@ unsafe fn scores_of<K: Row, const R: usize, const P: usize>(
     out: *mut f32,
     head: usize,
     positions: usize,
+    fetch: bool,
 ) {
+    let row_bytes = K::bytes(head);
     for first in (0..positions).step_by(P) {
         let valid = P.min(positions - first);
+        if fetch {
+            prefetch_lines(keys.wrapping_add((first + KV_BLOCK) * row_bytes), P * row_bytes);
+        }
         let mut row = [keys; P];
         for (p, row) in row.iter_mut().enumerate() {
             // SAFETY: a position below `positions`; those past the end repeat the last.
-            *row = unsafe { keys.add((first + p.min(valid - 1)) * K::bytes(head)) };
+            *row = unsafe { keys.add((first + p.min(valid - 1)) * row_bytes) };
         }
         // SAFETY: elements of the rows; `out` has P valid floats from `first` for each row.
         unsafe {
@@ -239,20 +246,20 @@ unsafe fn accumulate_any<V: Row>(
     // SAFETY: the caller's promise, for rows r to r + R.
     unsafe {
         while rows - r >= 4 {
-            accumulate_to::<V, 4, 2>(weights.add(r * KV_BLOCK), values, acc.add(r * head), head, positions);
+            accumulate_to::<V, 4, 2>(weights.add(r * KV_BLOCK), values, acc.add(r * head), head, positions, r == 0);
             r += 4;
         }
         if rows - r >= 2 {
-            accumulate_to::<V, 2, 4>(weights.add(r * KV_BLOCK), values, acc.add(r * head), head, positions);
+            accumulate_to::<V, 2, 4>(weights.add(r * KV_BLOCK), values, acc.add(r * head), head, positions, r == 0);
             r += 2;
         }
         if rows > r {
-            accumulate_to::<V, 1, 8>(weights.add(r * KV_BLOCK), values, acc.add(r * head), head, positions);
+            accumulate_to::<V, 1, 8>(weights.add(r * KV_BLOCK), values, acc.add(r * head), head, positions, r == 0);
         }
     }
 }
 
-/// Accumulates to `R` rows, `C` vectors at a time, `R * C = 8`.
+/// Accumulates to `R` rows, `C` vectors at a time, `R * C = 8`; `fetch` if they prefetch.
 ///
 /// # Safety
 /// That of [`accumulate`], with `R` rows.
@@ -263,20 +270,21 @@ unsafe fn accumulate_to<V: Row, const R: usize, const C: usize>(
     acc: *mut f32,
     head: usize,
     positions: usize,
+    fetch: bool,
 ) {
     let whole = head / (C * LANES) * (C * LANES);
     // SAFETY: vectors d to d + C of the row.
     unsafe {
         for d in (0..whole).step_by(C * LANES) {
-            accumulate_at::<V, R, C>(weights, values, acc, head, positions, d);
+            accumulate_at::<V, R, C>(weights, values, acc, head, positions, d, fetch && d == 0);
         }
         for d in (whole..head).step_by(LANES) {
-            accumulate_at::<V, R, 1>(weights, values, acc, head, positions, d);
+            accumulate_at::<V, R, 1>(weights, values, acc, head, positions, d, fetch && d == 0);
         }
     }
 }
 
-/// Accumulates elements `d..d + C * 8` of `R` rows, `d` a multiple of `C * 8`.
+/// Accumulates elements `d..d + C * 8` of `R` rows, `d` a multiple of `C * 8`; `fetch` if they prefetch.
 ///
 /// # Safety
 /// That of [`accumulate`], with `R` rows and the elements in them.
@@ -288,6 +296,7 @@ unsafe fn accumulate_at<V: Row, const R: usize, const C: usize>(
     head: usize,
     positions: usize,
     d: usize,
+    fetch: bool,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -297,8 +306,12 @@ unsafe fn accumulate_at<V: Row, const R: usize, const C: usize>(
                 sum[r][c] = _mm256_loadu_ps(acc.add(r * head + d + c * LANES));
             }
         }
+        let row_bytes = V::bytes(head);
         for p in 0..positions {
-            let row = values.add(p * V::bytes(head));
+            let row = values.add(p * row_bytes);
+            if fetch {
+                prefetch_lines(row.wrapping_add(KV_BLOCK * row_bytes), row_bytes);
+            }
             let mut value = [_mm256_setzero_ps(); C];
             for c in 0..C {
                 let scale = V::scale(row, head, d / Q8_BLOCK + c * LANES / Q8_BLOCK);

@@ -1,7 +1,7 @@
 //! The functions whose addresses are in the tables: generic kernels with the features enabled that they need.
 
-use crate::{Table, attention, avx2::Avx2, avx512::Avx512, float, forms, int};
-use ir::abi::{AccumulateFn, Atom, DotFn, Meaning, ScoresFn};
+use crate::{Table, attention, avx2::Avx2, avx512::Avx512, float, forms, int, softmax};
+use ir::abi::{AccumulateFn, Atom, DotFn, Meaning, ScoresFn, SoftmaxFn};
 use ir::quant::DotForm;
 
 /// A module of dots over one [`crate::simd::Simd`], with a function that puts them into a table.
@@ -113,4 +113,5 @@ fn fill_attention(table: &mut Table) {
     table[Atom::ScoresQ8 as usize] = scores_q8 as ScoresFn as usize;
     table[Atom::AccumulateF16 as usize] = accumulate_f16 as AccumulateFn as usize;
     table[Atom::AccumulateQ8 as usize] = accumulate_q8 as AccumulateFn as usize;
+    table[Atom::Softmax as usize] = softmax::row as SoftmaxFn as usize;
 }

@@ -31,6 +31,8 @@ pub mod measure;
 mod rope;
 #[cfg(target_arch = "x86_64")]
 mod simd;
+#[cfg(target_arch = "x86_64")]
+mod softmax;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
 

@@ -5,7 +5,7 @@
 //! the fields and stripes of the format alone. Next hop: the loader repacks straight from the mapped file into the weight's memory.
 
 use ir::abi::{TILE_ROWS, WARP_ROWS};
-use ir::quant::{Field, Format};
+use ir::quant::Format;
 use ir::tensor::Layout;
 use rayon::prelude::*;
 

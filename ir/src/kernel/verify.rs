@@ -213,6 +213,7 @@ impl Verifier<'_> {
         let pattern = match signature {
             Signature::Dot => "aaaiii",
             Signature::Scores | Signature::Accumulate => "aaaiii",
+            Signature::Softmax => "aaaaii",
             Signature::RopeAngles => "aiiifn",
             Signature::Barrier => return self.bad("the barrier is a statement, not a call"),
         };

@@ -10,9 +10,9 @@ use crate::attention_parts::{Cache, accumulate, scores};
 use crate::body;
 use crate::generator::Generator;
 use ir::Result;
-use ir::abi::{KV_BLOCK, f32_row_bytes};
+use ir::abi::{Atom, KV_BLOCK, Meaning, f32_row_bytes};
 use ir::graph::{Graph, Op};
-use ir::kernel::{Buf, Builder, Compare, Mem, Value};
+use ir::kernel::{Arg, Buf, Builder, Compare, Mem, Value};
 use ir::tensor::kv_row_bytes;
 
 /// Stands for minus infinity: exp of it, less any real score, is 0.
@@ -110,6 +110,7 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
         g.b.udiv(rounded, by)
     };
     let units = g.b.imul_const(per_head, kv_heads);
+    let softmax = g.target.atom(Meaning::Softmax);
     g.parallel(units, |g, unit| {
         let by = g.b.size(kv_heads);
         let (part, h) = (g.b.udiv(unit, by), g.b.urem(unit, by));
@@ -134,7 +135,7 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
             let n = g.b.umin(left, block);
             let rows = g.b.imul_const(count, shape.group);
             scores(g, &keys, (h, p), mem.q, mem.s, n, rows);
-            soften(&mut g.b, shape, mem, (start, count), p, n);
+            soften(&mut g.b, softmax, shape, mem, (start, count), p, n);
             accumulate(g, &values, (h, p), mem.s, mem.acc, n, rows);
             Ok(())
         })?;
@@ -258,7 +259,15 @@ fn load_queries(
 }
 
 /// Turns the scores of positions p.. p + n into weights relative to the new running maximum, and rescales the sums.
-fn soften(b: &mut Builder, shape: Shape, mem: Scratch, (start, count): (Value, Value), p: Value, n: Value) {
+fn soften(
+    b: &mut Builder,
+    atom: Option<Atom>,
+    shape: Shape,
+    mem: Scratch,
+    (start, count): (Value, Value),
+    p: Value,
+    n: Value,
+) {
     for_rows(b, shape, count, |b, t, _, r| {
         let limit = b.iadd(start, t);
         let limit = b.iadd_const(limit, 1);
@@ -267,7 +276,14 @@ fn soften(b: &mut Builder, shape: Shape, mem: Scratch, (start, count): (Value, V
         let seen = b.isub(limit, p);
         let seen = b.umin(seen, n);
         let seen = b.select(none, zero, seen);
-        let row = b.imul_const(r, KV_BLOCK);
+        let (row, acc) = (b.imul_const(r, KV_BLOCK), b.imul_const(r, shape.head));
+        if let Some(atom) = atom {
+            let address = |buf, at| Arg::Address(buf, at);
+            let memory = [address(mem.s, row), address(mem.max, r), address(mem.sum, r), address(mem.acc, acc)];
+            let head = b.size(shape.head);
+            b.call(atom, memory.into_iter().chain([Arg::Int(head), Arg::Int(seen)]).collect());
+            return;
+        }
         let never = b.float(NEVER);
         b.for_(seen, block, 1, |b, i| {
             let at = b.iadd(row, i);
@@ -318,7 +334,6 @@ fn soften(b: &mut Builder, shape: Shape, mem: Scratch, (start, count): (Value, V
         let sum = b.fma(sum, fade, new);
         b.store(mem.sum, r, Mem::F32, sum);
         let moved = b.compare(Compare::FLt, old, max);
-        let acc = b.imul_const(r, shape.head);
         b.if_(moved, |b| scale_row(b, shape.head, (mem.acc, acc), fade, (mem.acc, acc)));
     });
 }

@@ -2,7 +2,8 @@
 
 use super::{Aligned, Rng, vector_isas};
 use crate::table;
-use ir::abi::{AccumulateFn, Atom, KV_BLOCK, Meaning, Q8_BLOCK, ScoresFn, kv_f16_row_bytes, kv_q8_row_bytes};
+use ir::abi::{AccumulateFn, Atom, KV_BLOCK, Meaning, Q8_BLOCK, ScoresFn, SoftmaxFn};
+use ir::abi::{kv_f16_row_bytes, kv_q8_row_bytes};
 use ir::target::Isa;
 
 /// Error of an output over the sum of the absolute products.
@@ -118,6 +119,47 @@ fn accumulate_matches_the_oracle() {
                         let weights = &weights[r * KV_BLOCK..][..positions];
                         let products = weights.iter().zip(&values).map(|(&w, v)| f64::from(w) * v[d]);
                         check(&what, output, [f64::from(before[i])].into_iter().chain(products));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn softmax_matches_the_oracle() {
+    for (name, _, address) in atoms(|m| (m == Meaning::Softmax).then_some(false)) {
+        // SAFETY: the entry of such an atom is of that type.
+        let softmax: SoftmaxFn = unsafe { std::mem::transmute(address) };
+        let rng = &mut Rng::new(9);
+        for seen in [0].iter().chain(POSITIONS).copied() {
+            // The maximum stays, grows, is the first; scores lie near one another and far apart.
+            for (old, spread) in [(100.0, 1.0), (0.25, 1.0), (0.25, 200.0), (-1e30, 30.0)] {
+                for &head in HEADS {
+                    let scores: Vec<f32> = rng.floats(KV_BLOCK).iter().map(|x| x * spread).collect();
+                    let (before, old_sum) = (rng.floats(head), rng.float().abs());
+                    let (mut weights, mut acc) = (scores.clone(), before.clone());
+                    weights[seen..].fill(f32::NAN);
+                    let (mut max, mut sum) = (old, old_sum);
+                    let (state, acc_at) = ((&raw mut max, &raw mut sum), acc.as_mut_ptr());
+                    // SAFETY: as many floats as it wants.
+                    unsafe { softmax(weights.as_mut_ptr(), state.0, state.1, acc_at, head, seen) };
+
+                    let what = format!("{name} head {head}, {seen} of scores up to {spread}, after {old}");
+                    let top = scores[..seen].iter().fold(old, |a, &b| a.max(b));
+                    assert_eq!(max.to_bits(), top.to_bits(), "{what}: the maximum");
+                    let weight = |x: f32| f64::from(x - top).exp();
+                    let near = |output: f32, want: f64, what: &str| {
+                        let error = (f64::from(output) - want).abs();
+                        assert!(error <= TOLERANCE * want.abs() + 2e-38, "{what}: {output}, not {want}");
+                    };
+                    for (p, &output) in weights.iter().enumerate() {
+                        near(output, if p < seen { weight(scores[p]) } else { 0.0 }, &format!("{what}: score {p}"));
+                    }
+                    let all: f64 = scores[..seen].iter().map(|&x| weight(x)).sum();
+                    near(sum, f64::from(old_sum) * weight(old) + all, &format!("{what}: the sum"));
+                    for (d, (&output, &before)) in acc.iter().zip(&before).enumerate() {
+                        near(output, f64::from(before) * weight(old), &format!("{what}: sum {d}"));
                     }
                 }
             }
