@@ -111,6 +111,14 @@ pub type AccumulateFn = unsafe extern "C" fn(
 /// `head` floats of `acc` (`head` a multiple of 8) are multiplied by `exp(old max - max)`, and the scores are added to `sum`.
 pub type SoftmaxFn =
     unsafe extern "C" fn(scores: *mut f32, max: *mut f32, sum: *mut f32, acc: *mut f32, head: usize, seen: usize);
+/// `out[t * out_stride + r] = silu(gate[t * TILE_ROWS + r]) * up[t * TILE_ROWS + r]` for the 16 rows r of a tile and `tokens`
+/// tokens; silu(x) = x / (1 + exp(-x)).
+pub type SiluTimesFn =
+    unsafe extern "C" fn(gate: *const f32, up: *const f32, out: *mut f32, tokens: usize, out_stride: usize);
+/// One row of `k` int8 activations, of [`q8_row_bytes`], from floats: of `x[c] * factor * weights[c]`, of `x[c]` if `weights`
+/// is null. `k` is a multiple of [`Q8_BLOCK`]. The scale of a block is its largest magnitude / 127, a code `round(x / scale)`,
+/// ties to even.
+pub type QuantizeFn = unsafe extern "C" fn(x: *const f32, out: *mut u8, k: usize, factor: f32, weights: *const f32);
 /// `out[t * dim + 2 i] = cos`, `out[t * dim + 2 i + 1] = sin` of `(position + t) * theta^(-2 i / dim) / factors[i]`
 /// (factors null: 1), i < dim / 2. Computed in f64.
 pub type RopeAnglesFn =
@@ -129,6 +137,10 @@ pub enum Signature {
     Accumulate,
     /// [`SoftmaxFn`].
     Softmax,
+    /// [`SiluTimesFn`].
+    SiluTimes,
+    /// [`QuantizeFn`].
+    Quantize,
     /// [`RopeAnglesFn`].
     RopeAngles,
     /// [`BarrierFn`].
@@ -152,6 +164,10 @@ pub enum Meaning {
     },
     /// A row of the online softmax.
     Softmax,
+    /// silu(gate) * up.
+    SiluTimes,
+    /// A row of int8 activations.
+    Quantize,
     /// Rotary angles.
     RopeAngles,
     /// Barrier of the worker pool.
@@ -232,6 +248,10 @@ atoms! {
     AccumulateQ8 = "accumulate_q8", Meaning::Accumulate { q8: true };
     /// A block of scores of one row.
     Softmax = "softmax", Meaning::Softmax;
+    /// A tile of both products.
+    SiluTimes = "silu_times", Meaning::SiluTimes;
+    /// A row, normalised or as it is.
+    Quantize = "quantize", Meaning::Quantize;
 }
 
 impl Atom {
@@ -242,6 +262,8 @@ impl Atom {
             Meaning::Scores { .. } => Signature::Scores,
             Meaning::Accumulate { .. } => Signature::Accumulate,
             Meaning::Softmax => Signature::Softmax,
+            Meaning::SiluTimes => Signature::SiluTimes,
+            Meaning::Quantize => Signature::Quantize,
             Meaning::RopeAngles => Signature::RopeAngles,
             Meaning::Barrier => Signature::Barrier,
         }

@@ -4,7 +4,7 @@
 use crate::block::{BlockView, row_base};
 use crate::body::{Linear, Matrix, RowLayout, Source};
 use crate::generator::Generator;
-use ir::abi::{Meaning, Q8_BLOCK, TILE_ROWS, f32_row_bytes};
+use ir::abi::{Atom, Meaning, Q8_BLOCK, TILE_ROWS, f32_row_bytes};
 use ir::kernel::{Arg, Buf, Builder, Compare, Mem, Value};
 use ir::quant::{DotForm, FloatKind, Unpack};
 use ir::spec::Prologue;
@@ -43,9 +43,10 @@ pub(crate) fn prepare(g: &mut Generator<'_>, products: &[Linear]) -> Result<Rows
     let first = if source.last_token { g.b.isub(tokens, one) } else { g.b.int(0) };
     let count = if capacity == 1 { one } else { tokens };
     let norm = source.norm.map(|(w, eps)| (g.param(w), eps));
+    let atom = g.target.atom(Meaning::Quantize);
     let row = |b: &mut Builder, buf: Buf, t: Value| {
         let from = b.iadd(first, t);
-        prepare_row(b, &source, norm, x, from, buf, t, &layout);
+        prepare_row(b, atom, &source, norm, x, from, buf, t, &layout);
     };
     let bytes = layout.bytes(capacity);
     let buf = match g.cpu()?.prologue {
@@ -112,6 +113,7 @@ pub(crate) fn inverse_root(b: &mut Builder, squares: Value, n: usize, eps: f32) 
 #[allow(clippy::too_many_arguments)]
 fn prepare_row(
     b: &mut Builder,
+    atom: Option<Atom>,
     source: &Source,
     norm: Option<(Buf, f32)>,
     x: Buf,
@@ -149,6 +151,16 @@ fn prepare_row(
     if let Some(offset) = layout.int8 {
         let row = b.imul_const(t, layout.int8_stride());
         let row = b.iadd_const(row, offset);
+        if let Some(atom) = atom {
+            let (factor, weights) = match scale {
+                Some((w, r)) => (r, Arg::Address(w, b.int(0))),
+                None => (b.float(1.0), Arg::Null),
+            };
+            let k = b.size(columns);
+            let args = [Arg::Address(x, base), Arg::Address(to, row), Arg::Int(k), Arg::Float(factor), weights];
+            b.call(atom, args.into());
+            return;
+        }
         b.for_n(columns, Q8_BLOCK as u32, |b, c| {
             let parts: Vec<Value> = (0..Q8_BLOCK / 4)
                 .map(|i| {

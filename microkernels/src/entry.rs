@@ -1,7 +1,7 @@
 //! The functions whose addresses are in the tables: generic kernels with the features enabled that they need.
 
-use crate::{Table, attention, avx2::Avx2, avx512::Avx512, float, forms, int, softmax};
-use ir::abi::{AccumulateFn, Atom, DotFn, Meaning, ScoresFn, SoftmaxFn};
+use crate::{Table, attention, avx2::Avx2, avx512::Avx512, exp, float, forms, int, quantize};
+use ir::abi::{AccumulateFn, Atom, DotFn, Meaning, QuantizeFn, ScoresFn, SiluTimesFn, SoftmaxFn};
 use ir::quant::DotForm;
 
 /// A module of dots over one [`crate::simd::Simd`], with a function that puts them into a table.
@@ -50,7 +50,7 @@ macro_rules! dots {
 macro_rules! all_dots {
     ($(#[$doc:meta])* $module:ident, $simd:ident, $features:literal) => {
         dots! {
-            $(#[$doc])* $module, $simd, $features, then super::fill_attention;
+            $(#[$doc])* $module, $simd, $features, then super::fill_vector;
             f32 = DotF32: float F32;
             f16 = DotF16: float F16;
             bf16 = DotBf16: float Bf16;
@@ -107,11 +107,13 @@ attention! {
     accumulate_q8 = AccumulateFn: accumulate Q8(weights: *const f32, values: *const u8, acc: *mut f32);
 }
 
-/// Puts the attention atoms into the table of either instruction set.
-fn fill_attention(table: &mut Table) {
+/// Puts the atoms that are the same for both instruction sets into the table.
+fn fill_vector(table: &mut Table) {
     table[Atom::ScoresF16 as usize] = scores_f16 as ScoresFn as usize;
     table[Atom::ScoresQ8 as usize] = scores_q8 as ScoresFn as usize;
     table[Atom::AccumulateF16 as usize] = accumulate_f16 as AccumulateFn as usize;
     table[Atom::AccumulateQ8 as usize] = accumulate_q8 as AccumulateFn as usize;
-    table[Atom::Softmax as usize] = softmax::row as SoftmaxFn as usize;
+    table[Atom::Softmax as usize] = exp::softmax as SoftmaxFn as usize;
+    table[Atom::SiluTimes as usize] = exp::silu_times as SiluTimesFn as usize;
+    table[Atom::Quantize as usize] = quantize::row as QuantizeFn as usize;
 }

@@ -22,17 +22,19 @@ mod emulated;
 #[cfg(target_arch = "x86_64")]
 mod entry;
 #[cfg(target_arch = "x86_64")]
+mod exp;
+#[cfg(target_arch = "x86_64")]
 mod float;
 #[cfg(target_arch = "x86_64")]
 mod forms;
 #[cfg(target_arch = "x86_64")]
 mod int;
 pub mod measure;
+#[cfg(target_arch = "x86_64")]
+mod quantize;
 mod rope;
 #[cfg(target_arch = "x86_64")]
 mod simd;
-#[cfg(target_arch = "x86_64")]
-mod softmax;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
 

@@ -214,6 +214,8 @@ impl Verifier<'_> {
             Signature::Dot => "aaaiii",
             Signature::Scores | Signature::Accumulate => "aaaiii",
             Signature::Softmax => "aaaaii",
+            Signature::SiluTimes => "aaaii",
+            Signature::Quantize => "aaifn",
             Signature::RopeAngles => "aiiifn",
             Signature::Barrier => return self.bad("the barrier is a statement, not a call"),
         };

@@ -6,9 +6,9 @@ use crate::gpu::product::{self, Segment};
 use crate::gpu::{self, LANES};
 use crate::matmul::{self, TileOut};
 use ir::Result;
-use ir::abi::{TILE_ROWS, f32_row_bytes};
+use ir::abi::{Meaning, TILE_ROWS, f32_row_bytes};
 use ir::graph::{Graph, Op};
-use ir::kernel::{Buf, Builder, Mem, Value};
+use ir::kernel::{Arg, Buf, Builder, Mem, Value};
 
 pub(super) fn covers(body: &Graph) -> bool {
     super::ends_in(body, |op| *op == Op::Mul)
@@ -55,8 +55,15 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
             let zero = g.b.int(0);
             matmul::tile(g, &up.matrix, tile, &rows, TileOut { buf: ups, index: zero, stride: TILE_ROWS })?;
             let gates_at = gates_of(g, tile);
+            let atom = g.target.atom(Meaning::SiluTimes);
             let b = &mut g.b;
             let first = b.imul_const(tile, TILE_ROWS);
+            if let Some(atom) = atom {
+                let stride = b.size(f32_row_bytes(n) / 4);
+                let memory = [Arg::Address(gates, gates_at), Arg::Address(ups, zero), Arg::Address(y, first)];
+                b.call(atom, memory.into_iter().chain([Arg::Int(rows.count), Arg::Int(stride)]).collect());
+                return Ok(());
+            }
             let (limit, sixteen) = (b.size(n), b.size(TILE_ROWS));
             let left = b.isub(limit, first);
             let valid = b.umin(left, sixteen);

@@ -2,6 +2,7 @@
 
 mod attention;
 mod dots;
+mod rows;
 
 use crate::table;
 use ir::abi::{Atom, RopeAnglesFn};

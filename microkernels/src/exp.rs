@@ -1,8 +1,8 @@
-//! The online softmax of attention, for AVX2 and FMA; AVX-512 targets use it too.
+//! What takes powers of e: the online softmax of attention and SiLU, for AVX2 and FMA; AVX-512 targets use them too.
 //!
 //! All scores of a block are computed, those that do not count to 0, so the order of the sums is always the same.
 
-use ir::abi::KV_BLOCK;
+use ir::abi::{KV_BLOCK, TILE_ROWS};
 use std::arch::x86_64::*;
 
 /// Elements of a vector.
@@ -10,13 +10,13 @@ const LANES: usize = 8;
 /// Vectors of a row.
 const VECTORS: usize = KV_BLOCK / LANES;
 
-/// e^x for x at most 88; below -87.3 it is 2^-126 or 0. Two units in the last place at most: x = n ln 2 + r, and a polynomial in r
-/// (Cephes `expf`).
+/// e^x for x from -88 to 88, which it is brought to; about 0 at the lower end: 2^n e^r with x = n ln 2 + r, and a polynomial
+/// in r (Cephes `expf`).
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn exp(x: __m256) -> __m256 {
     let splat = |x: f32| _mm256_set1_ps(x);
-    let x = _mm256_max_ps(x, splat(-88.0));
+    let x = _mm256_min_ps(_mm256_max_ps(x, splat(-88.0)), splat(88.0));
     let n = _mm256_cvtps_epi32(_mm256_mul_ps(x, splat(std::f32::consts::LOG2_E)));
     let whole = _mm256_cvtepi32_ps(n);
     // ln 2 in two parts, so that n * part is exact.
@@ -55,7 +55,14 @@ fn total(x: __m256) -> f32 {
 /// The CPU has AVX2 and FMA. `scores` has [`KV_BLOCK`] floats, `max` and `sum` one, `acc` has `head`, a multiple of 8;
 /// `seen <= KV_BLOCK`.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe extern "C" fn row(scores: *mut f32, max: *mut f32, sum: *mut f32, acc: *mut f32, head: usize, seen: usize) {
+pub unsafe extern "C" fn softmax(
+    scores: *mut f32,
+    max: *mut f32,
+    sum: *mut f32,
+    acc: *mut f32,
+    head: usize,
+    seen: usize,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         let never = _mm256_set1_ps(f32::NEG_INFINITY);
@@ -88,5 +95,25 @@ pub unsafe extern "C" fn row(scores: *mut f32, max: *mut f32, sum: *mut f32, acc
             *max = new;
         }
         *sum += total(all);
+    }
+}
+
+/// [`ir::abi::SiluTimesFn`].
+///
+/// # Safety
+/// The CPU has AVX2 and FMA. `gate` and `up` have `tokens` rows of 16 floats, `out` 16 from each multiple of `out_stride`.
+#[target_feature(enable = "avx2,fma")]
+pub unsafe extern "C" fn silu_times(gate: *const f32, up: *const f32, out: *mut f32, tokens: usize, out_stride: usize) {
+    let one = _mm256_set1_ps(1.0);
+    for t in 0..tokens {
+        for r in (0..TILE_ROWS).step_by(LANES) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let at = t * TILE_ROWS + r;
+                let (gate, up) = (_mm256_loadu_ps(gate.add(at)), _mm256_loadu_ps(up.add(at)));
+                let below = _mm256_add_ps(one, exp(_mm256_sub_ps(_mm256_setzero_ps(), gate)));
+                _mm256_storeu_ps(out.add(t * out_stride + r), _mm256_mul_ps(_mm256_div_ps(gate, below), up));
+            }
+        }
     }
 }

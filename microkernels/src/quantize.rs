@@ -1,0 +1,67 @@
+//! Quantising activations to int8, for AVX2; AVX-512 targets use it too.
+
+use ir::abi::Q8_BLOCK;
+use std::arch::x86_64::*;
+
+/// Elements of a vector.
+const LANES: usize = 8;
+
+/// [`ir::abi::QuantizeFn`].
+///
+/// # Safety
+/// The CPU has AVX2. `x` and, if it is not null, `weights` have `k` floats, `k` a multiple of 32; `out` has
+/// [`ir::abi::q8_row_bytes`] bytes.
+#[target_feature(enable = "avx2")]
+pub unsafe extern "C" fn row(x: *const f32, out: *mut u8, k: usize, factor: f32, weights: *const f32) {
+    let factor = _mm256_set1_ps(factor);
+    for first in (0..k).step_by(Q8_BLOCK) {
+        let mut v = [_mm256_setzero_ps(); Q8_BLOCK / LANES];
+        for (i, v) in v.iter_mut().enumerate() {
+            let at = first + i * LANES;
+            // SAFETY: the caller's promise.
+            unsafe {
+                *v = _mm256_loadu_ps(x.add(at));
+                if !weights.is_null() {
+                    *v = _mm256_mul_ps(_mm256_mul_ps(*v, factor), _mm256_loadu_ps(weights.add(at)));
+                }
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { block(v, out.add(first), out.add(k + first / Q8_BLOCK * 8)) };
+    }
+}
+
+/// Writes the 32 codes of a block, and its {scale: f32, sums: [i16; 2]}.
+///
+/// # Safety
+/// The CPU has AVX2; `codes` has 32 bytes, `figures` 8.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn block(v: [__m256; Q8_BLOCK / LANES], codes: *mut u8, figures: *mut u8) {
+    let size = |v: __m256| _mm256_andnot_ps(_mm256_set1_ps(-0.0), v);
+    let largest = _mm256_max_ps(_mm256_max_ps(size(v[0]), size(v[1])), _mm256_max_ps(size(v[2]), size(v[3])));
+    // In every lane.
+    let largest = _mm256_max_ps(largest, _mm256_permute2f128_ps::<1>(largest, largest));
+    let largest = _mm256_max_ps(largest, _mm256_permute_ps::<0b01_00_11_10>(largest));
+    let largest = _mm256_max_ps(largest, _mm256_permute_ps::<0b10_11_00_01>(largest));
+    let scale = _mm256_div_ps(largest, _mm256_set1_ps(127.0));
+    let inverse = _mm256_div_ps(_mm256_set1_ps(1.0), scale);
+    let inverse = _mm256_and_ps(inverse, _mm256_cmp_ps::<_CMP_NEQ_OQ>(scale, _mm256_setzero_ps()));
+    let words = v.map(|v| _mm256_cvtps_epi32(_mm256_mul_ps(v, inverse)));
+    // Packing works in each half: words of elements 0 to 3, 8 to 11, ..., then 4 to 7, ...
+    let halves = (_mm256_packs_epi32(words[0], words[1]), _mm256_packs_epi32(words[2], words[3]));
+    let bytes = _mm256_packs_epi16(halves.0, halves.1);
+    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    let bytes = _mm256_permutevar8x32_epi32(bytes, order);
+    let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+    let quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    let quads = _mm256_add_epi32(quads, _mm256_shuffle_epi32::<0b01_00_11_10>(quads));
+    let sums = _mm256_add_epi32(quads, _mm256_shuffle_epi32::<0b10_11_00_01>(quads));
+    // SAFETY: the caller's promise.
+    unsafe {
+        _mm256_storeu_si256(codes.cast(), bytes);
+        figures.cast::<f32>().write_unaligned(_mm256_cvtss_f32(scale));
+        figures.add(4).cast::<i16>().write_unaligned(_mm256_extract_epi16::<0>(sums) as i16);
+        figures.add(6).cast::<i16>().write_unaligned(_mm256_extract_epi16::<8>(sums) as i16);
+    }
+}

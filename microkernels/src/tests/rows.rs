@@ -1,0 +1,74 @@
+//! Quantising and SiLU against their definitions.
+
+use super::{Rng, vector_isas};
+use crate::table;
+use ir::abi::{Atom, Q8_BLOCK, QuantizeFn, SiluTimesFn, TILE_ROWS, q8_row_bytes};
+
+#[test]
+fn quantize_follows_its_definition() {
+    for isa in vector_isas() {
+        // SAFETY: the entry of the atom is of that type.
+        let quantize: QuantizeFn =
+            unsafe { std::mem::transmute(table(isa).expect("available")[Atom::Quantize as usize]) };
+        let rng = &mut Rng::new(10);
+        for k in [32, 64, 96, 2048] {
+            for weighted in [false, true] {
+                let (mut x, weights, factor) = (rng.floats(k), rng.floats(k), rng.float());
+                // Zeros, a tie between two codes, and both ends.
+                match k {
+                    32 => x.fill(0.0),
+                    64 => x[..4].copy_from_slice(&[127.0, 0.5, -1.5, -127.0]),
+                    _ => {}
+                }
+                let mut out = vec![0xaa; q8_row_bytes(k)];
+                let weights_at = if weighted { weights.as_ptr() } else { std::ptr::null() };
+                // SAFETY: `k` floats each, and a row.
+                unsafe { quantize(x.as_ptr(), out.as_mut_ptr(), k, factor, weights_at) };
+
+                let values: Vec<f32> =
+                    (0..k).map(|c| if weighted { x[c] * factor * weights[c] } else { x[c] }).collect();
+                for (b, block) in values.chunks(Q8_BLOCK).enumerate() {
+                    let scale = block.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 127.0;
+                    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+                    let codes: Vec<i8> = block.iter().map(|v| (v * inverse).round_ties_even() as i8).collect();
+                    let mut figures = scale.to_le_bytes().to_vec();
+                    for half in codes.chunks(Q8_BLOCK / 2) {
+                        figures.extend(half.iter().map(|&c| i16::from(c)).sum::<i16>().to_le_bytes());
+                    }
+                    let what = format!("{isa:?}, block {b} of {k}, weighted: {weighted}");
+                    assert!(out[b * Q8_BLOCK..].iter().zip(&codes).all(|(&o, &c)| o as i8 == c), "{what}: codes");
+                    assert_eq!(&out[k + b * 8..][..8], figures, "{what}: scale and sums");
+                }
+                assert!(out[k + k / Q8_BLOCK * 8..].iter().all(|&b| b == 0xaa), "{isa:?}: past the row of {k}");
+            }
+        }
+    }
+}
+
+#[test]
+fn silu_times_matches_the_oracle() {
+    for isa in vector_isas() {
+        // SAFETY: the entry of the atom is of that type.
+        let silu_times: SiluTimesFn =
+            unsafe { std::mem::transmute(table(isa).expect("available")[Atom::SiluTimes as usize]) };
+        let rng = &mut Rng::new(11);
+        for (tokens, stride, spread) in [(1, 16, 1.0), (3, 20, 30.0), (8, 48, 1e3)] {
+            let gate: Vec<f32> = rng.floats(tokens * TILE_ROWS).iter().map(|x| x * spread).collect();
+            let up = rng.floats(tokens * TILE_ROWS);
+            let mut out = vec![f32::NAN; tokens * stride];
+            // SAFETY: `tokens` rows of 16 floats each.
+            unsafe { silu_times(gate.as_ptr(), up.as_ptr(), out.as_mut_ptr(), tokens, stride) };
+            for (i, output) in out.into_iter().enumerate() {
+                let (t, r) = (i / stride, i % stride);
+                if r >= TILE_ROWS {
+                    assert!(output.is_nan(), "{isa:?}: {t} {r} is past the tile");
+                    continue;
+                }
+                let (gate, up) = (f64::from(gate[t * TILE_ROWS + r]), f64::from(up[t * TILE_ROWS + r]));
+                let want = gate / (1.0 + (-gate).exp()) * up;
+                let error = (f64::from(output) - want).abs();
+                assert!(error <= 1e-6 * want.abs() + 1e-30, "{isa:?} {t} {r}: {output}, not {want}");
+            }
+        }
+    }
+}
