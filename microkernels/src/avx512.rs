@@ -1,17 +1,17 @@
-//! [`Simd`] for AVX-512 F, BW, DQ, VL and VNNI: a vector is one register.
+//! [`Simd`] for AVX-512 F, BW, DQ, VL and VNNI, with VBMI or without: a vector is one register.
 //!
 //! Quads are summed by `vpdpbusd` in 32-bit lanes, which begin at minus the offset times the activation sums; a group's
 //! sum is scaled in f32, which is exact because it has at most 24 bits.
 
 use crate::bytes::Bytes;
-use crate::simd::{MARGIN, Simd};
+use crate::simd::{MARGIN, Simd, Sizes};
 use std::arch::{asm, x86_64::*};
 
-/// Proof that the CPU has AVX-512 F, BW, DQ, VL and VNNI.
+/// Proof that the CPU has AVX-512 F, BW, DQ, VL and VNNI, and VBMI if `VBMI`.
 #[derive(Clone, Copy)]
-pub struct Avx512(());
+pub struct Avx512<const VBMI: bool>(());
 
-impl Avx512 {
+impl<const VBMI: bool> Avx512<VBMI> {
     /// The token.
     ///
     /// # Safety
@@ -30,6 +30,72 @@ macro_rules! op {
     };
 }
 
+/// Bytes of a vector.
+#[repr(align(64))]
+struct Table([u8; 64]);
+
+impl Table {
+    /// Byte `e` of lane `lane`: `lane * by_lane + e * by_byte + first`, with `lane` and `e` modulo `lanes` and `bytes`.
+    const fn new((lanes, by_lane): (usize, usize), (bytes, by_byte): (usize, usize), first: usize) -> Table {
+        let mut table = [0; 64];
+        let mut i = 0;
+        while i < 64 {
+            table[i] = (i / 4 % lanes * by_lane + i % 4 % bytes * by_byte + first) as u8;
+            i += 1;
+        }
+        Table(table)
+    }
+
+    #[inline(always)]
+    fn load(&self) -> __m512i {
+        // SAFETY: a vector is as long; the callers' tokens prove AVX-512 F.
+        unsafe { _mm512_load_si512(self.0.as_ptr().cast()) }
+    }
+}
+
+/// Tables of four quads, each from what is given for the first and what is more for the next.
+macro_rules! four {
+    ($lanes:expr, $bytes:expr, $first:expr, $more:expr) => {
+        [
+            Table::new($lanes, $bytes, $first),
+            Table::new($lanes, $bytes, $first + $more),
+            Table::new($lanes, $bytes, $first + 2 * $more),
+            Table::new($lanes, $bytes, $first + 3 * $more),
+        ]
+    };
+}
+
+/// For [`Simd::points`]: the bytes of a quad in two vectors, the second's from 64 on.
+static BOTH: [Table; 4] = four!((16, 4), (2, 64), 0, 1);
+/// The bit of a pair of lanes from which each four bits of those bytes are.
+static NUMBERS: Table = Table::new((2, 32), (4, 4), 0);
+/// The bit of a pair of lanes three before the sign of each element, modulo 64, for the first and the last quads.
+static MINUS: [[Table; 4]; 2] = [four!((2, 32), (4, 1), 61, 4), four!((2, 32), (4, 1), 77, 4)];
+
+/// The bytes of a table at the indices of [`Simd::points`].
+///
+/// # Safety
+/// The CPU must have VBMI.
+#[inline(always)]
+unsafe fn pairs(table: &[u8; 512], index: __m512i, high: __m512i) -> __m512i {
+    let mut parts = [index; 8];
+    let mut quarters = [index; 4];
+    // SAFETY: the parts of the table; the caller's promise.
+    unsafe {
+        for (i, part) in parts.iter_mut().enumerate() {
+            *part = _mm512_loadu_si512(table.as_ptr().add(i * 64).cast());
+        }
+        // By bits 0 to 6 of the index, by bit 7, by the bit above.
+        for (i, quarter) in quarters.iter_mut().enumerate() {
+            *quarter = _mm512_permutex2var_epi8(parts[2 * i], index, parts[2 * i + 1]);
+        }
+        let bit7 = _mm512_movepi8_mask(index);
+        let first = _mm512_mask_blend_epi8(bit7, quarters[0], quarters[1]);
+        let last = _mm512_mask_blend_epi8(bit7, quarters[2], quarters[3]);
+        _mm512_mask_blend_epi8(_mm512_movepi8_mask(high), first, last)
+    }
+}
+
 /// [`Simd::settle`].
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -39,7 +105,7 @@ fn settle(mut a: __m512) -> __m512 {
     a
 }
 
-impl Simd for Avx512 {
+impl<const VBMI: bool> Simd for Avx512<VBMI> {
     type Word = __m512i;
     type Float = __m512;
     type SplatWord = __m512i;
@@ -55,6 +121,7 @@ impl Simd for Avx512 {
     const SUMS: usize = 16;
     const STREAMED: [usize; 4] = [2, usize::MAX, usize::MAX, usize::MAX];
     const AHEAD: [usize; 3] = [0, 512, 6144];
+    const POINTS: bool = VBMI;
     const CHAINS: usize = 4;
 
     #[inline(always)]
@@ -128,6 +195,33 @@ impl Simd for Avx512 {
         unsafe {
             let index = self.and(self.load(p), self.splat(0xffff));
             _mm512_i32gather_epi32::<SCALE>(index, table.as_ptr().add(MARGIN).cast())
+        }
+    }
+    #[inline(always)]
+    fn points(
+        self,
+        sizes: &Sizes,
+        index: Self::Word,
+        high: Self::Word,
+        signs: Self::Word,
+        last: bool,
+    ) -> [Self::Word; 4] {
+        // SAFETY: the token proves the features if `VBMI`, without which this is not called; loads are of the tables.
+        unsafe {
+            let (first, second) = (pairs(&sizes.pairs[0], index, high), pairs(&sizes.pairs[1], index, high));
+            let codes = _mm512_broadcast_i32x4(_mm_loadu_si128(sizes.codes.as_ptr().cast()));
+            let mut out = [index; 4];
+            for (j, out) in out.iter_mut().enumerate() {
+                // Both bytes of quad j side by side, then each four bits of them at the bottom of a byte.
+                let both = _mm512_permutex2var_epi8(first, BOTH[j].load(), second);
+                let numbers = _mm512_multishift_epi64_epi8(NUMBERS.load(), both);
+                // Bit 3 of each byte is the element's sign.
+                let minus = _mm512_multishift_epi64_epi8(MINUS[usize::from(last)][j].load(), signs);
+                // (mask ? minus : numbers), whose bits above the fourth do not matter.
+                let numbers = _mm512_ternarylogic_epi32::<0xca>(_mm512_set1_epi8(8), minus, numbers);
+                *out = _mm512_permutexvar_epi8(numbers, codes);
+            }
+            out
         }
     }
     #[inline(always)]

@@ -6,7 +6,7 @@ use ir::quant::DotForm;
 
 /// A module of dots over one [`crate::simd::Simd`], with a function that puts them into a table.
 macro_rules! dots {
-    ($(#[$doc:meta])* $module:ident, $simd:ident, $features:literal, then $then:path;
+    ($(#[$doc:meta])* $module:ident, $simd:ty, $features:literal, then $then:path;
      $($function:ident = $atom:ident: $kernel:ident $form:ident;)*) => {
         $(#[$doc])*
         pub mod $module {
@@ -27,28 +27,28 @@ macro_rules! dots {
                     out_stride: usize,
                 ) {
                     // SAFETY: the features are enabled; the caller keeps the contract.
-                    unsafe { dots!(@ $kernel $form $simd)($simd::new(), w, a, out, k, tokens, out_stride) }
+                    unsafe { dots!(@ $kernel $form $simd)(<$simd>::new(), w, a, out, k, tokens, out_stride) }
                 }
             )*
 
             /// Puts the atoms into the table.
             pub fn fill(table: &mut Table) {
+                $then(table);
                 $(
                     debug_assert_eq!(Atom::$atom.meaning(), Meaning::Dot(dots!(@ form $kernel $form)));
                     table[Atom::$atom as usize] = $function as DotFn as usize;
                 )*
-                $then(table);
             }
         }
     };
     (@ form int $form:ident) => { <forms::$form as forms::Form>::DOT };
     (@ form float $form:ident) => { DotForm::Float(<float::$form as float::Element>::KIND) };
-    (@ int $form:ident $simd:ident) => { int::dot::<$simd, forms::$form> };
-    (@ float $form:ident $simd:ident) => { float::dot::<$simd, float::$form> };
+    (@ int $form:ident $simd:ty) => { int::dot::<$simd, forms::$form> };
+    (@ float $form:ident $simd:ty) => { float::dot::<$simd, float::$form> };
 }
 
 macro_rules! all_dots {
-    ($(#[$doc:meta])* $module:ident, $simd:ident, $features:literal) => {
+    ($(#[$doc:meta])* $module:ident, $simd:ty, $features:literal) => {
         dots! {
             $(#[$doc])* $module, $simd, $features, then super::fill_vector;
             f32 = DotF32: float F32;
@@ -82,7 +82,14 @@ all_dots! {
 }
 all_dots! {
     /// AVX-512 with VNNI.
-    v4, Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"
+    v4, Avx512<false>, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"
+}
+
+dots! {
+    /// What VBMI makes faster.
+    vbmi, Avx512<true>, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c", then super::v4::fill;
+    grid8x4 = DotGrid8x4: int Grid8x4;
+    grid9x4 = DotGrid9x4: int Grid9x4;
 }
 
 /// Attention functions of one signature.

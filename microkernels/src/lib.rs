@@ -84,6 +84,7 @@ pub fn table(isa: Isa) -> Option<Table> {
     match isa {
         Isa::X86_64 => {}
         Isa::X86_64V3 => entry::v3::fill(&mut table),
+        Isa::X86_64V4Vnni if is_x86_feature_detected!("avx512vbmi") => entry::vbmi::fill(&mut table),
         Isa::X86_64V4Vnni => entry::v4::fill(&mut table),
     }
     Some(table)

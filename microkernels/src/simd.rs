@@ -10,6 +10,42 @@ use crate::bytes::Bytes;
 /// Words before and after the entries of a table that is read in vectors.
 pub const MARGIN: usize = 3;
 
+/// Points of four elements of eight sizes, for look-ups in registers.
+pub struct Sizes {
+    /// Of each point, the numbers of the sizes of elements 0 and 1, and of 2 and 3: the second from bit 4 on.
+    pub pairs: [[u8; 512]; 2],
+    /// The code of each size, then of each size with a minus.
+    pub codes: [u8; 16],
+}
+
+impl Sizes {
+    /// Of points whose elements, shifted right, are at most `offset` in size, and have codes that are `offset` larger.
+    pub const fn new(points: &[u32], shift: u32, offset: u8) -> Sizes {
+        let mut sizes = Sizes { pairs: [[0; 512]; 2], codes: [0; 16] };
+        let (mut known, mut i) = (0, 0);
+        while i < points.len() {
+            let mut e = 0;
+            while e < 4 {
+                let size = points[i].to_le_bytes()[e] >> shift;
+                let mut n = 0;
+                while n < known && sizes.codes[n] != offset + size {
+                    n += 1;
+                }
+                if n == known {
+                    assert!(known < 8);
+                    sizes.codes[n] = offset + size;
+                    sizes.codes[8 + n] = offset - size;
+                    known += 1;
+                }
+                sizes.pairs[e / 2][i] |= (n as u8) << (e % 2 * 4);
+                e += 1;
+            }
+            i += 1;
+        }
+        sizes
+    }
+}
+
 /// A set of vector instructions.
 ///
 /// The integer dot is split so that each instruction set can scale where it is cheapest: [`dot4`](Simd::dot4) sums
@@ -46,6 +82,8 @@ pub trait Simd: Copy {
     /// not at all: where it waits for memory, the CPU's own prefetching is faster; where it takes longer than reading, that
     /// falls behind.
     const AHEAD: [usize; 3];
+    /// Whether tables of hundreds of bytes can be looked up in registers: [`points`](Simd::points).
+    const POINTS: bool = false;
     /// Independent partial sums of a float dot, 2 or 4.
     const CHAINS: usize;
 
@@ -91,6 +129,19 @@ pub trait Simd: Copy {
     /// # Safety
     /// As there.
     unsafe fn gather16<const SCALE: i32>(self, p: *const u8, table: &[u32]) -> Self::Word;
+    /// The codes of quads 0 to 3, if `last` 4 to 7, of a block: `index` has the low bytes of the quads' points, `high` bytes
+    /// of 255 where 256 is to be added, `signs` the 32 elements' signs. Only where [`POINTS`](Simd::POINTS).
+    fn points(
+        self,
+        sizes: &Sizes,
+        index: Self::Word,
+        high: Self::Word,
+        signs: Self::Word,
+        last: bool,
+    ) -> [Self::Word; 4] {
+        let _ = (sizes, high, signs, last);
+        [index; 4]
+    }
     /// Unsigned bytes as words.
     fn widen(self, bytes: Bytes) -> Self::Word;
     /// Loads 16 unsigned 16-bit numbers.

@@ -4,7 +4,7 @@
 
 use super::{Form, Scales, WORD, quads, unrolled};
 use crate::bytes::Bytes;
-use crate::simd::{MARGIN, Simd};
+use crate::simd::{MARGIN, Simd, Sizes};
 use ir::abi::TILE_ROWS;
 use ir::quant::{DotForm, Scale, points};
 use std::sync::atomic::{Ordering, compiler_fence};
@@ -106,6 +106,13 @@ impl<W> Indices<W> {
     }
 }
 
+/// The first and the last quads of a block.
+#[inline(always)]
+fn both<W: Copy>(first: [W; 4], last: [W; 4]) -> [W; 8] {
+    let ([a, b, c, d], [e, f, g, h]) = (first, last);
+    [a, b, c, d, e, f, g, h]
+}
+
 /// 8-bit indices of points of four, seven signs for eight elements, 4-bit scale per 32 on top of the signs. Codes are half
 /// the elements.
 pub struct Grid8x4;
@@ -129,8 +136,15 @@ impl Form for Grid8x4 {
     #[inline(always)]
     unsafe fn block<S: Simd>(s: S, w: *const u8, b: usize) -> [S::Word; 8] {
         static POINTS: [u32; 256 + 2 * MARGIN] = moved(points(8, 4), 1, 32);
+        static SIZES: Sizes = Sizes::new(points(8, 4), 1, 32);
         // SAFETY: here and below, in the superblock; there are as many points as indices.
         let signs = even_signs(s, unsafe { s.load(w.add(TILE_ROWS * 66 + b * WORD)) });
+        if S::POINTS {
+            let at = w.wrapping_add(TILE_ROWS * 2 + b * 2 * WORD);
+            let (first, last) = unsafe { (s.load(at), s.load(at.add(WORD))) };
+            let none = s.zero();
+            return both(s.points(&SIZES, first, none, signs, false), s.points(&SIZES, last, none, signs, true));
+        }
         quads!(s, q => {
             let at = TILE_ROWS * 2 + (b * 2 + q / 4) * WORD + q % 4;
             negate::<_, 64>(s, unsafe { s.gather8::<4>(w.add(at), &POINTS) }, minus(s, signs, q))
@@ -159,8 +173,15 @@ impl Form for Grid9x4 {
     #[inline(always)]
     unsafe fn block<S: Simd>(s: S, w: *const u8, b: usize) -> [S::Word; 8] {
         static POINTS: [u32; 512 + 2 * MARGIN] = moved(points(9, 4), 0, 15);
+        static SIZES: Sizes = Sizes::new(points(9, 4), 0, 15);
         // SAFETY: here and below, in the superblock; there are as many points as indices.
         let (signs, high) = unsafe { (s.load(w.add(TILE_ROWS * 74 + b * WORD)), s.widen(Bytes::load(w, 66 + b))) };
+        if S::POINTS {
+            let at = w.wrapping_add(TILE_ROWS * 2 + b * 2 * WORD);
+            let (first, last) = unsafe { (s.load(at), s.load(at.add(WORD))) };
+            let first = s.points(&SIZES, first, s.masks(high, 0, false), signs, false);
+            return both(first, s.points(&SIZES, last, s.masks(high, 0, true), signs, true));
+        }
         // The high bits of two quads stand half a word apart.
         let high = s.or(high, s.shl(high, 15));
         let mut indices = Indices([s.zero(); 5]);
