@@ -13,8 +13,6 @@ pub use ggml::{GGML_TYPES, GgmlType, ggml_type};
 pub use mxfp4::HALVES as E2M1_HALVES;
 pub use unpack::{Quad, Scaling, Unpack, Unpacked, Wide};
 
-use std::ops::Range;
-
 macro_rules! formats {
     ($($file:ident),* $(,)?) => {
         $(mod $file;)*
@@ -46,6 +44,15 @@ pub struct Field {
     pub bytes: u32,
     /// Bytes of one interleaving unit: 4 for code words, 2 for f16, 1 for packed scales; divides `bytes`.
     pub unit: u32,
+}
+
+/// Ranges of a block, of `bytes` bytes each, of which four bytes each are stored in turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stripe {
+    /// Bytes of a range.
+    pub bytes: u32,
+    /// First byte of each.
+    pub from: &'static [u32],
 }
 
 /// Element type of float formats.
@@ -188,8 +195,8 @@ pub struct QuantFormat {
     /// The parts of a block, in order, without gaps.
     pub fields: &'static [Field],
     /// The order in which [`crate::tensor::Layout::Rows16`] has the bytes of a block, so that a dot reads them front to
-    /// back: stripes of ranges, of which four bytes each come in turn. None: as they are.
-    pub stripes: &'static [&'static [Range<u32>]],
+    /// back. None: as they are.
+    pub stripes: &'static [Stripe],
     /// The dot product it wants.
     pub dot: DotForm,
     /// Reference decoder: one block of `bytes` bytes to `block` values.
@@ -206,12 +213,12 @@ impl QuantFormat {
     pub fn striped(&self, at: usize) -> usize {
         const WORD: usize = 4;
         let mut start = 0;
-        for &stripe in self.stripes {
-            if let Some(i) = stripe.iter().position(|run| run.contains(&(at as u32))) {
-                let into = at - stripe[i].start as usize;
-                return start + (into / WORD * stripe.len() + i) * WORD + into % WORD;
+        for &Stripe { bytes, from } in self.stripes {
+            if let Some(i) = from.iter().position(|&first| (first..first + bytes).contains(&(at as u32))) {
+                let into = at - from[i] as usize;
+                return start + (into / WORD * from.len() + i) * WORD + into % WORD;
             }
-            start += stripe.iter().map(|run| run.len()).sum::<usize>();
+            start += bytes as usize * from.len();
         }
         at
     }

@@ -1,7 +1,7 @@
 //! Q3_K: 256 codes of 3 bits in 16 groups with 6-bit scales (offset 32). In each half of 128, element e has its two low
 //! bits in byte e % 32 of `qs` at bit 2 (e / 32); the third bit is bit e / 32 (counted over the whole block) of byte e % 32
 //! of `hmask`.
-use super::{DotForm, Field, QuantFormat, Scale, Scaling, Unpack, Unpacked};
+use super::{DotForm, Field, QuantFormat, Scale, Scaling, Stripe, Unpack, Unpacked};
 
 /// Q3_K.
 pub static FORMAT: QuantFormat = QuantFormat {
@@ -16,7 +16,11 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "scales", offset: 96, bytes: 12, unit: 1 },
         Field { name: "d", offset: 108, bytes: 2, unit: 2 },
     ],
-    stripes: &[&[108..110], &[96..108], &[0..32, 32..64, 64..96]],
+    stripes: &[
+        Stripe { bytes: 2, from: &[108] },
+        Stripe { bytes: 12, from: &[96] },
+        Stripe { bytes: 32, from: &[0, 32, 64] },
+    ],
     dot: DotForm::Int { bits: 3, offset: 4, group: 16, scale: Scale::Super6 },
     decode: |b, out| {
         let d = super::half(b, 108);

@@ -1,5 +1,5 @@
 //! Q5_K: as Q4_K with a fifth bit for each code: bit g of byte j of `qh` belongs to element j of group g.
-use super::{DotForm, Field, QuantFormat, Scale, Unpack, Unpacked};
+use super::{DotForm, Field, QuantFormat, Scale, Stripe, Unpack, Unpacked};
 
 /// Q5_K.
 pub static FORMAT: QuantFormat = QuantFormat {
@@ -15,7 +15,11 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "qh", offset: 16, bytes: 32, unit: 4 },
         Field { name: "qs", offset: 48, bytes: 128, unit: 4 },
     ],
-    stripes: &[&[0..16], &[16..48, 48..80], &[80..176]],
+    stripes: &[
+        Stripe { bytes: 16, from: &[0] },
+        Stripe { bytes: 32, from: &[16, 48] },
+        Stripe { bytes: 96, from: &[80] },
+    ],
     dot: DotForm::Int { bits: 5, offset: 0, group: 32, scale: Scale::Super6Min },
     decode: |b, out| {
         let (d, dmin) = (super::half(b, 0), super::half(b, 2));

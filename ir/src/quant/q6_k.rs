@@ -1,6 +1,6 @@
 //! Q6_K: 256 codes of 6 bits in 16 groups with signed 8-bit scales. In each half of 128, element e has its low nibble in
 //! byte e % 64 (high half of the byte from e = 64) and its two high bits in byte e % 32 of `qh` at bit 2 (e / 32).
-use super::{DotForm, Field, QuantFormat, Scale, Scaling, Unpack, Unpacked};
+use super::{DotForm, Field, QuantFormat, Scale, Scaling, Stripe, Unpack, Unpacked};
 
 /// Q6_K.
 pub static FORMAT: QuantFormat = QuantFormat {
@@ -15,7 +15,12 @@ pub static FORMAT: QuantFormat = QuantFormat {
         Field { name: "scales", offset: 192, bytes: 16, unit: 1 },
         Field { name: "d", offset: 208, bytes: 2, unit: 2 },
     ],
-    stripes: &[&[208..210], &[192..208], &[0..32, 32..64, 128..160], &[64..96, 96..128, 160..192]],
+    stripes: &[
+        Stripe { bytes: 2, from: &[208] },
+        Stripe { bytes: 16, from: &[192] },
+        Stripe { bytes: 32, from: &[0, 32, 128] },
+        Stripe { bytes: 32, from: &[64, 96, 160] },
+    ],
     dot: DotForm::Int { bits: 6, offset: 32, group: 16, scale: Scale::Super8 },
     decode: |b, out| {
         let d = super::half(b, 208);
