@@ -404,6 +404,7 @@ unsafe fn add_blocks<S: Simd, F: Form, const N: usize>(
 struct Tokens {
     /// First block and number of blocks.
     blocks: (usize, usize),
+    count: usize,
     k: usize,
     a: *const u8,
     out: *mut f32,
@@ -440,24 +441,32 @@ impl Tokens {
     }
 }
 
-/// Adds the part's sums for tokens `first..first + N`, straight from the tile at `w`, and returns `N`. The first tokens
-/// of a part prefetch what comes after it.
+/// Adds the part's sums for tokens `first..first + N`, straight from the tile at `w`, and returns `N`.
 ///
 /// # Safety
 /// That of [`dot`], and the tokens exist.
 #[inline(always)]
 unsafe fn stream<S: Simd, F: Form, const N: usize>(s: S, w: *const u8, tokens: &Tokens, first: usize) -> usize {
-    let ahead = S::AHEAD[N.min(3) - 1];
     let (first_block, blocks) = tokens.blocks;
+    // One pass prefetches what it comes to soon. Of several, each prefetches some blocks of the next part, in turn, so that
+    // memory is never idle.
+    let passes = tokens.count.div_ceil(at_once::<S, F>());
+    let (ahead, mut wait) = match passes {
+        1 => (S::AHEAD[N.min(3) - 1], 0),
+        _ => (blocks / F::BLOCKS * F::BYTES * TILE_ROWS, first / at_once::<S, F>()),
+    };
     // SAFETY: the caller's promise.
     let (mut acc, mut rows) = unsafe { (tokens.sums::<S, N>(s, first), Rows::<N>::at(tokens, first, first_block)) };
     for i in first_block / F::BLOCKS..(first_block + blocks) / F::BLOCKS {
         // SAFETY: superblock i of the tile, and the activations that it meets.
         unsafe {
             let packed = Packed::<F>::new(w.add(i * F::BYTES * TILE_ROWS));
-            let fetch = |b: usize| {
-                if ahead > 0 && first == 0 {
+            let mut fetch = |b: usize| {
+                if wait > 0 {
+                    wait -= 1;
+                } else if ahead > 0 {
                     prefetch_share::<F>(packed.w, b, ahead);
+                    wait = passes - 1;
                 }
             };
             let mut t = [s.zero_float(); N];
@@ -470,7 +479,7 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(s: S, w: *const u8, tokens: &
             } else {
                 let together = together::<S, F>(N);
                 unrolled!(F::BLOCKS / together, i => {
-                    (i * together..(i + 1) * together).for_each(fetch);
+                    (i * together..(i + 1) * together).for_each(&mut fetch);
                     add_blocks::<S, F, N>(s, &packed, &rows, i * together, together, &mut t);
                 });
             }
@@ -586,7 +595,7 @@ pub unsafe fn dot<S: Simd, F: Form>(
     let mut panel = Panel::<S, F>::new();
     for first_block in (0..all).step_by(part) {
         let blocks = part.min(all - first_block);
-        let here = Tokens { blocks: (first_block, blocks), k, a, out, out_stride };
+        let here = Tokens { blocks: (first_block, blocks), count: tokens, k, a, out, out_stride };
         // SAFETY: superblocks of the tile, as many as a panel holds; tokens below `tokens`.
         unsafe {
             if streams {
