@@ -195,10 +195,12 @@ const fn at_once<S: Simd, F: Form>() -> usize {
     S::TOKENS[if planes::<S, F>() == 2 { 2 } else { F::GROUPS - 1 }]
 }
 
-/// Blocks of a part that several passes of tokens stream: about what stays in L1.
-const fn chunk<F: Form>() -> usize {
-    const BYTES: usize = 16 << 10;
-    BYTES.div_ceil(F::BYTES * TILE_ROWS) * F::BLOCKS
+/// Blocks of a part, of rows of `all` blocks, that several passes of tokens stream: equal parts that stay in L1.
+const fn part<F: Form>(all: usize) -> usize {
+    const BYTES: usize = 28 << 10;
+    let superblocks = all / F::BLOCKS;
+    let parts = (superblocks * F::BYTES * TILE_ROWS).div_ceil(BYTES);
+    superblocks.div_ceil(parts) * F::BLOCKS
 }
 
 /// Blocks that are multiplied at once with `tokens` tokens: those that share words, as far as registers go.
@@ -404,7 +406,6 @@ unsafe fn add_blocks<S: Simd, F: Form, const N: usize>(
 struct Tokens {
     /// First block and number of blocks.
     blocks: (usize, usize),
-    count: usize,
     k: usize,
     a: *const u8,
     out: *mut f32,
@@ -441,32 +442,24 @@ impl Tokens {
     }
 }
 
-/// Adds the part's sums for tokens `first..first + N`, straight from the tile at `w`, and returns `N`.
+/// Adds the part's sums for tokens `first..first + N`, straight from the tile at `w`, and returns `N`. The first tokens
+/// of a part prefetch what comes after it.
 ///
 /// # Safety
 /// That of [`dot`], and the tokens exist.
 #[inline(always)]
 unsafe fn stream<S: Simd, F: Form, const N: usize>(s: S, w: *const u8, tokens: &Tokens, first: usize) -> usize {
     let (first_block, blocks) = tokens.blocks;
-    // One pass prefetches what it comes to soon. Of several, each prefetches some blocks of the next part, in turn, so that
-    // memory is never idle.
-    let passes = tokens.count.div_ceil(at_once::<S, F>());
-    let (ahead, mut wait) = match passes {
-        1 => (S::AHEAD[N.min(3) - 1], 0),
-        _ => (blocks / F::BLOCKS * F::BYTES * TILE_ROWS, first / at_once::<S, F>()),
-    };
+    let ahead = S::AHEAD[N.min(3) - 1];
     // SAFETY: the caller's promise.
     let (mut acc, mut rows) = unsafe { (tokens.sums::<S, N>(s, first), Rows::<N>::at(tokens, first, first_block)) };
     for i in first_block / F::BLOCKS..(first_block + blocks) / F::BLOCKS {
         // SAFETY: superblock i of the tile, and the activations that it meets.
         unsafe {
             let packed = Packed::<F>::new(w.add(i * F::BYTES * TILE_ROWS));
-            let mut fetch = |b: usize| {
-                if wait > 0 {
-                    wait -= 1;
-                } else if ahead > 0 {
+            let fetch = |b: usize| {
+                if ahead > 0 && first == 0 {
                     prefetch_share::<F>(packed.w, b, ahead);
-                    wait = passes - 1;
                 }
             };
             let mut t = [s.zero_float(); N];
@@ -479,7 +472,7 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(s: S, w: *const u8, tokens: &
             } else {
                 let together = together::<S, F>(N);
                 unrolled!(F::BLOCKS / together, i => {
-                    (i * together..(i + 1) * together).for_each(&mut fetch);
+                    (i * together..(i + 1) * together).for_each(fetch);
                     add_blocks::<S, F, N>(s, &packed, &rows, i * together, together, &mut t);
                 });
             }
@@ -588,14 +581,14 @@ pub unsafe fn dot<S: Simd, F: Form>(
     let part = if streams && tokens <= at_once {
         all
     } else if streams {
-        chunk::<F>()
+        part::<F>(all)
     } else {
         PANEL
     };
     let mut panel = Panel::<S, F>::new();
     for first_block in (0..all).step_by(part) {
         let blocks = part.min(all - first_block);
-        let here = Tokens { blocks: (first_block, blocks), count: tokens, k, a, out, out_stride };
+        let here = Tokens { blocks: (first_block, blocks), k, a, out, out_stride };
         // SAFETY: superblocks of the tile, as many as a panel holds; tokens below `tokens`.
         unsafe {
             if streams {
