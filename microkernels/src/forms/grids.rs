@@ -106,11 +106,27 @@ impl<W> Indices<W> {
     }
 }
 
-/// The first and the last quads of a block.
+/// The quads of block `b` by [`Simd::points`], with the low bytes of their indices from field byte 2 on.
+///
+/// # Safety
+/// `w` is a superblock of 16 rows that has the bytes.
 #[inline(always)]
-fn both<W: Copy>(first: [W; 4], last: [W; 4]) -> [W; 8] {
-    let ([a, b, c, d], [e, f, g, h]) = (first, last);
-    [a, b, c, d, e, f, g, h]
+unsafe fn look_up<S: Simd>(
+    s: S,
+    w: *const u8,
+    b: usize,
+    sizes: &Sizes,
+    high: [S::Word; 2],
+    signs: S::Word,
+) -> [S::Word; 8] {
+    // SAFETY: the caller's promise.
+    let (first, last) = unsafe {
+        let at = w.add(TILE_ROWS * 2 + b * 2 * WORD);
+        (s.load(at), s.load(at.add(WORD)))
+    };
+    let [q0, q1, q2, q3] = s.points(sizes, first, high[0], signs, false);
+    let [q4, q5, q6, q7] = s.points(sizes, last, high[1], signs, true);
+    [q0, q1, q2, q3, q4, q5, q6, q7]
 }
 
 /// 8-bit indices of points of four, seven signs for eight elements, 4-bit scale per 32 on top of the signs. Codes are half
@@ -140,10 +156,7 @@ impl Form for Grid8x4 {
         // SAFETY: here and below, in the superblock; there are as many points as indices.
         let signs = even_signs(s, unsafe { s.load(w.add(TILE_ROWS * 66 + b * WORD)) });
         if S::POINTS {
-            let at = w.wrapping_add(TILE_ROWS * 2 + b * 2 * WORD);
-            let (first, last) = unsafe { (s.load(at), s.load(at.add(WORD))) };
-            let none = s.zero();
-            return both(s.points(&SIZES, first, none, signs, false), s.points(&SIZES, last, none, signs, true));
+            return unsafe { look_up(s, w, b, &SIZES, [s.zero(); 2], signs) };
         }
         quads!(s, q => {
             let at = TILE_ROWS * 2 + (b * 2 + q / 4) * WORD + q % 4;
@@ -177,10 +190,8 @@ impl Form for Grid9x4 {
         // SAFETY: here and below, in the superblock; there are as many points as indices.
         let (signs, high) = unsafe { (s.load(w.add(TILE_ROWS * 74 + b * WORD)), s.widen(Bytes::load(w, 66 + b))) };
         if S::POINTS {
-            let at = w.wrapping_add(TILE_ROWS * 2 + b * 2 * WORD);
-            let (first, last) = unsafe { (s.load(at), s.load(at.add(WORD))) };
-            let first = s.points(&SIZES, first, s.masks(high, 0, false), signs, false);
-            return both(first, s.points(&SIZES, last, s.masks(high, 0, true), signs, true));
+            let high = [s.masks(high, 0, false), s.masks(high, 0, true)];
+            return unsafe { look_up(s, w, b, &SIZES, high, signs) };
         }
         // The high bits of two quads stand half a word apart.
         let high = s.or(high, s.shl(high, 15));
