@@ -10,8 +10,8 @@ const LANES: usize = 8;
 /// Vectors of a row.
 const VECTORS: usize = KV_BLOCK / LANES;
 
-/// e^x for x from -88 to 88, which it is brought to; about 0 at the lower end: 2^n e^r with x = n ln 2 + r, and a polynomial
-/// in r (Cephes `expf`).
+/// e^x for x from -88, where it is 0, to 88, which x is brought to: 2^n e^r with x = n ln 2 + r, and a polynomial in r (Cephes
+/// `expf`).
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn exp(x: __m256) -> __m256 {
@@ -82,7 +82,6 @@ pub unsafe extern "C" fn softmax(
         let (mut all, new_max) = (_mm256_setzero_ps(), _mm256_set1_ps(new));
         for (i, &x) in x.iter().enumerate() {
             let weight = exp(_mm256_sub_ps(x, new_max));
-            let weight = _mm256_and_ps(weight, _mm256_cmp_ps::<_CMP_NEQ_OQ>(x, never));
             all = _mm256_add_ps(all, weight);
             _mm256_storeu_ps(scores.add(i * LANES), weight);
         }

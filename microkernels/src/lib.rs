@@ -1,4 +1,5 @@
-//! The CPU atoms of [`ir::abi`]: dot products of weight tiles, attention inner loops, rotary angles.
+//! The CPU atoms of [`ir::abi`]: dot products of weight tiles, attention inner loops, softmax,
+//! SiLU, quantising, rotary angles.
 //!
 //! [`table`] gives the addresses of an instruction set's atoms, for [`ir::abi::Frame::atoms`]. Each dot is written once,
 //! per [`ir::quant::DotForm`], over the vector operations of `simd`: `forms` unpacks, `int` and `float` multiply, and

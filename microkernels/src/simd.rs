@@ -131,16 +131,9 @@ pub trait Simd: Copy {
     unsafe fn gather16<const SCALE: i32>(self, p: *const u8, table: &[u32]) -> Self::Word;
     /// The codes of quads 0 to 3, if `last` 4 to 7, of a block: `index` has the low bytes of the quads' points, `high` bytes
     /// of 255 where 256 is to be added, `signs` the 32 elements' signs. Only where [`POINTS`](Simd::POINTS).
-    fn points(
-        self,
-        sizes: &Sizes,
-        index: Self::Word,
-        high: Self::Word,
-        signs: Self::Word,
-        last: bool,
-    ) -> [Self::Word; 4] {
-        let _ = (sizes, high, signs, last);
-        [index; 4]
+    fn points(self, _: &Sizes, index: Self::Word, high: Self::Word, signs: Self::Word, last: bool) -> [Self::Word; 4] {
+        let _ = (index, high, signs, last);
+        unreachable!("POINTS says that there is no such look-up")
     }
     /// Unsigned bytes as words.
     fn widen(self, bytes: Bytes) -> Self::Word;

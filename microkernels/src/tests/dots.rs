@@ -2,7 +2,7 @@
 
 use super::{Aligned, Rng, vector_isas};
 use crate::emulated::Emulated;
-use crate::{float, forms, int, table};
+use crate::{entry, float, forms, int, table};
 use ir::abi::{Atom, DotFn, Meaning, Q8_BLOCK, TILE_ROWS, f32_row_bytes, q8_row_bytes};
 use ir::quant::{self, DotForm, FloatKind, Format, QuantFormat};
 use ir::target::Isa;
@@ -73,7 +73,14 @@ fn native(isa: Isa, atom: Atom) -> DotFn {
 /// Every implementation of an atom.
 fn implementations(atom: Atom) -> Vec<(String, DotFn)> {
     let native = vector_isas().into_iter().map(|isa| (format!("{isa:?}"), native(isa, atom)));
-    native.chain([("emulated".to_owned(), emulated(atom))]).collect()
+    let mut all: Vec<(String, DotFn)> = native.chain([("emulated".to_owned(), emulated(atom))]).collect();
+    if crate::available(Isa::X86_64V4Vnni) {
+        let mut plain = [0; Atom::ALL.len()];
+        entry::v4::fill(&mut plain);
+        // SAFETY: the entry of a dot is of that type.
+        all.push(("without VBMI".to_owned(), unsafe { std::mem::transmute::<usize, DotFn>(plain[atom as usize]) }));
+    }
+    all
 }
 
 /// Every dot with a format of its form.
