@@ -86,6 +86,7 @@ impl Simd for Avx2 {
     // A lane gets two products a quad: 2 * 127 * (2^bits - 1) * quads <= 32767, or one run of a plane of 4 bits.
     const RUN: [usize; 9] = [0, 8, 8, 8, 8, 4, 2, 1, 8];
     const SPLIT8: bool = true;
+    const WIDE: bool = false;
     const TOKENS: [usize; 4] = [4, 4, 2, 3];
     const SUMS: usize = 1;
     const STREAMED: [usize; 4] = [1, 1, 2, 4];

@@ -4,7 +4,7 @@
 //! sum is scaled in f32, which is exact because it has at most 24 bits.
 
 use crate::bytes::Bytes;
-use crate::simd::{MARGIN, Simd, Sizes};
+use crate::simd::{MARGIN, Simd, Sizes, nibbles};
 use std::arch::{asm, x86_64::*};
 
 /// Proof that the CPU has AVX-512 F, BW, DQ, VL and VNNI, and VBMI if `VBMI`.
@@ -72,6 +72,9 @@ static NUMBERS: Table = Table::new((2, 32), (4, 4), 0);
 /// The bit of a pair of lanes three before the sign of each element, modulo 64, for the first and the last quads.
 static MINUS: [[Table; 4]; 2] = [four!((2, 32), (4, 1), 61, 4), four!((2, 32), (4, 1), 77, 4)];
 
+/// For [`Simd::lut_nibbles`]: each entry of a table four times.
+static FOURS: Table = Table::new((16, 1), (1, 0), 0);
+
 /// The bytes of a table at the indices of [`Simd::points`].
 ///
 /// # Safety
@@ -117,6 +120,7 @@ impl<const VBMI: bool> Simd for Avx512<VBMI> {
 
     const RUN: [usize; 9] = [8; 9];
     const SPLIT8: bool = false;
+    const WIDE: bool = true;
     const TOKENS: [usize; 4] = [8, 4, 8, 4];
     const SUMS: usize = 16;
     const STREAMED: [usize; 4] = [2, usize::MAX, usize::MAX, usize::MAX];
@@ -167,6 +171,23 @@ impl<const VBMI: bool> Simd for Avx512<VBMI> {
         // SAFETY: the table has the 16 bytes that are loaded.
         let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
         op!(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), index))
+    }
+
+    #[inline(always)]
+    fn lut_nibbles(self, word: Self::Word, high: bool, table: &[u8; 16]) -> Self::Word {
+        if !VBMI {
+            return self.lut(nibbles(self, word, high), table);
+        }
+        // SAFETY: the table has the 16 bytes that are loaded; the token proves the features.
+        unsafe {
+            let entries = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            // The low six bits of each byte are the index: the nibble is the low four of them, or the high four.
+            if high {
+                _mm512_permutexvar_epi8(self.shr(word, 2), _mm512_permutexvar_epi8(FOURS.load(), entries))
+            } else {
+                _mm512_permutexvar_epi8(word, entries)
+            }
+        }
     }
 
     #[inline(always)]

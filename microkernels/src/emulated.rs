@@ -33,6 +33,7 @@ impl Simd for Emulated {
 
     const RUN: [usize; 9] = [8; 9];
     const SPLIT8: bool = false;
+    const WIDE: bool = true;
     const TOKENS: [usize; 4] = [8, 4, 8, 4];
     const SUMS: usize = 16;
     const STREAMED: [usize; 4] = [2, usize::MAX, usize::MAX, usize::MAX];

@@ -88,8 +88,11 @@ all_dots! {
 dots! {
     /// What VBMI makes faster.
     vbmi, Avx512<true>, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c", then super::v4::fill;
+    lut4_split6 = DotLut4Split6: int Lut4Split6;
     grid8x4 = DotGrid8x4: int Grid8x4;
     grid9x4 = DotGrid9x4: int Grid9x4;
+    lut4_half = DotLut4Half: int Lut4Half;
+    e2m1_power = DotE2M1Power: int E2M1Power;
 }
 
 /// Attention functions of one signature.

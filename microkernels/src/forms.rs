@@ -92,6 +92,8 @@ pub trait Form {
     const HALVES: bool = false;
     /// Whether the quads of a block are unpacked together.
     const WHOLE: bool = false;
+    /// Whether the codes of odd blocks are times 16, as they lie, where [`Simd::WIDE`].
+    const RAISED: bool = false;
     /// Where the f16 scale of the mins lies in it, if any; with one block, the negative min itself.
     const DMIN: usize = 0;
 
@@ -267,6 +269,7 @@ impl Form for U4Super6Min {
     const GROUPS: usize = 1;
     const BLOCKS: usize = 8;
     const TOGETHER: usize = 2;
+    const RAISED: bool = true;
     const MIN: bool = true;
     const BYTES: usize = 144;
     const D: usize = 0;
@@ -281,7 +284,10 @@ impl Form for U4Super6Min {
     #[inline(always)]
     unsafe fn codes<S: Simd>(s: S, w: *const u8, b: usize, q: usize) -> [S::Word; 2] {
         // SAFETY: in the superblock.
-        [unsafe { bits(s, w.add(TILE_ROWS * 16 + (b / 2 * 8 + q) * WORD), b % 2 * 4, 15) }, s.zero()]
+        let word = unsafe { w.add(TILE_ROWS * 16 + (b / 2 * 8 + q) * WORD) };
+        let mask = if S::WIDE && b % 2 == 1 { 0xf0 } else { 15 };
+        // SAFETY: in the superblock.
+        [unsafe { bits(s, word, b % 2 * 4, mask) }, s.zero()]
     }
 }
 
@@ -366,12 +372,21 @@ const fn lut4(shift: u32, mask: u8) -> [u8; 16] {
     table
 }
 
-/// The codes of a quad of indices into [`LUT4`].
+/// The codes of a quad of indices into [`LUT4`]: the nibbles of the word of all rows at `w`.
+///
+/// # Safety
+/// 64 bytes must be readable.
 #[inline(always)]
-fn lut4_codes<S: Simd>(s: S, index: S::Word) -> [S::Word; 2] {
+unsafe fn lut4_codes<S: Simd>(s: S, w: *const u8, high: bool) -> [S::Word; 2] {
     const ALL: [u8; 16] = lut4(0, 255);
     const PLANES: [[u8; 16]; 2] = [lut4(0, 15), lut4(4, 15)];
-    if S::SPLIT8 { [s.lut(index, &PLANES[0]), s.lut(index, &PLANES[1])] } else { [s.lut(index, &ALL), s.zero()] }
+    // SAFETY: the caller's promise.
+    let word = unsafe { s.load(w) };
+    if S::SPLIT8 {
+        [s.lut_nibbles(word, high, &PLANES[0]), s.lut_nibbles(word, high, &PLANES[1])]
+    } else {
+        [s.lut_nibbles(word, high, &ALL), s.zero()]
+    }
 }
 
 impl Form for Lut4Split6 {
@@ -400,7 +415,7 @@ impl Form for Lut4Split6 {
     #[inline(always)]
     unsafe fn codes<S: Simd>(s: S, w: *const u8, b: usize, q: usize) -> [S::Word; 2] {
         // SAFETY: in the superblock.
-        lut4_codes(s, unsafe { bits(s, w.add(TILE_ROWS * 8 + (b * 4 + q % 4) * WORD), q / 4 * 4, 15) })
+        unsafe { lut4_codes(s, w.add(TILE_ROWS * 8 + (b * 4 + q % 4) * WORD), q >= 4) }
     }
 }
 
@@ -494,7 +509,7 @@ impl Form for Lut4Half {
     #[inline(always)]
     unsafe fn codes<S: Simd>(s: S, w: *const u8, _: usize, q: usize) -> [S::Word; 2] {
         // SAFETY: in the superblock.
-        lut4_codes(s, unsafe { bits(s, w.add(TILE_ROWS * 2 + q % 4 * WORD), q / 4 * 4, 15) })
+        unsafe { lut4_codes(s, w.add(TILE_ROWS * 2 + q % 4 * WORD), q >= 4) }
     }
 }
 
@@ -532,7 +547,7 @@ impl Form for E2M1Power {
             codes
         };
         // SAFETY: in the superblock.
-        let index = unsafe { bits(s, w.add(TILE_ROWS + q % 4 * WORD), q / 4 * 4, 15) };
-        [s.lut(index, &CODES), s.zero()]
+        let word = unsafe { s.load(w.add(TILE_ROWS + q % 4 * WORD)) };
+        [s.lut_nibbles(word, q >= 4, &CODES), s.zero()]
     }
 }

@@ -5,7 +5,7 @@
 //! stack, and pass over it. Both compute, per row and token, the same float operations in the same order, so a token's
 //! result does not depend on how many there are:
 //! for each superblock `t = sum of isum(block) * scale(activations of block)` with exact integer sums that include the
-//! integer scales, then `acc += t * d`, then `acc -= dmin * min(block) * (scale * sum)(activations of block)`.
+//! integer scales, then `acc += t * d`, then `acc -= dmin * sum of min(block) * (scale * sum)(activations of block)`.
 
 use crate::forms::{Form, Scales, unrolled};
 use crate::simd::{Simd, prefetch, prefetch_lines};
@@ -73,14 +73,11 @@ impl<const N: usize> Rows<N> {
 
     /// The sums of the activations of eight blocks, scale included.
     #[inline(always)]
-    unsafe fn scaled_sums<S: Simd>(&self, s: S, n: usize) -> [f32; 8] {
-        let (mut lanes, mut out) = ([0.0; TILE_ROWS], [0.0; 8]);
+    unsafe fn scaled_sums<S: Simd>(&self, s: S, n: usize) -> [f32; TILE_ROWS] {
+        let mut lanes = [0.0; TILE_ROWS];
         // SAFETY: the caller's promise; `lanes` has the lanes.
         unsafe { s.store_f32(lanes.as_mut_ptr(), s.scaled_sums(self.rows[n].add(self.figures))) };
-        for (b, out) in out.iter_mut().enumerate() {
-            *out = lanes[2 * b + 1];
-        }
-        out
+        lanes
     }
 }
 
@@ -112,14 +109,20 @@ impl<F: Form> Packed<F> {
     #[inline(always)]
     fn d<S: Simd>(&self, s: S) -> S::Float {
         // SAFETY: `w` is a superblock.
-        unsafe { F::d(s, self.w) }
+        let d = unsafe { F::d(s, self.w) };
+        if raised::<S, F>() { s.mul_splat(d, s.splat_float(1.0 / 16.0)) } else { d }
+    }
+
+    /// What the mins are multiplied by; with one block, the negative min itself.
+    #[inline(always)]
+    fn dmin<S: Simd>(&self, s: S) -> S::Float {
+        // SAFETY: `w` is a superblock.
+        unsafe { s.load_f16(self.w.add(F::DMIN * TILE_ROWS)) }
     }
 
     #[inline(always)]
     fn min<S: Simd>(&self, s: S, b: usize) -> S::Float {
-        // SAFETY: `w` is a superblock.
-        let d = unsafe { s.load_f16(self.w.add(F::DMIN * TILE_ROWS)) };
-        if F::BLOCKS == 1 { s.mul_splat(d, s.splat_float(-1.0)) } else { s.mul(s.load_i8(self.scales.min[b]), d) }
+        s.load_i8(self.scales.min[b])
     }
 }
 
@@ -131,7 +134,11 @@ impl<S: Simd, F: Form> Source<S> for Packed<F> {
     }
     #[inline(always)]
     unsafe fn scale(&self, s: S, group: usize) -> S::Scale {
-        if F::BLOCKS == 1 { s.unit_scale() } else { s.scale(self.scales.scale[group]) }
+        if F::BLOCKS == 1 {
+            return s.unit_scale();
+        }
+        let scale = s.scale(self.scales.scale[group]);
+        if raised::<S, F>() && (group / F::GROUPS).is_multiple_of(2) { s.scale16(scale) } else { scale }
     }
     #[inline(always)]
     unsafe fn correction(&self, s: S, b: usize) -> S::Word {
@@ -172,6 +179,11 @@ impl<S: Simd, F: Form> Source<S> for Whole<'_, S::Word, F> {
 /// Words of a quad.
 const fn planes<S: Simd, F: Form>() -> usize {
     if S::SPLIT8 && F::BITS == 8 { 2 } else { 1 }
+}
+
+/// Whether codes of odd blocks are times 16: then so are all sums, and the scale is divided by it.
+const fn raised<S: Simd, F: Form>() -> bool {
+    S::WIDE && F::RAISED
 }
 
 /// Quads of a group that one accumulator holds.
@@ -221,6 +233,7 @@ struct Panel<S: Simd, F> {
     mins: [MaybeUninit<S::Float>; PANEL],
     /// By superblock.
     d: [MaybeUninit<S::Float>; PANEL],
+    dmin: [MaybeUninit<S::Float>; PANEL],
     form: std::marker::PhantomData<F>,
 }
 
@@ -233,6 +246,7 @@ impl<S: Simd, F: Form> Panel<S, F> {
             corrections: [MaybeUninit::uninit(); PANEL],
             mins: [MaybeUninit::uninit(); PANEL],
             d: [MaybeUninit::uninit(); PANEL],
+            dmin: [MaybeUninit::uninit(); PANEL],
             form: std::marker::PhantomData,
         }
     }
@@ -246,6 +260,9 @@ impl<S: Simd, F: Form> Panel<S, F> {
         // SAFETY: the caller's promise.
         let packed = unsafe { Packed::<F>::new(w) };
         self.d[first / F::BLOCKS].write(packed.d(s));
+        if F::MIN {
+            self.dmin[first / F::BLOCKS].write(packed.dmin(s));
+        }
         if F::WHOLE {
             for b in 0..F::BLOCKS {
                 // SAFETY: b is in the superblock.
@@ -283,7 +300,7 @@ impl<S: Simd, F: Form> Panel<S, F> {
             // SAFETY: b is in the superblock.
             self.corrections[first + b].write(unsafe { packed.correction(s, b) });
         }
-        if F::MIN {
+        if F::MIN && F::BLOCKS > 1 {
             self.mins[first + b].write(packed.min(s, b));
         }
     }
@@ -327,6 +344,59 @@ fn prefetch_share<F: Form>(w: *const u8, b: usize, ahead: usize) {
     }
 }
 
+/// Adds to `total` the scaled sums of group `g` of `blocks` blocks from `first`.
+///
+/// # Safety
+/// The blocks are in the source and in the rows.
+#[inline(always)]
+unsafe fn add_group<S: Simd, F: Form, const N: usize>(
+    s: S,
+    source: &impl Source<S>,
+    rows: &Rows<N>,
+    (first, blocks): (usize, usize),
+    g: usize,
+    total: &mut [[S::Total; N]; MOST],
+) {
+    let (quads, run, planes) = (8 / F::GROUPS, run::<S, F>(), planes::<S, F>());
+    // SAFETY: in all of these, the caller's promise.
+    for r in 0..quads / run {
+        let mut acc = [[[s.zero(); 2]; N]; MOST];
+        if r == 0 {
+            for j in 0..blocks {
+                for n in 0..N {
+                    acc[j][n][0] = s.group_start(F::OFFSET, unsafe { rows.sums(s, n, first + j) }, g, F::GROUPS);
+                }
+            }
+        }
+        for i in 0..run {
+            let pairs = F::HALVES && run == 8;
+            let q = if pairs { i / 2 + i % 2 * 4 } else { g * quads + r * run + i };
+            // Keeps the compiler from interleaving quads, which would spill most of them.
+            if !pairs || i % 2 == 0 {
+                compiler_fence(Ordering::SeqCst);
+            }
+            for j in 0..blocks {
+                let codes = unsafe { source.codes(s, first + j, q) };
+                for n in 0..N {
+                    let quad = unsafe { rows.quad(s, n, first + j, q) };
+                    for p in 0..planes {
+                        acc[j][n][p] = s.dot4(acc[j][n][p], codes[p], quad);
+                    }
+                }
+            }
+        }
+        for j in 0..blocks {
+            let scale = unsafe { source.scale(s, (first + j) * F::GROUPS + g) };
+            for n in 0..N {
+                total[j][n] = s.fold(total[j][n], acc[j][n][0], scale);
+                if planes == 2 {
+                    total[j][n] = s.fold(total[j][n], acc[j][n][1], s.scale16(scale));
+                }
+            }
+        }
+    }
+}
+
 /// Adds to `t`, in the first block of a superblock sets it to, the sums of `blocks` blocks from `first` times the
 /// activation scales.
 ///
@@ -341,7 +411,6 @@ unsafe fn add_blocks<S: Simd, F: Form, const N: usize>(
     blocks: usize,
     t: &mut [S::Float; N],
 ) {
-    let (quads, run, planes) = (8 / F::GROUPS, run::<S, F>(), planes::<S, F>());
     // SAFETY: here and below, the caller's promise.
     let sums = |n: usize, j: usize| unsafe { rows.sums(s, n, first + j) };
     let mut total = [[s.total_start(sums(0, 0), s.zero()); N]; MOST];
@@ -351,42 +420,15 @@ unsafe fn add_blocks<S: Simd, F: Form, const N: usize>(
             total[j][n] = s.total_start(sums(n, j), correction);
         }
     }
-    for g in 0..F::GROUPS {
-        for r in 0..quads / run {
-            let mut acc = [[[s.zero(); 2]; N]; MOST];
-            if r == 0 {
-                for j in 0..blocks {
-                    for n in 0..N {
-                        acc[j][n][0] = s.group_start(F::OFFSET, sums(n, j), g, F::GROUPS);
-                    }
-                }
-            }
-            for i in 0..run {
-                let pairs = F::HALVES && run == 8;
-                let q = if pairs { i / 2 + i % 2 * 4 } else { g * quads + r * run + i };
-                // Keeps the compiler from interleaving quads, which would spill most of them.
-                if !pairs || i % 2 == 0 {
-                    compiler_fence(Ordering::SeqCst);
-                }
-                for j in 0..blocks {
-                    let codes = unsafe { source.codes(s, first + j, q) };
-                    for n in 0..N {
-                        let quad = unsafe { rows.quad(s, n, first + j, q) };
-                        for p in 0..planes {
-                            acc[j][n][p] = s.dot4(acc[j][n][p], codes[p], quad);
-                        }
-                    }
-                }
-            }
-            for j in 0..blocks {
-                let scale = unsafe { source.scale(s, (first + j) * F::GROUPS + g) };
-                for n in 0..N {
-                    total[j][n] = s.fold(total[j][n], acc[j][n][0], scale);
-                    if planes == 2 {
-                        total[j][n] = s.fold(total[j][n], acc[j][n][1], s.scale16(scale));
-                    }
-                }
-            }
+    if N <= 2 {
+        unrolled!(F::GROUPS, g => {
+            // SAFETY: the caller's promise.
+            unsafe { add_group::<S, F, N>(s, source, rows, (first, blocks), g, &mut total) };
+        });
+    } else {
+        for g in 0..F::GROUPS {
+            // SAFETY: the caller's promise.
+            unsafe { add_group::<S, F, N>(s, source, rows, (first, blocks), g, &mut total) };
         }
     }
     for j in 0..blocks {
@@ -479,12 +521,15 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(s: S, w: *const u8, tokens: &
             for n in 0..N {
                 acc[n] = s.fma(t[n], packed.d(s), acc[n]);
                 if F::MIN && F::BLOCKS == 1 {
-                    acc[n] = s.fnma_splat(packed.min(s, 0), s.splat_float(rows.scaled_sum(n, 0)), acc[n]);
+                    acc[n] = s.fma_splat(packed.dmin(s), s.splat_float(rows.scaled_sum(n, 0)), acc[n]);
                 } else if F::MIN {
-                    let sums = rows.scaled_sums(s, n);
+                    let (sums, mut less) = (rows.scaled_sums(s, n), s.zero_float());
+                    // From memory, a lane is broadcast for nothing.
+                    let sums = if N <= 2 { std::hint::black_box(&sums) } else { &sums };
                     unrolled!(F::BLOCKS, b => {
-                        acc[n] = s.fnma_splat(packed.min(s, b), s.splat_float(sums[b]), acc[n]);
+                        less = s.fnma_splat(packed.min(s, b), s.splat_float(sums[2 * b + 1]), less);
                     });
+                    acc[n] = s.fma(less, packed.dmin(s), acc[n]);
                 }
             }
         }
@@ -523,8 +568,8 @@ unsafe fn pass<S: Simd, F: Form, const N: usize>(s: S, panel: &Panel<S, F>, toke
             if F::MIN && F::BLOCKS == 1 {
                 // SAFETY: the block is unpacked and in the rows.
                 unsafe {
-                    let min = panel.mins.get_unchecked(i).assume_init();
-                    acc[n] = s.fnma_splat(min, s.splat_float(rows.scaled_sum(n, i)), acc[n]);
+                    let min = panel.dmin.get_unchecked(i).assume_init();
+                    acc[n] = s.fma_splat(min, s.splat_float(rows.scaled_sum(n, i)), acc[n]);
                 }
             }
         }
@@ -533,10 +578,11 @@ unsafe fn pass<S: Simd, F: Form, const N: usize>(s: S, panel: &Panel<S, F>, toke
         for n in 0..N {
             // SAFETY: superblocks of eight blocks fill the panel.
             unsafe {
-                let sums = rows.scaled_sums(s, n);
+                let (sums, mut less) = (rows.scaled_sums(s, n), s.zero_float());
                 for b in 0..PANEL {
-                    acc[n] = s.fnma_splat(panel.mins[b].assume_init(), s.splat_float(sums[b]), acc[n]);
+                    less = s.fnma_splat(panel.mins[b].assume_init(), s.splat_float(sums[2 * b + 1]), less);
                 }
+                acc[n] = s.fma(less, panel.dmin[0].assume_init(), acc[n]);
             }
         }
     }

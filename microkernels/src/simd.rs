@@ -71,6 +71,8 @@ pub trait Simd: Copy {
     const RUN: [usize; 9];
     /// Whether 8-bit codes are split into planes of 4 bits, low and high, each with its own accumulator.
     const SPLIT8: bool;
+    /// Whether `dot4` takes codes of 8 bits whatever the width of the form.
+    const WIDE: bool;
     /// Tokens that the registers hold at once: in integer dots of one group a block, of two, of two planes; in float dots
     /// (3 or 4).
     const TOKENS: [usize; 4];
@@ -114,6 +116,11 @@ pub trait Simd: Copy {
     /// Each byte, which is below 16, replaced by its table entry.
     fn lut(self, index: Self::Word, table: &[u8; 16]) -> Self::Word;
 
+    /// The low nibble of each byte, if `high` the high one, replaced by its table entry.
+    #[inline(always)]
+    fn lut_nibbles(self, word: Self::Word, high: bool, table: &[u8; 16]) -> Self::Word {
+        self.lut(nibbles(self, word, high), table)
+    }
     /// Each byte less that of `b`, modulo 256.
     fn sub8(self, a: Self::Word, b: Self::Word) -> Self::Word;
     /// Bytes of 255 where bits 0 to 3, if `high` 4 to 7, of each word's byte `byte` are set, of 0 where not.
@@ -211,6 +218,12 @@ pub trait Simd: Copy {
     fn fnma_splat(self, a: Self::Float, b: Self::SplatFloat, c: Self::Float) -> Self::Float;
     /// `a * b + c` with one rounding.
     fn fma_splat(self, a: Self::Float, b: Self::SplatFloat, c: Self::Float) -> Self::Float;
+}
+
+/// The low nibble of each byte, if `high` the high one.
+#[inline(always)]
+pub fn nibbles<S: Simd>(s: S, word: S::Word, high: bool) -> S::Word {
+    s.and(if high { s.shr(word, 4) } else { word }, s.splat(0x0f0f_0f0f))
 }
 
 /// Brings the line at `p` to L2; `p` may point anywhere. Not to L1, which follows by itself, and which can wait for fewer
