@@ -2,15 +2,18 @@
 //!
 //! Eight accumulators are live: query rows times positions for scores, query rows times vectors of 8 elements for
 //! accumulation. Rows go four at a time, then two, then one. The float operations of an output are the same in all
-//! cases, so it does not depend on how many rows and positions there are. The first rows prefetch the block that comes
-//! after this one.
+//! cases, so it does not depend on how many rows and positions there are. Each pass over the positions prefetches its share
+//! of the block that comes after this one, line by line: L1 can wait for few lines, and stalls when asked for many at once.
 
-use crate::simd::prefetch_lines;
+use crate::simd::prefetch;
 use ir::abi::{KV_BLOCK, Q8_BLOCK, kv_f16_row_bytes, kv_q8_row_bytes};
 use std::arch::x86_64::*;
 
 /// Elements of a vector.
 const LANES: usize = 8;
+
+/// Positions that are accumulated between looks at what to prefetch.
+const GROUP: usize = 8;
 
 /// A KV row format.
 pub trait Row {
@@ -75,6 +78,35 @@ impl Row for Q8 {
     }
 }
 
+/// What a pass prefetches of the next block.
+#[derive(Clone, Copy)]
+struct Ahead {
+    line: *const u8,
+    /// How far the pass has come.
+    to: *const u8,
+    /// Bytes for each position.
+    step: usize,
+}
+
+impl Ahead {
+    /// Of the block after the one at `block`, the share from `first` on, of `part` of `all`.
+    #[inline(always)]
+    fn new(block: *const u8, row_bytes: usize, first: usize, part: usize, all: usize) -> Ahead {
+        let line = block.wrapping_add(KV_BLOCK * row_bytes + KV_BLOCK * row_bytes * first / all);
+        Ahead { line, to: line, step: (row_bytes * part).div_ceil(all) }
+    }
+
+    /// Prefetches the lines for so many positions.
+    #[inline(always)]
+    fn go_on(&mut self, positions: usize) {
+        self.to = self.to.wrapping_add(positions * self.step);
+        while self.line < self.to {
+            prefetch(self.line);
+            self.line = self.line.wrapping_add(64);
+        }
+    }
+}
+
 /// The sums of eight vectors.
 ///
 /// # Safety
@@ -133,25 +165,24 @@ unsafe fn scores_any<K: Row>(
     let mut r = 0;
     // SAFETY: the caller's promise, for rows r to r + R.
     unsafe {
-        while rows - r >= 8 {
-            scores_of::<K, 8, 1>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, r == 0);
-            r += 8;
-        }
-        if rows - r >= 4 {
-            scores_of::<K, 4, 2>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, r == 0);
+        while rows - r >= 4 {
+            let ahead = Ahead::new(keys, K::bytes(head), r, 4, rows);
+            scores_of::<K, 4, 2>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, ahead);
             r += 4;
         }
         if rows - r >= 2 {
-            scores_of::<K, 2, 4>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, r == 0);
+            let ahead = Ahead::new(keys, K::bytes(head), r, 2, rows);
+            scores_of::<K, 2, 4>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, ahead);
             r += 2;
         }
         if rows > r {
-            scores_of::<K, 1, 8>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, r == 0);
+            let ahead = Ahead::new(keys, K::bytes(head), r, 1, rows);
+            scores_of::<K, 1, 8>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, ahead);
         }
     }
 }
 
-/// Scores of `R` rows, `P` positions at a time, `R * P = 8`; `fetch` if they prefetch.
+/// Scores of `R` rows, `P` positions at a time, `R * P = 8`.
 ///
 /// # Safety
 /// That of [`scores`], with `R` rows.
@@ -162,14 +193,12 @@ unsafe fn scores_of<K: Row, const R: usize, const P: usize>(
     out: *mut f32,
     head: usize,
     positions: usize,
-    fetch: bool,
+    mut ahead: Ahead,
 ) {
     let row_bytes = K::bytes(head);
     for first in (0..positions).step_by(P) {
         let valid = P.min(positions - first);
-        if fetch {
-            prefetch_lines(keys.wrapping_add((first + KV_BLOCK) * row_bytes), P * row_bytes);
-        }
+        ahead.go_on(P);
         let mut row = [keys; P];
         for (p, row) in row.iter_mut().enumerate() {
             // SAFETY: a position below `positions`; those past the end repeat the last.
@@ -246,20 +275,20 @@ unsafe fn accumulate_any<V: Row>(
     // SAFETY: the caller's promise, for rows r to r + R.
     unsafe {
         while rows - r >= 4 {
-            accumulate_to::<V, 4, 2>(weights.add(r * KV_BLOCK), values, acc.add(r * head), head, positions, r == 0);
+            accumulate_to::<V, 4, 2>(weights.add(r * KV_BLOCK), values, acc.add(r * head), head, positions, (r, rows));
             r += 4;
         }
         if rows - r >= 2 {
-            accumulate_to::<V, 2, 4>(weights.add(r * KV_BLOCK), values, acc.add(r * head), head, positions, r == 0);
+            accumulate_to::<V, 2, 4>(weights.add(r * KV_BLOCK), values, acc.add(r * head), head, positions, (r, rows));
             r += 2;
         }
         if rows > r {
-            accumulate_to::<V, 1, 8>(weights.add(r * KV_BLOCK), values, acc.add(r * head), head, positions, r == 0);
+            accumulate_to::<V, 1, 8>(weights.add(r * KV_BLOCK), values, acc.add(r * head), head, positions, (r, rows));
         }
     }
 }
 
-/// Accumulates to `R` rows, `C` vectors at a time, `R * C = 8`; `fetch` if they prefetch.
+/// Accumulates to `R` rows, `C` vectors at a time, `R * C = 8`: those from `r` on of `rows`.
 ///
 /// # Safety
 /// That of [`accumulate`], with `R` rows.
@@ -270,21 +299,22 @@ unsafe fn accumulate_to<V: Row, const R: usize, const C: usize>(
     acc: *mut f32,
     head: usize,
     positions: usize,
-    fetch: bool,
+    (r, rows): (usize, usize),
 ) {
+    let ahead = |d, part| Ahead::new(values, V::bytes(head), r * head + R * d, R * part, rows * head);
     let whole = head / (C * LANES) * (C * LANES);
     // SAFETY: vectors d to d + C of the row.
     unsafe {
         for d in (0..whole).step_by(C * LANES) {
-            accumulate_at::<V, R, C>(weights, values, acc, head, positions, d, fetch && d == 0);
+            accumulate_at::<V, R, C>(weights, values, acc, head, positions, d, ahead(d, C * LANES));
         }
         for d in (whole..head).step_by(LANES) {
-            accumulate_at::<V, R, 1>(weights, values, acc, head, positions, d, fetch && d == 0);
+            accumulate_at::<V, R, 1>(weights, values, acc, head, positions, d, ahead(d, LANES));
         }
     }
 }
 
-/// Accumulates elements `d..d + C * 8` of `R` rows, `d` a multiple of `C * 8`; `fetch` if they prefetch.
+/// Accumulates elements `d..d + C * 8` of `R` rows, `d` a multiple of `C * 8`.
 ///
 /// # Safety
 /// That of [`accumulate`], with `R` rows and the elements in them.
@@ -296,7 +326,7 @@ unsafe fn accumulate_at<V: Row, const R: usize, const C: usize>(
     head: usize,
     positions: usize,
     d: usize,
-    fetch: bool,
+    mut ahead: Ahead,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -307,20 +337,20 @@ unsafe fn accumulate_at<V: Row, const R: usize, const C: usize>(
             }
         }
         let row_bytes = V::bytes(head);
-        for p in 0..positions {
-            let row = values.add(p * row_bytes);
-            if fetch {
-                prefetch_lines(row.wrapping_add(KV_BLOCK * row_bytes), row_bytes);
-            }
-            let mut value = [_mm256_setzero_ps(); C];
-            for c in 0..C {
-                let scale = V::scale(row, head, d / Q8_BLOCK + c * LANES / Q8_BLOCK);
-                value[c] = V::load(row, d + c * LANES, scale);
-            }
-            for r in 0..R {
-                let weight = _mm256_broadcast_ss(&*weights.add(r * KV_BLOCK + p));
+        for first in (0..positions).step_by(GROUP) {
+            ahead.go_on(GROUP);
+            for p in first..positions.min(first + GROUP) {
+                let row = values.add(p * row_bytes);
+                let mut value = [_mm256_setzero_ps(); C];
                 for c in 0..C {
-                    sum[r][c] = _mm256_fmadd_ps(weight, value[c], sum[r][c]);
+                    let scale = V::scale(row, head, d / Q8_BLOCK + c * LANES / Q8_BLOCK);
+                    value[c] = V::load(row, d + c * LANES, scale);
+                }
+                for r in 0..R {
+                    let weight = _mm256_broadcast_ss(&*weights.add(r * KV_BLOCK + p));
+                    for c in 0..C {
+                        sum[r][c] = _mm256_fmadd_ps(weight, value[c], sum[r][c]);
+                    }
                 }
             }
         }
