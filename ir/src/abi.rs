@@ -7,7 +7,7 @@
 use crate::quant::{DotForm, FloatKind, Scale};
 
 /// Version of everything in this module; the manifest records it and the runtime refuses another.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Rows that [`crate::tensor::Layout::Rows16`] interleaves, and that a dot atom computes at once.
 pub const TILE_ROWS: usize = 16;
@@ -30,11 +30,16 @@ pub const fn f32_row_bytes(k: usize) -> usize {
     (k * 4).next_multiple_of(ROW_ALIGN)
 }
 
+/// What the sum of a block's codes is multiplied by where int8 activations keep what dots of codes with an offset begin
+/// with; and what the sum of half a block's codes is.
+pub const Q8_STARTS: [i32; 2] = [-128, -32];
+
 /// Bytes of one row of `k` int8 activations (`k` a multiple of 32): `k` codes, then per block of 32 eight bytes
-/// {scale: f32, sum of the first 16 codes: i16, sum of the last 16 codes: i16}; padded to [`ROW_ALIGN`].
-/// Element = scale * code.
+/// {scale: f32, sum of the first 16 codes: i16, sum of the last 16 codes: i16}, then per block twelve bytes of
+/// [`Q8_STARTS`] {sum of all codes, of the first 16, of the last 16: i32}, which only atoms read and write; padded to
+/// [`ROW_ALIGN`]. Element = scale * code.
 pub const fn q8_row_bytes(k: usize) -> usize {
-    (k + k / Q8_BLOCK * 8).next_multiple_of(ROW_ALIGN)
+    (k + k / Q8_BLOCK * 20).next_multiple_of(ROW_ALIGN)
 }
 
 /// Bytes of one position of one KV head of `head` elements in f16: just the elements.

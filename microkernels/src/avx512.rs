@@ -5,6 +5,7 @@
 
 use crate::bytes::Bytes;
 use crate::simd::{MARGIN, Simd, Sizes, nibbles};
+use ir::abi::Q8_STARTS;
 use std::arch::{asm, x86_64::*};
 
 /// Proof that the CPU has AVX-512 F, BW, DQ, VL and VNNI, and VBMI if `VBMI`.
@@ -259,6 +260,18 @@ impl<const VBMI: bool> Simd for Avx512<VBMI> {
         op!(_mm512_castsi512_ps(bits))
     }
 
+    #[inline(always)]
+    fn kept_start(self, offset: i16, start: Self::SplatWord, groups: usize) -> Option<Self::Word> {
+        let (offset, kept) = (i32::from(offset), -Q8_STARTS[groups - 1]);
+        if offset == kept {
+            return Some(start);
+        }
+        let shifts = 0 < offset && offset < kept && offset.count_ones() == 1;
+        shifts.then(|| {
+            let by = kept.ilog2() - offset.ilog2();
+            op!(_mm512_sra_epi32(start, _mm_cvtsi32_si128(by as i32)))
+        })
+    }
     #[inline(always)]
     fn group_start(self, offset: i16, sums: Self::SplatWord, group: usize, groups: usize) -> Self::Word {
         if offset == 0 {

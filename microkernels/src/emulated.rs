@@ -2,6 +2,7 @@
 
 use crate::bytes::Bytes;
 use crate::simd::{MARGIN, Simd};
+use ir::abi::Q8_STARTS;
 use std::array::from_fn;
 
 /// Needs no CPU feature.
@@ -104,6 +105,11 @@ impl Simd for Emulated {
         bits.map(f32::from_bits)
     }
 
+    fn kept_start(self, offset: i16, start: Self::SplatWord, groups: usize) -> Option<Self::Word> {
+        let (offset, kept) = (i32::from(offset), -Q8_STARTS[groups - 1]);
+        let divides = 0 < offset && offset <= kept && offset.count_ones() == 1;
+        divides.then(|| [(start as i32 / (kept / offset)) as u32; 16])
+    }
     fn group_start(self, offset: i16, sums: Self::SplatWord, group: usize, groups: usize) -> Self::Word {
         let factor = u32::from((-offset) as u16);
         let factors = match (groups, group) {

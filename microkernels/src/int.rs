@@ -22,9 +22,10 @@ const MOST: usize = 4;
 #[derive(Clone, Copy)]
 struct Rows<const N: usize> {
     rows: [*const u8; N],
-    /// Where the block is in each: its codes, its {scale: f32, sums: [i16; 2]}.
+    /// Where the block is in each: its codes, its {scale: f32, sums: [i16; 2]}, its starts: [i32; 3].
     codes: usize,
     figures: usize,
+    starts: usize,
 }
 
 /// All methods but [`Rows::at`]: block `b` must be in the rows.
@@ -40,7 +41,8 @@ impl<const N: usize> Rows<N> {
             // SAFETY: the caller's promise.
             *row = unsafe { tokens.a.add((first + n) * q8_row_bytes(tokens.k)) };
         }
-        Rows { rows, codes: block * Q8_BLOCK, figures: tokens.k + block * 8 }
+        let figures = tokens.k + block * 8;
+        Rows { rows, codes: block * Q8_BLOCK, figures, starts: tokens.k + tokens.k / Q8_BLOCK * 8 + block * 12 }
     }
 
     #[inline(always)]
@@ -59,6 +61,13 @@ impl<const N: usize> Rows<N> {
     unsafe fn sums<S: Simd>(&self, s: S, n: usize, b: usize) -> S::SplatWord {
         // SAFETY: the caller's promise.
         unsafe { s.load_splat(self.rows[n].add(self.figures + b * 8 + 4)) }
+    }
+
+    /// What group `g` of the `groups` of block `b` begins with: its sum times that of [`ir::abi::Q8_STARTS`].
+    #[inline(always)]
+    unsafe fn start<S: Simd>(&self, s: S, n: usize, b: usize, g: usize, groups: usize) -> S::SplatWord {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_splat(self.rows[n].add(self.starts + b * 12 + if groups == 1 { 0 } else { 4 + 4 * g })) }
     }
 
     /// The sum of the activations of block `b`, scale included.
@@ -364,7 +373,14 @@ unsafe fn add_group<S: Simd, F: Form, const N: usize>(
         if r == 0 {
             for j in 0..blocks {
                 for n in 0..N {
-                    acc[j][n][0] = s.group_start(F::OFFSET, unsafe { rows.sums(s, n, first + j) }, g, F::GROUPS);
+                    let b = first + j;
+                    let (start, sums) = unsafe { (rows.start(s, n, b, g, F::GROUPS), rows.sums(s, n, b)) };
+                    // One token waits for loads more than for multipliers, and has one load less from the sums.
+                    let kept = if N > 1 { s.kept_start(F::OFFSET, start, F::GROUPS) } else { None };
+                    acc[j][n][0] = match kept {
+                        Some(start) => start,
+                        None => s.group_start(F::OFFSET, sums, g, F::GROUPS),
+                    };
                 }
             }
         }
@@ -535,6 +551,7 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(s: S, w: *const u8, tokens: &
         }
         rows.codes += F::BLOCKS * Q8_BLOCK;
         rows.figures += F::BLOCKS * 8;
+        rows.starts += F::BLOCKS * 12;
     }
     // SAFETY: the caller's promise.
     unsafe { tokens.set_sums(s, first, acc) };

@@ -1,6 +1,6 @@
 //! Quantising activations to int8, for AVX2; AVX-512 targets use it too.
 
-use ir::abi::Q8_BLOCK;
+use ir::abi::{Q8_BLOCK, Q8_STARTS};
 use std::arch::x86_64::*;
 
 /// Elements of a vector.
@@ -27,17 +27,20 @@ pub unsafe extern "C" fn row(x: *const f32, out: *mut u8, k: usize, factor: f32,
             }
         }
         // SAFETY: the caller's promise.
-        unsafe { block(v, out.add(first), out.add(k + first / Q8_BLOCK * 8)) };
+        unsafe {
+            let starts = out.add(k + k / Q8_BLOCK * 8 + first / Q8_BLOCK * 12);
+            block(v, out.add(first), out.add(k + first / Q8_BLOCK * 8), starts);
+        }
     }
 }
 
-/// Writes the 32 codes of a block, and its {scale: f32, sums: [i16; 2]}.
+/// Writes the 32 codes of a block, its {scale: f32, sums: [i16; 2]}, and its [`Q8_STARTS`].
 ///
 /// # Safety
-/// The CPU has AVX2; `codes` has 32 bytes, `figures` 8.
+/// The CPU has AVX2; `codes` has 32 bytes, `figures` 8, `starts` 12.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn block(v: [__m256; Q8_BLOCK / LANES], codes: *mut u8, figures: *mut u8) {
+unsafe fn block(v: [__m256; Q8_BLOCK / LANES], codes: *mut u8, figures: *mut u8, starts: *mut u8) {
     let size = |v: __m256| _mm256_andnot_ps(_mm256_set1_ps(-0.0), v);
     let largest = _mm256_max_ps(_mm256_max_ps(size(v[0]), size(v[1])), _mm256_max_ps(size(v[2]), size(v[3])));
     // In every lane.
@@ -61,7 +64,9 @@ unsafe fn block(v: [__m256; Q8_BLOCK / LANES], codes: *mut u8, figures: *mut u8)
     unsafe {
         _mm256_storeu_si256(codes.cast(), bytes);
         figures.cast::<f32>().write_unaligned(_mm256_cvtss_f32(scale));
-        figures.add(4).cast::<i16>().write_unaligned(_mm256_extract_epi16::<0>(sums) as i16);
-        figures.add(6).cast::<i16>().write_unaligned(_mm256_extract_epi16::<8>(sums) as i16);
+        let [first, last] = [_mm256_extract_epi32::<0>(sums), _mm256_extract_epi32::<4>(sums)];
+        figures.add(4).cast::<[i16; 2]>().write_unaligned([first as i16, last as i16]);
+        let [whole, half] = Q8_STARTS;
+        starts.cast::<[i32; 3]>().write_unaligned([whole * (first + last), half * first, half * last]);
     }
 }

@@ -86,16 +86,25 @@ pub fn interrupt(child: &Child) {
 }
 
 /// A folder with `m.gguf`, a small model of random weights, and `demo.rig`, the compiled demo model with its weights
-/// beside it; it stays until the tests end.
+/// beside it. Tests may run in processes of their own: the first makes it, for as long as program and tests stay the same.
 pub fn shared() -> &'static Path {
     static DIR: LazyLock<PathBuf> = LazyLock::new(|| {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli");
         std::fs::create_dir_all(&dir).unwrap();
+        let lock = std::fs::File::create(dir.join("lock")).unwrap();
+        lock.lock().unwrap();
+        let programs = [PathBuf::from(env!("CARGO_BIN_EXE_rigc")), std::env::current_exe().unwrap()];
+        let times = programs.map(|p| std::fs::metadata(p).unwrap().modified().unwrap());
+        let (made, by) = (dir.join("made"), format!("{times:?}"));
+        if std::fs::read_to_string(&made).is_ok_and(|text| text == by) {
+            return dir;
+        }
         std::fs::write(dir.join("m.gguf"), small().gguf()).unwrap();
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/bard-q4_k_m.gguf");
         std::fs::copy(demo, dir.join("demo.gguf")).unwrap();
         let o = rigc(&dir, &["compile", "demo.gguf", "-o", "demo.rig"]);
         assert_eq!(o.code, Some(0), "{}", o.err);
+        std::fs::write(made, by).unwrap();
         dir
     });
     &DIR

@@ -1,6 +1,6 @@
 //! Dots against [`QuantFormat::decode`], with random and with extreme codes.
 
-use super::{Aligned, Rng, vector_isas};
+use super::{Aligned, Rng, block_sums, vector_isas};
 use crate::emulated::Emulated;
 use crate::{entry, float, forms, int, table};
 use ir::abi::{Atom, DotFn, Meaning, Q8_BLOCK, TILE_ROWS, f32_row_bytes, q8_row_bytes};
@@ -154,15 +154,16 @@ fn q8_row(rng: &mut Rng, k: usize, codes: Codes) -> (Vec<u8>, Vec<f64>) {
         })
         .collect();
     let mut row: Vec<u8> = codes.iter().map(|&c| c as u8).collect();
-    let mut values = Vec::new();
+    let (mut values, mut starts) = (Vec::new(), Vec::new());
     for block in codes.chunks(Q8_BLOCK) {
         let scale = rng.float();
         row.extend(scale.to_le_bytes());
-        for half in block.chunks(Q8_BLOCK / 2) {
-            row.extend(half.iter().map(|&c| i16::from(c)).sum::<i16>().to_le_bytes());
-        }
+        let (figures, block_starts) = block_sums(block);
+        row.extend(figures);
+        starts.extend(block_starts);
         values.extend(block.iter().map(|&c| f64::from(scale) * f64::from(c)));
     }
+    row.extend(starts);
     row.resize(q8_row_bytes(k), 0xff);
     (row, values)
 }

@@ -5,7 +5,7 @@ mod dots;
 mod rows;
 
 use crate::table;
-use ir::abi::{Atom, RopeAnglesFn};
+use ir::abi::{Atom, Q8_BLOCK, Q8_STARTS, RopeAnglesFn};
 use ir::target::{self, Isa};
 
 /// A xorshift generator.
@@ -41,6 +41,15 @@ impl Rng {
     fn floats(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| self.float()).collect()
     }
+}
+
+/// The sums of the halves of a block of int8 activations, and its starts, as they are in a row.
+fn block_sums(codes: &[i8]) -> (Vec<u8>, Vec<u8>) {
+    let halves = codes.chunks(Q8_BLOCK / 2).map(|half| half.iter().map(|&c| i16::from(c)).sum());
+    let halves: Vec<i16> = halves.collect();
+    let [first, last] = [i32::from(halves[0]), i32::from(halves[1])];
+    let starts = [Q8_STARTS[0] * (first + last), Q8_STARTS[1] * first, Q8_STARTS[1] * last];
+    (halves.iter().flat_map(|s| s.to_le_bytes()).collect(), starts.iter().flat_map(|s| s.to_le_bytes()).collect())
 }
 
 /// Bytes aligned to 64.
