@@ -90,7 +90,7 @@ impl Simd for Avx2 {
     const TOKENS: [usize; 4] = [4, 4, 2, 3];
     const SUMS: usize = 1;
     const STREAMED: [usize; 4] = [1, 1, 2, 4];
-    const AHEAD: [usize; 3] = [1024, 4096, 4096];
+    const AHEAD: [usize; 2] = [1024, 4096];
     const CHAINS: usize = 2;
 
     #[inline(always)]

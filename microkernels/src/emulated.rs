@@ -35,10 +35,10 @@ impl Simd for Emulated {
     const RUN: [usize; 9] = [8; 9];
     const SPLIT8: bool = false;
     const WIDE: bool = true;
-    const TOKENS: [usize; 4] = [8, 4, 8, 4];
+    const TOKENS: [usize; 4] = [8, 8, 8, 4];
     const SUMS: usize = 16;
     const STREAMED: [usize; 4] = [2, usize::MAX, usize::MAX, usize::MAX];
-    const AHEAD: [usize; 3] = [0, 512, 6144];
+    const AHEAD: [usize; 2] = [0, 6144];
     const CHAINS: usize = 4;
 
     fn zero(self) -> Self::Word {
