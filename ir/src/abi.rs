@@ -35,11 +35,11 @@ pub const fn f32_row_bytes(k: usize) -> usize {
 pub const Q8_STARTS: [i32; 2] = [-128, -32];
 
 /// Bytes of one row of `k` int8 activations (`k` a multiple of 32): `k` codes, then per block of 32 eight bytes
-/// {scale: f32, sum of the first 16 codes: i16, sum of the last 16 codes: i16}, then per block twelve bytes of
-/// [`Q8_STARTS`] {sum of all codes, of the first 16, of the last 16: i32}, which only atoms read and write; padded to
-/// [`ROW_ALIGN`]. Element = scale * code.
+/// {scale: f32, sum of the first 16 codes: i16, sum of the last 16 codes: i16}, then per block sixteen bytes, which only
+/// atoms read and write: the sum of all codes, of the first 16 and of the last 16, times [`Q8_STARTS`]: i32, and the sum of
+/// all times the scale: f32; padded to [`ROW_ALIGN`]. Element = scale * code.
 pub const fn q8_row_bytes(k: usize) -> usize {
-    (k + k / Q8_BLOCK * 20).next_multiple_of(ROW_ALIGN)
+    (k + k / Q8_BLOCK * 24).next_multiple_of(ROW_ALIGN)
 }
 
 /// Bytes of one position of one KV head of `head` elements in f16: just the elements.

@@ -229,16 +229,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn scaled_sums(self, p: *const u8) -> Self::Float {
-        // SAFETY: the caller's promise.
-        let (blocks, scales) = unsafe { (self.load(p), self.load_f32(p)) };
-        let sums = both!(_mm256_madd_epi16(blocks, (_mm256_set1_epi16(1))));
-        let sums = both!(_mm256_cvtepi32_ps(sums));
-        let scales = both!(_mm256_moveldup_ps(scales));
-        self.mul(sums, scales)
-    }
-
-    #[inline(always)]
     fn settle(self, a: Self::Float) -> Self::Float {
         both!(settle(a))
     }

@@ -326,14 +326,6 @@ impl<const VBMI: bool> Simd for Avx512<VBMI> {
     }
 
     #[inline(always)]
-    unsafe fn scaled_sums(self, p: *const u8) -> Self::Float {
-        // SAFETY: the caller's promise.
-        let (blocks, scales) = unsafe { (self.load(p), self.load_f32(p)) };
-        let sums = op!(_mm512_cvtepi32_ps(_mm512_madd_epi16(blocks, _mm512_set1_epi16(1))));
-        op!(_mm512_mul_ps(sums, _mm512_moveldup_ps(scales)))
-    }
-
-    #[inline(always)]
     fn settle(self, a: Self::Float) -> Self::Float {
         op!(settle(a))
     }

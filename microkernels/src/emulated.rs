@@ -148,12 +148,6 @@ impl Simd for Emulated {
         scale.map(|x| 16.0 * x)
     }
 
-    unsafe fn scaled_sums(self, p: *const u8) -> Self::Float {
-        // SAFETY: the caller's promise.
-        let (blocks, scales) = unsafe { (self.load(p), self.load_f32(p)) };
-        from_fn(|i| madd16(blocks[i], 0x0001_0001) as i32 as f32 * scales[i & !1])
-    }
-
     fn settle(self, a: Self::Float) -> Self::Float {
         a
     }

@@ -22,7 +22,8 @@ const MOST: usize = 4;
 #[derive(Clone, Copy)]
 struct Rows<const N: usize> {
     rows: [*const u8; N],
-    /// Where the block is in each: its codes, its {scale: f32, sums: [i16; 2]}, its starts: [i32; 3].
+    /// Where the block is in each: its codes, its {scale: f32, sums: [i16; 2]}, its {starts: [i32; 3],
+    /// scaled sum: f32}.
     codes: usize,
     figures: usize,
     starts: usize,
@@ -42,7 +43,7 @@ impl<const N: usize> Rows<N> {
             *row = unsafe { tokens.a.add((first + n) * q8_row_bytes(tokens.k)) };
         }
         let figures = tokens.k + block * 8;
-        Rows { rows, codes: block * Q8_BLOCK, figures, starts: tokens.k + tokens.k / Q8_BLOCK * 8 + block * 12 }
+        Rows { rows, codes: block * Q8_BLOCK, figures, starts: tokens.k + tokens.k / Q8_BLOCK * 8 + block * 16 }
     }
 
     #[inline(always)]
@@ -67,26 +68,14 @@ impl<const N: usize> Rows<N> {
     #[inline(always)]
     unsafe fn start<S: Simd>(&self, s: S, n: usize, b: usize, g: usize, groups: usize) -> S::SplatWord {
         // SAFETY: the caller's promise.
-        unsafe { s.load_splat(self.rows[n].add(self.starts + b * 12 + if groups == 1 { 0 } else { 4 + 4 * g })) }
+        unsafe { s.load_splat(self.rows[n].add(self.starts + b * 16 + if groups == 1 { 0 } else { 4 + 4 * g })) }
     }
 
     /// The sum of the activations of block `b`, scale included.
     #[inline(always)]
     unsafe fn scaled_sum(&self, n: usize, b: usize) -> f32 {
         // SAFETY: the caller's promise.
-        unsafe {
-            let [first, last] = self.rows[n].add(self.figures + b * 8 + 4).cast::<[i16; 2]>().read();
-            f32::from(first + last) * self.scale(n, b)
-        }
-    }
-
-    /// The sums of the activations of eight blocks, scale included.
-    #[inline(always)]
-    unsafe fn scaled_sums<S: Simd>(&self, s: S, n: usize) -> [f32; TILE_ROWS] {
-        let mut lanes = [0.0; TILE_ROWS];
-        // SAFETY: the caller's promise; `lanes` has the lanes.
-        unsafe { s.store_f32(lanes.as_mut_ptr(), s.scaled_sums(self.rows[n].add(self.figures))) };
-        lanes
+        unsafe { self.rows[n].add(self.starts + b * 16 + 12).cast::<f32>().read() }
     }
 }
 
@@ -539,11 +528,9 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(s: S, w: *const u8, tokens: &
                 if F::MIN && F::BLOCKS == 1 {
                     acc[n] = s.fma_splat(packed.dmin(s), s.splat_float(rows.scaled_sum(n, 0)), acc[n]);
                 } else if F::MIN {
-                    let (sums, mut less) = (rows.scaled_sums(s, n), s.zero_float());
-                    // From memory, a lane is broadcast for nothing.
-                    let sums = if N <= 2 { std::hint::black_box(&sums) } else { &sums };
+                    let mut less = s.zero_float();
                     unrolled!(F::BLOCKS, b => {
-                        less = s.fnma_splat(packed.min(s, b), s.splat_float(sums[2 * b + 1]), less);
+                        less = s.fnma_splat(packed.min(s, b), s.splat_float(rows.scaled_sum(n, b)), less);
                     });
                     acc[n] = s.fma(less, packed.dmin(s), acc[n]);
                 }
@@ -551,7 +538,7 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(s: S, w: *const u8, tokens: &
         }
         rows.codes += F::BLOCKS * Q8_BLOCK;
         rows.figures += F::BLOCKS * 8;
-        rows.starts += F::BLOCKS * 12;
+        rows.starts += F::BLOCKS * 16;
     }
     // SAFETY: the caller's promise.
     unsafe { tokens.set_sums(s, first, acc) };
@@ -595,9 +582,9 @@ unsafe fn pass<S: Simd, F: Form, const N: usize>(s: S, panel: &Panel<S, F>, toke
         for n in 0..N {
             // SAFETY: superblocks of eight blocks fill the panel.
             unsafe {
-                let (sums, mut less) = (rows.scaled_sums(s, n), s.zero_float());
+                let mut less = s.zero_float();
                 for b in 0..PANEL {
-                    less = s.fnma_splat(panel.mins[b].assume_init(), s.splat_float(sums[2 * b + 1]), less);
+                    less = s.fnma_splat(panel.mins[b].assume_init(), s.splat_float(rows.scaled_sum(n, b)), less);
                 }
                 acc[n] = s.fma(less, panel.dmin[0].assume_init(), acc[n]);
             }

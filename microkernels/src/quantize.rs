@@ -28,16 +28,16 @@ pub unsafe extern "C" fn row(x: *const f32, out: *mut u8, k: usize, factor: f32,
         }
         // SAFETY: the caller's promise.
         unsafe {
-            let starts = out.add(k + k / Q8_BLOCK * 8 + first / Q8_BLOCK * 12);
+            let starts = out.add(k + k / Q8_BLOCK * 8 + first / Q8_BLOCK * 16);
             block(v, out.add(first), out.add(k + first / Q8_BLOCK * 8), starts);
         }
     }
 }
 
-/// Writes the 32 codes of a block, its {scale: f32, sums: [i16; 2]}, and its [`Q8_STARTS`].
+/// Writes the 32 codes of a block, its {scale: f32, sums: [i16; 2]}, and its {starts: [i32; 3], scaled sum: f32}.
 ///
 /// # Safety
-/// The CPU has AVX2; `codes` has 32 bytes, `figures` 8, `starts` 12.
+/// The CPU has AVX2; `codes` has 32 bytes, `figures` 8, `starts` 16.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn block(v: [__m256; Q8_BLOCK / LANES], codes: *mut u8, figures: *mut u8, starts: *mut u8) {
@@ -63,10 +63,12 @@ unsafe fn block(v: [__m256; Q8_BLOCK / LANES], codes: *mut u8, figures: *mut u8,
     // SAFETY: the caller's promise.
     unsafe {
         _mm256_storeu_si256(codes.cast(), bytes);
-        figures.cast::<f32>().write_unaligned(_mm256_cvtss_f32(scale));
+        let scale = _mm256_cvtss_f32(scale);
+        figures.cast::<f32>().write_unaligned(scale);
         let [first, last] = [_mm256_extract_epi32::<0>(sums), _mm256_extract_epi32::<4>(sums)];
         figures.add(4).cast::<[i16; 2]>().write_unaligned([first as i16, last as i16]);
         let [whole, half] = Q8_STARTS;
         starts.cast::<[i32; 3]>().write_unaligned([whole * (first + last), half * first, half * last]);
+        starts.add(12).cast::<f32>().write_unaligned((first + last) as f32 * scale);
     }
 }

@@ -177,13 +177,6 @@ pub trait Simd: Copy {
     fn unit_scale(self) -> Self::Scale;
     /// Scales times 16.
     fn scale16(self, scale: Self::Scale) -> Self::Scale;
-    /// From eight {scale: f32, sums: [i16; 2]}: lane 2 i + 1 is scale i times the sum of both sums i; the other lanes are
-    /// arbitrary.
-    ///
-    /// # Safety
-    /// 64 bytes must be readable.
-    unsafe fn scaled_sums(self, p: *const u8) -> Self::Float;
-
     /// `a`, computed here and not where it is used, so that what it is computed of needs no register from here on.
     fn settle(self, a: Self::Float) -> Self::Float;
     /// Zeros.

@@ -158,7 +158,7 @@ fn q8_row(rng: &mut Rng, k: usize, codes: Codes) -> (Vec<u8>, Vec<f64>) {
     for block in codes.chunks(Q8_BLOCK) {
         let scale = rng.float();
         row.extend(scale.to_le_bytes());
-        let (figures, block_starts) = block_sums(block);
+        let (figures, block_starts) = block_sums(block, scale);
         row.extend(figures);
         starts.extend(block_starts);
         values.extend(block.iter().map(|&c| f64::from(scale) * f64::from(c)));

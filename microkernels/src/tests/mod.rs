@@ -43,13 +43,14 @@ impl Rng {
     }
 }
 
-/// The sums of the halves of a block of int8 activations, and its starts, as they are in a row.
-fn block_sums(codes: &[i8]) -> (Vec<u8>, Vec<u8>) {
+/// The sums of the halves of a block of int8 activations, and its starts and scaled sum, as they are in a row.
+fn block_sums(codes: &[i8], scale: f32) -> (Vec<u8>, Vec<u8>) {
     let halves = codes.chunks(Q8_BLOCK / 2).map(|half| half.iter().map(|&c| i16::from(c)).sum());
     let halves: Vec<i16> = halves.collect();
     let [first, last] = [i32::from(halves[0]), i32::from(halves[1])];
     let starts = [Q8_STARTS[0] * (first + last), Q8_STARTS[1] * first, Q8_STARTS[1] * last];
-    (halves.iter().flat_map(|s| s.to_le_bytes()).collect(), starts.iter().flat_map(|s| s.to_le_bytes()).collect())
+    let starts = starts.into_iter().flat_map(i32::to_le_bytes).chain(((first + last) as f32 * scale).to_le_bytes());
+    (halves.iter().flat_map(|s| s.to_le_bytes()).collect(), starts.collect())
 }
 
 /// Bytes aligned to 64.
