@@ -266,11 +266,11 @@ impl<const VBMI: bool> Simd for Avx512<VBMI> {
         if offset == kept {
             return Some(start);
         }
-        let shifts = 0 < offset && offset < kept && offset.count_ones() == 1;
-        shifts.then(|| {
-            let by = kept.ilog2() - offset.ilog2();
-            op!(_mm512_sra_epi32(start, _mm_cvtsi32_si128(by as i32)))
-        })
+        if offset <= 0 || offset > kept || offset.count_ones() > 1 {
+            return None;
+        }
+        let by = kept.ilog2() - offset.ilog2();
+        Some(op!(_mm512_sra_epi32(start, _mm_cvtsi32_si128(by as i32))))
     }
     #[inline(always)]
     fn group_start(self, offset: i16, sums: Self::SplatWord, group: usize, groups: usize) -> Self::Word {

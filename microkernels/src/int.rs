@@ -364,7 +364,7 @@ unsafe fn add_group<S: Simd, F: Form, const N: usize>(
                 for n in 0..N {
                     let b = first + j;
                     let (start, sums) = unsafe { (rows.start(s, n, b, g, F::GROUPS), rows.sums(s, n, b)) };
-                    // One token waits for loads more than for multipliers, and has one load less from the sums.
+                    // With one token, one more pointer costs more than the multiplication.
                     let kept = if N > 1 { s.kept_start(F::OFFSET, start, F::GROUPS) } else { None };
                     acc[j][n][0] = match kept {
                         Some(start) => start,
