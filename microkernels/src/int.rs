@@ -497,7 +497,8 @@ impl Tokens {
 #[inline(always)]
 unsafe fn stream<S: Simd, F: Form, const N: usize>(s: S, w: *const u8, tokens: &Tokens, first: usize) -> usize {
     let (first_block, blocks) = tokens.blocks;
-    let ahead = S::AHEAD[N.min(2) - 1];
+    // Two tokens of forms of two groups still wait for memory, as one does.
+    let ahead = S::AHEAD[usize::from(N > F::GROUPS)];
     // SAFETY: the caller's promise.
     let (mut acc, mut rows) = unsafe { (tokens.sums::<S, N>(s, first), Rows::<N>::at(tokens, first, first_block)) };
     for i in first_block / F::BLOCKS..(first_block + blocks) / F::BLOCKS {
