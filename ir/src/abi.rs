@@ -39,7 +39,12 @@ pub const Q8_STARTS: [i32; 2] = [-128, -32];
 /// atoms read and write: the sum of all codes, of the first 16 and of the last 16, times [`Q8_STARTS`]: i32, and the sum of
 /// all times the scale: f32; padded to [`ROW_ALIGN`]. Element = scale * code.
 pub const fn q8_row_bytes(k: usize) -> usize {
-    (k + k / Q8_BLOCK * 24).next_multiple_of(ROW_ALIGN)
+    (q8_starts(k) + k / Q8_BLOCK * 16).next_multiple_of(ROW_ALIGN)
+}
+
+/// Where, in a row of `k` int8 activations, the sixteen bytes of the first block are.
+pub const fn q8_starts(k: usize) -> usize {
+    k + k / Q8_BLOCK * 8
 }
 
 /// Bytes of one position of one KV head of `head` elements in f16: just the elements.

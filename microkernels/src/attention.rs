@@ -166,23 +166,20 @@ unsafe fn scores_any<K: Row>(
     // SAFETY: the caller's promise, for rows r to r + R.
     unsafe {
         while rows - r >= 4 {
-            let ahead = Ahead::new(keys, K::bytes(head), r, 4, rows);
-            scores_of::<K, 4, 2>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, ahead);
+            scores_of::<K, 4, 2>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, (r, rows));
             r += 4;
         }
         if rows - r >= 2 {
-            let ahead = Ahead::new(keys, K::bytes(head), r, 2, rows);
-            scores_of::<K, 2, 4>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, ahead);
+            scores_of::<K, 2, 4>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, (r, rows));
             r += 2;
         }
         if rows > r {
-            let ahead = Ahead::new(keys, K::bytes(head), r, 1, rows);
-            scores_of::<K, 1, 8>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, ahead);
+            scores_of::<K, 1, 8>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, (r, rows));
         }
     }
 }
 
-/// Scores of `R` rows, `P` positions at a time, `R * P = 8`.
+/// Scores of `R` rows, `P` positions at a time, `R * P = 8`: of those from `r` on of `rows`.
 ///
 /// # Safety
 /// That of [`scores`], with `R` rows.
@@ -193,9 +190,10 @@ unsafe fn scores_of<K: Row, const R: usize, const P: usize>(
     out: *mut f32,
     head: usize,
     positions: usize,
-    mut ahead: Ahead,
+    (r, rows): (usize, usize),
 ) {
     let row_bytes = K::bytes(head);
+    let mut ahead = Ahead::new(keys, row_bytes, r, R, rows);
     for first in (0..positions).step_by(P) {
         let valid = P.min(positions - first);
         ahead.go_on(P);

@@ -82,7 +82,7 @@ unsafe fn pass<S: Simd, E: Element, const N: usize, const STREAM: bool>(
     let mut acc = [[s.zero_float(); 4]; N];
     let column = TILE_ROWS * E::BYTES;
     for c in (0..panel.columns).step_by(4) {
-        let ahead = S::AHEAD[N.min(2) - 1];
+        let ahead = S::AHEAD[usize::from(N > 1)];
         if STREAM && ahead > 0 {
             prefetch_lines(panel.w.wrapping_add(c * column + ahead), 4 * column);
         }

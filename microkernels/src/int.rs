@@ -9,7 +9,7 @@
 
 use crate::forms::{Form, Scales, unrolled};
 use crate::simd::{Simd, prefetch, prefetch_lines};
-use ir::abi::{Q8_BLOCK, TILE_ROWS, q8_row_bytes};
+use ir::abi::{Q8_BLOCK, TILE_ROWS, q8_row_bytes, q8_starts};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{Ordering, compiler_fence};
 
@@ -42,8 +42,8 @@ impl<const N: usize> Rows<N> {
             // SAFETY: the caller's promise.
             *row = unsafe { tokens.a.add((first + n) * q8_row_bytes(tokens.k)) };
         }
-        let figures = tokens.k + block * 8;
-        Rows { rows, codes: block * Q8_BLOCK, figures, starts: tokens.k + tokens.k / Q8_BLOCK * 8 + block * 16 }
+        let (figures, starts) = (tokens.k + block * 8, q8_starts(tokens.k) + block * 16);
+        Rows { rows, codes: block * Q8_BLOCK, figures, starts }
     }
 
     #[inline(always)]

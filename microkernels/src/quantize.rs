@@ -1,6 +1,6 @@
 //! Quantising activations to int8, for AVX2; AVX-512 targets use it too.
 
-use ir::abi::{Q8_BLOCK, Q8_STARTS};
+use ir::abi::{Q8_BLOCK, Q8_STARTS, q8_starts};
 use std::arch::x86_64::*;
 
 /// Elements of a vector.
@@ -28,7 +28,7 @@ pub unsafe extern "C" fn row(x: *const f32, out: *mut u8, k: usize, factor: f32,
         }
         // SAFETY: the caller's promise.
         unsafe {
-            let starts = out.add(k + k / Q8_BLOCK * 8 + first / Q8_BLOCK * 16);
+            let starts = out.add(q8_starts(k) + first / Q8_BLOCK * 16);
             block(v, out.add(first), out.add(k + first / Q8_BLOCK * 8), starts);
         }
     }

@@ -80,9 +80,9 @@ pub trait Simd: Copy {
     const SUMS: usize;
     /// Most tokens that stream packed tiles, from forms whose unpacking is most expensive to those where it is cheapest.
     const STREAMED: [usize; 4];
-    /// How far ahead of its reads a pass of one token and of more over weights in memory prefetches, bytes. 0 for not at
-    /// all: where it waits for memory, the CPU's own prefetching is faster; where it takes longer than reading, that falls
-    /// behind.
+    /// How far ahead of its reads a pass over weights in memory prefetches, bytes: one that waits for memory, as that of one
+    /// token does, and one that takes longer than reading. 0 for not at all: where it waits, the CPU's own prefetching is
+    /// faster; where it takes longer, that falls behind.
     const AHEAD: [usize; 2];
     /// Whether tables of hundreds of bytes can be looked up in registers: [`points`](Simd::points).
     const POINTS: bool = false;
