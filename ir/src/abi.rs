@@ -7,7 +7,7 @@
 use crate::quant::{DotForm, FloatKind, Scale};
 
 /// Version of everything in this module; the manifest records it and the runtime refuses another.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Rows that [`crate::tensor::Layout::Rows16`] interleaves, and that a dot atom computes at once.
 pub const TILE_ROWS: usize = 16;
@@ -30,21 +30,25 @@ pub const fn f32_row_bytes(k: usize) -> usize {
     (k * 4).next_multiple_of(ROW_ALIGN)
 }
 
-/// What the sum of a block's codes is multiplied by where int8 activations keep what dots of codes with an offset begin
-/// with; and what the sum of half a block's codes is.
+/// Bytes of a block of int8 activations, a cache line: [`Q8_BLOCK`] codes, what the `Q8_*` offsets below say, and eight
+/// bytes that nobody writes or reads. Element = scale * code.
+pub const Q8_BYTES: usize = 64;
+/// Where the scale of a block is, f32.
+pub const Q8_SCALE: usize = Q8_BLOCK;
+/// Where the sums of the first and of the last 16 codes are, i16.
+pub const Q8_SUMS: usize = Q8_SCALE + 4;
+/// Where the sum of all codes times the scale is, f32; for atoms alone, as are the starts.
+pub const Q8_SCALED_SUM: usize = Q8_SUMS + 4;
+/// Where dots of codes with an offset find what to begin with: the sum of all codes times the first of [`Q8_STARTS`], and
+/// those of the first and of the last 16 times the second, i32.
+pub const Q8_STARTS_AT: usize = Q8_SCALED_SUM + 4;
+/// What the sum of a block's codes is multiplied by there; and what the sum of half a block's codes is.
 pub const Q8_STARTS: [i32; 2] = [-128, -32];
 
-/// Bytes of one row of `k` int8 activations (`k` a multiple of 32): `k` codes, then per block of 32 eight bytes
-/// {scale: f32, sum of the first 16 codes: i16, sum of the last 16 codes: i16}, then per block sixteen bytes, which only
-/// atoms read and write: the sum of all codes, of the first 16 and of the last 16, times [`Q8_STARTS`]: i32, and the sum of
-/// all times the scale: f32; padded to [`ROW_ALIGN`]. Element = scale * code.
+/// Bytes of one row of `k` int8 activations (`k` a multiple of 32): an odd number of cache lines, so that the same block of
+/// several rows does not compete for one set of a cache.
 pub const fn q8_row_bytes(k: usize) -> usize {
-    (q8_starts(k) + k / Q8_BLOCK * 16).next_multiple_of(ROW_ALIGN)
-}
-
-/// Where, in a row of `k` int8 activations, the sixteen bytes of the first block are.
-pub const fn q8_starts(k: usize) -> usize {
-    k + k / Q8_BLOCK * 8
+    (k / Q8_BLOCK | 1) * Q8_BYTES
 }
 
 /// Bytes of one position of one KV head of `head` elements in f16: just the elements.
@@ -98,12 +102,21 @@ pub struct Control {
     pub tokens: u32,
 }
 
-/// `out[t * out_stride + r] = sum over k of w[r, k] * a[t, k]` for the 16 rows r of one tile and `tokens` tokens.
-/// `w` is one tile of [`crate::tensor::Layout::Rows16`]; `a` rows of [`q8_row_bytes`] or [`f32_row_bytes`] bytes, as the
-/// form wants; `out_stride` in floats. `k` is a multiple of the format's block. The result of a token does not depend on
-/// `tokens`.
-pub type DotFn =
-    unsafe extern "C" fn(w: *const u8, a: *const u8, out: *mut f32, k: usize, tokens: usize, out_stride: usize);
+/// `out[t * out_stride + r] = sum over c < columns of w[r, c] * a[t, c]` for the 16 rows r of a piece of
+/// [`crate::tensor::Layout::Rows16`] and `tokens` tokens; if `add` is not 0, added to what is there. `a` is int8 blocks of
+/// [`Q8_BYTES`] or f32, as the form wants, `a_stride` bytes a token; `out_stride` is in floats. `columns` is a multiple of
+/// the format's block. The result of a token does not depend on `tokens`; and adding the pieces of a row one by one, all but
+/// the last of a multiple of [`crate::tensor::PIECE_COLUMNS`] columns, gives the bits of a single call.
+pub type DotFn = unsafe extern "C" fn(
+    w: *const u8,
+    a: *const u8,
+    out: *mut f32,
+    columns: usize,
+    tokens: usize,
+    a_stride: usize,
+    out_stride: usize,
+    add: usize,
+);
 /// `out[r * KV_BLOCK + p] = q[r] . K[p]` for `rows` query rows of `head` floats and `positions <= KV_BLOCK` positions.
 pub type ScoresFn =
     unsafe extern "C" fn(q: *const f32, keys: *const u8, out: *mut f32, head: usize, positions: usize, rows: usize);
@@ -121,10 +134,9 @@ pub type AccumulateFn = unsafe extern "C" fn(
 /// `head` floats of `acc` (`head` a multiple of 8) are multiplied by `exp(old max - max)`, and the scores are added to `sum`.
 pub type SoftmaxFn =
     unsafe extern "C" fn(scores: *mut f32, max: *mut f32, sum: *mut f32, acc: *mut f32, head: usize, seen: usize);
-/// `out[t * out_stride + r] = silu(gate[t * TILE_ROWS + r]) * up[t * TILE_ROWS + r]` for the 16 rows r of a tile and `tokens`
-/// tokens; silu(x) = x / (1 + exp(-x)).
-pub type SiluTimesFn =
-    unsafe extern "C" fn(gate: *const f32, up: *const f32, out: *mut f32, tokens: usize, out_stride: usize);
+/// `y[t * y_stride + r] = silu(y[t * y_stride + r]) * up[t * TILE_ROWS + r]` for the 16 rows r of a tile and `tokens` tokens;
+/// silu(x) = x / (1 + exp(-x)).
+pub type SiluTimesFn = unsafe extern "C" fn(up: *const f32, y: *mut f32, tokens: usize, y_stride: usize);
 /// One row of `k` int8 activations, of [`q8_row_bytes`], from floats: of `x[c] * factor * weights[c]`, of `x[c]` if `weights`
 /// is null. `k` is a multiple of [`Q8_BLOCK`]. The scale of a block is its largest magnitude / 127, a code `round(x / scale)`,
 /// ties to even.

@@ -39,8 +39,8 @@ pub enum Layout {
     #[default]
     Rows,
     /// Weights only. Tiles of 16 rows; in a tile block after block; in a block unit after unit, in the order of the
-    /// format's [`stripes`](quant::QuantFormat::stripes), each for the 16 rows in turn. Rows are padded to a multiple of 16
-    /// with zero bytes.
+    /// format's [`stripes`](quant::QuantFormat::stripes), each for the 16 rows in turn. Large tiles are cut into
+    /// [`Pieces`], and those of a group of tiles lie piece by piece. Rows are padded to whole groups with zero bytes.
     Rows16,
     /// The same for GPUs: 32 rows, one for each lane of a warp, field after field, with units of up to 16 bytes, a lane's
     /// widest load.
@@ -55,6 +55,16 @@ impl Layout {
             Layout::Rows16 => TILE_ROWS,
             Layout::Rows32 => WARP_ROWS,
         }
+    }
+
+    /// How tiles of rows of `columns` elements are cut.
+    pub fn pieces(self, format: Format, columns: usize) -> Pieces {
+        let tile = TILE_ROWS * format.bytes_of(columns as u64) as usize;
+        if self != Layout::Rows16 || tile <= PIECE_BYTES {
+            return Pieces { columns, count: 1, tiles: 1 };
+        }
+        let columns_each = columns.div_ceil(tile.div_ceil(PIECE_BYTES)).next_multiple_of(PIECE_COLUMNS);
+        Pieces { columns: columns_each, count: columns.div_ceil(columns_each), tiles: GROUP_TILES }
     }
 
     /// Consecutive blocks whose fields count as one: single float elements, until they make up a unit.
@@ -86,6 +96,25 @@ impl Layout {
             Layout::Rows32 => "@rows32",
         }
     }
+}
+
+/// What the columns of a piece are a multiple of; all but of the last.
+pub const PIECE_COLUMNS: usize = 256;
+/// Bytes above which tiles are cut: a piece and the activations that it meets stay in half of an L1 cache, as a hyperthread
+/// may have no more.
+const PIECE_BYTES: usize = 18 << 10;
+/// Tiles whose pieces of the same columns lie together: the activations come to L1 once for all of them.
+const GROUP_TILES: usize = 4;
+
+/// How tiles are cut: a group has the first piece of each of its tiles, then the second of each, and so on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pieces {
+    /// Columns of a piece; the last has what is left.
+    pub columns: usize,
+    /// Pieces of a tile.
+    pub count: usize,
+    /// Tiles of a group.
+    pub tiles: usize,
 }
 
 /// Element type, shape (slowest dimension first) and layout.
@@ -123,7 +152,8 @@ impl TensorType {
     /// Bytes of a weight in its layout, padding included; `None` if it is no GGML format.
     pub fn weight_bytes(&self) -> Option<u64> {
         let Elem::Ggml(format) = self.elem else { return None };
-        let rows = self.rows().next_multiple_of(self.layout.tile_rows());
+        let group = self.layout.tile_rows() * self.layout.pieces(format, self.columns()).tiles;
+        let rows = self.rows().next_multiple_of(group);
         Some(rows as u64 * format.bytes_of(self.columns() as u64))
     }
 }

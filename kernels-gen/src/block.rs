@@ -2,7 +2,7 @@
 
 use crate::body::Matrix;
 use ir::abi::LANE_BYTES;
-use ir::kernel::{Buf, Builder, Mem, Value};
+use ir::kernel::{Buf, Builder, Compare, Mem, Value};
 use ir::quant::{Format, Quad, Scaling, Unpack, Wide};
 use ir::tensor::Layout;
 use std::collections::HashMap;
@@ -33,36 +33,68 @@ pub(crate) struct BlockView<'b> {
     as_they_are: bool,
 }
 
-/// Byte index of block 0 of `row`, and the row's place in its tile; `row` is an i32 value.
-pub(crate) fn row_base(b: &mut Builder, m: &Matrix, row: Value) -> (Value, Option<Value>) {
+/// Where a row is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowAt {
+    /// Byte index of what is not cut: the row, the tile, or the group of tiles.
+    pub base: Value,
+    /// Row in the tile, in tiled layouts.
+    pub lane: Option<Value>,
+    /// Tile in the group, where tiles are cut.
+    pub tile: Option<Value>,
+}
+
+/// Where `row`, an i32 value, is.
+pub(crate) fn row_at(b: &mut Builder, m: &Matrix, row: Value) -> RowAt {
     let tile_rows = m.layout.tile_rows();
     if tile_rows == 1 {
-        return (b.imul_const(row, m.row_bytes()), None);
+        return RowAt { base: b.imul_const(row, m.row_bytes()), lane: None, tile: None };
     }
     let rows = b.size(tile_rows);
     let (tile, lane) = (b.udiv(row, rows), b.urem(row, rows));
-    (b.imul_const(tile, tile_rows * m.row_bytes()), Some(lane))
+    let pieces = m.pieces();
+    if pieces.count == 1 {
+        return RowAt { base: b.imul_const(tile, tile_rows * m.row_bytes()), lane: Some(lane), tile: None };
+    }
+    let tiles = b.size(pieces.tiles);
+    let (group, tile) = (b.udiv(tile, tiles), b.urem(tile, tiles));
+    RowAt { base: b.imul_const(group, pieces.tiles * tile_rows * m.row_bytes()), lane: Some(lane), tile: Some(tile) }
+}
+
+/// Byte index, from its group on, of block `block` of the first row of tile `tile` of a group whose tiles are cut.
+fn in_pieces(b: &mut Builder, m: &Matrix, tile: Value, block: Value) -> Value {
+    let (pieces, bytes) = (m.pieces(), m.format.bytes as usize * m.layout.tile_rows());
+    let (blocks, each) = (m.columns / m.format.block as usize, pieces.columns / m.format.block as usize);
+    let (blocks_each, last) = (b.size(each), b.size(pieces.count - 1));
+    let (piece, within) = (b.udiv(block, blocks_each), b.urem(block, blocks_each));
+    let blocks_last = b.size(blocks - (pieces.count - 1) * each);
+    let whole = b.compare(Compare::ULt, piece, last);
+    let blocks_here = b.select(whole, blocks_each, blocks_last);
+    let before = b.imul_const(piece, pieces.tiles * each);
+    let tiles_before = b.imul(tile, blocks_here);
+    let at = b.iadd(before, tiles_before);
+    let at = b.iadd(at, within);
+    b.imul_const(at, bytes)
 }
 
 impl<'b> BlockView<'b> {
-    /// Block number `block` of the row that starts at `base`.
-    pub fn new(
-        b: &'b mut Builder,
-        buf: Buf,
-        m: &Matrix,
-        (base, lane): (Value, Option<Value>),
-        block: Value,
-    ) -> BlockView<'b> {
+    /// Block number `block` of the row at `row`.
+    pub fn new(b: &'b mut Builder, buf: Buf, m: &Matrix, row: RowAt, block: Value) -> BlockView<'b> {
         let (layout, bytes) = (m.layout, m.format.bytes as usize);
-        let span = layout.span(m.format);
-        let spans = b.size(span);
-        let (group, within) = (b.udiv(block, spans), b.urem(block, spans));
-        let group = b.imul_const(group, span * bytes * layout.tile_rows());
-        let within = b.imul_const(within, bytes);
-        let at = b.iadd(group, within);
+        let at = match row.tile {
+            Some(tile) => in_pieces(b, m, tile, block),
+            None => {
+                let span = layout.span(m.format);
+                let spans = b.size(span);
+                let (number, within) = (b.udiv(block, spans), b.urem(block, spans));
+                let number = b.imul_const(number, span * bytes * layout.tile_rows());
+                let within = b.imul_const(within, bytes);
+                b.iadd(number, within)
+            }
+        };
         let (base, offset) = match b.as_int(at) {
-            Some(constant) => (base, constant as usize),
-            None => (b.iadd(base, at), 0),
+            Some(constant) => (row.base, constant as usize),
+            None => (b.iadd(row.base, at), 0),
         };
         BlockView {
             b,
@@ -71,7 +103,7 @@ impl<'b> BlockView<'b> {
             layout,
             base,
             offset,
-            lane,
+            lane: row.lane,
             wides: Vec::new(),
             quads: Vec::new(),
             loaded: HashMap::new(),

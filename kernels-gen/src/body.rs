@@ -1,9 +1,9 @@
 //! Reads a fusion's body: which matrix products it has, where their input rows come from, what follows them.
 
-use ir::abi::{TILE_ROWS, f32_row_bytes, q8_row_bytes};
+use ir::abi::{Q8_BLOCK, Q8_BYTES, TILE_ROWS, f32_row_bytes, q8_row_bytes};
 use ir::graph::{Graph, Node, Op, Ref};
 use ir::quant::Format;
-use ir::tensor::{Elem, Layout, TensorType};
+use ir::tensor::{Elem, Layout, Pieces, TensorType};
 
 /// A weight matrix.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +25,11 @@ impl Matrix {
     /// Bytes of one row.
     pub fn row_bytes(&self) -> usize {
         self.format.bytes_of(self.columns as u64) as usize
+    }
+
+    /// How its tiles are cut.
+    pub fn pieces(&self) -> Pieces {
+        self.layout.pieces(self.format, self.columns)
     }
 
     pub fn tiles(&self) -> usize {
@@ -135,6 +140,11 @@ impl RowLayout {
         } else {
             (self.float.unwrap_or(0), self.float_stride)
         }
+    }
+
+    /// Bytes of so many columns of the rows that `matrix` wants.
+    pub fn bytes_of(matrix: &Matrix, columns: usize) -> usize {
+        if matrix.wants_int8() { columns / Q8_BLOCK * Q8_BYTES } else { columns * 4 }
     }
 
     pub fn float_stride(&self) -> usize {

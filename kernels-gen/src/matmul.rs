@@ -1,10 +1,10 @@
-//! Matrix products: preparing the input rows (norm, int8 quantisation) and the dot products of one weight tile, through
+//! Matrix products: preparing the input rows (norm, int8 quantisation) and the dot products of weight tiles, through
 //! a microkernel where the target has one, else as code over the format's `unpack`.
 
-use crate::block::{BlockView, row_base};
+use crate::block::{BlockView, RowAt, row_at};
 use crate::body::{Linear, Matrix, RowLayout, Source};
 use crate::generator::Generator;
-use ir::abi::{Atom, Meaning, Q8_BLOCK, TILE_ROWS, f32_row_bytes};
+use ir::abi::{Atom, Meaning, Q8_BLOCK, Q8_BYTES, Q8_SCALE, Q8_SUMS, TILE_ROWS, f32_row_bytes};
 use ir::kernel::{Arg, Buf, Builder, Compare, Mem, Value};
 use ir::quant::{DotForm, FloatKind, Unpack};
 use ir::spec::Prologue;
@@ -20,11 +20,13 @@ pub(crate) struct Rows {
     pub count: Value,
 }
 
-/// The rows of a tile's result: `count` rows of `stride` floats in a buffer, from an element index.
+/// Where the results of tiles go: those of the first tile to rows of `stride` floats in a buffer, from an element index on,
+/// those of each following one `step` floats after.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TileOut {
     pub buf: Buf,
     pub index: Value,
+    pub step: usize,
     pub stride: usize,
 }
 
@@ -168,12 +170,9 @@ fn prepare_row(
                     input(b, at)
                 })
                 .collect();
-            let at = b.iadd(row, c);
-            let quarter = b.int(2);
-            let meta = b.shr_u(c, quarter);
-            let meta = b.iadd(row, meta);
-            let meta = b.iadd_const(meta, columns);
-            quantise_block(b, &parts, to, at, meta);
+            let at = b.imul_const(c, Q8_BYTES / Q8_BLOCK);
+            let at = b.iadd(row, at);
+            quantise_block(b, &parts, to, at);
         });
     }
 }
@@ -208,43 +207,131 @@ pub(crate) fn codes(b: &mut Builder, parts: &[Value], inverse: Value) -> Vec<Val
     rounded.chunks_exact(4).map(|c| b.narrow([c[0], c[1], c[2], c[3]])).collect()
 }
 
-/// Quantises 32 floats in eight vectors to codes at byte `at` and {scale, sums} at byte `meta`.
-fn quantise_block(b: &mut Builder, parts: &[Value], to: Buf, at: Value, meta: Value) {
+/// Quantises 32 floats in eight vectors to the block at byte `at`, but for what atoms alone read.
+fn quantise_block(b: &mut Builder, parts: &[Value], to: Buf, at: Value) {
     let (scale, inverse) = block_scale(b, parts);
-    b.store(to, meta, Mem::F32, scale);
+    let scale_at = b.iadd_const(at, Q8_SCALE);
+    b.store(to, scale_at, Mem::F32, scale);
     let (ones, zero) = (b.int(0x0101_0101), b.int(0));
     let (ones, zero) = (b.splat(ones), b.splat(zero));
     for (i, word) in codes(b, parts, inverse).into_iter().enumerate() {
-        let at = b.iadd_const(at, 16 * i);
-        b.store(to, at, Mem::I32, word);
+        let codes_at = b.iadd_const(at, 16 * i);
+        b.store(to, codes_at, Mem::I32, word);
         let sum = b.dot4(word, ones, zero);
         let sum = b.sum(sum);
-        let meta = b.iadd_const(meta, 4 + 2 * i);
-        b.store(to, meta, Mem::I16, sum);
+        let sum_at = b.iadd_const(at, Q8_SUMS + 2 * i);
+        b.store(to, sum_at, Mem::I16, sum);
     }
 }
 
-/// Computes one tile of 16 rows of a product for all prepared rows.
-pub(crate) fn tile(g: &mut Generator<'_>, m: &Matrix, index: Value, rows: &Rows, out: TileOut) -> Result<()> {
+/// Computes tiles `first..end` of a product for all prepared rows: in the order of memory where they are whole groups.
+pub(crate) fn tiles(
+    g: &mut Generator<'_>,
+    m: &Matrix,
+    (first, end): (Value, Value),
+    rows: &Rows,
+    out: TileOut,
+) -> Result<()> {
+    let atom = g.target.atom(Meaning::Dot(m.format.dot)).filter(|_| m.layout == Layout::Rows16);
+    let Some(atom) = atom else {
+        return g.for_(first, end, 1, |g, tile| {
+            let out = out.of(g, tile, first);
+            tile_by_rows(g, m, tile, rows, out)
+        });
+    };
+    let pieces = m.pieces();
+    let (last, zero) = (g.b.size(pieces.count - 1), g.b.int(0));
+    let last_columns = m.columns - (pieces.count - 1) * pieces.columns;
+    let group = |g: &mut Generator<'_>, start: Value, stop: Value| {
+        let of_piece = |g: &mut Generator<'_>, piece: Value, columns: usize| {
+            g.for_(start, stop, 1, |g, tile| {
+                let out = out.of(g, tile, first);
+                dot_piece(g, atom, m, tile, (piece, columns), rows, out);
+                Ok(())
+            })
+        };
+        if pieces.count > 1 {
+            g.for_(zero, last, 1, |g, piece| of_piece(g, piece, pieces.columns))?;
+        }
+        of_piece(g, last, last_columns)
+    };
+    if pieces.count == 1 {
+        return group(g, first, end);
+    }
+    g.for_(first, end, pieces.tiles as u32, |g, start| {
+        let stop = g.b.iadd_const(start, pieces.tiles);
+        let stop = g.b.umin(stop, end);
+        group(g, start, stop)
+    })
+}
+
+impl TileOut {
+    /// Rows of `columns` floats in a buffer of activations, tiles from `first` on. They are padded to whole tiles, so a last
+    /// tile that is not full writes into the padding.
+    pub fn in_rows(g: &mut Generator<'_>, buf: Buf, first: Value, columns: usize) -> TileOut {
+        let index = g.b.imul_const(first, TILE_ROWS);
+        TileOut { buf, index, step: TILE_ROWS, stride: f32_row_bytes(columns) / 4 }
+    }
+
+    /// Scratch memory for the tiles of a unit, tile after tile.
+    pub fn of_unit(g: &mut Generator<'_>) -> Result<TileOut> {
+        let (tiles, step) = (g.cpu()?.unit_tiles as usize, g.spec.tokens * TILE_ROWS);
+        let buf = g.b.scratch("tiles", Mem::F32, (tiles * step * 4) as u64);
+        Ok(TileOut { buf, index: g.b.int(0), step, stride: TILE_ROWS })
+    }
+
+    /// That of one tile of those from `first` on.
+    pub fn of(self, g: &mut Generator<'_>, tile: Value, first: Value) -> TileOut {
+        let number = g.b.isub(tile, first);
+        let step = g.b.imul_const(number, self.step);
+        TileOut { index: g.b.iadd(self.index, step), ..self }
+    }
+}
+
+/// Adds a piece of `columns` columns of a tile; the first piece of a tile begins.
+fn dot_piece(
+    g: &mut Generator<'_>,
+    atom: Atom,
+    m: &Matrix,
+    tile: Value,
+    (piece, columns): (Value, usize),
+    rows: &Rows,
+    out: TileOut,
+) {
+    let (pieces, (offset, stride)) = (m.pieces(), rows.layout.rows_for(m));
+    let tile_bytes = |columns: usize| TILE_ROWS * m.format.bytes_of(columns as u64) as usize;
+    let b = &mut g.b;
+    let tiles = b.size(pieces.tiles);
+    let (group, in_group) = (b.udiv(tile, tiles), b.urem(tile, tiles));
+    let group = b.imul_const(group, pieces.tiles * tile_bytes(m.columns));
+    let before = b.imul_const(piece, pieces.tiles * tile_bytes(pieces.columns));
+    let tiles_before = b.imul_const(in_group, tile_bytes(columns));
+    let at = b.iadd(group, before);
+    let at = b.iadd(at, tiles_before);
+    let from = b.imul_const(piece, RowLayout::bytes_of(m, pieces.columns));
+    let from = b.iadd_const(from, offset);
+    let w = g.param(m.param);
+    let b = &mut g.b;
+    let (columns, stride, out_stride) = (b.size(columns), b.size(stride), b.size(out.stride));
+    b.call(
+        atom,
+        vec![
+            Arg::Address(w, at),
+            Arg::Address(rows.buf, from),
+            Arg::Address(out.buf, out.index),
+            Arg::Int(columns),
+            Arg::Int(rows.count),
+            Arg::Int(stride),
+            Arg::Int(out_stride),
+            Arg::Int(piece),
+        ],
+    );
+}
+
+/// Computes one tile row by row.
+fn tile_by_rows(g: &mut Generator<'_>, m: &Matrix, index: Value, rows: &Rows, out: TileOut) -> Result<()> {
     let w = g.param(m.param);
     let (offset, stride) = rows.layout.rows_for(m);
-    if let (Layout::Rows16, Some(atom)) = (m.layout, g.target.atom(Meaning::Dot(m.format.dot))) {
-        let b = &mut g.b;
-        let at = b.imul_const(index, TILE_ROWS * m.row_bytes());
-        let (from, k, out_stride) = (b.size(offset), b.size(m.columns), b.size(out.stride));
-        b.call(
-            atom,
-            vec![
-                Arg::Address(w, at),
-                Arg::Address(rows.buf, from),
-                Arg::Address(out.buf, out.index),
-                Arg::Int(k),
-                Arg::Int(rows.count),
-                Arg::Int(out_stride),
-            ],
-        );
-        return Ok(());
-    }
     let b = &mut g.b;
     let first = b.imul_const(index, TILE_ROWS);
     let (limit, tile_rows) = (b.size(m.rows), b.size(TILE_ROWS));
@@ -273,24 +360,17 @@ pub(crate) fn tile(g: &mut Generator<'_>, m: &Matrix, index: Value, rows: &Rows,
 
 /// The dot product of one weight row with one prepared row at byte `from`.
 fn dot(b: &mut Builder, w: Buf, m: &Matrix, row: Value, acts: Buf, from: Value) -> Result<Value> {
-    let base = row_base(b, m, row);
+    let row = row_at(b, m, row);
     match (m.format.dot, m.format.unpack) {
-        (DotForm::Float(kind), _) => Ok(float_dot(b, w, m, kind, base, acts, from)),
-        (_, Some(unpack)) => Ok(int_dot(b, w, m, unpack, base, acts, from)),
+        (DotForm::Float(kind), _) => Ok(float_dot(b, w, m, kind, row, acts, from)),
+        (_, Some(unpack)) => Ok(int_dot(b, w, m, unpack, row, acts, from)),
         (form, None) => Err(Error::unsupported(format!("{form:?} without an unpack"), "write the format's unpack")),
     }
 }
 
 /// The element of a float format at `column`, as f32.
-pub(crate) fn float_element(
-    b: &mut Builder,
-    w: Buf,
-    m: &Matrix,
-    kind: FloatKind,
-    base: (Value, Option<Value>),
-    column: Value,
-) -> Value {
-    let mut view = BlockView::new(b, w, m, base, column);
+pub(crate) fn float_element(b: &mut Builder, w: Buf, m: &Matrix, kind: FloatKind, row: RowAt, column: Value) -> Value {
+    let mut view = BlockView::new(b, w, m, row, column);
     match kind {
         FloatKind::F32 => view.float(Mem::F32),
         FloatKind::F16 => {
@@ -304,19 +384,11 @@ pub(crate) fn float_element(
     }
 }
 
-fn float_dot(
-    b: &mut Builder,
-    w: Buf,
-    m: &Matrix,
-    kind: FloatKind,
-    base: (Value, Option<Value>),
-    acts: Buf,
-    from: Value,
-) -> Value {
+fn float_dot(b: &mut Builder, w: Buf, m: &Matrix, kind: FloatKind, row: RowAt, acts: Buf, from: Value) -> Value {
     sum_columns(b, m.columns, |b, c, acc| {
         let lanes = [0, 1, 2, 3].map(|i| {
             let c = b.iadd_const(c, i);
-            float_element(b, w, m, kind, base, c)
+            float_element(b, w, m, kind, row, c)
         });
         let weights = b.pack(lanes);
         let at = b.imul_const(c, 4);
@@ -328,34 +400,24 @@ fn float_dot(
 
 pub(crate) type UnpackFn = fn(&mut dyn Unpack, u32) -> ir::quant::Unpacked;
 
-fn int_dot(
-    b: &mut Builder,
-    w: Buf,
-    m: &Matrix,
-    unpack: UnpackFn,
-    base: (Value, Option<Value>),
-    acts: Buf,
-    from: Value,
-) -> Value {
+fn int_dot(b: &mut Builder, w: Buf, m: &Matrix, unpack: UnpackFn, row: RowAt, acts: Buf, from: Value) -> Value {
     let zero = b.float(0.0);
     let zeros = b.splat(zero);
     let (total, rest) = (b.var(zeros), b.var(zero));
     let block = m.format.block as usize;
     b.for_n(m.columns / block, 1, |b, i| {
-        let codes_at = b.imul_const(i, block);
-        let codes_at = b.iadd(from, codes_at);
-        let meta_at = b.imul_const(i, block / 4);
-        let meta_at = b.iadd(from, meta_at);
-        let meta_at = b.iadd_const(meta_at, m.columns);
-        let mut view = BlockView::new(b, w, m, base, i);
+        let blocks_at = b.imul_const(i, block / Q8_BLOCK * Q8_BYTES);
+        let blocks_at = b.iadd(from, blocks_at);
+        let mut view = BlockView::new(b, w, m, row, i);
         for e in (0..block).step_by(16) {
             let part = unpack(&mut view, e as u32);
             let (scale, plus) = (view.scale(part.scale), part.plus.map(|plus| view.scale(plus)));
             let weights = view.vector(part.codes);
             let b = view.builder();
-            let at = b.iadd_const(codes_at, e);
+            let block_at = b.iadd_const(blocks_at, e / Q8_BLOCK * Q8_BYTES);
+            let at = b.iadd_const(block_at, e % Q8_BLOCK);
             let x = b.load4(acts, at, Mem::I32);
-            let sum_at = b.iadd_const(meta_at, e / Q8_BLOCK * 8 + 4 + e % Q8_BLOCK / 16 * 2);
+            let sum_at = b.iadd_const(block_at, Q8_SUMS + e % Q8_BLOCK / 16 * 2);
             let zero = b.int(0);
             let start = match m.format.dot.offset() {
                 0 => b.splat(zero),
@@ -368,7 +430,7 @@ fn int_dot(
             };
             let d = b.dot4(weights, x, start);
             let d = b.to_float(d);
-            let at = b.iadd_const(meta_at, e / Q8_BLOCK * 8);
+            let at = b.iadd_const(block_at, Q8_SCALE);
             let x_scale = b.load(acts, at, Mem::F32);
             let scale = b.fmul(scale, x_scale);
             let scale = b.splat(scale);
@@ -388,15 +450,6 @@ fn int_dot(
     let (total, rest) = (b.get(total), b.get(rest));
     let total = b.sum(total);
     b.fadd(total, rest)
-}
-
-/// Calls `f` for each tile of `count`, in units spread over the workers.
-pub(crate) fn for_tiles(
-    g: &mut Generator<'_>,
-    count: usize,
-    f: impl FnOnce(&mut Generator<'_>, Value) -> Result<()>,
-) -> Result<()> {
-    for_units(g, count, |g, first, end| g.for_(first, end, 1, f))
 }
 
 /// Calls `f` with the first tile and the end of each unit of tiles of `count`, spread over the workers.

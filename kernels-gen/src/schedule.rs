@@ -5,7 +5,7 @@
 //! before.
 
 use crate::Generated;
-use ir::abi::{KV_BLOCK, WARP_ROWS};
+use ir::abi::{KV_BLOCK, TILE_ROWS, WARP_ROWS};
 use ir::graph::Op;
 use ir::quant::Format;
 use ir::spec::{CpuSchedule, GpuSchedule, KernelSpec, Prologue, Schedule};
@@ -74,11 +74,9 @@ const RESIDENT: u32 = 2;
 /// Shared memory that a GPU takes for itself of that of each CTA, bytes.
 const RESERVED: u32 = 1024;
 
-/// Bytes of weights that a worker takes at once when few tokens are computed: short, as a worker waits half of the time
-/// of one on average where workers meet, but long against what it takes to draw it.
+/// Bytes of weights that a worker takes at once when few tokens are computed and tiles are small: short, as a worker waits
+/// half of the time of one on average where workers meet, but long against what it takes to draw it.
 const UNIT_BYTES: usize = 16 << 10;
-/// The same where it goes from one matrix to another for each unit, and so begins anew to read ahead.
-const RUN_BYTES: usize = 128 << 10;
 
 /// Fewest KV positions of a split.
 const SPLIT: usize = 512;
@@ -121,7 +119,8 @@ pub fn choose(spec: &KernelSpec, target: &Target, own: &[Row]) -> Result<(Schedu
 /// The schedule of the first row for a spec.
 fn tuned(spec: &KernelSpec, own: &[Row]) -> Result<Option<Schedule>> {
     let table = TABLES.iter().find(|(name, _)| *name == spec.target).map_or(Ok(Vec::new()), |(_, text)| rows(text))?;
-    let (columns, _) = first_matrix(spec);
+    // 0 if there is no weight matrix.
+    let columns = matrices(spec).next().map_or(0, |(ty, _)| ty.columns());
     let within = |(first, last): (usize, usize), v: usize| (first..=last).contains(&v);
     let hit = own
         .iter()
@@ -142,12 +141,16 @@ fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Vec<GpuSchedule> {
 
 /// A CPU schedule where no table has a row.
 fn cpu_rule(spec: &KernelSpec) -> Schedule {
-    let (tokens, (_, row_bytes)) = (spec.tokens, first_matrix(spec));
-    let tile_bytes = (row_bytes * ir::abi::TILE_ROWS).max(1);
-    let unit_bytes = if matrices(spec).count() > 1 { RUN_BYTES } else { UNIT_BYTES };
+    let tokens = spec.tokens;
+    // A group, as that is what lies together; where tiles are not cut, a tile, or several small ones.
+    let unit_tiles = matrices(spec).next().map_or(1, |(ty, format)| {
+        let row_bytes = format.bytes_of(ty.columns() as u64) as usize;
+        let small = if tokens <= 16 { UNIT_BYTES / (row_bytes * TILE_ROWS).max(1) } else { 1 };
+        small.clamp(ty.layout.pieces(format, ty.columns()).tiles, 16)
+    });
     Schedule::Cpu(CpuSchedule {
         prologue: if tokens == 1 { Prologue::PerWorker } else { Prologue::Shared },
-        unit_tiles: if tokens <= 16 { (unit_bytes / tile_bytes).clamp(1, 16) as u32 } else { 1 },
+        unit_tiles: unit_tiles as u32,
         query_tokens: if tokens <= 16 { tokens as u32 } else { 8 },
         split: if tokens <= 16 { split(context(spec)) as u32 } else { 0 },
     })
@@ -163,11 +166,6 @@ fn split(context: usize) -> usize {
 fn context(spec: &KernelSpec) -> usize {
     let attention = spec.body.nodes().iter().find(|n| matches!(n.op, Op::Attention { .. }));
     attention.and_then(|n| spec.body.ty(n.inputs[1]).shape.get(1).copied()).unwrap_or(0)
-}
-
-/// Columns and row bytes of the first weight matrix of a spec; zeros if there is none.
-fn first_matrix(spec: &KernelSpec) -> (usize, usize) {
-    matrices(spec).next().map_or((0, 0), |(ty, format)| (ty.columns(), format.bytes_of(ty.columns() as u64) as usize))
 }
 
 /// The weight matrices of a spec's products.

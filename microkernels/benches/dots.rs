@@ -4,10 +4,11 @@
 //! tokens, counting a multiply-add as one element, over weights that stay in L3.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ir::abi::{AccumulateFn, Atom, DotFn, KV_BLOCK, Meaning, ScoresFn, TILE_ROWS, f32_row_bytes, q8_row_bytes};
-use ir::abi::{kv_f16_row_bytes, kv_q8_row_bytes};
+use ir::abi::{AccumulateFn, Atom, DotFn, KV_BLOCK, Meaning, Q8_BLOCK, Q8_BYTES, ScoresFn, TILE_ROWS};
+use ir::abi::{f32_row_bytes, kv_f16_row_bytes, kv_q8_row_bytes, q8_row_bytes};
 use ir::quant::{self, Format};
 use ir::target::Isa;
+use ir::tensor::Layout;
 use microkernels::{Table, table};
 use std::time::Duration;
 
@@ -70,7 +71,18 @@ fn dots(c: &mut Criterion) {
             ("tokens 16", 16, 4 << 20),
             ("tokens 128", 128, 1 << 20),
         ] {
-            let tiles = (working_set / tile).max(1);
+            let pieces = Layout::Rows16.pieces(format, K);
+            let tiles = (working_set / tile).next_multiple_of(pieces.tiles);
+            // In the order of memory: byte, first column and number of columns of each piece.
+            let mut at = 0;
+            let walk: Vec<(usize, usize, usize)> = (0..tiles / pieces.tiles * pieces.count * pieces.tiles)
+                .map(|i| {
+                    let first = i / pieces.tiles % pieces.count * pieces.columns;
+                    let columns = pieces.columns.min(K - first);
+                    at += format.bytes_of(columns as u64) as usize * TILE_ROWS;
+                    (at - format.bytes_of(columns as u64) as usize * TILE_ROWS, first, columns)
+                })
+                .collect();
             let activations = bytes(tokens * row);
             let mut out = vec![0.0f32; tokens * TILE_ROWS];
             group.throughput(match tokens {
@@ -80,11 +92,16 @@ fn dots(c: &mut Criterion) {
             group.bench_function(name, |b| {
                 b.iter_custom(|n| {
                     timed(n, || {
-                        for i in 0..tiles {
-                            // SAFETY: tile i, `tokens` rows of activations and outputs.
+                        for (w, first, columns) in walk.iter().copied() {
+                            // SAFETY: a piece of the weights, `tokens` rows of activations and outputs.
                             unsafe {
-                                let w = weights.as_ptr().cast::<u8>().add(i * tile);
-                                dot(w, activations.as_ptr().cast(), out.as_mut_ptr(), K, tokens, TILE_ROWS);
+                                let w = weights.as_ptr().cast::<u8>().add(w);
+                                let a = activations.as_ptr().cast::<u8>().add(if form.wants_int8() {
+                                    first / Q8_BLOCK * Q8_BYTES
+                                } else {
+                                    first * 4
+                                });
+                                dot(w, a, out.as_mut_ptr(), columns, tokens, row, TILE_ROWS, first);
                             }
                         }
                     })

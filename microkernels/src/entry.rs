@@ -22,12 +22,15 @@ macro_rules! dots {
                     w: *const u8,
                     a: *const u8,
                     out: *mut f32,
-                    k: usize,
+                    columns: usize,
                     tokens: usize,
+                    a_stride: usize,
                     out_stride: usize,
+                    add: usize,
                 ) {
+                    let dot = dots!(@ $kernel $form $simd);
                     // SAFETY: the features are enabled; the caller keeps the contract.
-                    unsafe { dots!(@ $kernel $form $simd)(<$simd>::new(), w, a, out, k, tokens, out_stride) }
+                    unsafe { dot(<$simd>::new(), w, a, out, columns, tokens, a_stride, out_stride, add) }
                 }
             )*
 

@@ -100,18 +100,18 @@ pub unsafe extern "C" fn softmax(
 /// [`ir::abi::SiluTimesFn`].
 ///
 /// # Safety
-/// The CPU has AVX2 and FMA. `gate` and `up` have `tokens` rows of 16 floats, `out` 16 from each multiple of `out_stride`.
+/// The CPU has AVX2 and FMA. `up` has `tokens` rows of 16 floats, `y` 16 from each multiple of `y_stride`.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe extern "C" fn silu_times(gate: *const f32, up: *const f32, out: *mut f32, tokens: usize, out_stride: usize) {
+pub unsafe extern "C" fn silu_times(up: *const f32, y: *mut f32, tokens: usize, y_stride: usize) {
     let one = _mm256_set1_ps(1.0);
     for t in 0..tokens {
         for r in (0..TILE_ROWS).step_by(LANES) {
             // SAFETY: the caller's promise.
             unsafe {
-                let at = t * TILE_ROWS + r;
-                let (gate, up) = (_mm256_loadu_ps(gate.add(at)), _mm256_loadu_ps(up.add(at)));
+                let y = y.add(t * y_stride + r);
+                let (gate, up) = (_mm256_loadu_ps(y), _mm256_loadu_ps(up.add(t * TILE_ROWS + r)));
                 let below = _mm256_add_ps(one, exp(_mm256_sub_ps(_mm256_setzero_ps(), gate)));
-                _mm256_storeu_ps(out.add(t * out_stride + r), _mm256_mul_ps(_mm256_div_ps(gate, below), up));
+                _mm256_storeu_ps(y, _mm256_mul_ps(_mm256_div_ps(gate, below), up));
             }
         }
     }

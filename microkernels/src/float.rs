@@ -6,12 +6,13 @@
 //! a token's result does not depend on how many there are.
 
 use crate::simd::{Simd, prefetch_lines};
-use ir::abi::{TILE_ROWS, f32_row_bytes};
+use ir::abi::TILE_ROWS;
 use ir::quant::FloatKind;
+use ir::tensor::PIECE_COLUMNS;
 use std::mem::MaybeUninit;
 
 /// Columns of a panel.
-const PANEL: usize = 256;
+const PANEL: usize = PIECE_COLUMNS;
 
 /// A float form.
 pub trait Element {
@@ -51,23 +52,24 @@ elements! {
     Bf16, 2, load_bf16;
 }
 
-/// Columns of a tile: their weights, how many there are, and the first of them.
+/// Columns of a piece of a tile: their weights, how many there are, the first of them, and whether there are sums so far.
 #[derive(Clone, Copy)]
 struct Panel {
     w: *const u8,
     columns: usize,
     first: usize,
+    add: bool,
 }
 
 /// Where the tokens of a dot lie.
 struct Tokens {
     a: *const u8,
-    row_bytes: usize,
+    a_stride: usize,
     out: *mut f32,
     out_stride: usize,
 }
 
-/// Adds the panel's part for tokens `first..first + N` to `out`, which it initialises in the first panel. `STREAM` for a
+/// Adds the panel's part for tokens `first..first + N` to `out`, which it initialises if there are no sums so far. `STREAM` for a
 /// panel that comes from memory.
 ///
 /// # Safety
@@ -92,7 +94,7 @@ unsafe fn pass<S: Simd, E: Element, const N: usize, const STREAM: bool>(
             for (n, acc) in acc.iter_mut().enumerate() {
                 // SAFETY: the caller vouches for the token; the column is in its row.
                 let a = unsafe {
-                    tokens.a.add((first + n) * tokens.row_bytes).cast::<f32>().add(panel.first + c + i).read()
+                    tokens.a.add((first + n) * tokens.a_stride).cast::<f32>().add(panel.first + c + i).read()
                 };
                 acc[i % S::CHAINS] = s.fma_splat(w, s.splat_float(a), acc[i % S::CHAINS]);
             }
@@ -106,7 +108,7 @@ unsafe fn pass<S: Simd, E: Element, const N: usize, const STREAM: bool>(
         // SAFETY: the caller vouches for the token's 16 floats.
         unsafe {
             let out = tokens.out.add((first + n) * tokens.out_stride);
-            if panel.first > 0 {
+            if panel.add {
                 sum = s.add(s.load_f32(out.cast()), sum);
             }
             s.store_f32(out, sum);
@@ -146,39 +148,47 @@ struct Unpacked([MaybeUninit<f32>; PANEL * TILE_ROWS]);
 /// [`ir::abi::DotFn`].
 ///
 /// # Safety
-/// `w` is a tile of `k` columns in the form's format, `k` a multiple of 4; `a` has `tokens` rows of [`f32_row_bytes`]
-/// bytes aligned to 4, and `out` 16 floats from each multiple of `out_stride`.
+/// `w` is a piece of a tile, of `columns` columns in the form's format, a multiple of 4; `a` has `tokens` rows of as many
+/// floats, `a_stride` bytes apart and aligned to 4, and `out` 16 floats from each multiple of `out_stride`, which are there
+/// if `add` is not 0.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 pub unsafe fn dot<S: Simd, E: Element>(
     s: S,
     w: *const u8,
     a: *const u8,
     out: *mut f32,
-    k: usize,
+    columns: usize,
     tokens: usize,
+    a_stride: usize,
     out_stride: usize,
+    add: usize,
 ) {
-    let all = Tokens { a, row_bytes: f32_row_bytes(k), out, out_stride };
+    let all = Tokens { a, a_stride, out, out_stride };
     let column = TILE_ROWS * E::BYTES;
+    let panel = |first: usize| Panel {
+        w: w.wrapping_add(first * column),
+        columns: PANEL.min(columns - first),
+        first,
+        add: add != 0 || first > 0,
+    };
     if tokens <= S::TOKENS[3] {
-        for first in (0..k).step_by(PANEL) {
-            let panel = Panel { w: w.wrapping_add(first * column), columns: PANEL.min(k - first), first };
-            // SAFETY: a panel of the tile.
-            unsafe { passes::<S, E, true>(s, panel, &all, tokens) };
+        for first in (0..columns).step_by(PANEL) {
+            // SAFETY: a panel of the piece.
+            unsafe { passes::<S, E, true>(s, panel(first), &all, tokens) };
         }
         return;
     }
     let mut unpacked = Unpacked([MaybeUninit::uninit(); PANEL * TILE_ROWS]);
-    for first in (0..k).step_by(PANEL) {
-        let columns = PANEL.min(k - first);
-        for c in 0..columns {
-            let from = w.wrapping_add((first + c) * column);
+    for first in (0..columns).step_by(PANEL) {
+        let packed = panel(first);
+        for c in 0..packed.columns {
+            let from = packed.w.wrapping_add(c * column);
             prefetch_lines(from.wrapping_add(PANEL * column), column);
-            // SAFETY: a column of the tile, and of the panel.
+            // SAFETY: a column of the piece, and of the panel.
             unsafe { s.store_f32(unpacked.0.as_mut_ptr().add(c * TILE_ROWS).cast(), E::load(s, from)) };
         }
-        let panel = Panel { w: unpacked.0.as_ptr().cast(), columns, first };
         // SAFETY: the columns of the panel have been written.
-        unsafe { passes::<S, F32, false>(s, panel, &all, tokens) };
+        unsafe { passes::<S, F32, false>(s, Panel { w: unpacked.0.as_ptr().cast(), ..packed }, &all, tokens) };
     }
 }

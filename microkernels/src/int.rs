@@ -1,7 +1,7 @@
 //! Dots of the integer forms with int8 activations.
 //!
-//! Tokens stream the packed tile, as many at a time as registers hold; if that takes several passes, part by part, which
-//! stays in L1. Where unpacking takes longer than that is worth, they unpack a panel of 16 rows and 256 columns to the
+//! Tokens stream the packed piece of a tile, as many at a time as registers hold; if that takes several passes, it is in L1
+//! after the first. Where unpacking takes longer than that is worth, they unpack a panel of 16 rows and 256 columns to the
 //! stack, and pass over it. Both compute, per row and token, the same float operations in the same order, so a token's
 //! result does not depend on how many there are:
 //! for each superblock `t = sum of isum(block) * scale(activations of block)` with exact integer sums that include the
@@ -9,12 +9,13 @@
 
 use crate::forms::{Form, Scales, unrolled};
 use crate::simd::{Simd, prefetch, prefetch_lines};
-use ir::abi::{Q8_BLOCK, TILE_ROWS, q8_row_bytes, q8_starts};
+use ir::abi::{Q8_BLOCK, Q8_BYTES, Q8_SCALE, Q8_SCALED_SUM, Q8_STARTS_AT, Q8_SUMS, TILE_ROWS};
+use ir::tensor::PIECE_COLUMNS;
 use std::mem::MaybeUninit;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Blocks of a panel.
-const PANEL: usize = 8;
+const PANEL: usize = PIECE_COLUMNS / Q8_BLOCK;
 /// Most blocks that are multiplied at once.
 const MOST: usize = 4;
 
@@ -22,11 +23,8 @@ const MOST: usize = 4;
 #[derive(Clone, Copy)]
 struct Rows<const N: usize> {
     rows: [*const u8; N],
-    /// Where the block is in each: its codes, its {scale: f32, sums: [i16; 2]}, its {starts: [i32; 3],
-    /// scaled sum: f32}.
-    codes: usize,
-    figures: usize,
-    starts: usize,
+    /// Byte of each where the block is.
+    at: usize,
 }
 
 /// All methods but [`Rows::at`]: block `b` must be in the rows.
@@ -40,42 +38,48 @@ impl<const N: usize> Rows<N> {
         let mut rows = [tokens.a; N];
         for (n, row) in rows.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
-            *row = unsafe { tokens.a.add((first + n) * q8_row_bytes(tokens.k)) };
+            *row = unsafe { tokens.a.add((first + n) * tokens.a_stride) };
         }
-        let (figures, starts) = (tokens.k + block * 8, q8_starts(tokens.k) + block * 16);
-        Rows { rows, codes: block * Q8_BLOCK, figures, starts }
+        Rows { rows, at: block * Q8_BYTES }
+    }
+
+    /// Byte `at` of block `b`.
+    #[inline(always)]
+    unsafe fn byte(&self, n: usize, b: usize, at: usize) -> *const u8 {
+        // SAFETY: the caller's promise.
+        unsafe { self.rows[n].add(self.at + b * Q8_BYTES + at) }
     }
 
     #[inline(always)]
     unsafe fn quad<S: Simd>(&self, s: S, n: usize, b: usize, q: usize) -> S::SplatWord {
         // SAFETY: the caller's promise.
-        unsafe { s.load_splat(self.rows[n].add(self.codes + b * Q8_BLOCK + q * 4)) }
+        unsafe { s.load_splat(self.byte(n, b, q * 4)) }
     }
 
     #[inline(always)]
     unsafe fn scale(&self, n: usize, b: usize) -> f32 {
         // SAFETY: the caller's promise.
-        unsafe { self.rows[n].add(self.figures + b * 8).cast::<f32>().read() }
+        unsafe { self.byte(n, b, Q8_SCALE).cast::<f32>().read() }
     }
 
     #[inline(always)]
     unsafe fn sums<S: Simd>(&self, s: S, n: usize, b: usize) -> S::SplatWord {
         // SAFETY: the caller's promise.
-        unsafe { s.load_splat(self.rows[n].add(self.figures + b * 8 + 4)) }
+        unsafe { s.load_splat(self.byte(n, b, Q8_SUMS)) }
     }
 
     /// What group `g` of the `groups` of block `b` begins with: its sum times that of [`ir::abi::Q8_STARTS`].
     #[inline(always)]
     unsafe fn start<S: Simd>(&self, s: S, n: usize, b: usize, g: usize, groups: usize) -> S::SplatWord {
         // SAFETY: the caller's promise.
-        unsafe { s.load_splat(self.rows[n].add(self.starts + b * 16 + if groups == 1 { 0 } else { 4 + 4 * g })) }
+        unsafe { s.load_splat(self.byte(n, b, Q8_STARTS_AT + if groups == 1 { 0 } else { 4 + 4 * g })) }
     }
 
     /// The sum of the activations of block `b`, scale included.
     #[inline(always)]
     unsafe fn scaled_sum(&self, n: usize, b: usize) -> f32 {
         // SAFETY: the caller's promise.
-        unsafe { self.rows[n].add(self.starts + b * 16 + 12).cast::<f32>().read() }
+        unsafe { self.byte(n, b, Q8_SCALED_SUM).cast::<f32>().read() }
     }
 }
 
@@ -203,14 +207,6 @@ const fn streamed<S: Simd, F: Form>() -> usize {
 /// Tokens that the registers hold at once.
 const fn at_once<S: Simd, F: Form>() -> usize {
     S::TOKENS[if planes::<S, F>() == 2 { 2 } else { F::GROUPS - 1 }]
-}
-
-/// Blocks of a part, of rows of `all` blocks, that several passes of tokens stream: equal parts that stay in L1.
-const fn part<F: Form>(all: usize) -> usize {
-    const BYTES: usize = 28 << 10;
-    let superblocks = all / F::BLOCKS;
-    let parts = (superblocks * F::BYTES * TILE_ROWS).div_ceil(BYTES);
-    superblocks.div_ceil(parts) * F::BLOCKS
 }
 
 /// Blocks that are multiplied at once with `tokens` tokens: those that share words, as far as registers go.
@@ -364,9 +360,7 @@ unsafe fn add_group<S: Simd, F: Form, const N: usize>(
                 for n in 0..N {
                     let b = first + j;
                     let (start, sums) = unsafe { (rows.start(s, n, b, g, F::GROUPS), rows.sums(s, n, b)) };
-                    // With one token, one more pointer costs more than the multiplication.
-                    let kept = if N > 1 { s.kept_start(F::OFFSET, start, F::GROUPS) } else { None };
-                    acc[j][n][0] = match kept {
+                    acc[j][n][0] = match s.kept_start(F::OFFSET, start, F::GROUPS) {
                         Some(start) => start,
                         None => s.group_start(F::OFFSET, sums, g, F::GROUPS),
                     };
@@ -453,21 +447,23 @@ unsafe fn add_blocks<S: Simd, F: Form, const N: usize>(
 struct Tokens {
     /// First block and number of blocks.
     blocks: (usize, usize),
-    k: usize,
+    /// Whether there are sums so far.
+    add: bool,
     a: *const u8,
+    a_stride: usize,
     out: *mut f32,
     out_stride: usize,
 }
 
 impl Tokens {
-    /// The sums so far of `N` tokens from `first` on: zeros in the first part of the rows.
+    /// The sums so far of `N` tokens from `first` on: zeros if there are none.
     ///
     /// # Safety
     /// The tokens exist.
     #[inline(always)]
     unsafe fn sums<S: Simd, const N: usize>(&self, s: S, first: usize) -> [S::Float; N] {
         let mut acc = [s.zero_float(); N];
-        if self.blocks.0 > 0 {
+        if self.add {
             for (n, acc) in acc.iter_mut().enumerate() {
                 // SAFETY: the caller's promise.
                 *acc = unsafe { s.load_f32(self.out.add((first + n) * self.out_stride).cast()) };
@@ -489,8 +485,8 @@ impl Tokens {
     }
 }
 
-/// Adds the part's sums for tokens `first..first + N`, straight from the tile at `w`, and returns `N`. The first tokens
-/// of a part prefetch what comes after it.
+/// Adds the part's sums for tokens `first..first + N`, straight from the piece at `w`, and returns `N`. The first tokens
+/// prefetch what comes after it.
 ///
 /// # Safety
 /// That of [`dot`], and the tokens exist.
@@ -537,9 +533,7 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(s: S, w: *const u8, tokens: &
                 }
             }
         }
-        rows.codes += F::BLOCKS * Q8_BLOCK;
-        rows.figures += F::BLOCKS * 8;
-        rows.starts += F::BLOCKS * 16;
+        rows.at += F::BLOCKS * Q8_BYTES;
     }
     // SAFETY: the caller's promise.
     unsafe { tokens.set_sums(s, first, acc) };
@@ -556,9 +550,7 @@ unsafe fn pass<S: Simd, F: Form, const N: usize>(s: S, panel: &Panel<S, F>, toke
     // SAFETY: the caller's promise.
     let (mut acc, rows) = unsafe { (tokens.sums::<S, N>(s, first), Rows::<N>::at(tokens, first, first_block)) };
     for row in rows.rows {
-        let next = row.wrapping_add(N * q8_row_bytes(tokens.k));
-        prefetch_lines(next.wrapping_add(rows.codes), PANEL * Q8_BLOCK);
-        prefetch(next.wrapping_add(rows.figures));
+        prefetch_lines(row.wrapping_add(N * tokens.a_stride + rows.at), PANEL * Q8_BYTES);
     }
     for i in 0..blocks / F::BLOCKS {
         let mut t = [s.zero_float(); N];
@@ -614,40 +606,37 @@ macro_rules! by_tokens {
 /// [`ir::abi::DotFn`].
 ///
 /// # Safety
-/// `w` is a tile of `k` columns in the form's format, `k` a multiple of the superblock; `a` has `tokens` rows of
-/// [`q8_row_bytes`] bytes aligned to 4, and `out` 16 floats from each multiple of `out_stride`.
+/// `w` is a piece of a tile, of `columns` columns in the form's format, a multiple of the superblock; `a` has `tokens` rows
+/// of as many blocks, `a_stride` bytes apart and aligned to 4, and `out` 16 floats from each multiple of `out_stride`, which
+/// are there if `add` is not 0.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 pub unsafe fn dot<S: Simd, F: Form>(
     s: S,
     w: *const u8,
     a: *const u8,
     out: *mut f32,
-    k: usize,
+    columns: usize,
     tokens: usize,
+    a_stride: usize,
     out_stride: usize,
+    add: usize,
 ) {
-    let (at_once, all) = (at_once::<S, F>(), k / Q8_BLOCK);
-    let streams = tokens <= streamed::<S, F>();
-    // All of a row if no other tokens come for it.
-    let part = if streams && tokens <= at_once {
-        all
-    } else if streams {
-        part::<F>(all)
-    } else {
-        PANEL
-    };
+    let (at_once, all) = (at_once::<S, F>(), columns / Q8_BLOCK);
+    let mut here = Tokens { blocks: (0, all), add: add != 0, a, a_stride, out, out_stride };
+    if tokens <= streamed::<S, F>() {
+        // SAFETY: all of the piece; tokens below `tokens`.
+        unsafe { by_tokens!(at_once, tokens, t => stream(s, w, &here, t)) };
+        return;
+    }
     let mut panel = Panel::<S, F>::new();
-    for first_block in (0..all).step_by(part) {
-        let blocks = part.min(all - first_block);
-        let here = Tokens { blocks: (first_block, blocks), k, a, out, out_stride };
-        // SAFETY: superblocks of the tile, as many as a panel holds; tokens below `tokens`.
+    for first in (0..all).step_by(PANEL) {
+        let blocks = PANEL.min(all - first);
+        here = Tokens { blocks: (first, blocks), add: here.add || first > 0, ..here };
+        // SAFETY: superblocks of the piece, as many as a panel holds; tokens below `tokens`.
         unsafe {
-            if streams {
-                by_tokens!(at_once, tokens, t => stream(s, w, &here, t));
-                continue;
-            }
             for b in (0..blocks).step_by(F::BLOCKS) {
-                panel.unpack(s, w.add((first_block + b) / F::BLOCKS * F::BYTES * TILE_ROWS), b);
+                panel.unpack(s, w.add((first + b) / F::BLOCKS * F::BYTES * TILE_ROWS), b);
             }
             by_tokens!(at_once, tokens, t => pass(s, &panel, &here, t));
         }

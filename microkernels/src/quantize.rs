@@ -1,6 +1,6 @@
 //! Quantising activations to int8, for AVX2; AVX-512 targets use it too.
 
-use ir::abi::{Q8_BLOCK, Q8_STARTS, q8_starts};
+use ir::abi::{Q8_BLOCK, Q8_BYTES, Q8_SCALE, Q8_SCALED_SUM, Q8_STARTS, Q8_STARTS_AT, Q8_SUMS};
 use std::arch::x86_64::*;
 
 /// Elements of a vector.
@@ -27,20 +27,17 @@ pub unsafe extern "C" fn row(x: *const f32, out: *mut u8, k: usize, factor: f32,
             }
         }
         // SAFETY: the caller's promise.
-        unsafe {
-            let starts = out.add(q8_starts(k) + first / Q8_BLOCK * 16);
-            block(v, out.add(first), out.add(k + first / Q8_BLOCK * 8), starts);
-        }
+        unsafe { block(v, out.add(first / Q8_BLOCK * Q8_BYTES)) };
     }
 }
 
-/// Writes the 32 codes of a block, its {scale: f32, sums: [i16; 2]}, and its {starts: [i32; 3], scaled sum: f32}.
+/// Writes a block.
 ///
 /// # Safety
-/// The CPU has AVX2; `codes` has 32 bytes, `figures` 8, `starts` 16.
+/// The CPU has AVX2; `out` has [`Q8_BYTES`] bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn block(v: [__m256; Q8_BLOCK / LANES], codes: *mut u8, figures: *mut u8, starts: *mut u8) {
+unsafe fn block(v: [__m256; Q8_BLOCK / LANES], out: *mut u8) {
     let size = |v: __m256| _mm256_andnot_ps(_mm256_set1_ps(-0.0), v);
     let largest = _mm256_max_ps(_mm256_max_ps(size(v[0]), size(v[1])), _mm256_max_ps(size(v[2]), size(v[3])));
     // In every lane.
@@ -62,13 +59,14 @@ unsafe fn block(v: [__m256; Q8_BLOCK / LANES], codes: *mut u8, figures: *mut u8,
     let sums = _mm256_add_epi32(quads, _mm256_shuffle_epi32::<0b10_11_00_01>(quads));
     // SAFETY: the caller's promise.
     unsafe {
-        _mm256_storeu_si256(codes.cast(), bytes);
+        _mm256_storeu_si256(out.cast(), bytes);
         let scale = _mm256_cvtss_f32(scale);
-        figures.cast::<f32>().write_unaligned(scale);
+        out.add(Q8_SCALE).cast::<f32>().write_unaligned(scale);
         let [first, last] = [_mm256_extract_epi32::<0>(sums), _mm256_extract_epi32::<4>(sums)];
-        figures.add(4).cast::<[i16; 2]>().write_unaligned([first as i16, last as i16]);
+        out.add(Q8_SUMS).cast::<[i16; 2]>().write_unaligned([first as i16, last as i16]);
+        out.add(Q8_SCALED_SUM).cast::<f32>().write_unaligned((first + last) as f32 * scale);
         let [whole, half] = Q8_STARTS;
-        starts.cast::<[i32; 3]>().write_unaligned([whole * (first + last), half * first, half * last]);
-        starts.add(12).cast::<f32>().write_unaligned((first + last) as f32 * scale);
+        let starts = [whole * (first + last), half * first, half * last];
+        out.add(Q8_STARTS_AT).cast::<[i32; 3]>().write_unaligned(starts);
     }
 }

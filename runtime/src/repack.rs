@@ -1,7 +1,7 @@
 //! `Layout::Rows` to the interleaved layouts: for the dot microkernels, and for the warps of a GPU.
 //!
-//! Tiles of 16 or 32 rows; in a tile block after block; in a block unit after unit, in the layout's order, each for the
-//! rows of the tile in turn. A permutation of bytes, so lossless; rows past the last are zero bytes. It is written over
+//! Tiles of 16 or 32 rows, some cut into pieces; in a piece block after block; in a block unit after unit, in the layout's
+//! order, each for the rows of the tile in turn. A permutation of bytes, so lossless; rows past the last are zero bytes. It is written over
 //! the fields and stripes of the format alone. Next hop: the loader repacks straight from the mapped file into the weight's
 //! memory.
 
@@ -12,11 +12,11 @@ use rayon::prelude::*;
 
 /// Bytes of `rows` x `columns` weights in `layout`, padding included.
 pub fn bytes(layout: Layout, format: Format, rows: usize, columns: usize) -> usize {
-    rows.next_multiple_of(layout.tile_rows()) * row_bytes(format, columns)
+    rows.next_multiple_of(Cut::new(layout, format, columns).group_rows()) * row_bytes(format, columns)
 }
 
-/// Brings `src` (`rows` rows of `columns` elements, as in the file) to `layout` in `dst`, of [`bytes`] bytes. Tiles are
-/// spread over the current rayon pool.
+/// Brings `src` (`rows` rows of `columns` elements, as in the file) to `layout` in `dst`, of [`bytes`] bytes. Groups of
+/// tiles are spread over the current rayon pool.
 ///
 /// # Panics
 /// If a length does not agree, or rows are no whole blocks or spans.
@@ -29,12 +29,13 @@ pub fn repack(layout: Layout, format: Format, src: &[u8], rows: usize, columns: 
     }
     let parts = Parts::new(layout, format);
     assert_eq!(row % parts.bytes, 0, "{format}: {columns} columns are no whole spans");
-    let tile = layout.tile_rows() * row;
-    let tiles = src.par_chunks(tile).zip(dst.par_chunks_mut(tile));
+    let cut = Cut::new(layout, format, columns);
+    let group = cut.group_rows() * row;
+    let groups = src.par_chunks(group).zip(dst.par_chunks_mut(group));
     match layout {
         Layout::Rows => dst.copy_from_slice(src),
-        Layout::Rows16 => tiles.for_each(|(src, dst)| parts.interleave::<TILE_ROWS>(src, dst)),
-        Layout::Rows32 => tiles.for_each(|(src, dst)| parts.interleave::<WARP_ROWS>(src, dst)),
+        Layout::Rows16 => groups.for_each(|(src, dst)| parts.group::<TILE_ROWS>(&cut, src, dst)),
+        Layout::Rows32 => groups.for_each(|(src, dst)| parts.group::<WARP_ROWS>(&cut, src, dst)),
     }
 }
 
@@ -49,13 +50,59 @@ pub fn restore(layout: Layout, format: Format, src: &[u8], rows: usize, columns:
     if row == 0 {
         return;
     }
-    let parts = Parts::new(layout, format);
-    for (dst, src) in dst.chunks_mut(tile_rows * row).zip(src.chunks(tile_rows * row)) {
-        parts.for_each_unit(row, |from, to, unit| {
-            for (r, dst) in dst.chunks_exact_mut(row).enumerate() {
-                dst[from..from + unit].copy_from_slice(&src[to * tile_rows + r * unit..][..unit]);
+    let (parts, cut) = (Parts::new(layout, format), Cut::new(layout, format, columns));
+    let group = cut.group_rows() * row;
+    for (dst, src) in dst.chunks_mut(group).zip(src.chunks(group)) {
+        for Piece { tile, first, bytes, at } in cut.of_a_group() {
+            let rows = dst.chunks_exact_mut(row).skip(tile * tile_rows).take(tile_rows);
+            for (r, dst) in rows.enumerate() {
+                parts.for_each_unit(bytes, |from, to, unit| {
+                    dst[first + from..][..unit].copy_from_slice(&src[at + to * tile_rows + r * unit..][..unit]);
+                });
             }
-        });
+        }
+    }
+}
+
+/// How a matrix is cut, in bytes.
+struct Cut {
+    tile_rows: usize,
+    /// Tiles of a group.
+    tiles: usize,
+    /// Bytes of a row, and of its part in a piece; the last has what is left.
+    row: usize,
+    part: usize,
+}
+
+/// A piece: its tile in the group, the first byte and the bytes of each row that it has, and where it is in the group.
+struct Piece {
+    tile: usize,
+    first: usize,
+    bytes: usize,
+    at: usize,
+}
+
+impl Cut {
+    fn new(layout: Layout, format: Format, columns: usize) -> Cut {
+        let pieces = layout.pieces(format, columns);
+        let row = row_bytes(format, columns);
+        let part = if pieces.count == 1 { row } else { row_bytes(format, pieces.columns) };
+        Cut { tile_rows: layout.tile_rows(), tiles: pieces.tiles, row, part }
+    }
+
+    fn group_rows(&self) -> usize {
+        self.tile_rows * self.tiles
+    }
+
+    /// The pieces of a group, in order.
+    fn of_a_group(&self) -> impl Iterator<Item = Piece> {
+        (0..self.row).step_by(self.part).flat_map(move |first| {
+            let bytes = self.part.min(self.row - first);
+            (0..self.tiles).map(move |tile| {
+                let at = self.group_rows() * first + tile * self.tile_rows * bytes;
+                Piece { tile, first, bytes, at }
+            })
+        })
     }
 }
 
@@ -103,32 +150,44 @@ impl Parts {
         }
     }
 
-    /// One tile: `src` has up to `ROWS` rows, `dst` that many.
-    fn interleave<const ROWS: usize>(&self, src: &[u8], dst: &mut [u8]) {
-        let row = dst.len() / ROWS;
-        if src.len() < dst.len() {
+    /// One group of tiles: `src` has up to as many rows as `dst`.
+    fn group<const ROWS: usize>(&self, cut: &Cut, src: &[u8], dst: &mut [u8]) {
+        for Piece { tile, first, bytes, at } in cut.of_a_group() {
+            let dst = &mut dst[at..][..bytes * ROWS];
+            let start = (tile * ROWS * cut.row).min(src.len());
+            let rows = &src[start..(start + ROWS * cut.row).min(src.len())];
+            if rows.len() == ROWS * cut.row {
+                self.interleave::<ROWS>(&rows[first..], cut.row, dst);
+                continue;
+            }
             let mut padded = vec![0; dst.len()];
-            padded[..src.len()].copy_from_slice(src);
-            return self.interleave::<ROWS>(&padded, dst);
+            for (to, from) in padded.chunks_exact_mut(bytes).zip(rows.chunks_exact(cut.row)) {
+                to.copy_from_slice(&from[first..][..bytes]);
+            }
+            self.interleave::<ROWS>(&padded, bytes, dst);
         }
+    }
+
+    /// A piece: `src` has `ROWS` rows, `stride` bytes apart, of which `dst` has room for the first bytes.
+    fn interleave<const ROWS: usize>(&self, src: &[u8], stride: usize, dst: &mut [u8]) {
         // One part has no boundaries between spans: the whole row is one run of units. Its rows are often a power of
-        // two apart, where that many cache lines at once evict one another: a piece of each is brought together first.
+        // two apart, where that many cache lines at once evict one another: some bytes of each are brought together first.
         if let &[Part { unit, .. }] = self.parts.as_slice() {
-            const PIECE: usize = 256;
-            let mut near = [[0; PIECE]; ROWS];
-            for (p, dst) in dst.chunks_mut(PIECE * ROWS).enumerate() {
+            const NEAR: usize = 256;
+            let mut near = [[0; NEAR]; ROWS];
+            for (p, dst) in dst.chunks_mut(NEAR * ROWS).enumerate() {
                 let bytes = dst.len() / ROWS;
                 for (r, near) in near.iter_mut().enumerate() {
-                    near[..bytes].copy_from_slice(&src[r * row + p * PIECE..][..bytes]);
+                    near[..bytes].copy_from_slice(&src[r * stride + p * NEAR..][..bytes]);
                 }
-                interleave_run::<ROWS>(unit, near.as_flattened(), PIECE, bytes, dst);
+                interleave_run::<ROWS>(unit, near.as_flattened(), NEAR, bytes, dst);
             }
             return;
         }
         for (b, dst) in dst.chunks_exact_mut(self.bytes * ROWS).enumerate() {
             for &Part { from, to, bytes, unit } in &self.parts {
                 let dst = &mut dst[to * ROWS..][..bytes * ROWS];
-                interleave_run::<ROWS>(unit, &src[b * self.bytes + from..], row, bytes, dst);
+                interleave_run::<ROWS>(unit, &src[b * self.bytes + from..], stride, bytes, dst);
             }
         }
     }
@@ -231,7 +290,8 @@ mod tests {
             [Layout::Rows16, Layout::Rows32].into_iter().flat_map(|l| quant::ALL.iter().map(move |f| (l, Format(f))))
         {
             let (tile_rows, span) = (layout.tile_rows(), layout.span(format));
-            for (rows, spans) in [(1, 1), (15, 3), (16, 2), (17, 5), (40, 3)] {
+            let many = 40 * 256 / format.block as usize / span;
+            for (rows, spans) in [(1, 1), (15, 3), (16, 2), (17, 5), (40, 3), (70, many), (128, many + 1)] {
                 let columns = spans * span * format.block as usize;
                 let row = row_bytes(format, columns);
                 let src = noise(rows * row);
@@ -252,12 +312,17 @@ mod tests {
                     }
                 }
                 units.sort_unstable();
+                let pieces = layout.pieces(format, columns);
+                let part = if pieces.count == 1 { row } else { row_bytes(format, pieces.columns) };
                 let mut want = Vec::new();
-                for tile in 0..rows.div_ceil(tile_rows) {
-                    for &(_, at, unit) in &units {
-                        for r in tile * tile_rows..(tile + 1) * tile_rows {
-                            let at = r * row + at;
-                            want.extend((at..at + unit).map(|i| if r < rows { src[i] } else { 0 }));
+                for group in 0..rows.div_ceil(tile_rows * pieces.tiles) {
+                    for (p, t) in (0..pieces.count).flat_map(|p| (0..pieces.tiles).map(move |t| (p, t))) {
+                        for &(_, at, unit) in units.iter().filter(|unit| unit.0 / part == p) {
+                            let first = (group * pieces.tiles + t) * tile_rows;
+                            for r in first..first + tile_rows {
+                                let at = r * row + at;
+                                want.extend((at..at + unit).map(|i| if r < rows { src[i] } else { 0 }));
+                            }
                         }
                     }
                 }

@@ -152,6 +152,9 @@ pub fn zoo() -> Vec<(String, Synthetic)> {
             },
         ),
     ];
+    // Rows whose tiles are cut into pieces on a CPU, and heads that begin within a group of tiles.
+    let long_rows = Synthetic { width: 320, heads: 5, kv_heads: 1, head: 48, ffn: 344, vocab: 300, ..base.clone() };
+    zoo.push(("llama-pieces".into(), Synthetic { tied: true, layers: 1, ..long_rows }));
     let wide_heads = Synthetic { heads: 16, kv_heads: 1, layers: 1, format: quant::F16, ..base.clone() };
     zoo.extend([
         ("llama-head-128".to_string(), Synthetic { head: 128, ffn: 1000, ..wide_heads.clone() }),

@@ -211,10 +211,10 @@ impl Verifier<'_> {
     fn call(&self, signature: Signature, args: &[Arg]) -> Result<()> {
         // a: address, n: address or null, i: integer, f: float.
         let pattern = match signature {
-            Signature::Dot => "aaaiii",
+            Signature::Dot => "aaaiiiii",
             Signature::Scores | Signature::Accumulate => "aaaiii",
             Signature::Softmax => "aaaaii",
-            Signature::SiluTimes => "aaaii",
+            Signature::SiluTimes => "aaii",
             Signature::Quantize => "aaifn",
             Signature::RopeAngles => "aiiifn",
             Signature::Barrier => return self.bad("the barrier is a statement, not a call"),

@@ -2,7 +2,7 @@
 //! so activations are broadcast and nothing is summed across lanes.
 
 use super::rows::{BIAS, Int8, Meta, Row};
-use crate::block::BlockView;
+use crate::block::{BlockView, RowAt};
 use crate::body::Matrix;
 use crate::matmul::UnpackFn;
 use ir::abi::{LANE_BYTES, Q8_BLOCK, WARP_ROWS};
@@ -161,7 +161,8 @@ impl Int<'_> {
         let mut loaded = HashMap::new();
         for i in 0..self.columns / block {
             let number = b.size(i);
-            let mut view = BlockView::new(b, w, self.m, (weights, Some(lane)), number).codes_as_they_are();
+            let row = RowAt { base: weights, lane: Some(lane), tile: None };
+            let mut view = BlockView::new(b, w, self.m, row, number).codes_as_they_are();
             let mut sums = Sums::default();
             for e in (0..block).step_by(Q8_BLOCK) {
                 self.group(&mut view, e, (i * block + e) / Q8_BLOCK, &mut loaded, &mut sums);

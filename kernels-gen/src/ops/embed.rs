@@ -1,6 +1,6 @@
 //! `embed`: one row of the embedding table for each token, decoded from either layout.
 
-use crate::block::{BlockView, row_base};
+use crate::block::{BlockView, RowAt, row_at};
 use crate::body::{self, Matrix};
 use crate::generator::Generator;
 use crate::gpu;
@@ -32,11 +32,11 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
         g.b.await_previous();
         let zero = g.b.int(0);
         let id = g.b.load(ids, zero, Mem::I32);
-        let base = row_base(&mut g.b, &m, id);
+        let row = row_at(&mut g.b, &m, id);
         let block = m.format.block as usize;
         let mut result = Ok(());
         gpu::for_threads(&mut g.b, &at, m.columns / block, |b, i| {
-            result = decode(b, table, &m, base, i, (y, zero));
+            result = decode(b, table, &m, row, i, (y, zero));
         });
         return result;
     }
@@ -44,33 +44,26 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
     g.parallel(tokens, |g, t| {
         let b = &mut g.b;
         let id = b.load(ids, t, Mem::I32);
-        let base = row_base(b, &m, id);
+        let row = row_at(b, &m, id);
         let to = b.imul_const(t, f32_row_bytes(m.columns) / 4);
         let zero = b.int(0);
         let end = b.size(m.columns / m.format.block as usize);
-        g.for_(zero, end, 1, |g, i| decode(&mut g.b, table, &m, base, i, (y, to)))
+        g.for_(zero, end, 1, |g, i| decode(&mut g.b, table, &m, row, i, (y, to)))
     })
 }
 
-/// Decodes block `i` of the row at `base` to the elements of `y` from `to` on.
-fn decode(
-    b: &mut Builder,
-    table: Buf,
-    m: &Matrix,
-    base: (Value, Option<Value>),
-    i: Value,
-    (y, to): (Buf, Value),
-) -> Result<()> {
+/// Decodes block `i` of the row at `row` to the elements of `y` from `to` on.
+fn decode(b: &mut Builder, table: Buf, m: &Matrix, row: RowAt, i: Value, (y, to): (Buf, Value)) -> Result<()> {
     let block = m.format.block as usize;
     let at = b.imul_const(i, block);
     let at = b.iadd(to, at);
     match (m.format.dot, m.format.unpack) {
         (DotForm::Float(kind), _) => {
-            let v = float_element(b, table, m, kind, base, i);
+            let v = float_element(b, table, m, kind, row, i);
             b.store(y, at, Mem::F32, v);
         }
         (_, Some(unpack)) => {
-            let mut view = BlockView::new(b, table, m, base, i);
+            let mut view = BlockView::new(b, table, m, row, i);
             for e in (0..block).step_by(16) {
                 let part = unpack(&mut view, e as u32);
                 let (scale, plus) = (view.scale(part.scale), part.plus.map(|plus| view.scale(plus)));

@@ -6,7 +6,7 @@ use crate::gpu::product::{self, Segment};
 use crate::gpu::{self, LANES};
 use crate::matmul::{self, TileOut};
 use ir::Result;
-use ir::abi::{Meaning, TILE_ROWS, f32_row_bytes};
+use ir::abi::{Meaning, TILE_ROWS};
 use ir::graph::{Graph, Op};
 use ir::kernel::{Arg, Buf, Builder, Mem, Value};
 
@@ -35,51 +35,40 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
         return gpu(g, gate, up, y);
     }
     let rows = matmul::prepare(g, &[gate, up])?;
-    let tile_floats = g.spec.tokens * TILE_ROWS;
-    let unit_floats = g.cpu()?.unit_tiles as usize * tile_floats;
-    let (gates, ups) = (
-        g.b.scratch("gates", Mem::F32, (unit_floats * 4) as u64),
-        g.b.scratch("up", Mem::F32, (tile_floats * 4) as u64),
-    );
-    // All gates of a unit first, so that a worker stays with one matrix for longer.
-    matmul::for_units(g, gate.matrix.tiles(), |g, first_tile, end| {
-        let gates_of = |g: &mut Generator<'_>, tile: Value| {
-            let number = g.b.isub(tile, first_tile);
-            g.b.imul_const(number, tile_floats)
-        };
-        g.for_(first_tile, end, 1, |g, tile| {
-            let index = gates_of(g, tile);
-            matmul::tile(g, &gate.matrix, tile, &rows, TileOut { buf: gates, index, stride: TILE_ROWS })
-        })?;
-        g.for_(first_tile, end, 1, |g, tile| {
-            let zero = g.b.int(0);
-            matmul::tile(g, &up.matrix, tile, &rows, TileOut { buf: ups, index: zero, stride: TILE_ROWS })?;
-            let gates_at = gates_of(g, tile);
+    // One matrix after the other, so that a worker reads each front to back.
+    matmul::for_units(g, gate.matrix.tiles(), |g, first, end| {
+        let gates = TileOut::in_rows(g, y, first, n);
+        matmul::tiles(g, &gate.matrix, (first, end), &rows, gates)
+    })?;
+    g.b.barrier();
+    let ups = TileOut::of_unit(g)?;
+    matmul::for_units(g, up.matrix.tiles(), |g, unit, end| {
+        matmul::tiles(g, &up.matrix, (unit, end), &rows, ups)?;
+        g.for_(unit, end, 1, |g, tile| {
+            let (up, y) = (ups.of(g, tile, unit), TileOut::in_rows(g, y, tile, n));
             let atom = g.target.atom(Meaning::SiluTimes);
             let b = &mut g.b;
-            let first = b.imul_const(tile, TILE_ROWS);
             if let Some(atom) = atom {
-                let stride = b.size(f32_row_bytes(n) / 4);
-                let memory = [Arg::Address(gates, gates_at), Arg::Address(ups, zero), Arg::Address(y, first)];
+                let stride = b.size(y.stride);
+                let memory = [Arg::Address(up.buf, up.index), Arg::Address(y.buf, y.index)];
                 b.call(atom, memory.into_iter().chain([Arg::Int(rows.count), Arg::Int(stride)]).collect());
                 return Ok(());
             }
             let (limit, sixteen) = (b.size(n), b.size(TILE_ROWS));
+            let first = b.imul_const(tile, TILE_ROWS);
             let left = b.isub(limit, first);
             let valid = b.umin(left, sixteen);
-            let (nothing, one) = (b.float(0.0), b.float(1.0));
+            let (zero, nothing, one) = (b.int(0), b.float(0.0), b.float(1.0));
             let (nothing, one) = (b.splat(nothing), b.splat(one));
             b.for_(zero, rows.count, 1, |b, t| {
-                let row = b.imul_const(t, f32_row_bytes(n) / 4);
-                let row = b.iadd(row, first);
-                let from = b.imul_const(t, TILE_ROWS);
+                let (to, from) = (b.imul_const(t, y.stride), b.imul_const(t, up.stride));
+                let (to, from) = (b.iadd(y.index, to), b.iadd(up.index, from));
                 b.for_(zero, valid, 4, |b, r| {
-                    let (at, from) = (b.iadd(row, r), b.iadd(from, r));
-                    let gate_at = b.iadd(gates_at, from);
-                    let gate = b.load4(gates, gate_at, Mem::F32);
-                    let up = b.load4(ups, from, Mem::F32);
+                    let (to, from) = (b.iadd(to, r), b.iadd(from, r));
+                    let gate = b.load4(y.buf, to, Mem::F32);
+                    let up = b.load4(up.buf, from, Mem::F32);
                     let v = silu_times(b, gate, up, (nothing, one));
-                    b.store(y, at, Mem::F32, v);
+                    b.store(y.buf, to, Mem::F32, v);
                 });
             });
             Ok(())

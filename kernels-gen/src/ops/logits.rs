@@ -5,7 +5,6 @@ use crate::generator::Generator;
 use crate::gpu::product;
 use crate::matmul::{self, TileOut};
 use ir::Result;
-use ir::abi::{TILE_ROWS, f32_row_bytes};
 use ir::graph::{Graph, Op};
 use ir::kernel::Mem;
 
@@ -24,9 +23,8 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
         return product::single(g, product, |b, row, sum| b.store(y, row, Mem::F32, sum));
     }
     let rows = matmul::prepare(g, &[product])?;
-    matmul::for_tiles(g, matrix.tiles(), |g, tile| {
-        let index = g.b.imul_const(tile, TILE_ROWS);
-        // Rows are padded to whole tiles, so a last tile that is not full writes into the padding.
-        matmul::tile(g, &matrix, tile, &rows, TileOut { buf: y, index, stride: f32_row_bytes(matrix.rows) / 4 })
+    matmul::for_units(g, matrix.tiles(), |g, first, end| {
+        let out = TileOut::in_rows(g, y, first, matrix.rows);
+        matmul::tiles(g, &matrix, (first, end), &rows, out)
     })
 }

@@ -51,12 +51,13 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
         });
     }
     let rows = matmul::prepare(g, &[product])?;
-    let bytes = g.spec.tokens * TILE_ROWS * 4;
-    let out = g.b.scratch("tile", Mem::F32, bytes as u64);
-    matmul::for_tiles(g, matrix.tiles(), |g, tile| {
-        let zero = g.b.int(0);
-        matmul::tile(g, &matrix, tile, &rows, TileOut { buf: out, index: zero, stride: TILE_ROWS })?;
+    let out = TileOut::of_unit(g)?;
+    matmul::for_units(g, matrix.tiles(), |g, unit, end| {
+        matmul::tiles(g, &matrix, (unit, end), &rows, out)?;
+        g.for_(unit, end, 1, |g, tile| {
+        let out = out.of(g, tile, unit);
         let b = &mut g.b;
+        let zero = b.int(0);
         let first = b.imul_const(tile, TILE_ROWS);
         let (limit, sixteen) = (b.size(matrix.rows), b.size(TILE_ROWS));
         let left = b.isub(limit, first);
@@ -64,11 +65,12 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
         b.for_(zero, rows.count, 1, |b, t| {
             let row = b.imul_const(t, f32_row_bytes(matrix.rows) / 4);
             let row = b.iadd(row, first);
-            let from = b.imul_const(t, TILE_ROWS);
+            let from = b.imul_const(t, out.stride);
+            let from = b.iadd(out.index, from);
             b.for_(zero, valid, 4, |b, r| {
                 let (at, from) = (b.iadd(row, r), b.iadd(from, r));
                 let old = b.load4(x, at, Mem::F32);
-                let product = b.load4(out, from, Mem::F32);
+                let product = b.load4(out.buf, from, Mem::F32);
                 let mut sum = b.fadd(old, product);
                 if let Some(bias) = bias {
                     let from = b.iadd(first, r);
@@ -79,5 +81,6 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
             });
         });
         Ok(())
+        })
     })
 }

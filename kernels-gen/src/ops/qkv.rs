@@ -91,12 +91,9 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
             let end = g.b.iadd_const(first, tiles);
             let limit = g.b.size(branch.product.matrix.tiles());
             let end = g.b.umin(end, limit);
-            g.for_(first, end, 1, |g, tile| {
-                let index = g.b.isub(tile, first);
-                let index = g.b.imul_const(index, TILE_ROWS);
-                matmul::tile(g, &branch.product.matrix, tile, &rows, TileOut { buf: out, index, stride })
-            })?;
             let zero = g.b.int(0);
+            let to = TileOut { buf: out, index: zero, step: TILE_ROWS, stride };
+            matmul::tiles(g, &branch.product.matrix, (first, end), &rows, to)?;
             g.for_(zero, rows.count, 1, |g, t| {
                 for k in 0..stride / branch.head {
                     let h = g.b.imul_const(unit, stride / branch.head);

@@ -1,11 +1,12 @@
 //! Dots against [`QuantFormat::decode`], with random and with extreme codes.
 
-use super::{Aligned, Rng, block_sums, vector_isas};
+use super::{Aligned, Rng, q8_block, vector_isas};
 use crate::emulated::Emulated;
 use crate::{entry, float, forms, int, table};
 use ir::abi::{Atom, DotFn, Meaning, Q8_BLOCK, TILE_ROWS, f32_row_bytes, q8_row_bytes};
 use ir::quant::{self, DotForm, FloatKind, Format, QuantFormat};
 use ir::target::Isa;
+use ir::tensor::PIECE_COLUMNS;
 
 /// Error of an output over the sum of the absolute products.
 const TOLERANCE: f64 = 1e-5;
@@ -16,24 +17,28 @@ unsafe extern "C" fn emulated_int<F: forms::Form>(
     w: *const u8,
     a: *const u8,
     out: *mut f32,
-    k: usize,
+    columns: usize,
     tokens: usize,
+    a_stride: usize,
     out_stride: usize,
+    add: usize,
 ) {
     // SAFETY: the caller keeps the contract.
-    unsafe { int::dot::<_, F>(Emulated, w, a, out, k, tokens, out_stride) }
+    unsafe { int::dot::<_, F>(Emulated, w, a, out, columns, tokens, a_stride, out_stride, add) }
 }
 
 unsafe extern "C" fn emulated_float<E: float::Element>(
     w: *const u8,
     a: *const u8,
     out: *mut f32,
-    k: usize,
+    columns: usize,
     tokens: usize,
+    a_stride: usize,
     out_stride: usize,
+    add: usize,
 ) {
     // SAFETY: the caller keeps the contract.
-    unsafe { float::dot::<_, E>(Emulated, w, a, out, k, tokens, out_stride) }
+    unsafe { float::dot::<_, E>(Emulated, w, a, out, columns, tokens, a_stride, out_stride, add) }
 }
 
 /// The emulated dot of an atom.
@@ -153,17 +158,13 @@ fn q8_row(rng: &mut Rng, k: usize, codes: Codes) -> (Vec<u8>, Vec<f64>) {
             Codes::Extreme(code) => code,
         })
         .collect();
-    let mut row: Vec<u8> = codes.iter().map(|&c| c as u8).collect();
-    let (mut values, mut starts) = (Vec::new(), Vec::new());
-    for block in codes.chunks(Q8_BLOCK) {
+    let (mut row, mut values) = (Vec::new(), Vec::new());
+    for codes in codes.chunks(Q8_BLOCK) {
         let scale = rng.float();
-        row.extend(scale.to_le_bytes());
-        let (figures, block_starts) = block_sums(block, scale);
-        row.extend(figures);
-        starts.extend(block_starts);
-        values.extend(block.iter().map(|&c| f64::from(scale) * f64::from(c)));
+        row.extend(q8_block(codes, scale));
+        row.resize(row.len().next_multiple_of(64), 0xff);
+        values.extend(codes.iter().map(|&c| f64::from(scale) * f64::from(c)));
     }
-    row.extend(starts);
     row.resize(q8_row_bytes(k), 0xff);
     (row, values)
 }
@@ -181,7 +182,9 @@ struct Case {
     tile: Aligned,
     activations: Aligned,
     expected: Vec<[(f64, f64); TILE_ROWS]>,
+    format: Format,
     k: usize,
+    a_stride: usize,
 }
 
 impl Case {
@@ -206,14 +209,29 @@ impl Case {
             }));
         }
         let tile = Aligned::new(&interleave(format.0, &rows));
-        Case { tile, activations: Aligned::new(&activations), expected, k }
+        let a_stride = activations.len() / tokens;
+        Case { tile, activations: Aligned::new(&activations), expected, format, k, a_stride }
     }
 
-    /// The outputs for the first `tokens` tokens; what no output belongs to must stay NaN.
+    /// The outputs for the first `tokens` tokens, from one call; what no output belongs to must stay NaN.
     fn run(&self, dot: DotFn, tokens: usize) -> Vec<[f32; TILE_ROWS]> {
+        self.run_in_pieces(dot, tokens, self.k)
+    }
+
+    /// The same with a call for every `columns` columns.
+    fn run_in_pieces(&self, dot: DotFn, tokens: usize, columns: usize) -> Vec<[f32; TILE_ROWS]> {
         let mut out = vec![f32::NAN; tokens * STRIDE];
-        // SAFETY: a tile of k columns, at least `tokens` rows of activations, STRIDE floats for each token.
-        unsafe { dot(self.tile.ptr(), self.activations.ptr(), out.as_mut_ptr(), self.k, tokens, STRIDE) };
+        for first in (0..self.k).step_by(columns) {
+            let a_bytes = if self.format.dot.wants_int8() { first / Q8_BLOCK * 64 } else { first * 4 };
+            // SAFETY: pieces of a tile, at least `tokens` rows of activations, STRIDE floats for each token, that are there
+            // after the first.
+            unsafe {
+                let w = self.tile.ptr().add(TILE_ROWS * self.format.bytes_of(first as u64) as usize);
+                let a = self.activations.ptr().add(a_bytes);
+                let columns = columns.min(self.k - first);
+                dot(w, a, out.as_mut_ptr(), columns, tokens, self.a_stride, STRIDE, usize::from(first > 0));
+            }
+        }
         out.chunks(STRIDE)
             .map(|token| {
                 assert!(token[TILE_ROWS..].iter().all(|x| x.is_nan()), "wrote past the tile");
@@ -257,6 +275,23 @@ fn dots_match_the_oracle_for_any_number_of_tokens() {
                 for tokens in (1..=17).chain([33]) {
                     let some = case.run(dot, tokens);
                     assert_eq!(bits(&some), bits(&all[..tokens]), "{what} k {k} depends on tokens, here {tokens}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn pieces_add_up_to_the_bit() {
+    for (atom, format) in dots() {
+        let k = 3 * PIECE_COLUMNS + PIECE_COLUMNS.min(format.multiple.next_multiple_of(32) as usize);
+        let case = Case::new(atom as u64, format, k, 40, Codes::Random);
+        for (name, dot) in implementations(atom) {
+            for tokens in [1, 3, 40] {
+                let whole = case.run(dot, tokens);
+                for columns in [PIECE_COLUMNS, 2 * PIECE_COLUMNS] {
+                    let pieces = case.run_in_pieces(dot, tokens, columns);
+                    assert_eq!(bits(&pieces), bits(&whole), "{} {name}: {tokens} tokens, {columns}", atom.name());
                 }
             }
         }

@@ -43,14 +43,17 @@ impl Rng {
     }
 }
 
-/// The sums of the halves of a block of int8 activations, and its starts and scaled sum, as they are in a row.
-fn block_sums(codes: &[i8], scale: f32) -> (Vec<u8>, Vec<u8>) {
-    let halves = codes.chunks(Q8_BLOCK / 2).map(|half| half.iter().map(|&c| i16::from(c)).sum());
-    let halves: Vec<i16> = halves.collect();
-    let [first, last] = [i32::from(halves[0]), i32::from(halves[1])];
+/// A block of int8 activations, as far as it is written: codes, scale, sums of the halves, scaled sum, starts.
+fn q8_block(codes: &[i8], scale: f32) -> Vec<u8> {
+    let (first, last) = codes.split_at(Q8_BLOCK / 2);
+    let [first, last] = [first, last].map(|half| half.iter().map(|&c| i32::from(c)).sum::<i32>());
     let starts = [Q8_STARTS[0] * (first + last), Q8_STARTS[1] * first, Q8_STARTS[1] * last];
-    let starts = starts.into_iter().flat_map(i32::to_le_bytes).chain(((first + last) as f32 * scale).to_le_bytes());
-    (halves.iter().flat_map(|s| s.to_le_bytes()).collect(), starts.collect())
+    let mut block: Vec<u8> = codes.iter().map(|&c| c as u8).collect();
+    block.extend(scale.to_le_bytes());
+    block.extend([first as i16, last as i16].into_iter().flat_map(i16::to_le_bytes));
+    block.extend(((first + last) as f32 * scale).to_le_bytes());
+    block.extend(starts.into_iter().flat_map(i32::to_le_bytes));
+    block
 }
 
 /// Bytes aligned to 64.
