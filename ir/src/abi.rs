@@ -48,7 +48,7 @@ pub const Q8_STARTS: [i32; 2] = [-128, -32];
 /// Bytes of one row of `k` int8 activations (`k` a multiple of 32): an odd number of cache lines, so that the same block of
 /// several rows does not compete for one set of a cache.
 pub const fn q8_row_bytes(k: usize) -> usize {
-    (k / Q8_BLOCK | 1) * Q8_BYTES
+    ((k / Q8_BLOCK) | 1) * Q8_BYTES
 }
 
 /// Bytes of one position of one KV head of `head` elements in f16: just the elements.
@@ -79,9 +79,11 @@ pub struct Frame {
     pub buffers: *const *mut u8,
     /// The dynamic values of this step.
     pub control: *const Control,
-    /// Work counters of this launch, one `u32` for each stage of the kernel and worker (all of a stage's before those of
-    /// the next), zero at launch, [`TICKET_BYTES`] apart.
-    pub tickets: *const u32,
+    /// Work counters of this launch, one for each stage of the kernel and worker (all of a stage's before those of the
+    /// next), zero at launch, [`TICKET_BYTES`] apart. The low half of one counts the indices that the worker has taken from
+    /// the front of its range, and goes on to count when none are left; the high half those that others have taken from
+    /// the back.
+    pub tickets: *const u64,
     /// This worker's scratch memory, aligned to 64 bytes, at least the kernel's `scratch_bytes`.
     pub scratch: *mut u8,
     /// Opaque argument of [`Atom::Barrier`].

@@ -5,10 +5,12 @@ use crate::synthetic::{Rng, blocks};
 use codegen::passes::{self, PassContext};
 use codegen::{KernelTable, TableKernel, back, lower};
 use half::f16;
+use ir::Verified;
 use ir::abi::{Control, Q8_BLOCK, f32_row_bytes};
 use ir::artifact::KernelEntry;
 use ir::graph::interp::{Value, run_body};
 use ir::graph::{Graph, Op, Ref};
+use ir::kernel::Kernel;
 use ir::quant::Format;
 use ir::target::Target;
 use ir::tensor::{Elem, TensorType, kv_bytes, kv_row_bytes};
@@ -222,6 +224,38 @@ pub struct Trial {
     pub seed: u64,
 }
 
+/// Emits a kernel, its code edited, and loads it into a device.
+///
+/// # Errors
+/// What the device says.
+///
+/// # Panics
+/// If the kernel cannot be emitted.
+pub fn load(
+    device: &mut dyn Device,
+    kernel: &Verified<Kernel>,
+    target: &Target,
+    edit: impl FnOnce(&Vec<u8>) -> Vec<u8>,
+) -> runtime::Result<runtime::device::Kernel> {
+    let backend = back::for_target(target).unwrap_or_else(|e| panic!("{e}"));
+    let mut code = backend.prefix(target).unwrap_or_else(|e| panic!("{e}"));
+    let offset = code.len() as u64;
+    code.extend(edit(&backend.emit(kernel, target, false).unwrap_or_else(|e| panic!("{e}")).code));
+    let entry = KernelEntry {
+        name: kernel.name.clone(),
+        hash: String::new(),
+        module: 0,
+        offset,
+        bytes: code.len() as u64 - offset,
+        tickets: kernel.tickets,
+        scratch_bytes: kernel.scratch_bytes,
+        params: kernel.params(),
+        grid: kernel.grid,
+        work: Work::default(),
+    };
+    Ok(device.load_module(&code, &[entry])?[0])
+}
+
 /// Runs a kernel with random operands and compares it with the interpreter.
 ///
 /// # Panics
@@ -257,27 +291,7 @@ pub fn attempt(
         Some(_) => EmuDevice::new(target, workers as u64).map(|d| Box::new(d) as _),
     };
     let mut device = device.unwrap_or_else(|e| panic!("{e}"));
-    let backend = back::for_target(target).unwrap_or_else(|e| panic!("{e}"));
-    let mut code = backend.prefix(target).unwrap_or_else(|e| panic!("{e}"));
-    let offset = code.len() as u64;
-    code.extend(edit(&backend.emit(kernel, target, false).unwrap_or_else(|e| panic!("{e}")).code));
-    let loaded = device
-        .load_module(
-            &code,
-            &[KernelEntry {
-                name: kernel.name.clone(),
-                hash: entry.hash.clone(),
-                module: 0,
-                offset,
-                bytes: code.len() as u64 - offset,
-                tickets: kernel.tickets,
-                scratch_bytes: kernel.scratch_bytes,
-                params: kernel.params(),
-                grid: kernel.grid,
-                work: Work::default(),
-            }],
-        )
-        .map_err(|e| e.to_string())?;
+    let loaded = load(&mut *device, kernel, target, edit).map_err(|e| e.to_string())?;
     let mut regions = Vec::new();
     for (i, decl) in kernel.param_buffers().enumerate() {
         let given = operands.get(i).map(|o| o.bytes.as_slice());
@@ -296,7 +310,7 @@ pub fn attempt(
         device.upload(region, bytes).unwrap_or_else(|e| panic!("{e}"));
         regions.push(Some(region));
     }
-    let launch = Launch { kernel: loaded[0], buffers: regions.clone() };
+    let launch = Launch { kernel: loaded, buffers: regions.clone() };
     // On a GPU twice, so that the launches overlap, and the second finds what the first leaves.
     let launches = if target.gpu().is_some() { vec![launch.clone(), launch] } else { vec![launch] };
     let recording = device.record(&launches).unwrap_or_else(|e| panic!("{e}"));

@@ -2,11 +2,14 @@
 
 use codegen::passes::{self, PassContext};
 use codegen::{KernelTable, TableKernel, lower};
+use ir::abi::Control;
 use ir::graph::{Graph, Op};
+use ir::kernel::{Access, Builder, Mem};
 use ir::quant;
 use ir::spec::{GpuSchedule, KernelSpec, Schedule};
 use ir::target::Target;
 use ir::tensor::{Elem, TensorType};
+use runtime::device::{CpuDevice, Device, Launch, Region};
 use tests::kernels::{self, Trial};
 use tests::synthetic::{Synthetic, zoo};
 
@@ -48,7 +51,7 @@ fn check(name: &str, shape: &Synthetic, target: &Target) {
 /// The whole zoo for one target, if this machine runs it: GPUs are emulated.
 fn check_target(name: &str) {
     let target = Target::by_name(name).unwrap();
-    if target.gpu().is_none() && runtime::device::CpuDevice::new(target, 1).is_err() {
+    if target.gpu().is_none() && CpuDevice::new(target, 1).is_err() {
         eprintln!("skipped: this CPU does not run {name}");
         return;
     }
@@ -130,6 +133,58 @@ fn the_largest_of_long_rows() {
         for workers in 0..5 {
             let seed = (columns + workers) as u64;
             check_trial("top", &kernel, target, Trial { position: 0, tokens: 1, workers, seed });
+        }
+    }
+}
+
+/// Every index once, whoever takes it: with ranges of none, of one and of many indices, and bodies of unequal length.
+#[test]
+fn parallel_loops_take_each_index_once() {
+    const MOST: usize = 1000;
+    let target = Target::by_name("x86-64").unwrap();
+    let mut b = Builder::new("counts");
+    let counts = b.param("counts", Mem::I32, MOST as u64 * 4, Access::Write);
+    let (count, position) = (b.tokens(), b.position());
+    b.parallel(count, |b, i| {
+        let old = b.load(counts, i, Mem::I32);
+        let (zero, one) = (b.int(0), b.int(1));
+        let sum = b.var(old);
+        // As many turns as the index, up to the position.
+        let turns = b.umin(i, position);
+        b.for_(zero, turns, 1, |b, turn| {
+            let v = b.get(sum);
+            let v = b.iadd(v, turn);
+            b.set(sum, v);
+        });
+        b.for_(zero, turns, 1, |b, turn| {
+            let v = b.get(sum);
+            let v = b.isub(v, turn);
+            b.set(sum, v);
+        });
+        let v = b.get(sum);
+        let v = b.iadd(v, one);
+        b.store(counts, i, Mem::I32, v);
+    });
+    let kernel = b.finish().verify().unwrap();
+    for workers in [1, 2, 3, 8] {
+        let mut device = CpuDevice::new(target, workers).unwrap();
+        let loaded = kernels::load(&mut device, &kernel, target, Clone::clone).unwrap();
+        for (tokens, replays) in [(1, 20), (7, 200), (MOST - 3, 300)] {
+            let memory = device.alloc(MOST as u64 * 4, "counts").unwrap();
+            let region = Region { memory, offset: 0, bytes: MOST as u64 * 4 };
+            device.upload(region, &[0; MOST * 4]).unwrap();
+            let launch = Launch { kernel: loaded, buffers: vec![Some(region)] };
+            let recording = device.record(&[launch]).unwrap();
+            for replay in 0..replays {
+                device.replay(recording, Control { position: replay * 10, tokens: tokens as u32 }).unwrap();
+                device.sync().unwrap();
+            }
+            let mut bytes = vec![0xff; MOST * 4];
+            device.download(region, &mut bytes).unwrap();
+            for (i, count) in bytes.as_chunks().0.iter().enumerate() {
+                let expected = if i < tokens { replays } else { 0 };
+                assert_eq!(u32::from_le_bytes(*count), expected, "index {i} of {tokens}, {workers} workers");
+            }
         }
     }
 }

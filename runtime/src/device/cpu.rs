@@ -12,7 +12,7 @@ use ir::abi::{Atom, Control, Frame, KernelFn, TICKET_BYTES};
 use ir::artifact::KernelEntry;
 use ir::target::Target;
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Alignment that imported memory must have: the widest vectors that generated code loads itself.
 const IMPORT_ALIGN: usize = 16;
@@ -22,7 +22,7 @@ const MAX_TICKETS: u32 = 4096;
 /// A work counter in a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Ticket(AtomicU32);
+struct Ticket(AtomicU64);
 const _: () = assert!(size_of::<Ticket>() == TICKET_BYTES);
 
 /// An allocation.

@@ -177,8 +177,8 @@ impl Lowering<'_, '_> {
         self.block(body)
     }
 
-    /// Each worker has a range of the indices, which it draws from in order, so that it reads memory in order; then it
-    /// draws from what is left of the ranges of the others.
+    /// Each worker has a range of the indices and takes one after the other from its front; then it takes from the ranges
+    /// of the others. See [`ir::abi::Frame::tickets`].
     fn parallel(&mut self, ticket: u32, index: Value, count: V, body: &[Stmt]) -> Result<()> {
         let worker = self.field(types::I32, offset_of!(Frame, worker));
         let workers = self.field(types::I32, offset_of!(Frame, workers));
@@ -199,26 +199,71 @@ impl Lowering<'_, '_> {
                     l.b.ins().ireduce(types::I32, bound)
                 };
                 let following = l.b.ins().iadd_imm_u(owner, 1);
-                let (start, end) = (bound(l, owner), bound(l, following));
+                let range = (bound(l, owner), bound(l, following));
                 let counter = l.b.ins().imul_imm_u(wide_workers, i64::from(ticket));
                 let counter = l.b.ins().iadd(counter, owner);
                 let counter = l.b.ins().imul_imm_u(counter, TICKET_BYTES as i64);
                 let counter = l.b.ins().iadd(l.tickets, counter);
-                let draw = move |l: &mut Self| {
-                    let one = l.b.ins().iconst(types::I32, 1);
-                    let drawn = l.b.ins().atomic_rmw(types::I32, MemFlagsData::new(), AtomicRmwOp::Add, counter, one);
-                    l.b.ins().iadd(start, drawn)
-                };
-                let first = draw(l);
-                l.counted(
-                    first,
-                    |l, i| l.b.ins().icmp(IntCC::UnsignedLessThan, i, end),
-                    |l, i| l.iteration(index, i, body),
-                    |l, _| draw(l),
-                )
+                l.range(past, range, counter, index, body)
             },
             |l, past| l.b.ins().iadd_imm_u(past, 1),
         )
+    }
+
+    /// Takes indices of a range until none are left: one from the front if it is this worker's own (`past` is 0), else half
+    /// of what is left from the back, so that both go on in order.
+    fn range(&mut self, past: V, (start, end): (V, V), counter: V, index: Value, body: &[Stmt]) -> Result<()> {
+        let [take, own, look, steal, taken, after] = std::array::from_fn(|_| self.b.create_block());
+        let first = self.b.append_block_param(taken, types::I32);
+        let limit = self.b.append_block_param(taken, types::I32);
+        // The first index that is left and the one after the last; the former is beyond the latter if the owner has
+        // looked in vain.
+        let left = |l: &mut Self, word: V| {
+            let (front, back) = (l.b.ins().ireduce(types::I32, word), l.b.ins().ushr_imm_u(word, 32));
+            let back = l.b.ins().ireduce(types::I32, back);
+            (l.b.ins().iadd(start, front), l.b.ins().isub(end, back))
+        };
+        self.b.ins().jump(take, &[]);
+
+        self.b.switch_to_block(take);
+        self.b.ins().brif(past, look, &[], own, &[]);
+
+        self.b.switch_to_block(own);
+        let one = self.b.ins().iconst(types::I64, 1);
+        let word = self.b.ins().atomic_rmw(types::I64, MemFlagsData::new(), AtomicRmwOp::Add, counter, one);
+        let (i, stop) = left(self, word);
+        let next = self.b.ins().iadd_imm_u(i, 1);
+        let there = self.b.ins().icmp(IntCC::SignedLessThan, i, stop);
+        self.b.ins().brif(there, taken, &[i, next].map(BlockArg::Value), after, &[]);
+
+        self.b.switch_to_block(look);
+        let word = self.b.ins().atomic_load(types::I64, MemFlagsData::new(), counter);
+        let (i, stop) = left(self, word);
+        let there = self.b.ins().icmp(IntCC::SignedLessThan, i, stop);
+        self.b.ins().brif(there, steal, &[], after, &[]);
+
+        self.b.switch_to_block(steal);
+        let count = self.b.ins().isub(stop, i);
+        let count = self.b.ins().iadd_imm_u(count, 1);
+        let half = self.b.ins().ushr_imm_u(count, 1);
+        let from = self.b.ins().isub(stop, half);
+        let more = self.wide(half);
+        let more = self.b.ins().ishl_imm_u(more, 32);
+        let new = self.b.ins().iadd(word, more);
+        let found = self.b.ins().atomic_cas(MemFlagsData::new(), counter, word, new);
+        let ours = self.b.ins().icmp(IntCC::Equal, found, word);
+        self.b.ins().brif(ours, taken, &[from, stop].map(BlockArg::Value), look, &[]);
+
+        self.b.switch_to_block(taken);
+        self.counted(
+            first,
+            |l, i| l.b.ins().icmp(IntCC::UnsignedLessThan, i, limit),
+            |l, i| l.iteration(index, i, body),
+            |l, i| l.b.ins().iadd_imm_u(i, 1),
+        )?;
+        self.b.ins().jump(take, &[]);
+        self.b.switch_to_block(after);
+        Ok(())
     }
 
     fn wide(&mut self, v: V) -> V {

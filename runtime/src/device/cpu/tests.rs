@@ -3,6 +3,7 @@
 use super::*;
 use ir::abi::BarrierFn;
 use ir::work::Work;
+use std::sync::atomic::AtomicU32;
 
 fn device(workers: usize) -> CpuDevice {
     CpuDevice::new(Target::by_name("x86-64").unwrap(), workers).unwrap()
@@ -36,7 +37,7 @@ impl View<'_> {
         // SAFETY: the tests register enough stages.
         unsafe { &*self.frame.tickets.cast::<Ticket>().add(stage * self.frame.workers as usize) }
             .0
-            .fetch_add(1, Ordering::Relaxed)
+            .fetch_add(1, Ordering::Relaxed) as u32
     }
     fn barrier(&self) {
         // SAFETY: entry 0 of the table is the barrier, and this runs on its pool.
