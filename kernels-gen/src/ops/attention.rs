@@ -112,8 +112,8 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
     let units = g.b.imul_const(per_head, kv_heads);
     let softmax = g.target.atom(Meaning::Softmax);
     g.parallel(units, |g, unit| {
-        let by = g.b.size(kv_heads);
-        let (part, h) = (g.b.udiv(unit, by), g.b.urem(unit, by));
+        // Head by head, so that a worker reads each one's positions in order.
+        let (h, part) = divide(&mut g.b, unit, per_head, kv_heads);
         let zero = g.b.int(0);
         let first = if split > 0 { zero } else { g.b.imul_const(part, tokens) };
         let left = g.b.isub(step_tokens, first);
@@ -180,6 +180,21 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
         });
     });
     Ok(())
+}
+
+/// Quotient, below `most`, and rest.
+fn divide(b: &mut Builder, value: Value, by: Value, most: usize) -> (Value, Value) {
+    let zero = b.int(0);
+    let (quotient, rest) = (b.var(zero), b.var(value));
+    b.for_n(most - 1, 1, |b, _| {
+        let (q, left) = (b.get(quotient), b.get(rest));
+        let done = b.compare(Compare::ULt, left, by);
+        let (more, less) = (b.iadd_const(q, 1), b.isub(left, by));
+        let (q, left) = (b.select(done, q, more), b.select(done, left, less));
+        b.set(quotient, q);
+        b.set(rest, left);
+    });
+    (b.get(quotient), b.get(rest))
 }
 
 /// Calls `f(token, query head in the group, row)` for each row of a unit.
