@@ -30,7 +30,7 @@ fn timed(n: u64, mut f: impl FnMut()) -> Duration {
 }
 
 /// Columns of the weights.
-const K: usize = 4096;
+const K: usize = 2048;
 /// Bytes of weights that no cache holds.
 const STREAM: usize = 128 << 20;
 /// Elements of a head.
@@ -72,7 +72,7 @@ fn dots(c: &mut Criterion) {
             ("tokens 128", 128, 1 << 20),
         ] {
             let pieces = Layout::Rows16.pieces(format, K);
-            let tiles = (working_set / tile).next_multiple_of(pieces.tiles);
+            let tiles = (working_set / tile).max(1).next_multiple_of(pieces.tiles);
             // In the order of memory: byte, first column and number of columns of each piece.
             let mut at = 0;
             let walk: Vec<(usize, usize, usize)> = (0..tiles / pieces.tiles * pieces.count * pieces.tiles)
