@@ -67,6 +67,11 @@ impl Layout {
         Pieces { columns: columns_each, count: columns.div_ceil(columns_each), tiles: GROUP_TILES }
     }
 
+    /// Rows that are padded to: those of a group of tiles.
+    pub fn group_rows(self, format: Format, columns: usize) -> usize {
+        self.tile_rows() * self.pieces(format, columns).tiles
+    }
+
     /// Consecutive blocks whose fields count as one: single float elements, until they make up a unit.
     pub fn span(self, format: Format) -> usize {
         if self == Layout::Rows32 && format.block == 1 { LANE_BYTES / format.bytes as usize } else { 1 }
@@ -152,8 +157,7 @@ impl TensorType {
     /// Bytes of a weight in its layout, padding included; `None` if it is no GGML format.
     pub fn weight_bytes(&self) -> Option<u64> {
         let Elem::Ggml(format) = self.elem else { return None };
-        let group = self.layout.tile_rows() * self.layout.pieces(format, self.columns()).tiles;
-        let rows = self.rows().next_multiple_of(group);
+        let rows = self.rows().next_multiple_of(self.layout.group_rows(format, self.columns()));
         Some(rows as u64 * format.bytes_of(self.columns() as u64))
     }
 }

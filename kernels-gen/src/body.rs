@@ -1,6 +1,6 @@
 //! Reads a fusion's body: which matrix products it has, where their input rows come from, what follows them.
 
-use ir::abi::{Q8_BLOCK, Q8_BYTES, TILE_ROWS, f32_row_bytes, q8_row_bytes};
+use ir::abi::{TILE_ROWS, f32_row_bytes, q8_row_bytes};
 use ir::graph::{Graph, Node, Op, Ref};
 use ir::quant::Format;
 use ir::tensor::{Elem, Layout, Pieces, TensorType};
@@ -140,11 +140,6 @@ impl RowLayout {
         } else {
             (self.float.unwrap_or(0), self.float_stride)
         }
-    }
-
-    /// Bytes of so many columns of the rows that `matrix` wants.
-    pub fn bytes_of(matrix: &Matrix, columns: usize) -> usize {
-        if matrix.wants_int8() { columns / Q8_BLOCK * Q8_BYTES } else { columns * 4 }
     }
 
     pub fn float_stride(&self) -> usize {

@@ -308,7 +308,7 @@ fn dot_piece(
     let tiles_before = b.imul_const(in_group, tile_bytes(columns));
     let at = b.iadd(group, before);
     let at = b.iadd(at, tiles_before);
-    let from = b.imul_const(piece, RowLayout::bytes_of(m, pieces.columns));
+    let from = b.imul_const(piece, m.format.dot.activation_bytes(pieces.columns));
     let from = b.iadd_const(from, offset);
     let w = g.param(m.param);
     let b = &mut g.b;

@@ -4,7 +4,7 @@
 //! tokens, counting a multiply-add as one element, over weights that stay in L3.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ir::abi::{AccumulateFn, Atom, DotFn, KV_BLOCK, Meaning, Q8_BLOCK, Q8_BYTES, ScoresFn, TILE_ROWS};
+use ir::abi::{AccumulateFn, Atom, DotFn, KV_BLOCK, Meaning, ScoresFn, TILE_ROWS};
 use ir::abi::{f32_row_bytes, kv_f16_row_bytes, kv_q8_row_bytes, q8_row_bytes};
 use ir::quant::{self, Format};
 use ir::target::Isa;
@@ -75,12 +75,13 @@ fn dots(c: &mut Criterion) {
             let tiles = (working_set / tile).max(1).next_multiple_of(pieces.tiles);
             // In the order of memory: byte, first column and number of columns of each piece.
             let mut at = 0;
-            let walk: Vec<(usize, usize, usize)> = (0..tiles / pieces.tiles * pieces.count * pieces.tiles)
+            let walk: Vec<(usize, usize, usize)> = (0..tiles * pieces.count)
                 .map(|i| {
                     let first = i / pieces.tiles % pieces.count * pieces.columns;
                     let columns = pieces.columns.min(K - first);
+                    let start = at;
                     at += format.bytes_of(columns as u64) as usize * TILE_ROWS;
-                    (at - format.bytes_of(columns as u64) as usize * TILE_ROWS, first, columns)
+                    (start, first, columns)
                 })
                 .collect();
             let activations = bytes(tokens * row);
@@ -96,11 +97,7 @@ fn dots(c: &mut Criterion) {
                             // SAFETY: a piece of the weights, `tokens` rows of activations and outputs.
                             unsafe {
                                 let w = weights.as_ptr().cast::<u8>().add(w);
-                                let a = activations.as_ptr().cast::<u8>().add(if form.wants_int8() {
-                                    first / Q8_BLOCK * Q8_BYTES
-                                } else {
-                                    first * 4
-                                });
+                                let a = activations.as_ptr().cast::<u8>().add(form.activation_bytes(first));
                                 dot(w, a, out.as_mut_ptr(), columns, tokens, row, TILE_ROWS, first);
                             }
                         }

@@ -1,9 +1,9 @@
 //! `Layout::Rows` to the interleaved layouts: for the dot microkernels, and for the warps of a GPU.
 //!
 //! Tiles of 16 or 32 rows, some cut into pieces; in a piece block after block; in a block unit after unit, in the layout's
-//! order, each for the rows of the tile in turn. A permutation of bytes, so lossless; rows past the last are zero bytes. It is written over
-//! the fields and stripes of the format alone. Next hop: the loader repacks straight from the mapped file into the weight's
-//! memory.
+//! order, each for the rows of the tile in turn. A permutation of bytes, so lossless; rows past the last are zero bytes. It
+//! is written over the fields and stripes of the format alone. Next hop: the loader repacks straight from the mapped file
+//! into the weight's memory.
 
 use ir::abi::{TILE_ROWS, WARP_ROWS};
 use ir::quant::Format;
@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 /// Bytes of `rows` x `columns` weights in `layout`, padding included.
 pub fn bytes(layout: Layout, format: Format, rows: usize, columns: usize) -> usize {
-    rows.next_multiple_of(Cut::new(layout, format, columns).group_rows()) * row_bytes(format, columns)
+    rows.next_multiple_of(layout.group_rows(format, columns)) * row_bytes(format, columns)
 }
 
 /// Brings `src` (`rows` rows of `columns` elements, as in the file) to `layout` in `dst`, of [`bytes`] bytes. Groups of
@@ -85,8 +85,7 @@ struct Piece {
 impl Cut {
     fn new(layout: Layout, format: Format, columns: usize) -> Cut {
         let pieces = layout.pieces(format, columns);
-        let row = row_bytes(format, columns);
-        let part = if pieces.count == 1 { row } else { row_bytes(format, pieces.columns) };
+        let (row, part) = (row_bytes(format, columns), row_bytes(format, pieces.columns));
         Cut { tile_rows: layout.tile_rows(), tiles: pieces.tiles, row, part }
     }
 
@@ -313,7 +312,7 @@ mod tests {
                 }
                 units.sort_unstable();
                 let pieces = layout.pieces(format, columns);
-                let part = if pieces.count == 1 { row } else { row_bytes(format, pieces.columns) };
+                let part = row_bytes(format, pieces.columns);
                 let mut want = Vec::new();
                 for group in 0..rows.div_ceil(tile_rows * pieces.tiles) {
                     for (p, t) in (0..pieces.count).flat_map(|p| (0..pieces.tiles).map(move |t| (p, t))) {

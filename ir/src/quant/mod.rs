@@ -9,6 +9,7 @@ mod ggml;
 mod grid;
 mod unpack;
 
+use crate::abi::{Q8_BLOCK, Q8_BYTES};
 pub use ggml::{GGML_TYPES, GgmlType, ggml_type};
 pub use mxfp4::HALVES as E2M1_HALVES;
 pub use unpack::{Quad, Scaling, Unpack, Unpacked, Wide};
@@ -157,6 +158,11 @@ impl DotForm {
     /// Whether activations are quantised to int8 for this form.
     pub fn wants_int8(self) -> bool {
         !matches!(self, DotForm::Float(_))
+    }
+
+    /// Bytes of `columns` activations as this form takes them, a multiple of [`Q8_BLOCK`] where they are int8.
+    pub fn activation_bytes(self, columns: usize) -> usize {
+        if self.wants_int8() { columns / Q8_BLOCK * Q8_BYTES } else { columns * 4 }
     }
 }
 
