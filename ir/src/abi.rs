@@ -7,7 +7,7 @@
 use crate::quant::{DotForm, FloatKind, Scale};
 
 /// Version of everything in this module; the manifest records it and the runtime refuses another.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// Rows that [`crate::tensor::Layout::Rows16`] interleaves, and that a dot atom computes at once.
 pub const TILE_ROWS: usize = 16;
@@ -119,10 +119,11 @@ pub type DotFn = unsafe extern "C" fn(
     out_stride: usize,
     add: usize,
 );
-/// `out[r * KV_BLOCK + p] = q[r] . K[p]` for `rows` query rows of `head` floats and `positions <= KV_BLOCK` positions.
+/// `out[r * KV_BLOCK + p] = q[r] . K[p]` for `rows` query rows of `head` floats and the first `positions <= KV_BLOCK` keys of a
+/// block of [`crate::tensor::Layout::Keys`]. What is past them in the last tile's 16 is anything.
 pub type ScoresFn =
     unsafe extern "C" fn(q: *const f32, keys: *const u8, out: *mut f32, head: usize, positions: usize, rows: usize);
-/// `acc[r * head + d] += sum over p of weights[r * KV_BLOCK + p] * V[p, d]`.
+/// `acc[r * head + d] += sum over p of weights[r * KV_BLOCK + p] * V[p, d]`, of values that lie row after row.
 pub type AccumulateFn = unsafe extern "C" fn(
     weights: *const f32,
     values: *const u8,

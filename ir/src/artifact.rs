@@ -10,7 +10,7 @@ use crate::graph::{MOST_TOP, check_shape};
 use crate::kernel::Grid;
 use crate::plan::{Buffer, Place, Plan, Step, Top};
 use crate::quant::Format;
-use crate::tensor::TensorType;
+use crate::tensor::{Layout, TensorType};
 use crate::work::Work;
 use crate::{Error, Result, Verified};
 use serde::{Deserialize, Serialize};
@@ -36,8 +36,16 @@ pub struct State {
     pub name: String,
     /// Format and shape \[kv heads, context, head\].
     pub ty: TensorType,
-    /// Size, with row padding.
+    /// Size, with padding, from its first row on. In [`Layout::Values`] that is in the memory of the state before it, which
+    /// has the layer's keys.
     pub bytes: u64,
+}
+
+impl State {
+    /// Bytes of memory that it takes for itself.
+    pub fn own_bytes(&self) -> u64 {
+        if self.ty.layout == Layout::Values { 0 } else { self.bytes }
+    }
 }
 
 /// A compiled kernel.
@@ -184,6 +192,9 @@ impl Manifest {
             if kernel.is_some_and(|params| params != Some(2)) {
                 return bad(format!("weight '{}' has no kernel of two parameters that repacks it", w.name));
             }
+            if matches!(w.ty.layout, Layout::Keys | Layout::Values) {
+                return bad(format!("weight '{}' has the layout of a KV cache", w.name));
+            }
         }
         for (i, s) in self.states.iter().enumerate() {
             if s.ty.shape.len() != 3
@@ -191,6 +202,10 @@ impl Manifest {
                 || crate::tensor::kv_bytes(&s.ty) != Some(s.bytes)
             {
                 return bad(format!("state {i} has the wrong shape or size"));
+            }
+            let keys = TensorType { layout: Layout::Keys, ..s.ty.clone() };
+            if s.ty.layout == Layout::Values && i.checked_sub(1).is_none_or(|before| self.states[before].ty != keys) {
+                return bad(format!("state {i} has values, and the one before it not their keys"));
             }
         }
         for e in &self.entries {

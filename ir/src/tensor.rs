@@ -1,6 +1,6 @@
 //! Tensor types: what an edge of the graph carries.
 
-use crate::abi::{LANE_BYTES, TILE_ROWS, WARP_ROWS};
+use crate::abi::{KV_BLOCK, LANE_BYTES, TILE_ROWS, WARP_ROWS};
 use crate::quant::{self, Field, Format};
 use serde::{Deserialize, Serialize};
 
@@ -38,21 +38,27 @@ pub enum Layout {
     /// Row after row; quantised rows as in the GGUF file.
     #[default]
     Rows,
-    /// Weights only. Tiles of 16 rows; in a tile block after block; in a block unit after unit, in the order of the
-    /// format's [`stripes`](quant::QuantFormat::stripes), each for the 16 rows in turn. Large tiles are cut into
-    /// [`Pieces`], and those of a group of tiles lie piece by piece. Rows are padded to whole groups with zero bytes.
+    /// Weights: tiles of 16 rows; in a tile block after block; in a block unit after unit, in the order of the format's
+    /// [`stripes`](quant::QuantFormat::stripes), each for the 16 rows in turn. Large tiles are cut into [`Pieces`], and
+    /// those of a group of tiles lie piece by piece. Rows are padded to whole groups with zero bytes.
     Rows16,
     /// The same for GPUs: 32 rows, one for each lane of a warp, field after field, with units of up to 16 bytes, a lane's
     /// widest load.
     Rows32,
+    /// Keys of a KV cache, with the values of the layer in one memory: head after head; in a head, by blocks of
+    /// [`KV_BLOCK`] positions, keys, then values. Keys are tiles of 16 positions, in a tile element after element, then
+    /// scale after scale, each for the 16 positions in turn. Positions are padded to whole blocks.
+    Keys,
+    /// Values of a KV cache whose keys are [`Layout::Keys`]: from the first block of values on, position after position.
+    Values,
 }
 
 impl Layout {
     /// Rows that are interleaved.
     pub fn tile_rows(self) -> usize {
         match self {
-            Layout::Rows => 1,
-            Layout::Rows16 => TILE_ROWS,
+            Layout::Rows | Layout::Values => 1,
+            Layout::Rows16 | Layout::Keys => TILE_ROWS,
             Layout::Rows32 => WARP_ROWS,
         }
     }
@@ -79,13 +85,11 @@ impl Layout {
 
     /// Bytes of a field that stay together when rows are interleaved.
     pub fn unit(self, format: Format, field: &Field) -> usize {
-        match self {
-            Layout::Rows | Layout::Rows16 => field.unit as usize,
-            Layout::Rows32 => {
-                let bytes = field.bytes as usize * self.span(format);
-                (1 << bytes.trailing_zeros()).clamp(field.unit as usize, LANE_BYTES)
-            }
+        if self != Layout::Rows32 {
+            return field.unit as usize;
         }
+        let bytes = field.bytes as usize * self.span(format);
+        (1 << bytes.trailing_zeros()).clamp(field.unit as usize, LANE_BYTES)
     }
 
     /// Where byte `at` of a block is before its rows are interleaved.
@@ -99,6 +103,8 @@ impl Layout {
             Layout::Rows => "",
             Layout::Rows16 => "@rows16",
             Layout::Rows32 => "@rows32",
+            Layout::Keys => "@keys",
+            Layout::Values => "@values",
         }
     }
 }
@@ -172,11 +178,40 @@ impl std::fmt::Display for TensorType {
     }
 }
 
-/// Bytes of a KV cache \[heads, context, head\] of a GGML format, rows as in [`crate::abi`]; `None` if the format is not
-/// one of a KV cache.
+/// How the rows of a KV cache lie in memory, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvRows {
+    /// Of one position of one head.
+    pub row: usize,
+    /// From [`KV_BLOCK`] positions of a head to the next.
+    pub block: usize,
+    /// From a head to the next.
+    pub head: usize,
+    /// From the beginning of the layer's memory to the first row.
+    pub first: usize,
+}
+
+/// The rows of a KV cache \[heads, context, head\] of a GGML format, which are those of [`crate::abi`]; `None` if the format
+/// is not one of a KV cache.
+pub fn kv_rows(ty: &TensorType) -> Option<KvRows> {
+    let &[_, context, head] = ty.shape.as_slice() else { return None };
+    let row = kv_row_bytes(ty.elem, head)?;
+    let half = row.checked_mul(KV_BLOCK)?;
+    Some(match ty.layout {
+        Layout::Keys | Layout::Values => KvRows {
+            row,
+            block: half.checked_mul(2)?,
+            head: context.div_ceil(KV_BLOCK).checked_mul(half.checked_mul(2)?)?,
+            first: if ty.layout == Layout::Values { half } else { 0 },
+        },
+        _ => KvRows { row, block: half, head: context.checked_mul(row)?, first: 0 },
+    })
+}
+
+/// Bytes of a KV cache from its first row on.
 pub fn kv_bytes(ty: &TensorType) -> Option<u64> {
-    let &[heads, context, head] = ty.shape.as_slice() else { return None };
-    (heads as u64).checked_mul(context as u64)?.checked_mul(kv_row_bytes(ty.elem, head)? as u64)
+    let rows = kv_rows(ty)?;
+    (*ty.shape.first()? as u64).checked_mul(rows.head as u64)?.checked_sub(rows.first as u64)
 }
 
 /// Bytes of one position of one head in a KV cache of `elem`.

@@ -6,7 +6,7 @@
 use crate::Result;
 use crate::graph::{Graph, Op, Ref};
 use crate::spec::KernelSpec;
-use crate::tensor::{Elem, TensorType, kv_bytes};
+use crate::tensor::{Elem, TensorType, kv_row_bytes};
 use serde::{Deserialize, Serialize};
 
 /// What a body does with one of its parameters or results.
@@ -77,7 +77,7 @@ impl Work {
         let (body, tokens) = (&spec.body, spec.tokens as u64);
         let mut work = Work::default();
         let floats = |ty: &TensorType| ty.elements() as u64 * 4;
-        let position = |ty: &TensorType| kv_bytes(ty).unwrap_or(0) / ty.shape.get(1).map_or(1, |&n| n.max(1) as u64);
+        let position = |ty: &TensorType| (ty.shape[0] * kv_row_bytes(ty.elem, ty.columns()).unwrap_or(0)) as u64;
         for (n, ty) in body.params()?.into_iter().enumerate() {
             match Role::of(body, n as u32) {
                 Role::Matrix => {

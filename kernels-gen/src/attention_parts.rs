@@ -2,9 +2,10 @@
 
 use crate::generator::Generator;
 use crate::matmul::sum_columns;
+use ir::Result;
 use ir::abi::{KV_BLOCK, Meaning, Q8_BLOCK};
 use ir::kernel::{Arg, Buf, Builder, Mem, Value};
-use ir::tensor::Elem;
+use ir::tensor::{Elem, KvRows, Layout};
 
 /// The cache of one layer.
 #[derive(Debug, Clone, Copy)]
@@ -12,9 +13,8 @@ pub(crate) struct Cache {
     pub buf: Buf,
     pub elem: Elem,
     pub head: usize,
-    pub row_bytes: usize,
-    /// Bytes of all positions of a head.
-    pub head_bytes: usize,
+    pub rows: KvRows,
+    pub layout: Layout,
 }
 
 impl Cache {
@@ -22,11 +22,11 @@ impl Cache {
         self.elem != Elem::F16
     }
 
-    /// Byte index of a position of a head.
-    fn row(&self, b: &mut Builder, (h, p): (Value, Value)) -> Value {
-        let first = b.imul_const(h, self.head_bytes);
-        let row = b.imul_const(p, self.row_bytes);
-        b.iadd(first, row)
+    /// Byte index of the block that begins with a position of a head.
+    fn block(&self, b: &mut Builder, (h, p): (Value, Value)) -> Value {
+        let first = b.imul_const(h, self.rows.head);
+        let block = b.imul_const(p, self.rows.block / KV_BLOCK);
+        b.iadd(first, block)
     }
 
     /// Elements i.. i + 4 (i a multiple of 4) of the row at byte `row`.
@@ -60,25 +60,44 @@ impl Cache {
     }
 }
 
-fn call(g: &mut Generator<'_>, meaning: Meaning, operands: [Arg; 3], head: usize, n: Value, rows: Value) -> bool {
-    let Some(atom) = g.target.atom(meaning) else { return false };
-    let head = g.b.size(head);
+/// Calls the microkernel, if there is one for rows in this layout.
+fn call(
+    g: &mut Generator<'_>,
+    (meaning, layout): (Meaning, Layout),
+    cache: &Cache,
+    operands: [Arg; 3],
+    n: Value,
+    rows: Value,
+) -> bool {
+    let Some(atom) = g.target.atom(meaning).filter(|_| cache.layout == layout) else { return false };
+    let head = g.b.size(cache.head);
     let [x, y, z] = operands;
     g.b.call(atom, vec![x, y, z, Arg::Int(head), Arg::Int(n), Arg::Int(rows)]);
     true
 }
 
 /// s\[r * KV_BLOCK + i\] = q\[r\] . K\[p + i\] for `rows` rows and `n` positions.
-pub(crate) fn scores(g: &mut Generator<'_>, keys: &Cache, at: (Value, Value), q: Buf, s: Buf, n: Value, rows: Value) {
+pub(crate) fn scores(
+    g: &mut Generator<'_>,
+    keys: &Cache,
+    at: (Value, Value),
+    q: Buf,
+    s: Buf,
+    n: Value,
+    rows: Value,
+) -> Result<()> {
     let zero = g.b.int(0);
-    let base = keys.row(&mut g.b, at);
+    let base = keys.block(&mut g.b, at);
     let operands = [Arg::Address(q, zero), Arg::Address(keys.buf, base), Arg::Address(s, zero)];
-    if call(g, Meaning::Scores { q8: keys.is_int8() }, operands, keys.head, n, rows) {
-        return;
+    if call(g, (Meaning::Scores { q8: keys.is_int8() }, Layout::Keys), keys, operands, n, rows) {
+        return Ok(());
+    }
+    if keys.layout != Layout::Rows {
+        return Err(g.unsupported("keys in tiles"));
     }
     let b = &mut g.b;
     b.for_(zero, n, 1, |b, i| {
-        let row = b.imul_const(i, keys.row_bytes);
+        let row = b.imul_const(i, keys.rows.row);
         let row = b.iadd(base, row);
         b.for_(zero, rows, 1, |b, r| {
             let from = b.imul_const(r, keys.head);
@@ -93,6 +112,7 @@ pub(crate) fn scores(g: &mut Generator<'_>, keys: &Cache, at: (Value, Value), q:
             b.store(s, to, Mem::F32, score);
         });
     });
+    Ok(())
 }
 
 /// acc\[r\] += sum over i < n of s\[r * KV_BLOCK + i\] * V\[p + i\].
@@ -106,14 +126,14 @@ pub(crate) fn accumulate(
     rows: Value,
 ) {
     let zero = g.b.int(0);
-    let base = values.row(&mut g.b, at);
+    let base = values.block(&mut g.b, at);
     let operands = [Arg::Address(s, zero), Arg::Address(values.buf, base), Arg::Address(acc, zero)];
-    if call(g, Meaning::Accumulate { q8: values.is_int8() }, operands, values.head, n, rows) {
+    if call(g, (Meaning::Accumulate { q8: values.is_int8() }, Layout::Values), values, operands, n, rows) {
         return;
     }
     let b = &mut g.b;
     b.for_(zero, n, 1, |b, i| {
-        let row = b.imul_const(i, values.row_bytes);
+        let row = b.imul_const(i, values.rows.row);
         let row = b.iadd(base, row);
         b.for_n(values.head, 4, |b, c| {
             let v = values.load4(b, row, c);

@@ -1,51 +1,52 @@
-//! Attention inner loops over one block of KV positions, for AVX2, FMA and F16C; AVX-512 targets use them too.
+//! Attention inner loops over one block of KV positions.
 //!
-//! Eight accumulators are live: query rows times positions for scores, query rows times vectors of 8 elements for
-//! accumulation. Rows go four at a time, then two, then one. The float operations of an output are the same in all
-//! cases, so it does not depend on how many rows and positions there are. Each pass over the positions prefetches its share
-//! of the block that comes after this one, line by line: L1 can wait for few lines, and stalls when asked for many at once.
+//! Keys lie in tiles of 16 positions ([`ir::tensor::Layout::Rows16`]), so that a vector is one element of them all and a score
+//! a lane, which nothing has to be summed over; values lie row by row, so that a vector is a part of an output. Query rows
+//! go four at a time, then two, then one, with more tiles or vectors the fewer they are. The float operations of an output
+//! are the same in all cases, so it does not depend on how many rows and positions there are. Nothing is prefetched: a pass
+//! reads its block front to back, which the CPU sees by itself.
 
-use crate::simd::prefetch;
-use ir::abi::{KV_BLOCK, Q8_BLOCK, kv_f16_row_bytes, kv_q8_row_bytes};
+use crate::bytes::Bytes;
+use crate::simd::Simd;
+use ir::abi::{KV_BLOCK, Q8_BLOCK, TILE_ROWS, kv_f16_row_bytes, kv_q8_row_bytes};
 use std::arch::x86_64::*;
-
-/// Elements of a vector.
-const LANES: usize = 8;
-
-/// Positions that are accumulated between looks at what to prefetch.
-const GROUP: usize = 8;
 
 /// A KV row format.
 pub trait Row {
-    /// The scale of a block of 32 elements, if any.
-    type Scale: Copy;
+    /// Whether elements have a scale for every 32.
+    const SCALED: bool;
+    /// Bytes of an element.
+    const BYTES: usize;
     /// Bytes of a row of `head` elements.
     fn bytes(head: usize) -> usize;
-    /// The scale of block `block`.
+    /// Loads 16 elements without their scales.
     ///
     /// # Safety
-    /// The CPU has AVX2 and F16C; `row` is a row of `head` elements and the block is in it.
-    unsafe fn scale(row: *const u8, head: usize, block: usize) -> Self::Scale;
-    /// Elements `d..d + 8`, in a block of that scale.
+    /// They must be readable.
+    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::Float;
+    /// Loads elements `d..d + 8` of the row at `row` with their scale.
     ///
     /// # Safety
-    /// The CPU has AVX2 and F16C; `row` is a row of more than `d + 7` elements.
-    unsafe fn load(row: *const u8, d: usize, scale: Self::Scale) -> __m256;
+    /// The CPU has AVX2 and F16C; the row has `head` elements, more than `d + 7`.
+    unsafe fn eight(row: *const u8, head: usize, d: usize) -> __m256;
 }
 
 /// Rows of [`kv_f16_row_bytes`].
 pub struct F16;
 
 impl Row for F16 {
-    type Scale = ();
-    #[inline(always)]
+    const SCALED: bool = false;
+    const BYTES: usize = 2;
     fn bytes(head: usize) -> usize {
         kv_f16_row_bytes(head)
     }
     #[inline(always)]
-    unsafe fn scale(_: *const u8, _: usize, _: usize) {}
+    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::Float {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_f16(p) }
+    }
     #[inline(always)]
-    unsafe fn load(row: *const u8, d: usize, (): ()) -> __m256 {
+    unsafe fn eight(row: *const u8, _: usize, d: usize) -> __m256 {
         // SAFETY: the caller's promise.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(row.add(2 * d).cast())) }
     }
@@ -55,83 +56,53 @@ impl Row for F16 {
 pub struct Q8;
 
 impl Row for Q8 {
-    type Scale = __m256;
-    #[inline(always)]
+    const SCALED: bool = true;
+    const BYTES: usize = 1;
     fn bytes(head: usize) -> usize {
         kv_q8_row_bytes(head)
     }
     #[inline(always)]
-    unsafe fn scale(row: *const u8, head: usize, block: usize) -> __m256 {
+    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::Float {
         // SAFETY: the caller's promise.
-        unsafe {
-            let scale = row.add(head.next_multiple_of(Q8_BLOCK) + 2 * block).cast::<i16>().read_unaligned();
-            _mm256_cvtph_ps(_mm_set1_epi16(scale))
-        }
+        s.load_i8(Bytes(unsafe { _mm_loadu_si128(p.cast()) }))
     }
     #[inline(always)]
-    unsafe fn load(row: *const u8, d: usize, scale: __m256) -> __m256 {
+    unsafe fn eight(row: *const u8, head: usize, d: usize) -> __m256 {
         // SAFETY: the caller's promise.
         unsafe {
             let codes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(row.add(d).cast()));
-            _mm256_mul_ps(_mm256_cvtepi32_ps(codes), scale)
+            _mm256_mul_ps(_mm256_cvtepi32_ps(codes), _mm256_set1_ps(scale(row, head, d)))
         }
     }
 }
 
-/// What a pass prefetches of the next block.
-#[derive(Clone, Copy)]
-struct Ahead {
-    line: *const u8,
-    /// How far the pass has come.
-    to: *const u8,
-    /// Bytes for each position.
-    step: usize,
+/// Where the scale of element `d` is in an 8-bit row.
+#[inline(always)]
+fn scale_at(head: usize, d: usize) -> usize {
+    head.next_multiple_of(Q8_BLOCK) + 2 * (d / Q8_BLOCK)
 }
 
-impl Ahead {
-    /// Of the block after the one at `block`, the share from `first` on, of `part` of `all`.
-    #[inline(always)]
-    fn new(block: *const u8, row_bytes: usize, first: usize, part: usize, all: usize) -> Ahead {
-        let line = block.wrapping_add(KV_BLOCK * row_bytes + KV_BLOCK * row_bytes * first / all);
-        Ahead { line, to: line, step: (row_bytes * part).div_ceil(all) }
-    }
-
-    /// Prefetches the lines for so many positions.
-    #[inline(always)]
-    fn go_on(&mut self, positions: usize) {
-        self.to = self.to.wrapping_add(positions * self.step);
-        while self.line < self.to {
-            prefetch(self.line);
-            self.line = self.line.wrapping_add(64);
-        }
-    }
-}
-
-/// The sums of eight vectors.
+/// The scale of element `d` of the 8-bit row at `row`.
 ///
 /// # Safety
-/// The CPU has AVX2.
+/// The CPU has F16C; the row has `head` elements, more than `d`.
 #[inline(always)]
-unsafe fn sums(a: [__m256; 8]) -> [f32; 8] {
-    let mut out = [0.0; 8];
-    // SAFETY: the caller's features; `out` has the 32 bytes stored.
+unsafe fn scale(row: *const u8, head: usize, d: usize) -> f32 {
+    // SAFETY: the caller's promise.
     unsafe {
-        let low = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
-        let high = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
-        let first = _mm256_permute2f128_ps::<0x20>(low, high);
-        let last = _mm256_permute2f128_ps::<0x31>(low, high);
-        _mm256_storeu_ps(out.as_mut_ptr(), _mm256_add_ps(first, last));
+        let bits = row.add(scale_at(head, d)).cast::<i16>().read_unaligned();
+        _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(bits)))
     }
-    out
 }
 
 /// [`ir::abi::ScoresFn`].
 ///
 /// # Safety
-/// The CPU has AVX2, FMA and F16C. `q` has `rows * head` floats, `head` a multiple of 8; `keys` has `positions` rows of
-/// the format; `out` has `rows * KV_BLOCK` floats; `positions <= KV_BLOCK`.
+/// `q` has `rows * head` floats, `head` a multiple of 8; `keys` has the tiles of `positions` rows of the format; `out` has
+/// `rows * KV_BLOCK` floats; `positions <= KV_BLOCK`.
 #[inline(always)]
-pub unsafe fn scores<K: Row>(
+pub unsafe fn scores<S: Simd, K: Row>(
+    s: S,
     q: *const f32,
     keys: *const u8,
     out: *mut f32,
@@ -139,12 +110,13 @@ pub unsafe fn scores<K: Row>(
     positions: usize,
     rows: usize,
 ) {
+    let tiles = positions.div_ceil(TILE_ROWS);
     // SAFETY: the caller's promise. The lengths of most models as constants, so that strides fold into addresses.
     unsafe {
         match head {
-            64 => scores_any::<K>(q, keys, out, 64, positions, rows),
-            128 => scores_any::<K>(q, keys, out, 128, positions, rows),
-            _ => scores_any::<K>(q, keys, out, head, positions, rows),
+            64 => scores_any::<S, K>(s, q, keys, out, 64, tiles, rows),
+            128 => scores_any::<S, K>(s, q, keys, out, 128, tiles, rows),
+            _ => scores_any::<S, K>(s, q, keys, out, head, tiles, rows),
         }
     }
 }
@@ -154,79 +126,82 @@ pub unsafe fn scores<K: Row>(
 /// # Safety
 /// That of [`scores`].
 #[inline(always)]
-unsafe fn scores_any<K: Row>(
+unsafe fn scores_any<S: Simd, K: Row>(
+    s: S,
     q: *const f32,
     keys: *const u8,
     out: *mut f32,
     head: usize,
-    positions: usize,
+    tiles: usize,
     rows: usize,
 ) {
     let mut r = 0;
     // SAFETY: the caller's promise, for rows r to r + R.
     unsafe {
         while rows - r >= 4 {
-            scores_of::<K, 4, 2>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, (r, rows));
+            scores_of::<S, K, 4, 1>(s, q.add(r * head), keys, out.add(r * KV_BLOCK), head, tiles);
             r += 4;
         }
         if rows - r >= 2 {
-            scores_of::<K, 2, 4>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, (r, rows));
+            scores_of::<S, K, 2, 2>(s, q.add(r * head), keys, out.add(r * KV_BLOCK), head, tiles);
             r += 2;
         }
         if rows > r {
-            scores_of::<K, 1, 8>(q.add(r * head), keys, out.add(r * KV_BLOCK), head, positions, (r, rows));
+            scores_of::<S, K, 1, 4>(s, q.add(r * head), keys, out.add(r * KV_BLOCK), head, tiles);
         }
     }
 }
 
-/// Scores of `R` rows, `P` positions at a time, `R * P = 8`: of those from `r` on of `rows`.
+/// Scores of `R` rows, `T` tiles at a time: as many sums as hide the time that an addition takes.
 ///
 /// # Safety
 /// That of [`scores`], with `R` rows.
 #[inline(always)]
-unsafe fn scores_of<K: Row, const R: usize, const P: usize>(
+unsafe fn scores_of<S: Simd, K: Row, const R: usize, const T: usize>(
+    s: S,
     q: *const f32,
     keys: *const u8,
     out: *mut f32,
     head: usize,
-    positions: usize,
-    (r, rows): (usize, usize),
+    tiles: usize,
 ) {
-    let row_bytes = K::bytes(head);
-    let mut ahead = Ahead::new(keys, row_bytes, r, R, rows);
-    for first in (0..positions).step_by(P) {
-        let valid = P.min(positions - first);
-        ahead.go_on(P);
-        let mut row = [keys; P];
-        for (p, row) in row.iter_mut().enumerate() {
-            // SAFETY: a position below `positions`; those past the end repeat the last.
-            *row = unsafe { keys.add((first + p.min(valid - 1)) * row_bytes) };
+    let tile_bytes = TILE_ROWS * K::bytes(head);
+    for first in (0..tiles).step_by(T) {
+        let mut tile = [keys; T];
+        for (t, tile) in tile.iter_mut().enumerate() {
+            // Those past the end repeat the last.
+            *tile = keys.wrapping_add((first + t).min(tiles - 1) * tile_bytes);
         }
-        // SAFETY: elements of the rows; `out` has P valid floats from `first` for each row.
-        unsafe {
-            let mut acc = [_mm256_setzero_ps(); 8];
-            for d in (0..head).step_by(Q8_BLOCK) {
-                let mut scale = [K::scale(row[0], head, d / Q8_BLOCK); P];
-                for p in 1..P {
-                    scale[p] = K::scale(row[p], head, d / Q8_BLOCK);
-                }
-                for d in (d..head.min(d + Q8_BLOCK)).step_by(LANES) {
-                    for p in 0..P {
-                        let key = K::load(row[p], d, scale[p]);
-                        for r in 0..R {
-                            let q = _mm256_loadu_ps(q.add(r * head + d));
-                            acc[r * P + p] = _mm256_fmadd_ps(key, q, acc[r * P + p]);
-                        }
+        let mut sums = [[s.zero_float(); T]; R];
+        for block in (0..head).step_by(Q8_BLOCK) {
+            let mut part = if K::SCALED { [[s.zero_float(); T]; R] } else { sums };
+            for d in block..head.min(block + Q8_BLOCK) {
+                for t in 0..T {
+                    // SAFETY: an element of the tile's rows.
+                    let key = unsafe { K::load(s, tile[t].add(d * TILE_ROWS * K::BYTES)) };
+                    for r in 0..R {
+                        // SAFETY: an element of the query rows.
+                        let q = s.splat_float(unsafe { *q.add(r * head + d) });
+                        part[r][t] = s.fma_splat(key, q, part[r][t]);
                     }
                 }
             }
-            let sums = sums(acc);
-            for r in 0..R {
-                for p in 0..P {
-                    if p < valid {
-                        *out.add(r * KV_BLOCK + first + p) = sums[r * P + p];
-                    }
+            if !K::SCALED {
+                sums = part;
+                continue;
+            }
+            for t in 0..T {
+                // SAFETY: the scales of a block of the tile's rows.
+                let scales = unsafe { s.load_f16(tile[t].add(scale_at(head, block) * TILE_ROWS)) };
+                for r in 0..R {
+                    sums[r][t] = s.fma(part[r][t], scales, sums[r][t]);
                 }
+            }
+        }
+        for r in 0..R {
+            for t in 0..T.min(tiles - first) {
+                // SAFETY: a tile of the block's.
+                unsafe { s.store_f32(out.add(r * KV_BLOCK + (first + t) * TILE_ROWS), sums[r][t]) };
             }
         }
     }
@@ -238,7 +213,8 @@ unsafe fn scores_of<K: Row, const R: usize, const P: usize>(
 /// The CPU has AVX2, FMA and F16C. `weights` has `rows * KV_BLOCK` floats; `values` has `positions` rows of the format;
 /// `acc` has `rows * head` floats, `head` a multiple of 8; `positions <= KV_BLOCK`.
 #[inline(always)]
-pub unsafe fn accumulate<V: Row>(
+pub unsafe fn accumulate<S: Simd, V: Row>(
+    s: S,
     weights: *const f32,
     values: *const u8,
     acc: *mut f32,
@@ -246,13 +222,36 @@ pub unsafe fn accumulate<V: Row>(
     positions: usize,
     rows: usize,
 ) {
+    let block = |head| Block { weights, values, acc, head, positions };
     // SAFETY: the caller's promise. The lengths of most models as constants, so that strides fold into addresses.
     unsafe {
         match head {
-            64 => accumulate_any::<V>(weights, values, acc, 64, positions, rows),
-            128 => accumulate_any::<V>(weights, values, acc, 128, positions, rows),
-            _ => accumulate_any::<V>(weights, values, acc, head, positions, rows),
+            64 => accumulate_any::<S, V>(s, block(64), rows),
+            128 => accumulate_any::<S, V>(s, block(128), rows),
+            _ => accumulate_any::<S, V>(s, block(head), rows),
         }
+    }
+}
+
+/// Operands of [`accumulate`], of as many rows as its callees say.
+#[derive(Clone, Copy)]
+struct Block {
+    weights: *const f32,
+    values: *const u8,
+    acc: *mut f32,
+    head: usize,
+    positions: usize,
+}
+
+impl Block {
+    /// The block from row `r` on.
+    ///
+    /// # Safety
+    /// It has the row.
+    #[inline(always)]
+    unsafe fn from(self, r: usize) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Block { weights: self.weights.add(r * KV_BLOCK), acc: self.acc.add(r * self.head), ..self } }
     }
 }
 
@@ -261,101 +260,108 @@ pub unsafe fn accumulate<V: Row>(
 /// # Safety
 /// That of [`accumulate`].
 #[inline(always)]
-unsafe fn accumulate_any<V: Row>(
-    weights: *const f32,
-    values: *const u8,
-    acc: *mut f32,
-    head: usize,
-    positions: usize,
-    rows: usize,
-) {
+unsafe fn accumulate_any<S: Simd, V: Row>(s: S, block: Block, rows: usize) {
     let mut r = 0;
     // SAFETY: the caller's promise, for rows r to r + R.
     unsafe {
         while rows - r >= 4 {
-            accumulate_to::<V, 4, 2>(weights.add(r * KV_BLOCK), values, acc.add(r * head), head, positions, (r, rows));
+            // As many sums as there are registers.
+            if S::SUMS > 1 {
+                accumulate_to::<S, V, 4, 4>(s, block.from(r));
+            } else {
+                accumulate_to::<S, V, 4, 1>(s, block.from(r));
+            }
             r += 4;
         }
         if rows - r >= 2 {
-            accumulate_to::<V, 2, 4>(weights.add(r * KV_BLOCK), values, acc.add(r * head), head, positions, (r, rows));
+            accumulate_to::<S, V, 2, 2>(s, block.from(r));
             r += 2;
         }
         if rows > r {
-            accumulate_to::<V, 1, 8>(weights.add(r * KV_BLOCK), values, acc.add(r * head), head, positions, (r, rows));
+            accumulate_to::<S, V, 1, 4>(s, block.from(r));
         }
     }
 }
 
-/// Accumulates to `R` rows, `C` vectors at a time, `R * C = 8`: those from `r` on of `rows`.
+/// Accumulates to `R` rows, `C` vectors at a time.
 ///
 /// # Safety
 /// That of [`accumulate`], with `R` rows.
 #[inline(always)]
-unsafe fn accumulate_to<V: Row, const R: usize, const C: usize>(
-    weights: *const f32,
-    values: *const u8,
-    acc: *mut f32,
-    head: usize,
-    positions: usize,
-    (r, rows): (usize, usize),
-) {
-    let ahead = |d, part| Ahead::new(values, V::bytes(head), r * head + R * d, R * part, rows * head);
-    let whole = head / (C * LANES) * (C * LANES);
-    // SAFETY: vectors d to d + C of the row.
+unsafe fn accumulate_to<S: Simd, V: Row, const R: usize, const C: usize>(s: S, block: Block) {
+    let mut d = 0;
+    // SAFETY: elements of the rows.
     unsafe {
-        for d in (0..whole).step_by(C * LANES) {
-            accumulate_at::<V, R, C>(weights, values, acc, head, positions, d, ahead(d, C * LANES));
+        while block.head - d >= C * TILE_ROWS {
+            accumulate_at::<S, V, R, C>(s, block, d);
+            d += C * TILE_ROWS;
         }
-        for d in (whole..head).step_by(LANES) {
-            accumulate_at::<V, R, 1>(weights, values, acc, head, positions, d, ahead(d, LANES));
+        while block.head - d >= TILE_ROWS {
+            accumulate_at::<S, V, R, 1>(s, block, d);
+            d += TILE_ROWS;
+        }
+        if d < block.head {
+            for r in 0..R {
+                accumulate_eight::<V>(block.from(r), d);
+            }
         }
     }
 }
 
-/// Accumulates elements `d..d + C * 8` of `R` rows, `d` a multiple of `C * 8`.
+/// Accumulates elements `d..d + C * 16` of `R` rows.
 ///
 /// # Safety
 /// That of [`accumulate`], with `R` rows and the elements in them.
 #[inline(always)]
-unsafe fn accumulate_at<V: Row, const R: usize, const C: usize>(
-    weights: *const f32,
-    values: *const u8,
-    acc: *mut f32,
-    head: usize,
-    positions: usize,
-    d: usize,
-    mut ahead: Ahead,
-) {
+unsafe fn accumulate_at<S: Simd, V: Row, const R: usize, const C: usize>(s: S, block: Block, d: usize) {
+    let Block { weights, values, acc, head, positions } = block;
     // SAFETY: the caller's promise.
     unsafe {
-        let mut sum = [[_mm256_setzero_ps(); C]; R];
+        let mut sum = [[s.zero_float(); C]; R];
         for r in 0..R {
             for c in 0..C {
-                sum[r][c] = _mm256_loadu_ps(acc.add(r * head + d + c * LANES));
+                sum[r][c] = s.load_f32(acc.add(r * head + d + c * TILE_ROWS).cast());
             }
         }
-        let row_bytes = V::bytes(head);
-        for first in (0..positions).step_by(GROUP) {
-            ahead.go_on(GROUP);
-            for p in first..positions.min(first + GROUP) {
-                let row = values.add(p * row_bytes);
-                let mut value = [_mm256_setzero_ps(); C];
+        for p in 0..positions {
+            let row = values.add(p * V::bytes(head));
+            let mut value = [s.zero_float(); C];
+            for c in 0..C {
+                let d = d + c * TILE_ROWS;
+                value[c] = V::load(s, row.add(d * V::BYTES));
+                if V::SCALED {
+                    value[c] = s.mul_splat(value[c], s.splat_float(scale(row, head, d)));
+                }
+            }
+            for r in 0..R {
+                let weight = s.splat_float(*weights.add(r * KV_BLOCK + p));
                 for c in 0..C {
-                    let scale = V::scale(row, head, d / Q8_BLOCK + c * LANES / Q8_BLOCK);
-                    value[c] = V::load(row, d + c * LANES, scale);
-                }
-                for r in 0..R {
-                    let weight = _mm256_broadcast_ss(&*weights.add(r * KV_BLOCK + p));
-                    for c in 0..C {
-                        sum[r][c] = _mm256_fmadd_ps(weight, value[c], sum[r][c]);
-                    }
+                    sum[r][c] = s.fma_splat(value[c], weight, sum[r][c]);
                 }
             }
         }
         for r in 0..R {
             for c in 0..C {
-                _mm256_storeu_ps(acc.add(r * head + d + c * LANES), sum[r][c]);
+                s.store_f32(acc.add(r * head + d + c * TILE_ROWS), sum[r][c]);
             }
         }
+    }
+}
+
+/// Accumulates the last eight elements, from `d` on, of one row.
+///
+/// # Safety
+/// That of [`accumulate`], with one row and the elements in it.
+#[inline(always)]
+unsafe fn accumulate_eight<V: Row>(block: Block, d: usize) {
+    let Block { weights, values, acc, head, positions } = block;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sum = _mm256_loadu_ps(acc.add(d));
+        for p in 0..positions {
+            let value = V::eight(values.add(p * V::bytes(head)), head, d);
+            sum = _mm256_fmadd_ps(value, _mm256_set1_ps(*weights.add(p)), sum);
+        }
+        _mm256_storeu_ps(acc.add(d), sum);
     }
 }

@@ -181,6 +181,10 @@ impl Simd for Avx2 {
     fn float_of_bits(self, bits: Self::Word) -> Self::Float {
         both!(_mm256_castsi256_ps(bits))
     }
+    #[inline(always)]
+    fn bits_of_float(self, a: Self::Float) -> Self::Word {
+        both!(_mm256_castps_si256(a))
+    }
 
     #[inline(always)]
     fn group_start(self, _: i16, _: Self::SplatWord, _: usize, _: usize) -> Self::Word {
@@ -278,8 +282,40 @@ impl Simd for Avx2 {
         both!(_mm256_add_ps(a, b))
     }
     #[inline(always)]
+    fn sub(self, a: Self::Float, b: Self::Float) -> Self::Float {
+        both!(_mm256_sub_ps(a, b))
+    }
+    #[inline(always)]
     fn mul(self, a: Self::Float, b: Self::Float) -> Self::Float {
         both!(_mm256_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: Self::Float, b: Self::Float) -> Self::Float {
+        both!(_mm256_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn max(self, a: Self::Float, b: Self::Float) -> Self::Float {
+        both!(_mm256_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn largest_lane(self, a: Self::Float) -> f32 {
+        // SAFETY: the token proves the features.
+        unsafe {
+            let x = _mm256_max_ps(a.0, a.1);
+            let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+        }
+    }
+    #[inline(always)]
+    fn sum_lanes(self, a: Self::Float) -> f32 {
+        // SAFETY: the token proves the features.
+        unsafe {
+            let x = _mm256_add_ps(a.0, a.1);
+            let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+        }
     }
     #[inline(always)]
     fn mul_splat(self, a: Self::Float, b: Self::SplatFloat) -> Self::Float {

@@ -259,6 +259,10 @@ impl<const VBMI: bool> Simd for Avx512<VBMI> {
     fn float_of_bits(self, bits: Self::Word) -> Self::Float {
         op!(_mm512_castsi512_ps(bits))
     }
+    #[inline(always)]
+    fn bits_of_float(self, a: Self::Float) -> Self::Word {
+        op!(_mm512_castps_si512(a))
+    }
 
     #[inline(always)]
     fn kept_start(self, offset: i16, start: Self::SplatWord, groups: usize) -> Option<Self::Word> {
@@ -367,8 +371,28 @@ impl<const VBMI: bool> Simd for Avx512<VBMI> {
         op!(_mm512_add_ps(a, b))
     }
     #[inline(always)]
+    fn sub(self, a: Self::Float, b: Self::Float) -> Self::Float {
+        op!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
     fn mul(self, a: Self::Float, b: Self::Float) -> Self::Float {
         op!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: Self::Float, b: Self::Float) -> Self::Float {
+        op!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn max(self, a: Self::Float, b: Self::Float) -> Self::Float {
+        op!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn largest_lane(self, a: Self::Float) -> f32 {
+        op!(_mm512_reduce_max_ps(a))
+    }
+    #[inline(always)]
+    fn sum_lanes(self, a: Self::Float) -> f32 {
+        op!(_mm512_reduce_add_ps(a))
     }
     #[inline(always)]
     fn mul_splat(self, a: Self::Float, b: Self::SplatFloat) -> Self::Float {

@@ -104,6 +104,9 @@ impl Simd for Emulated {
     fn float_of_bits(self, bits: Self::Word) -> Self::Float {
         bits.map(f32::from_bits)
     }
+    fn bits_of_float(self, a: Self::Float) -> Self::Word {
+        a.map(f32::to_bits)
+    }
 
     fn kept_start(self, offset: i16, start: Self::SplatWord, groups: usize) -> Option<Self::Word> {
         let (offset, kept) = (i32::from(offset), -Q8_STARTS[groups - 1]);
@@ -179,8 +182,23 @@ impl Simd for Emulated {
     fn add(self, a: Self::Float, b: Self::Float) -> Self::Float {
         from_fn(|i| a[i] + b[i])
     }
+    fn sub(self, a: Self::Float, b: Self::Float) -> Self::Float {
+        from_fn(|i| a[i] - b[i])
+    }
     fn mul(self, a: Self::Float, b: Self::Float) -> Self::Float {
         from_fn(|i| a[i] * b[i])
+    }
+    fn div(self, a: Self::Float, b: Self::Float) -> Self::Float {
+        from_fn(|i| a[i] / b[i])
+    }
+    fn max(self, a: Self::Float, b: Self::Float) -> Self::Float {
+        from_fn(|i| a[i].max(b[i]))
+    }
+    fn largest_lane(self, a: Self::Float) -> f32 {
+        a.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    fn sum_lanes(self, a: Self::Float) -> f32 {
+        a.into_iter().sum()
     }
     fn mul_splat(self, a: Self::Float, b: Self::SplatFloat) -> Self::Float {
         a.map(|a| a * b)

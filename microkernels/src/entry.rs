@@ -51,9 +51,9 @@ macro_rules! dots {
 }
 
 macro_rules! all_dots {
-    ($(#[$doc:meta])* $module:ident, $simd:ty, $features:literal) => {
+    ($(#[$doc:meta])* $module:ident, $simd:ty, $features:literal, then $then:path) => {
         dots! {
-            $(#[$doc])* $module, $simd, $features, then super::fill_vector;
+            $(#[$doc])* $module, $simd, $features, then $then;
             f32 = DotF32: float F32;
             f16 = DotF16: float F16;
             bf16 = DotBf16: float Bf16;
@@ -81,11 +81,12 @@ macro_rules! all_dots {
 
 all_dots! {
     /// AVX2, FMA and F16C.
-    v3, Avx2, "avx2,fma,f16c"
+    v3, Avx2, "avx2,fma,f16c", then super::others_v3::fill
 }
 all_dots! {
     /// AVX-512 with VNNI.
-    v4, Avx512<false>, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"
+    v4, Avx512<false>, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c",
+    then super::others_v4::fill
 }
 
 dots! {
@@ -98,35 +99,60 @@ dots! {
     e2m1_power = DotE2M1Power: int E2M1Power;
 }
 
-/// Attention functions of one signature.
-macro_rules! attention {
-    ($($function:ident = $type:ident: $kernel:ident $row:ident($a:ident: $ta:ty, $b:ident: $tb:ty, $c:ident: $tc:ty);)*) => { $(
+/// A module of what is not dots over one [`crate::simd::Simd`], with a function that puts it into a table.
+macro_rules! others {
+    ($(#[$doc:meta])* $module:ident, $simd:ty, $features:literal) => {
+        $(#[$doc])*
+        mod $module {
+            use super::*;
+
+            others! {
+                @ $simd, $features;
+                scores_f16 = ScoresFn: attention::scores::<$simd, attention::F16>
+                    [q: *const f32, keys: *const u8, out: *mut f32, head: usize, positions: usize, rows: usize];
+                scores_q8 = ScoresFn: attention::scores::<$simd, attention::Q8>
+                    [q: *const f32, keys: *const u8, out: *mut f32, head: usize, positions: usize, rows: usize];
+                accumulate_f16 = AccumulateFn: attention::accumulate::<$simd, attention::F16>
+                    [weights: *const f32, values: *const u8, acc: *mut f32, head: usize, positions: usize, rows: usize];
+                accumulate_q8 = AccumulateFn: attention::accumulate::<$simd, attention::Q8>
+                    [weights: *const f32, values: *const u8, acc: *mut f32, head: usize, positions: usize, rows: usize];
+                softmax = SoftmaxFn: exp::softmax::<$simd>
+                    [scores: *mut f32, max: *mut f32, sum: *mut f32, acc: *mut f32, head: usize, seen: usize];
+                silu_times = SiluTimesFn: exp::silu_times::<$simd>
+                    [up: *const f32, y: *mut f32, tokens: usize, y_stride: usize];
+            }
+
+            /// Puts the atoms into the table, and that which is the same for all instruction sets.
+            pub fn fill(table: &mut Table) {
+                table[Atom::ScoresF16 as usize] = scores_f16 as ScoresFn as usize;
+                table[Atom::ScoresQ8 as usize] = scores_q8 as ScoresFn as usize;
+                table[Atom::AccumulateF16 as usize] = accumulate_f16 as AccumulateFn as usize;
+                table[Atom::AccumulateQ8 as usize] = accumulate_q8 as AccumulateFn as usize;
+                table[Atom::Softmax as usize] = softmax as SoftmaxFn as usize;
+                table[Atom::SiluTimes as usize] = silu_times as SiluTimesFn as usize;
+                table[Atom::Quantize as usize] = quantize::row as QuantizeFn as usize;
+            }
+        }
+    };
+    (@ $simd:ty, $features:literal;
+     $($function:ident = $type:ident: $kernel:path [$($operand:ident: $ty:ty),*];)*) => { $(
         #[doc = concat!("[`", stringify!($type), "`].")]
         ///
         /// # Safety
         /// Its contract, and the CPU must have the features.
-        #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe extern "C" fn $function($a: $ta, $b: $tb, $c: $tc, head: usize, positions: usize, rows: usize) {
+        #[target_feature(enable = $features)]
+        unsafe extern "C" fn $function($($operand: $ty),*) {
             // SAFETY: the features are enabled; the caller keeps the contract.
-            unsafe { attention::$kernel::<attention::$row>($a, $b, $c, head, positions, rows) }
+            unsafe { $kernel(<$simd>::new(), $($operand),*) }
         }
     )* };
 }
 
-attention! {
-    scores_f16 = ScoresFn: scores F16(q: *const f32, keys: *const u8, out: *mut f32);
-    scores_q8 = ScoresFn: scores Q8(q: *const f32, keys: *const u8, out: *mut f32);
-    accumulate_f16 = AccumulateFn: accumulate F16(weights: *const f32, values: *const u8, acc: *mut f32);
-    accumulate_q8 = AccumulateFn: accumulate Q8(weights: *const f32, values: *const u8, acc: *mut f32);
+others! {
+    /// AVX2, FMA and F16C.
+    others_v3, Avx2, "avx2,fma,f16c"
 }
-
-/// Puts the atoms that are the same for both instruction sets into the table.
-fn fill_vector(table: &mut Table) {
-    table[Atom::ScoresF16 as usize] = scores_f16 as ScoresFn as usize;
-    table[Atom::ScoresQ8 as usize] = scores_q8 as ScoresFn as usize;
-    table[Atom::AccumulateF16 as usize] = accumulate_f16 as AccumulateFn as usize;
-    table[Atom::AccumulateQ8 as usize] = accumulate_q8 as AccumulateFn as usize;
-    table[Atom::Softmax as usize] = exp::softmax as SoftmaxFn as usize;
-    table[Atom::SiluTimes as usize] = exp::silu_times as SiluTimesFn as usize;
-    table[Atom::Quantize as usize] = quantize::row as QuantizeFn as usize;
+others! {
+    /// AVX-512 with VNNI.
+    others_v4, Avx512<false>, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"
 }

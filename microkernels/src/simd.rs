@@ -151,6 +151,8 @@ pub trait Simd: Copy {
     unsafe fn load_u16(self, p: *const u8) -> Self::Word;
     /// The floats of these bits.
     fn float_of_bits(self, bits: Self::Word) -> Self::Float;
+    /// The bits of these floats.
+    fn bits_of_float(self, a: Self::Float) -> Self::Word;
 
     /// Accumulator before the first quad of group `group` of the `groups` of a block, whose codes are `offset` too
     /// large; `sums` are the block's two activation sums.
@@ -207,8 +209,18 @@ pub trait Simd: Copy {
     unsafe fn store_f32(self, p: *mut f32, a: Self::Float);
     /// `a + b`.
     fn add(self, a: Self::Float, b: Self::Float) -> Self::Float;
+    /// `a - b`.
+    fn sub(self, a: Self::Float, b: Self::Float) -> Self::Float;
     /// `a * b`.
     fn mul(self, a: Self::Float, b: Self::Float) -> Self::Float;
+    /// `a / b`.
+    fn div(self, a: Self::Float, b: Self::Float) -> Self::Float;
+    /// The larger of each lane.
+    fn max(self, a: Self::Float, b: Self::Float) -> Self::Float;
+    /// The largest lane.
+    fn largest_lane(self, a: Self::Float) -> f32;
+    /// The sum of the lanes.
+    fn sum_lanes(self, a: Self::Float) -> f32;
     /// `a * b`.
     fn mul_splat(self, a: Self::Float, b: Self::SplatFloat) -> Self::Float;
     /// `a * b + c` with one rounding.

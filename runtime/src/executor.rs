@@ -12,9 +12,9 @@ use crate::device::{self, Device, Kernel, Launch, Memory, Recording, Region};
 use crate::{Error, ModelFile, Result, artifact, sys};
 use ir::Verified;
 use ir::abi::{Control, f32_row_bytes};
-use ir::artifact::{Artifact, EntryPoint, Manifest};
+use ir::artifact::{Artifact, EntryPoint, Manifest, State};
 use ir::plan::{Place, Plan, Step};
-use ir::tensor::Layout;
+use ir::tensor::{Layout, kv_rows};
 
 /// How to load a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -108,7 +108,7 @@ struct Bindings {
     zeroed: Memory,
     tokens: Region,
     weights: Vec<Region>,
-    states: Vec<Memory>,
+    states: Vec<Region>,
     kernels: Vec<Kernel>,
 }
 
@@ -148,7 +148,7 @@ impl Executor {
         }
         let loading = load::Plan::new(&manifest, model)?;
         let buffers = manifest.entries.iter().map(|e| e.plan.arena_bytes).max().unwrap_or(0);
-        let states = manifest.states.iter().map(|s| s.bytes).fold(0, u64::saturating_add);
+        let states = manifest.states.iter().map(State::own_bytes).fold(0, u64::saturating_add);
         let scratch = manifest.kernels.iter().map(|k| k.scratch_bytes).max().unwrap_or(0);
         let scratch = scratch.saturating_mul(device.info().workers as u64);
         check_memory(&[
@@ -163,8 +163,7 @@ impl Executor {
         let zeroed = zeroed_memory(&mut *device, zeroed)?;
         let capacity = manifest.entries.iter().map(|e| u64::from(e.tokens)).max().unwrap_or(0);
         let tokens = Region { memory: device.alloc(capacity * 4, "the token ids")?, offset: 0, bytes: capacity * 4 };
-        let states =
-            manifest.states.iter().map(|s| device.alloc(s.bytes, "the KV cache")).collect::<Result<Vec<_>>>()?;
+        let states = kv_memory(&mut *device, &manifest.states)?;
         let weights = loading.run(&mut *device, &kernels, model, progress)?;
         model.check_unchanged()?;
         let bindings = Bindings { arena, zeroed, tokens, weights, states, kernels };
@@ -401,7 +400,7 @@ impl Bindings {
             Place::Arena { offset } => part(memory(self.arena), offset),
             Place::Zeroed { offset } => part(memory(self.zeroed), offset),
             Place::Weight(n) => part(*self.weights.get(n as usize).ok_or_else(absent)?, 0),
-            Place::State(n) => memory(*self.states.get(n as usize).ok_or_else(absent)?),
+            Place::State(n) => part(*self.states.get(n as usize).ok_or_else(absent)?, 0),
             Place::Tokens => part(self.tokens, 0),
             Place::Control => return Ok(None),
         }))
@@ -432,6 +431,20 @@ impl Bindings {
             all_logits: entry.all_logits,
         })
     }
+}
+
+/// Allocates the KV cache: the memory of each state.
+fn kv_memory(device: &mut dyn Device, states: &[State]) -> Result<Vec<Region>> {
+    let mut regions: Vec<Region> = Vec::new();
+    for state in states {
+        let first = kv_rows(&state.ty).map_or(0, |rows| rows.first as u64);
+        let memory = match regions.last() {
+            Some(keys) if state.ty.layout == Layout::Values => keys.memory,
+            _ => device.alloc(state.own_bytes(), "the KV cache")?,
+        };
+        regions.push(Region { memory, offset: first, bytes: state.bytes });
+    }
+    Ok(regions)
 }
 
 /// Memory that is zero.

@@ -33,7 +33,7 @@ pub fn repack(layout: Layout, format: Format, src: &[u8], rows: usize, columns: 
     let group = cut.group_rows() * row;
     let groups = src.par_chunks(group).zip(dst.par_chunks_mut(group));
     match layout {
-        Layout::Rows => dst.copy_from_slice(src),
+        Layout::Rows | Layout::Keys | Layout::Values => dst.copy_from_slice(src),
         Layout::Rows16 => groups.for_each(|(src, dst)| parts.group::<TILE_ROWS>(&cut, src, dst)),
         Layout::Rows32 => groups.for_each(|(src, dst)| parts.group::<WARP_ROWS>(&cut, src, dst)),
     }

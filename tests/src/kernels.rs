@@ -6,14 +6,14 @@ use codegen::passes::{self, PassContext};
 use codegen::{KernelTable, TableKernel, back, lower};
 use half::f16;
 use ir::Verified;
-use ir::abi::{Control, Q8_BLOCK, f32_row_bytes};
+use ir::abi::{Control, KV_BLOCK, Q8_BLOCK, f32_row_bytes};
 use ir::artifact::KernelEntry;
 use ir::graph::interp::{Value, run_body};
 use ir::graph::{Graph, Op, Ref};
 use ir::kernel::Kernel;
 use ir::quant::Format;
 use ir::target::Target;
-use ir::tensor::{Elem, TensorType, kv_bytes, kv_row_bytes};
+use ir::tensor::{Elem, TensorType, kv_bytes, kv_rows};
 use ir::work::Work;
 use runtime::device::{CpuDevice, Device, EmuDevice, Launch, Region};
 use runtime::repack;
@@ -92,17 +92,35 @@ fn cache(ty: &TensorType, rng: &mut Rng) -> Operand {
         bytes.extend(codes.iter().map(|&c| c as u8));
         bytes.extend(scales.iter().flat_map(|s| s.to_le_bytes()));
     }
-    assert_eq!(Some(bytes.len() as u64), kv_bytes(ty), "KV layout");
-    Operand { value: values.into(), bytes }
+    let mut laid = vec![0xff; kv_bytes(ty).expect("a KV format") as usize];
+    cache_units(ty, |from, to, n| laid[to..to + n].copy_from_slice(&bytes[from..from + n]));
+    Operand { value: values.into(), bytes: laid }
+}
+
+/// Calls `f(byte in rows one after the other, byte in the layout of the type, bytes)` for each unit of a KV cache.
+fn cache_units(ty: &TensorType, mut f: impl FnMut(usize, usize, usize)) {
+    let (context, head, tile) = (ty.shape[1], ty.columns(), ty.layout.tile_rows());
+    let rows = kv_rows(ty).expect("a KV format");
+    let codes = if ty.elem == Elem::F16 { 0 } else { head.next_multiple_of(Q8_BLOCK) };
+    for row in 0..ty.rows() {
+        let (h, p) = (row / context, row % context);
+        let first = h * rows.head + p / KV_BLOCK * rows.block + p % KV_BLOCK / tile * tile * rows.row;
+        for at in (0..codes).chain((codes..rows.row).step_by(2)) {
+            let unit = if at < codes { 1 } else { 2 };
+            f(row * rows.row + at, first + at * tile + p % tile * unit, unit);
+        }
+    }
 }
 
 /// The values of a KV cache's bytes.
 fn decode_cache(ty: &TensorType, bytes: &[u8]) -> Vec<f32> {
     let head = ty.columns();
-    let row_bytes = kv_row_bytes(ty.elem, head).expect("a KV format");
+    let row_bytes = kv_rows(ty).expect("a KV format").row;
     let half = |b: &[u8], at: usize| f16::from_le_bytes([b[at], b[at + 1]]).to_f32();
+    let mut rows = vec![0; ty.rows() * row_bytes];
+    cache_units(ty, |to, from, n| rows[to..to + n].copy_from_slice(&bytes[from..from + n]));
     let mut values = Vec::new();
-    for row in bytes.chunks_exact(row_bytes) {
+    for row in rows.chunks_exact(row_bytes) {
         if ty.elem == Elem::F16 {
             values.extend((0..head).map(|i| half(row, 2 * i)));
         } else {

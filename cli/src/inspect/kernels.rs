@@ -6,7 +6,7 @@ use crate::output::note;
 use anyhow::Result;
 use codegen::assembly::{self, Resources};
 use codegen::predict::Launch;
-use ir::artifact::{Artifact, KernelEntry, Manifest};
+use ir::artifact::{Artifact, KernelEntry, Manifest, State};
 use ir::plan::Step;
 use ir::target::{Gpu, Target};
 use serde::Serialize;
@@ -154,7 +154,7 @@ impl Memory {
         let sum = |bytes: &mut dyn Iterator<Item = u64>| bytes.fold(0, u64::saturating_add);
         Memory {
             weight_bytes: sum(&mut m.weights.iter().filter_map(|w| w.ty.weight_bytes())),
-            kv_bytes: sum(&mut m.states.iter().map(|s| s.bytes)),
+            kv_bytes: sum(&mut m.states.iter().map(State::own_bytes)),
             card_bytes: gpu.map(|gpu| gpu.card.memory_bytes),
         }
     }

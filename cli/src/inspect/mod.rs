@@ -6,7 +6,7 @@ mod tools;
 use crate::failure::usage;
 use crate::{model, output, progress};
 use anyhow::Result;
-use ir::artifact::Manifest;
+use ir::artifact::{Manifest, State};
 use ir::front::{self, ModelConfig, Tensors};
 use runtime::ModelFile;
 use serde::Serialize;
@@ -97,7 +97,7 @@ impl ArtifactReport {
             machine: m.machine(),
             context: m.context,
             kv: m.kv.to_string(),
-            kv_bytes: m.states.iter().map(|s| s.bytes).sum(),
+            kv_bytes: m.states.iter().map(State::own_bytes).sum(),
             entries: m.entries.iter().map(|e| (e.name.clone(), e.plan.steps.len(), e.plan.arena_bytes)).collect(),
             kernels: m.kernels.iter().map(|k| (k.name.clone(), k.bytes, k.hash.clone())).collect(),
         }

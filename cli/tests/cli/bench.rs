@@ -1,7 +1,9 @@
 //! `rigc bench`: the JSON of contracts, the peer's runs, what it refuses.
 
 use crate::harness::{check_refused, command, rigc, shared, wait};
+use ir::artifact::State;
 use ir::plan::Step;
+use ir::tensor::kv_rows;
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -117,9 +119,10 @@ fn check_kernels(depth: u32, large: (&str, u64)) -> Vec<String> {
         assert_eq!(macs, matrices.map(|w| w.ty.elements() as u64 * rows(w.ty.rows())).sum::<u64>());
         // Besides all weights, rows of the embedding table for the tokens, and the KV cache up to them.
         let weights: u64 = manifest.weights.iter().filter_map(|w| w.ty.weight_bytes()).sum();
-        let positions = (u64::from(depth) + 2 * tokens) * manifest.states.iter().map(|s| s.bytes).sum::<u64>();
+        let row = |s: &State| s.ty.shape[0] as u64 * kv_rows(&s.ty).unwrap().row as u64;
+        let positions = (u64::from(depth) + 2 * tokens) * manifest.states.iter().map(row).sum::<u64>();
         let table = manifest.weights[0].ty.weight_bytes().unwrap() / manifest.config.vocab as u64;
-        assert_eq!(bytes, weights + positions / u64::from(manifest.context) + table * tokens);
+        assert_eq!(bytes, weights + positions + table * tokens);
     }
     names
 }

@@ -1,18 +1,36 @@
 //! `layout`: matrices of products whose dot form has a microkernel on the target are interleaved in tiles of rows; for a
 //! GPU all matrices are, embedding tables too. An embedding table that is also the output matrix has that one layout.
-//! Runs before `fuse`: bodies have types too.
+//! Keys and values lie together, keys in tiles of positions, where the target has a microkernel for scores. Runs before
+//! `fuse`: bodies have types too.
 
 use super::{PassContext, rewrite};
 use ir::Result;
-use ir::graph::{Graph, Op};
+use ir::abi::Meaning;
+use ir::graph::{Graph, Node, Op};
 use ir::tensor::{Elem, Layout, TensorType};
 use std::collections::HashSet;
 
 pub(super) fn run(graph: &Graph, context: &PassContext<'_>) -> Result<Graph> {
+    let producer = |node: &Node, n: usize| graph.node(node.inputs[n].node);
     let multiplied: HashSet<&Op> =
-        graph.nodes().iter().filter(|n| n.op == Op::MatMul).map(|n| &graph.node(n.inputs[0].node).op).collect();
+        graph.nodes().iter().filter(|n| n.op == Op::MatMul).map(|n| &producer(n, 0).op).collect();
+    let states = |n: usize| -> HashSet<&Op> {
+        let attentions = graph.nodes().iter().filter(|n| matches!(n.op, Op::Attention { .. }));
+        let appends = attentions.map(|attention| producer(attention, n)).filter(|n| n.op == Op::KvAppend);
+        appends.map(|n| &producer(n, 0).op).collect()
+    };
+    let (keys, values) = (states(1), states(2));
     rewrite(graph, |new, node, _| {
         let ty = &node.results[0];
+        if let Op::State(_) = node.op {
+            let tiled = context.target.atom(Meaning::Scores { q8: ty.elem != Elem::F16 }).is_some();
+            let layout = match tiled {
+                true if keys.contains(&node.op) => Layout::Keys,
+                true if values.contains(&node.op) => Layout::Values,
+                _ => Layout::Rows,
+            };
+            return new.leaf(node.op.clone(), TensorType { layout, ..ty.clone() }).map(Some);
+        }
         let gpu = context.target.gpu().is_some() && ty.shape.len() == 2;
         if !matches!(node.op, Op::Weight(_)) || !(gpu || multiplied.contains(&node.op)) {
             return Ok(None);

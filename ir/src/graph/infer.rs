@@ -34,12 +34,10 @@ pub(super) fn check_leaf(op: &Op, ty: &TensorType) -> Result<(), String> {
             rows("position")?;
             ensure(ty.elem == Elem::I32 && ty.shape == [1], || format!("position is i32[1], not {ty}"))
         }
-        Op::State(_) => {
-            rows("a state")?;
-            check_state(ty)
-        }
+        Op::State(_) => check_state(ty),
         Op::Weight(_) => check_weight(ty),
         Op::Param(_) => match ty.elem {
+            Elem::Ggml(_) if matches!(ty.layout, Layout::Keys | Layout::Values) => check_state(ty),
             Elem::Ggml(_) if ty.layout != Layout::Rows => check_weight(ty),
             _ => rows("a param"),
         },
@@ -51,6 +49,7 @@ pub(super) fn check_leaf(op: &Op, ty: &TensorType) -> Result<(), String> {
 fn check_weight(ty: &TensorType) -> Result<(), String> {
     let Elem::Ggml(format) = ty.elem else { return Err(format!("a weight is of a GGML format, not {ty}")) };
     ensure(ty.shape.len() <= 2, || format!("a weight has one or two dimensions, not {ty}"))?;
+    ensure(!matches!(ty.layout, Layout::Keys | Layout::Values), || format!("a weight cannot be laid out as {ty}"))?;
     ensure(ty.layout == Layout::Rows || ty.shape.len() == 2, || format!("{ty} has no rows to interleave"))?;
     let block = format.block as usize * ty.layout.span(format);
     ensure(ty.columns().is_multiple_of(block), || {
@@ -61,7 +60,8 @@ fn check_weight(ty: &TensorType) -> Result<(), String> {
 /// A KV cache: f16 or 8-bit, \[kv heads, context, h\].
 fn check_state(ty: &TensorType) -> Result<(), String> {
     let kv = matches!(ty.elem, Elem::Ggml(f) if f == quant::F16 || f == quant::Q8_0);
-    ensure(kv && ty.shape.len() == 3 && ty.layout == Layout::Rows, || {
+    let layout = matches!(ty.layout, Layout::Rows | Layout::Keys | Layout::Values);
+    ensure(kv && ty.shape.len() == 3 && layout, || {
         format!("a KV cache is {}[G,context,h] or {}[G,context,h], not {ty}", quant::F16, quant::Q8_0)
     })
 }
@@ -171,7 +171,11 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             let [q, k, v, at] = take(operands)?;
             heads("q", q)?;
             check_state(k)?;
-            ensure(k == v, || format!("k is {k}, v is {v}"))?;
+            check_state(v)?;
+            let layouts = [(Layout::Rows, Layout::Rows), (Layout::Keys, Layout::Values)];
+            ensure(k.elem == v.elem && k.shape == v.shape && layouts.contains(&(k.layout, v.layout)), || {
+                format!("k is {k}, v is {v}")
+            })?;
             position(Some(at))?;
             ensure(scale.0.is_finite() && scale.0 > 0.0, || format!("scale is {}", scale.0))?;
             ensure(k.shape[2] == q.shape[2] && q.shape[1].is_multiple_of(k.shape[0]), || {

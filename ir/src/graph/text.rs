@@ -347,8 +347,8 @@ impl<'a> Cursor<'a> {
             shape.push(self.number()?);
         }
         self.expect("]")?;
-        let tiled = [Layout::Rows16, Layout::Rows32];
-        let layout = tiled.into_iter().find(|l| self.eat(l.suffix())).unwrap_or_default();
+        let others = [Layout::Rows16, Layout::Rows32, Layout::Keys, Layout::Values];
+        let layout = others.into_iter().find(|l| self.eat(l.suffix())).unwrap_or_default();
         Ok(TensorType { elem, shape, layout })
     }
 }

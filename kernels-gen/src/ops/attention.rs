@@ -13,7 +13,7 @@ use ir::Result;
 use ir::abi::{Atom, KV_BLOCK, Meaning, f32_row_bytes};
 use ir::graph::{Graph, Op};
 use ir::kernel::{Arg, Buf, Builder, Compare, Mem, Value};
-use ir::tensor::kv_row_bytes;
+use ir::tensor::kv_rows;
 
 /// Stands for minus infinity: exp of it, less any real score, is 0.
 const NEVER: f32 = -1e30;
@@ -73,15 +73,12 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
     let split = schedule.split as usize;
     let tokens = if split > 0 { capacity } else { (schedule.query_tokens as usize).min(capacity) };
     let shape = Shape { heads, head, group: heads / kv_heads };
-    let Some(row_bytes) = kv_row_bytes(cache_ty.elem, head) else { return Err(g.unsupported("this KV format")) };
-    let cache = |g: &Generator<'_>, n: usize| Cache {
-        buf: g.param(operands[n]),
-        elem: cache_ty.elem,
-        head,
-        row_bytes,
-        head_bytes: row_bytes * context,
+    let cache = |g: &Generator<'_>, n: usize| {
+        let (ty, buf) = (body.ty(node.inputs[n]), g.param(operands[n]));
+        let rows = kv_rows(ty).ok_or_else(|| g.unsupported("this KV format"))?;
+        Ok(Cache { buf, elem: ty.elem, head, rows, layout: ty.layout })
     };
-    let (q, keys, values, y) = (g.param(operands[0]), cache(g, 1), cache(g, 2), g.result(0)?);
+    let (q, keys, values, y) = (g.param(operands[0]), cache(g, 1)?, cache(g, 2)?, g.result(0)?);
 
     let rows = tokens * shape.group;
     let mut scratch = |name: &str, floats: usize| g.b.scratch(name, Mem::F32, (floats * 4) as u64);
@@ -134,7 +131,7 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
             let block = g.b.size(KV_BLOCK);
             let n = g.b.umin(left, block);
             let rows = g.b.imul_const(count, shape.group);
-            scores(g, &keys, (h, p), mem.q, mem.s, n, rows);
+            scores(g, &keys, (h, p), mem.q, mem.s, n, rows)?;
             soften(&mut g.b, softmax, shape, mem, (start, count), p, n);
             accumulate(g, &values, (h, p), mem.s, mem.acc, n, rows);
             Ok(())

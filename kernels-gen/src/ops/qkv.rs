@@ -9,11 +9,11 @@ use crate::body::{self, Linear};
 use crate::generator::Generator;
 use crate::matmul::{self, TileOut, block_scale, codes, inverse_rms};
 use ir::Result;
-use ir::abi::{Q8_BLOCK, TILE_ROWS, f32_row_bytes, kv_q8_row_bytes};
+use ir::abi::{KV_BLOCK, Q8_BLOCK, TILE_ROWS, f32_row_bytes};
 use ir::graph::{Graph, Op, Ref, RopeStyle};
 use ir::kernel::{Buf, Builder, Compare, Mem, Value};
 use ir::quant::F16;
-use ir::tensor::{Elem, kv_row_bytes};
+use ir::tensor::{Elem, Layout, TensorType, kv_rows};
 
 /// What follows one of the three products.
 struct Branch {
@@ -31,8 +31,48 @@ struct Branch {
 enum Sink {
     /// Result number.
     Query(usize),
-    /// State parameter, its element type, its context.
-    Cache(u32, Elem, usize),
+    /// State parameter and its type.
+    Cache(u32, TensorType),
+}
+
+/// The row that a token appends to a head of a cache.
+struct CacheRow {
+    cache: Buf,
+    /// First byte of its tile, which is of one row unless rows are interleaved.
+    tile: Value,
+    tile_rows: usize,
+    /// Which row of the tile it is, if there are several.
+    lane: Option<Value>,
+}
+
+impl CacheRow {
+    /// The row of token `t` in head `h` of the cache that is parameter `p`.
+    fn new(g: &mut Generator<'_>, (p, ty): (u32, &TensorType), t: Value, h: Value) -> Result<CacheRow> {
+        let rows = kv_rows(ty).ok_or_else(|| g.unsupported("this KV format"))?;
+        let (cache, tile_rows) = (g.param(p), ty.layout.tile_rows());
+        let b = &mut g.b;
+        let position = b.position();
+        let position = b.iadd(position, t);
+        if ty.layout == Layout::Rows {
+            let row = b.imul_const(position, rows.row);
+            let first = b.imul_const(h, rows.head);
+            return Ok(CacheRow { cache, tile: b.iadd(first, row), tile_rows, lane: None });
+        }
+        let (in_block, in_tile) = (b.size(KV_BLOCK), b.size(tile_rows));
+        let (block, number) = (b.udiv(position, in_block), b.urem(position, in_block));
+        let lane = (tile_rows > 1).then(|| b.urem(number, in_tile));
+        let tile = b.udiv(number, in_tile);
+        let (first, block) = (b.imul_const(h, rows.head), b.imul_const(block, rows.block));
+        let (first, tile) = (b.iadd(first, block), b.imul_const(tile, tile_rows * rows.row));
+        Ok(CacheRow { cache, tile: b.iadd(first, tile), tile_rows, lane })
+    }
+
+    /// Where the row's units of `bytes` bytes begin; the one at byte `n` of the row is `n * tile_rows` further on.
+    fn units(&self, b: &mut Builder, bytes: usize) -> Value {
+        let Some(lane) = self.lane else { return self.tile };
+        let lane = b.imul_const(lane, bytes);
+        b.iadd(self.tile, lane)
+    }
 }
 
 /// Reads an output of the body back to its product.
@@ -42,7 +82,7 @@ fn branch(body: &Graph, index: usize) -> Option<Branch> {
     if body::node(body, value).op == Op::KvAppend {
         let inputs = &body::node(body, value).inputs;
         let ty = body.ty(inputs[0]);
-        sink = Sink::Cache(body::param(body, inputs[0])?, ty.elem, *ty.shape.get(1)?);
+        sink = Sink::Cache(body::param(body, inputs[0])?, ty.clone());
         value = inputs[1];
     }
     let &[_, heads, head] = body.ty(value).shape.as_slice() else { return None };
@@ -125,20 +165,8 @@ fn epilogue(
     let bias = branch.bias.map(|p| g.param(p));
     let norm = branch.norm.map(|(p, eps)| (g.param(p), eps));
     let rope = branch.rope.map(|(style, p, dim)| (style, g.param(p), dim));
-    enum To {
-        Query(Buf),
-        Half(Buf, usize),
-        Int8(Buf, usize),
-    }
-    let to = match branch.sink {
-        Sink::Query(n) => To::Query(g.result(n)?),
-        Sink::Cache(p, elem, context) => {
-            let row = kv_row_bytes(elem, head).ok_or_else(|| g.unsupported("this KV format"))?;
-            let head_bytes = row * context;
-            if elem == Elem::Ggml(F16) { To::Half(g.param(p), head_bytes) } else { To::Int8(g.param(p), head_bytes) }
-        }
-    };
-    g.b.if_(there, |b| {
+    g.if_(there, |g| {
+        let b = &mut g.b;
         if let Some(bias) = bias {
             let first = b.imul_const(h, head);
             b.for_n(head, 4, |b, i| {
@@ -163,8 +191,10 @@ fn epilogue(
             let angles_at = b.imul_const(t, f32_row_bytes(dim) / 4);
             b.for_n(dim / 2, 1, |b, i| rotate(b, style, dim, (out, at), (angles, angles_at), i));
         }
-        match to {
-            To::Query(y) => {
+        match &branch.sink {
+            Sink::Query(n) => {
+                let y = g.result(*n)?;
+                let b = &mut g.b;
                 let row = b.imul_const(t, f32_row_bytes(branch.heads * head) / 4);
                 let first = b.imul_const(h, head);
                 let row = b.iadd(row, first);
@@ -174,37 +204,14 @@ fn epilogue(
                     b.store(y, to, Mem::F32, v);
                 });
             }
-            To::Half(cache, head_bytes) => {
-                let row = cache_row(b, t, h, head_bytes, 2 * head);
-                b.for_n(head, 4, |b, i| {
-                    let from = b.iadd(at, i);
-                    let v = b.load4(out, from, Mem::F32);
-                    let bits = b.to_half(v);
-                    let to = b.imul_const(i, 2);
-                    let to = b.iadd(row, to);
-                    for lane in 0..4 {
-                        let bits = b.lane(bits, lane);
-                        let to = b.iadd_const(to, 2 * usize::from(lane));
-                        b.store(cache, to, Mem::U16, bits);
-                    }
-                });
-            }
-            To::Int8(cache, head_bytes) => {
-                let row = cache_row(b, t, h, head_bytes, kv_q8_row_bytes(head));
-                append_int8(b, (out, at), head, (cache, row));
+            Sink::Cache(p, ty) => {
+                let row = CacheRow::new(g, (*p, ty), t, h)?;
+                let append = if ty.elem == Elem::Ggml(F16) { append_half } else { append_int8 };
+                append(&mut g.b, (out, at), head, &row);
             }
         }
-    });
-    Ok(())
-}
-
-/// Byte index of the row that token `t` appends to head `h` of a cache.
-fn cache_row(b: &mut Builder, t: Value, h: Value, head_bytes: usize, row_bytes: usize) -> Value {
-    let position = b.position();
-    let position = b.iadd(position, t);
-    let row = b.imul_const(position, row_bytes);
-    let first = b.imul_const(h, head_bytes);
-    b.iadd(first, row)
+        Ok(())
+    })
 }
 
 /// Rotates pair `i` of the head in place.
@@ -228,8 +235,26 @@ fn rotate(b: &mut Builder, style: RopeStyle, dim: usize, (out, at): (Buf, Value)
     b.store(out, second, Mem::F32, y);
 }
 
+/// Writes a head as f16.
+fn append_half(b: &mut Builder, (out, at): (Buf, Value), head: usize, row: &CacheRow) {
+    let units = row.units(b, 2);
+    b.for_n(head, 4, |b, i| {
+        let from = b.iadd(at, i);
+        let v = b.load4(out, from, Mem::F32);
+        let bits = b.to_half(v);
+        let to = b.imul_const(i, 2 * row.tile_rows);
+        let to = b.iadd(units, to);
+        for lane in 0..4 {
+            let bits = b.lane(bits, lane);
+            let to = b.iadd_const(to, 2 * row.tile_rows * usize::from(lane));
+            b.store(row.cache, to, Mem::U16, bits);
+        }
+    });
+}
+
 /// Writes a head as 8-bit codes and f16 scales; elements past the head count as zero.
-fn append_int8(b: &mut Builder, (out, at): (Buf, Value), head: usize, (cache, row): (Buf, Value)) {
+fn append_int8(b: &mut Builder, (out, at): (Buf, Value), head: usize, row: &CacheRow) {
+    let (code_at, scale_at) = (row.units(b, 1), row.units(b, 2));
     let zero = b.float(0.0);
     let zero = b.splat(zero);
     let padded = head.next_multiple_of(Q8_BLOCK);
@@ -246,11 +271,21 @@ fn append_int8(b: &mut Builder, (out, at): (Buf, Value), head: usize, (cache, ro
             .collect();
         let (scale, inverse) = block_scale(b, &parts);
         for (i, word) in codes(b, &parts, inverse).into_iter().enumerate() {
-            let to = b.iadd_const(row, block * Q8_BLOCK + 16 * i);
-            b.store(cache, to, Mem::I32, word);
+            let first = block * Q8_BLOCK + 16 * i;
+            if row.lane.is_none() {
+                let to = b.iadd_const(code_at, first);
+                b.store(row.cache, to, Mem::I32, word);
+                continue;
+            }
+            for n in 0..16u8 {
+                let four = b.lane(word, n / 4);
+                let code = b.byte(four, n % 4, true);
+                let to = b.iadd_const(code_at, (first + usize::from(n)) * row.tile_rows);
+                b.store(row.cache, to, Mem::I8, code);
+            }
         }
         let bits = b.to_half(scale);
-        let to = b.iadd_const(row, padded + 2 * block);
-        b.store(cache, to, Mem::U16, bits);
+        let to = b.iadd_const(scale_at, (padded + 2 * block) * row.tile_rows);
+        b.store(row.cache, to, Mem::U16, bits);
     }
 }

@@ -1,6 +1,6 @@
 //! The GPU form: a unit of a product is whole heads that fill row groups; a warp finishes a head.
 
-use super::{Branch, Sink, cache_row, rotate};
+use super::{Branch, CacheRow, Sink, rotate};
 use crate::body::Linear;
 use crate::generator::Generator;
 use crate::gpu::product::{self, Segment};
@@ -9,7 +9,7 @@ use ir::Result;
 use ir::abi::Q8_BLOCK;
 use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value};
 use ir::quant::F16;
-use ir::tensor::{Elem, kv_row_bytes};
+use ir::tensor::Elem;
 
 pub(super) fn generate(g: &mut Generator<'_>, branches: &[Branch], products: &[Linear]) -> Result<()> {
     let of = |b: &Branch| {
@@ -66,9 +66,9 @@ fn finish(g: &mut Generator<'_>, at: &Place, branch: &Branch, (x, from): (Buf, V
         for_lanes(b, at, dim / 2, |b, i| rotate(b, style, dim, (x, from), (angles, zero), i));
         b.sync(Scope::Warp);
     }
-    match branch.sink {
+    match &branch.sink {
         Sink::Query(n) => {
-            let y = g.result(n)?;
+            let y = g.result(*n)?;
             let b = &mut g.b;
             let to = b.imul_const(h, head);
             for_lanes(b, at, head, |b, i| {
@@ -77,13 +77,11 @@ fn finish(g: &mut Generator<'_>, at: &Place, branch: &Branch, (x, from): (Buf, V
                 b.store(y, to, Mem::F32, v);
             });
         }
-        Sink::Cache(p, elem, context) => {
-            let row_bytes = kv_row_bytes(elem, head).ok_or_else(|| g.unsupported("this KV format"))?;
-            let cache = g.param(p);
+        Sink::Cache(p, ty) => {
+            let zero = g.b.int(0);
+            let CacheRow { cache, tile: row, .. } = CacheRow::new(g, (*p, ty), zero, h)?;
             let b = &mut g.b;
-            let zero = b.int(0);
-            let row = cache_row(b, zero, h, row_bytes * context, row_bytes);
-            if elem == Elem::Ggml(F16) {
+            if ty.elem == Elem::Ggml(F16) {
                 for_lanes(b, at, head, |b, i| {
                     let from = b.iadd(from, i);
                     let v = b.load(x, from, Mem::F32);
