@@ -237,6 +237,12 @@ impl Simd for Avx2 {
         both!(settle(a))
     }
     #[inline(always)]
+    fn settle_word(self, a: Self::Word) -> Self::Word {
+        let a = both!(_mm256_castsi256_ps(a));
+        let a = both!(settle(a));
+        both!(_mm256_castps_si256(a))
+    }
+    #[inline(always)]
     fn zero_float(self) -> Self::Float {
         both!(_mm256_setzero_ps())
     }

@@ -334,6 +334,10 @@ impl<const VBMI: bool> Simd for Avx512<VBMI> {
         op!(settle(a))
     }
     #[inline(always)]
+    fn settle_word(self, a: Self::Word) -> Self::Word {
+        op!(_mm512_castps_si512(settle(_mm512_castsi512_ps(a))))
+    }
+    #[inline(always)]
     fn zero_float(self) -> Self::Float {
         op!(_mm512_setzero_ps())
     }

@@ -154,6 +154,9 @@ impl Simd for Emulated {
     fn settle(self, a: Self::Float) -> Self::Float {
         a
     }
+    fn settle_word(self, a: Self::Word) -> Self::Word {
+        a
+    }
     fn zero_float(self) -> Self::Float {
         [0.0; 16]
     }

@@ -370,8 +370,9 @@ unsafe fn add_group<S: Simd, F: Form, const N: usize>(
         for i in 0..run {
             let pairs = F::HALVES && run == 8;
             let q = if pairs { i / 2 + i % 2 * 4 } else { g * quads + r * run + i };
-            // Keeps the compiler from interleaving quads, which would spill most of them.
-            if !pairs || i % 2 == 0 {
+            // One of both keeps the compiler from interleaving quads, which would spill most of them.
+            let settled = F::SETTLED && N == 8;
+            if !settled && (!pairs || i % 2 == 0) {
                 compiler_fence(Ordering::SeqCst);
             }
             for j in 0..blocks {
@@ -379,7 +380,8 @@ unsafe fn add_group<S: Simd, F: Form, const N: usize>(
                 for n in 0..N {
                     let quad = unsafe { rows.quad(s, n, first + j, q) };
                     for p in 0..planes {
-                        acc[j][n][p] = s.dot4(acc[j][n][p], codes[p], quad);
+                        let sum = s.dot4(acc[j][n][p], codes[p], quad);
+                        acc[j][n][p] = if settled { s.settle_word(sum) } else { sum };
                     }
                 }
             }

@@ -181,6 +181,8 @@ pub trait Simd: Copy {
     fn scale16(self, scale: Self::Scale) -> Self::Scale;
     /// `a`, computed here and not where it is used, so that what it is computed of needs no register from here on.
     fn settle(self, a: Self::Float) -> Self::Float;
+    /// The same for words.
+    fn settle_word(self, a: Self::Word) -> Self::Word;
     /// Zeros.
     fn zero_float(self) -> Self::Float;
     /// `x` in every lane.
