@@ -1,8 +1,8 @@
 //! `rigc bench`: how fast a model runs, as shares of what the machine can do, and beside llama.cpp.
 //!
-//! Each repetition measures the machine, runs prefill and decode here, and has llama-bench do the same on the same
-//! file, so that whatever else the machine does meets all of them alike. `peer` runs llama-bench, `report` is the JSON
-//! and the table, `kernels` times each kernel alone.
+//! Each repetition runs prefill and decode here, measures the machine right before and after decode, which its memory
+//! bounds, and has llama-bench do the same on the same file, so that whatever else the machine does meets all of them
+//! alike. `peer` runs llama-bench, `report` is the JSON and the table, `kernels` times each kernel alone.
 
 mod kernels;
 mod peer;
@@ -36,7 +36,7 @@ const TICK: Duration = Duration::from_millis(200);
     after_help = "Both start with --depth tokens in the KV cache; prefill computes the logits of its last token, decode \
 those of each. Token ids are random, and a run that is not counted comes first.\n\nShares: of the bandwidth at which all \
 threads read memory, and of the int8 products that they add up on registers; products of attention are not counted. The \
-machine is measured between the repetitions, and its best figures count.\n\n--against: in each repetition, llama-bench \
+machine is measured before and after each decode, and its best figures count.\n\n--against: in each repetition, llama-bench \
 runs after rigc, with the same file, threads, KV format, prompt, tokens and depth (-t -ctk -ctv -p -n -d) and a warm-up of \
 its own; all else is its default. The ratios are medians of rigc over medians of llama-bench.\n\n--kernels: for a step \
 of one token, and for one of as many tokens at once as the prompt fills, both at the depth. A kernel's launches of all \
@@ -166,17 +166,20 @@ impl Work<'_> {
         if !self.depth.is_empty() && !executor.prefill(self.depth, &mut |_, _| self.go_on())? {
             return Ok(None);
         }
-        Ok(Work { steps: &self.steps[..1], ..*self }.run(executor)?.map(|_| ()))
+        let once = Work { steps: &self.steps[..1], ..*self };
+        Ok(once.prefill(executor)?.and(once.decode(executor)?).map(|_| ()))
     }
 
-    /// Prompt tokens a second, and steps of one token a second, both from the depth on. `None` if interrupted.
-    fn run(&self, executor: &mut Executor) -> Result<Option<(f64, f64)>> {
+    /// Prompt tokens a second, from the depth on. `None` if interrupted.
+    fn prefill(&self, executor: &mut Executor) -> Result<Option<f64>> {
         executor.set_position(self.depth.len())?;
         let start = Instant::now();
-        if !executor.prefill(self.prompt, &mut |_, _| self.go_on())? {
-            return Ok(None);
-        }
-        let prefill = self.prompt.len() as f64 / start.elapsed().as_secs_f64();
+        let whole = executor.prefill(self.prompt, &mut |_, _| self.go_on())?;
+        Ok(whole.then(|| self.prompt.len() as f64 / start.elapsed().as_secs_f64()))
+    }
+
+    /// Steps of one token a second, from the depth on. `None` if interrupted.
+    fn decode(&self, executor: &mut Executor) -> Result<Option<f64>> {
         executor.set_position(self.depth.len())?;
         let start = Instant::now();
         for token in self.steps {
@@ -185,8 +188,8 @@ impl Work<'_> {
             }
             executor.step(std::slice::from_ref(token))?;
         }
-        let decode = self.steps.len() as f64 / start.elapsed().as_secs_f64();
-        Ok(self.go_on().then_some((prefill, decode)))
+        let rate = self.steps.len() as f64 / start.elapsed().as_secs_f64();
+        Ok(self.go_on().then_some(rate))
     }
 }
 
@@ -296,12 +299,16 @@ fn measure(
         return Ok(None);
     }
     for _ in 0..reps {
+        bar.set_message("prefill");
+        let Some(prefill) = work.prefill(executor)? else { return Ok(None) };
+        s.prefill.push(prefill);
         bar.set_message("machine");
         s.bounds.measure(machine);
-        bar.set_message("rigc");
-        let Some((prefill, decode)) = work.run(executor)? else { return Ok(None) };
-        s.prefill.push(prefill);
+        bar.set_message("decode");
+        let Some(decode) = work.decode(executor)? else { return Ok(None) };
         s.decode.push(decode);
+        bar.set_message("machine");
+        s.bounds.measure(machine);
         if let Some(peer) = peer {
             bar.set_message("llama-bench");
             let Some((prefill, decode)) = peer.run(work.interrupted)? else { return Ok(None) };
@@ -310,6 +317,5 @@ fn measure(
         }
         bar.inc(1);
     }
-    s.bounds.measure(machine);
     Ok(Some(s))
 }
