@@ -94,9 +94,6 @@ pub trait Form {
     const WHOLE: bool = false;
     /// Whether the codes of odd blocks are times 16, as they lie, where [`Simd::WIDE`].
     const RAISED: bool = false;
-    /// Whether, with eight tokens, each sum is settled instead of what precedes a quad fenced off: that which leaves the
-    /// compiler's registers better used, as measured.
-    const SETTLED: bool = false;
     /// Where the f16 scale of the mins lies in it, if any; with one block, the negative min itself.
     const DMIN: usize = 0;
 
@@ -171,7 +168,6 @@ impl Form for U4Half {
     const BLOCKS: usize = 1;
     const HALVES: bool = true;
     const BYTES: usize = 18;
-    const SETTLED: bool = true;
     const D: usize = 0;
 
     #[inline(always)]
@@ -218,7 +214,6 @@ impl Form for U3Super6 {
     const BLOCKS: usize = 8;
     const TOGETHER: usize = 4;
     const BYTES: usize = 110;
-    const SETTLED: bool = true;
 
     #[inline(always)]
     unsafe fn scales(w: *const u8) -> Scales {
@@ -341,7 +336,6 @@ impl Form for U6Super8 {
     const BLOCKS: usize = 8;
     const TOGETHER: usize = 4;
     const BYTES: usize = 210;
-    const SETTLED: bool = true;
 
     #[inline(always)]
     unsafe fn scales(w: *const u8) -> Scales {
@@ -511,7 +505,6 @@ impl Form for Lut4Half {
     const BLOCKS: usize = 1;
     const HALVES: bool = true;
     const BYTES: usize = 18;
-    const SETTLED: bool = true;
 
     #[inline(always)]
     unsafe fn codes<S: Simd>(s: S, w: *const u8, _: usize, q: usize) -> [S::Word; 2] {

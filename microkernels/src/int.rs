@@ -370,8 +370,9 @@ unsafe fn add_group<S: Simd, F: Form, const N: usize>(
         for i in 0..run {
             let pairs = F::HALVES && run == 8;
             let q = if pairs { i / 2 + i % 2 * 4 } else { g * quads + r * run + i };
-            // One of both keeps the compiler from interleaving quads, which would spill most of them.
-            let settled = F::SETTLED && N == 8;
+            // One of both keeps the compiler from interleaving quads, which would spill most of them: a fence, or, where it
+            // then still runs out of registers, settled sums.
+            let settled = F::GROUPS == 2 && N == 8;
             if !settled && (!pairs || i % 2 == 0) {
                 compiler_fence(Ordering::SeqCst);
             }
