@@ -125,6 +125,8 @@ impl<'m> Plan<'m> {
                 None => copier.copy(item, *offset, copies.get(i + 1).map(|(_, next)| *next))?,
             }
         }
+        // Headers and samples are not read again; what stays in place is, page by page.
+        model.shards().iter().for_each(|shard| shard.release(0, shard.bytes().len()));
         let region = |offset, bytes| Region { memory, offset, bytes };
         Ok(regions.into_iter().map(|r| r.unwrap_or_else(|(offset, item)| region(offset, item.bytes))).collect())
     }
