@@ -49,7 +49,7 @@ pub enum Layout {
     /// [`KV_BLOCK`] positions, keys, then values. Keys are tiles of 16 positions, in a tile element after element, then
     /// scale after scale, each for the 16 positions in turn. Positions are padded to whole blocks.
     Keys,
-    /// Values of a KV cache whose keys are [`Layout::Keys`]: from the first block of values on, position after position.
+    /// Values of a KV cache whose keys are [`Layout::Keys`], in their blocks of that memory: position after position.
     Values,
 }
 

@@ -6,6 +6,7 @@ mod fixture;
 use fixture::{ALL_LOGITS, CAPACITIES, CONTEXT, TOP, VOCAB, next};
 use ir::artifact::Artifact;
 use ir::plan::Top;
+use ir::tensor::{Layout, kv_bytes};
 use runtime::executor::Options;
 use runtime::{Error, Executor, ModelFile, Result, artifact};
 use std::path::Path;
@@ -161,6 +162,15 @@ fn unfit_artifacts_are_refused() {
             a.manifest.states[0].bytes = 1 << 41;
         },
         &["the model (weights 0.00 GB, KV cache 2199.02 GB", "can be had"],
+    );
+    check(&|a| a.manifest.weights[0].ty.layout = Layout::Keys, &["weight 'rows' has the layout of a KV cache"]);
+    check(
+        &|a| {
+            let state = &mut a.manifest.states[0];
+            state.ty.layout = Layout::Values;
+            state.bytes = kv_bytes(&state.ty).expect("a size");
+        },
+        &["state 0 has values, and the one before it not their keys"],
     );
     check(&|a| a.manifest.kernels[0].scratch_bytes = u64::MAX, &["kernel 0", "scratch memory"]);
     check(&|a| a.manifest.config.vocab = usize::MAX / 4 + 2, &["logits buffer"]);
