@@ -192,7 +192,7 @@ impl Manifest {
             if kernel.is_some_and(|params| params != Some(2)) {
                 return bad(format!("weight '{}' has no kernel of two parameters that repacks it", w.name));
             }
-            if matches!(w.ty.layout, Layout::Keys | Layout::Values) {
+            if w.ty.layout.is_kv() {
                 return bad(format!("weight '{}' has the layout of a KV cache", w.name));
             }
         }

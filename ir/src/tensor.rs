@@ -54,6 +54,11 @@ pub enum Layout {
 }
 
 impl Layout {
+    /// Whether it is one of KV caches alone.
+    pub fn is_kv(self) -> bool {
+        matches!(self, Layout::Keys | Layout::Values)
+    }
+
     /// Rows that are interleaved.
     pub fn tile_rows(self) -> usize {
         match self {
@@ -111,8 +116,8 @@ impl Layout {
 
 /// What the columns of a piece are a multiple of; all but of the last.
 pub const PIECE_COLUMNS: usize = 256;
-/// Bytes above which tiles are cut: the activations that a piece meets outlast it in an L1 cache of 32 KiB. Weights are cut when they are loaded and kernels when they are compiled, so a change of these figures is
-/// one of [`crate::abi::VERSION`].
+/// Bytes above which tiles are cut: the activations that a piece meets outlast it in an L1 cache of 32 KiB. Weights are cut
+/// when they are loaded and kernels when they are compiled, so a change of these figures is one of [`crate::abi::VERSION`].
 const PIECE_BYTES: usize = 18 << 10;
 /// Tiles whose pieces of the same columns lie together: the activations come to L1 once for all of them.
 const GROUP_TILES: usize = 4;
@@ -197,15 +202,12 @@ pub fn kv_rows(ty: &TensorType) -> Option<KvRows> {
     let &[_, context, head] = ty.shape.as_slice() else { return None };
     let row = kv_row_bytes(ty.elem, head)?;
     let half = row.checked_mul(KV_BLOCK)?;
-    Some(match ty.layout {
-        Layout::Keys | Layout::Values => KvRows {
-            row,
-            block: half.checked_mul(2)?,
-            head: context.div_ceil(KV_BLOCK).checked_mul(half.checked_mul(2)?)?,
-            first: if ty.layout == Layout::Values { half } else { 0 },
-        },
-        _ => KvRows { row, block: half, head: context.checked_mul(row)?, first: 0 },
-    })
+    if !ty.layout.is_kv() {
+        return Some(KvRows { row, block: half, head: context.checked_mul(row)?, first: 0 });
+    }
+    let block = half.checked_mul(2)?;
+    let first = if ty.layout == Layout::Values { half } else { 0 };
+    Some(KvRows { row, block, head: context.div_ceil(KV_BLOCK).checked_mul(block)?, first })
 }
 
 /// Bytes of a KV cache from its first row on.
@@ -220,5 +222,33 @@ pub fn kv_row_bytes(elem: Elem, head: usize) -> Option<usize> {
         Elem::Ggml(q) if q == quant::F16 => Some(crate::abi::kv_f16_row_bytes(head)),
         Elem::Ggml(q) if q == quant::Q8_0 => Some(crate::abi::kv_q8_row_bytes(head)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_values_share_a_memory_without_gaps() {
+        let (heads, head) = (3, 24);
+        for elem in [Elem::F16, Elem::Ggml(quant::Q8_0)] {
+            for context in [1, KV_BLOCK, 3 * KV_BLOCK + 5] {
+                let of = |layout| TensorType { elem, shape: vec![heads, context, head], layout };
+                let mut blocks: Vec<(usize, usize)> = Vec::new();
+                for ty in [of(Layout::Keys), of(Layout::Values)] {
+                    let rows = kv_rows(&ty).expect("a KV format");
+                    let first = |i: usize, b: usize| rows.first + i * rows.head + b * rows.block;
+                    let each = (0..heads).flat_map(|i| (0..context.div_ceil(KV_BLOCK)).map(move |b| (i, b)));
+                    blocks.extend(each.map(|(i, b)| (first(i, b), first(i, b) + KV_BLOCK * rows.row)));
+                    let all = (heads * rows.head) as u64;
+                    assert_eq!(kv_bytes(&ty), Some(all - rows.first as u64), "{ty}");
+                }
+                blocks.sort_unstable();
+                let ends = std::iter::once(0).chain(blocks.iter().map(|b| b.1));
+                assert!(blocks.iter().map(|b| b.0).eq(ends.take(blocks.len())), "{elem} {context}: {blocks:?}");
+                assert_eq!(blocks.last().map(|b| b.1 as u64), kv_bytes(&of(Layout::Keys)), "{elem} {context}");
+            }
+        }
     }
 }

@@ -265,8 +265,8 @@ unsafe fn accumulate_any<S: Simd, V: Row>(s: S, block: Block, rows: usize) {
     // SAFETY: the caller's promise, for rows r to r + R.
     unsafe {
         while rows - r >= 4 {
-            // As many sums as there are registers.
-            if S::SUMS > 1 {
+            // Sixteen sums, or four where registers hold no more beside all else.
+            if S::SUMS >= 16 {
                 accumulate_to::<S, V, 4, 4>(s, block.from(r));
             } else {
                 accumulate_to::<S, V, 4, 1>(s, block.from(r));

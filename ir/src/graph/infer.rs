@@ -37,7 +37,7 @@ pub(super) fn check_leaf(op: &Op, ty: &TensorType) -> Result<(), String> {
         Op::State(_) => check_state(ty),
         Op::Weight(_) => check_weight(ty),
         Op::Param(_) => match ty.elem {
-            Elem::Ggml(_) if matches!(ty.layout, Layout::Keys | Layout::Values) => check_state(ty),
+            Elem::Ggml(_) if ty.layout.is_kv() => check_state(ty),
             Elem::Ggml(_) if ty.layout != Layout::Rows => check_weight(ty),
             _ => rows("a param"),
         },
@@ -49,7 +49,7 @@ pub(super) fn check_leaf(op: &Op, ty: &TensorType) -> Result<(), String> {
 fn check_weight(ty: &TensorType) -> Result<(), String> {
     let Elem::Ggml(format) = ty.elem else { return Err(format!("a weight is of a GGML format, not {ty}")) };
     ensure(ty.shape.len() <= 2, || format!("a weight has one or two dimensions, not {ty}"))?;
-    ensure(!matches!(ty.layout, Layout::Keys | Layout::Values), || format!("a weight cannot be laid out as {ty}"))?;
+    ensure(!ty.layout.is_kv(), || format!("a weight cannot be laid out as {ty}"))?;
     ensure(ty.layout == Layout::Rows || ty.shape.len() == 2, || format!("{ty} has no rows to interleave"))?;
     let block = format.block as usize * ty.layout.span(format);
     ensure(ty.columns().is_multiple_of(block), || {
@@ -60,8 +60,7 @@ fn check_weight(ty: &TensorType) -> Result<(), String> {
 /// A KV cache: f16 or 8-bit, \[kv heads, context, h\].
 fn check_state(ty: &TensorType) -> Result<(), String> {
     let kv = matches!(ty.elem, Elem::Ggml(f) if f == quant::F16 || f == quant::Q8_0);
-    let layout = matches!(ty.layout, Layout::Rows | Layout::Keys | Layout::Values);
-    ensure(kv && ty.shape.len() == 3 && layout, || {
+    ensure(kv && ty.shape.len() == 3 && (ty.layout == Layout::Rows || ty.layout.is_kv()), || {
         format!("a KV cache is {}[G,context,h] or {}[G,context,h], not {ty}", quant::F16, quant::Q8_0)
     })
 }
