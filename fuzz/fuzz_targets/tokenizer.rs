@@ -90,16 +90,16 @@ fn metadata(input: &Input<'_>) -> Metadata {
     );
     let merges = input.merges.as_ref().map(|merges| {
         let merge = |(a, b): &(Part, Part)| [token(&tokens, a.0), b" ".to_vec(), token(&tokens, b.0)].concat();
-        merges.iter().map(merge).collect::<Vec<_>>()
+        merges.iter().map(merge).collect()
     });
-    set("merges", merges.map(|m| Value::Array(Array::String(m))));
+    set("merges", merges.map(Value::Array));
     for (key, id) in ["bos", "eos", "eot", "unknown"].iter().zip(input.ids) {
         set(&format!("{key}_token_id"), id.map(|id| Value::U32(id.into())));
     }
     for (key, flag) in ["add_bos_token", "add_eos_token", "add_space_prefix"].iter().zip(input.flags) {
         set(key, flag.map(Value::Bool));
     }
-    set("tokens", Some(Value::Array(Array::String(tokens))));
+    set("tokens", Some(Value::Array(tokens.iter().collect())));
     m
 }
 

@@ -3,7 +3,7 @@
 
 use crate::model::Model;
 use half::f16;
-use ir::gguf::{Array, Metadata, Value, Writer};
+use ir::gguf::{Array, Metadata, Strings, Value, Writer};
 use ir::quant::{self, Format};
 use std::fs::File;
 use std::path::Path;
@@ -281,7 +281,7 @@ impl Synthetic {
         metadata.insert("tokenizer.ggml.pre", "llama-bpe");
         metadata.insert("tokenizer.ggml.tokens", Value::Array(tokens.iter().collect()));
         metadata.insert("tokenizer.ggml.token_type", Value::Array(Array::I32(types)));
-        metadata.insert("tokenizer.ggml.merges", Value::Array(Array::String(Vec::new())));
+        metadata.insert("tokenizer.ggml.merges", Value::Array(Array::String(Strings::default())));
         metadata.insert("tokenizer.ggml.eos_token_id", Value::U32(self.vocab as u32 - 1));
         metadata.insert("tokenizer.ggml.add_bos_token", Value::Bool(false));
     }

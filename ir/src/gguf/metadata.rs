@@ -2,6 +2,7 @@
 
 use super::quoted;
 use super::read::Reader;
+use super::strings::Strings;
 use crate::{Error, Result};
 use std::collections::HashMap;
 
@@ -41,7 +42,7 @@ pub enum Array {
     F32(Vec<f32>),
     Bool(Vec<bool>),
     /// Bytes as stored, like [`Value::String`].
-    String(Vec<Vec<u8>>),
+    String(Strings),
     Array(Vec<Array>),
     U64(Vec<u64>),
     I64(Vec<i64>),
@@ -208,7 +209,13 @@ impl Array {
             5 => Array::I32(r.many(n, what, i32::from_le_bytes)?),
             6 => Array::F32(r.many(n, what, f32::from_le_bytes)?),
             7 => Array::Bool(collect(n, || boolean(r, what))?),
-            8 => Array::String(collect(n, || Ok(r.string(what)?.to_vec()))?),
+            8 => {
+                let mut strings = Strings::with_capacity(n);
+                for _ in 0..n {
+                    strings.push(r.string(what)?);
+                }
+                Array::String(strings)
+            }
             9 => Array::Array(collect(n, || Array::read(r, key, depth + 1))?),
             10 => Array::U64(r.many(n, what, u64::from_le_bytes)?),
             11 => Array::I64(r.many(n, what, i64::from_le_bytes)?),
@@ -220,7 +227,7 @@ impl Array {
 impl<S: AsRef<[u8]>> FromIterator<S> for Array {
     /// An array of strings.
     fn from_iter<I: IntoIterator<Item = S>>(iter: I) -> Self {
-        Array::String(iter.into_iter().map(|s| s.as_ref().to_vec()).collect())
+        Array::String(iter.into_iter().collect())
     }
 }
 
@@ -346,8 +353,8 @@ impl Metadata {
             _ => None,
         };
         /// An array of strings, as stored: not necessarily UTF-8.
-        strings, opt_strings -> &[Vec<u8>], "an array of strings", |v| match v {
-            Value::Array(Array::String(s)) => Some(s.as_slice()),
+        strings, opt_strings -> &Strings, "an array of strings", |v| match v {
+            Value::Array(Array::String(s)) => Some(s),
             _ => None,
         };
         /// An array of any integer type whose values fit in i32.

@@ -8,12 +8,14 @@
 mod identity;
 mod metadata;
 mod read;
+mod strings;
 #[cfg(test)]
 mod tests;
 mod write;
 
 pub use identity::{ModelIdentity, ShardIdentity};
 pub use metadata::{Array, Metadata, Value};
+pub use strings::Strings;
 pub use write::{NewTensor, Writer};
 
 use crate::quant::{Format, GgmlType, ggml_type};

@@ -17,7 +17,7 @@ pub use vocab::{TokenType, Vocab};
 
 use crate::error::{Error, Result};
 use aho_corasick::{AhoCorasick, MatchKind};
-use ir::gguf::Metadata;
+use ir::gguf::{Metadata, Strings};
 use std::borrow::Cow;
 use vocab::quoted;
 
@@ -54,10 +54,11 @@ pub struct Tokenizer {
     /// Cuts out user-defined tokens, and with `special` control tokens too.
     plain: Special,
     special: Special,
-    texts: Vec<Box<str>>,
+    /// The tokens as the vocabulary spells them.
+    texts: Strings,
     types: Vec<TokenType>,
     /// The bytes that each token stands for in text.
-    bytes: Vec<Box<[u8]>>,
+    bytes: Strings,
     bos: Option<u32>,
     eos: Option<u32>,
     unk: Option<u32>,
@@ -151,7 +152,7 @@ impl Tokenizer {
             model,
             plain: Special::new(&texts, &types, |t| t == TokenType::UserDefined)?,
             special: Special::new(&texts, &types, is_special)?,
-            texts: texts.into_iter().map(|t| t.into()).collect(),
+            texts: texts.iter().map(|t| t.as_bytes()).collect(),
             types,
             bytes,
             bos,
@@ -227,7 +228,7 @@ impl Tokenizer {
     /// The bytes that token `id` adds to the text: none for control, unknown and unused tokens and for an `id` out of
     /// the vocabulary. A character may be spread over several tokens: see [`TextStream`](crate::text::TextStream).
     pub fn token_bytes(&self, id: u32) -> &[u8] {
-        self.bytes.get(id as usize).map_or(&[], |b| b)
+        self.bytes.get(id as usize).unwrap_or_default()
     }
 
     /// The text of `ids`, of which [`encode`](Self::encode) makes them; bytes that are no UTF-8 become U+FFFD.
@@ -238,7 +239,7 @@ impl Tokenizer {
 
     /// Token `id` as the vocabulary spells it: byte-level characters, or the name of a control token.
     pub fn token_text(&self, id: u32) -> Option<&str> {
-        self.texts.get(id as usize).map(|t| &**t)
+        self.texts.get(id as usize).and_then(|t| std::str::from_utf8(t).ok())
     }
 
     /// What token `id` is for.
@@ -293,15 +294,15 @@ impl Tokenizer {
 }
 
 /// The bytes that a token adds to text; `spell` says what a normal token's text stands for.
-fn text_bytes(text: &str, kind: TokenType, spell: fn(&str) -> Vec<u8>) -> Box<[u8]> {
+fn text_bytes(text: &str, kind: TokenType, spell: fn(&str) -> Vec<u8>) -> Vec<u8> {
     match kind {
-        TokenType::Control | TokenType::Unknown | TokenType::Unused => Box::default(),
+        TokenType::Control | TokenType::Unknown | TokenType::Unused => Vec::new(),
         TokenType::UserDefined => text.as_bytes().into(),
         TokenType::Byte => {
             let digits = text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
             digits.and_then(|d| u8::from_str_radix(d, 16).ok()).into_iter().collect()
         }
-        TokenType::Normal => spell(text).into(),
+        TokenType::Normal => spell(text),
     }
 }
 

@@ -183,7 +183,7 @@ fn refuses() {
 
 #[test]
 fn from_gguf() {
-    let strings = |texts: &[Cow<'_, str>]| Array::String(texts.iter().map(|t| t.as_bytes().to_vec()).collect());
+    let strings = |texts: &[Cow<'_, str>]| texts.iter().map(|t| t.as_bytes()).collect::<Array>();
     let v = vocab();
     let mut metadata = Metadata::new();
     metadata.insert("tokenizer.ggml.model", Value::String("gpt2".into()));
@@ -201,7 +201,7 @@ fn from_gguf() {
     let t = Tokenizer::from_metadata(&metadata).unwrap();
     assert_eq!((t.n_vocab(), t.bos(), t.ends()), (265, None, [260].as_slice()));
     assert_eq!(t.encode_prompt("abc<|x|>", true), [257, 262]);
-    metadata.insert("tokenizer.ggml.merges", Value::Array(Array::String(vec![b"a b".into(), vec![0xff]])));
+    metadata.insert("tokenizer.ggml.merges", Value::Array([b"a b".as_slice(), &[0xff]].iter().collect()));
     check(&metadata, "tokenizer.ggml.merges[1] is not UTF-8");
 }
 

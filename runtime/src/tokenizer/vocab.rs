@@ -1,7 +1,7 @@
 //! The tokenizer part of a GGUF header.
 
 use crate::error::{Error, Result};
-use ir::gguf::{Array, Metadata, Value};
+use ir::gguf::{Array, Metadata, Strings, Value};
 use std::borrow::Cow;
 
 /// The name of byte-level BPE.
@@ -48,8 +48,8 @@ impl<'a> Vocab<'a> {
     /// # Errors
     /// [`Error::Ir`] for a key that is missing or of another type, [`Error::Input`] for a text that is not UTF-8.
     pub fn from_gguf(metadata: &'a Metadata) -> Result<Self> {
-        let texts = |key: &str, strings: &'a [Vec<u8>]| {
-            let text = |(i, s): (usize, &'a Vec<u8>)| match std::str::from_utf8(s) {
+        let texts = |key: &str, strings: &'a Strings| {
+            let text = |(i, s): (usize, &'a [u8])| match std::str::from_utf8(s) {
                 Ok(text) => Ok(Cow::Borrowed(text)),
                 Err(_) => Err(Error::input(format!("{key}[{i}] is not UTF-8"))),
             };
@@ -58,8 +58,8 @@ impl<'a> Vocab<'a> {
         let model = metadata.str("tokenizer.ggml.model")?;
         const MERGES: &str = "tokenizer.ggml.merges";
         let merges = match model {
-            BPE => metadata.strings(MERGES)?,
-            _ => metadata.opt_strings(MERGES)?.unwrap_or_default(),
+            BPE => Some(metadata.strings(MERGES)?),
+            _ => metadata.opt_strings(MERGES)?,
         };
         const SCORES: &str = "tokenizer.ggml.scores";
         let scores = match model {
@@ -75,7 +75,7 @@ impl<'a> Vocab<'a> {
             pre: metadata.opt_str("tokenizer.ggml.pre")?.unwrap_or("default").into(),
             tokens: texts(TOKENS, metadata.strings(TOKENS)?)?,
             token_types: metadata.opt_i32s("tokenizer.ggml.token_type")?.unwrap_or_default(),
-            merges: texts(MERGES, merges)?,
+            merges: merges.map(|merges| texts(MERGES, merges)).transpose()?.unwrap_or_default(),
             scores,
             bos: metadata.opt_u32("tokenizer.ggml.bos_token_id")?,
             eos: metadata.opt_u32("tokenizer.ggml.eos_token_id")?,
