@@ -7,7 +7,7 @@
 use crate::quant::{DotForm, FloatKind, Scale};
 
 /// Version of everything in this module; the manifest records it and the runtime refuses another.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// Rows that [`crate::tensor::Layout::Rows16`] interleaves, and that a dot atom computes at once.
 pub const TILE_ROWS: usize = 16;

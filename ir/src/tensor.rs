@@ -116,9 +116,10 @@ impl Layout {
 
 /// What the columns of a piece are a multiple of; all but of the last.
 pub const PIECE_COLUMNS: usize = 256;
-/// Bytes above which tiles are cut: the activations that a piece meets outlast it in an L1 cache of 32 KiB. Weights are cut
-/// when they are loaded and kernels when they are compiled, so a change of these figures is one of [`crate::abi::VERSION`].
-const PIECE_BYTES: usize = 18 << 10;
+/// Bytes above which tiles are cut: the activations that a piece meets outlast it in half of an L1 cache of 32 KiB, which is
+/// what two threads of a core have each. Weights are cut when they are loaded and kernels when they are compiled, so a change
+/// of these figures is one of [`crate::abi::VERSION`].
+const PIECE_BYTES: usize = 9 << 10;
 /// Tiles whose pieces of the same columns lie together: the activations come to L1 once for all of them.
 const GROUP_TILES: usize = 4;
 

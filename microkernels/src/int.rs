@@ -509,7 +509,16 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(s: S, w: *const u8, tokens: &
                     prefetch_share::<F>(packed.w, b, ahead);
                 }
             };
-            let mut t = [s.zero_float(); N];
+            // With one token, which waits for memory, lines come in order and operations evenly between them: `d` first, and
+            // mins after the codes of their blocks. Otherwise mins come last, where they take fewer registers.
+            let mins = F::MIN && F::BLOCKS > 1;
+            let even = mins && N == 1 && !F::WHOLE;
+            let scales = || [packed.d(s), if F::MIN { packed.dmin(s) } else { s.zero_float() }];
+            let early = even.then(|| scales().map(|x| s.settle(x)));
+            let less_min = |less: S::Float, n: usize, b: usize| {
+                s.fnma_splat(packed.min(s, b), s.splat_float(rows.scaled_sum(n, b)), less)
+            };
+            let (mut t, mut less) = ([s.zero_float(); N], [s.zero_float(); N]);
             if F::WHOLE {
                 for b in 0..F::BLOCKS {
                     fetch(b);
@@ -521,18 +530,23 @@ unsafe fn stream<S: Simd, F: Form, const N: usize>(s: S, w: *const u8, tokens: &
                 unrolled!(F::BLOCKS / together, i => {
                     (i * together..(i + 1) * together).for_each(fetch);
                     add_blocks::<S, F, N>(s, &packed, &rows, i * together, together, &mut t);
+                    if even {
+                        for b in i * together..(i + 1) * together {
+                            less[0] = s.settle(less_min(less[0], 0, b));
+                        }
+                    }
                 });
             }
+            let [d, dmin] = early.unwrap_or_else(scales);
             for n in 0..N {
-                acc[n] = s.fma(t[n], packed.d(s), acc[n]);
-                if F::MIN && F::BLOCKS == 1 {
-                    acc[n] = s.fma_splat(packed.dmin(s), s.splat_float(rows.scaled_sum(n, 0)), acc[n]);
+                acc[n] = s.fma(t[n], d, acc[n]);
+                if mins {
+                    if !even {
+                        unrolled!(F::BLOCKS, b => { less[n] = less_min(less[n], n, b); });
+                    }
+                    acc[n] = s.fma(less[n], dmin, acc[n]);
                 } else if F::MIN {
-                    let mut less = s.zero_float();
-                    unrolled!(F::BLOCKS, b => {
-                        less = s.fnma_splat(packed.min(s, b), s.splat_float(rows.scaled_sum(n, b)), less);
-                    });
-                    acc[n] = s.fma(less, packed.dmin(s), acc[n]);
+                    acc[n] = s.fma_splat(dmin, s.splat_float(rows.scaled_sum(n, 0)), acc[n]);
                 }
             }
         }
