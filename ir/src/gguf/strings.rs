@@ -13,7 +13,7 @@ pub struct Strings {
 }
 
 impl Strings {
-    /// No strings, with room for `n` of any length to be counted.
+    /// No strings yet, with room for the ends of `n`.
     pub(super) fn with_capacity(n: usize) -> Self {
         Strings { bytes: Vec::new(), ends: Vec::with_capacity(n) }
     }
