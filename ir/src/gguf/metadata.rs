@@ -209,13 +209,7 @@ impl Array {
             5 => Array::I32(r.many(n, what, i32::from_le_bytes)?),
             6 => Array::F32(r.many(n, what, f32::from_le_bytes)?),
             7 => Array::Bool(collect(n, || boolean(r, what))?),
-            8 => {
-                let mut strings = Strings::with_capacity(n);
-                for _ in 0..n {
-                    strings.push(r.string(what)?);
-                }
-                Array::String(strings)
-            }
+            8 => Array::String((0..n).map(|_| r.string(what)).collect::<Result<_>>()?),
             9 => Array::Array(collect(n, || Array::read(r, key, depth + 1))?),
             10 => Array::U64(r.many(n, what, u64::from_le_bytes)?),
             11 => Array::I64(r.many(n, what, i64::from_le_bytes)?),

@@ -1,7 +1,6 @@
 //! Arrays of strings in one buffer: vocabularies have hundreds of thousands, of a few bytes each.
 
 use std::fmt;
-use std::ops::Index;
 
 /// Byte strings in order; they need not be UTF-8.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -13,17 +12,6 @@ pub struct Strings {
 }
 
 impl Strings {
-    /// No strings yet, with room for the ends of `n`.
-    pub(super) fn with_capacity(n: usize) -> Self {
-        Strings { bytes: Vec::new(), ends: Vec::with_capacity(n) }
-    }
-
-    /// Appends a string.
-    pub fn push(&mut self, string: &[u8]) {
-        self.bytes.extend_from_slice(string);
-        self.ends.push(self.bytes.len());
-    }
-
     /// String `i`.
     pub fn get(&self, i: usize) -> Option<&[u8]> {
         let end = *self.ends.get(i)?;
@@ -32,8 +20,9 @@ impl Strings {
     }
 
     /// The strings in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        (0..self.len()).map(|i| &self[i])
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        starts.zip(&self.ends).map(|(&start, &end)| &self.bytes[start..end])
     }
 
     /// Number of strings.
@@ -47,19 +36,13 @@ impl Strings {
     }
 }
 
-impl Index<usize> for Strings {
-    type Output = [u8];
-
-    fn index(&self, i: usize) -> &[u8] {
-        self.get(i).unwrap_or_else(|| panic!("string {i} of {}", self.len()))
-    }
-}
-
 impl<S: AsRef<[u8]>> FromIterator<S> for Strings {
     fn from_iter<I: IntoIterator<Item = S>>(iter: I) -> Self {
-        let iter = iter.into_iter();
-        let mut strings = Strings::with_capacity(iter.size_hint().0);
-        iter.for_each(|s| strings.push(s.as_ref()));
+        let mut strings = Strings::default();
+        for s in iter {
+            strings.bytes.extend_from_slice(s.as_ref());
+            strings.ends.push(strings.bytes.len());
+        }
         strings
     }
 }
