@@ -3,9 +3,12 @@
 use crate::body::Matrix;
 use ir::abi::LANE_BYTES;
 use ir::kernel::{Buf, Builder, Compare, Mem, Value};
-use ir::quant::{Format, Quad, Scaling, Unpack, Wide};
+use ir::quant::{FloatKind, Format, Quad, Scaling, Unpack, Unpacked, Wide};
 use ir::tensor::Layout;
 use std::collections::HashMap;
+
+/// [`ir::quant::QuantFormat::unpack`].
+pub(crate) type UnpackFn = fn(&mut dyn Unpack, u32) -> Unpacked;
 
 /// Four bytes: in one word, or each in its own.
 #[derive(Debug, Clone, Copy)]
@@ -457,5 +460,21 @@ impl Unpack for BlockView<'_> {
     fn fscale(&mut self, a: Value, by: f32) -> Value {
         let by = self.b.float(by);
         self.b.fmul(a, by)
+    }
+}
+
+/// The element of a float format at `column`, as f32.
+pub(crate) fn float_element(b: &mut Builder, w: Buf, m: &Matrix, kind: FloatKind, row: RowAt, column: Value) -> Value {
+    let mut view = BlockView::new(b, w, m, row, column);
+    match kind {
+        FloatKind::F32 => view.float(Mem::F32),
+        FloatKind::F16 => {
+            let v = view.float(Mem::U16);
+            b.from_half(v)
+        }
+        FloatKind::Bf16 => {
+            let v = view.float(Mem::U16);
+            b.from_bf16(v)
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Reads a fusion's body: which matrix products it has, where their input rows come from, what follows them.
 
-use ir::abi::{TILE_ROWS, f32_row_bytes, q8_row_bytes};
+use ir::abi::TILE_ROWS;
 use ir::graph::{Graph, Node, Op, Ref};
 use ir::quant::Format;
 use ir::tensor::{Elem, Layout, Pieces, TensorType};
@@ -101,52 +101,4 @@ pub(crate) fn linear(body: &Graph, value: Ref) -> Option<Linear> {
     }
     let x = param(body, x)?;
     Some(Linear { matrix, source: Source { x, columns: matrix.columns, last_token, norm } })
-}
-
-/// Bytes of one prepared row: the float row, then the int8 row, as far as the products want them.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct RowLayout {
-    /// Byte offset of the float row.
-    pub float: Option<usize>,
-    /// Byte offset of the int8 row.
-    pub int8: Option<usize>,
-    float_stride: usize,
-    int8_stride: usize,
-}
-
-impl RowLayout {
-    pub fn new(columns: usize, matrices: &[Matrix], tokens: usize) -> RowLayout {
-        let int8 = matrices.iter().any(Matrix::wants_int8);
-        let float = matrices.iter().any(|m| !m.wants_int8());
-        let (float_stride, int8_stride) = (f32_row_bytes(columns), q8_row_bytes(columns));
-        RowLayout {
-            float: float.then_some(0),
-            int8: int8.then_some(if float { float_stride * tokens } else { 0 }),
-            float_stride,
-            int8_stride,
-        }
-    }
-
-    /// Bytes for `tokens` rows.
-    pub fn bytes(&self, tokens: usize) -> usize {
-        let float = self.float.map_or(0, |_| self.float_stride * tokens);
-        float + self.int8.map_or(0, |_| self.int8_stride * tokens)
-    }
-
-    /// Offset of the first row that `matrix` wants, and the stride of its rows.
-    pub fn rows_for(&self, matrix: &Matrix) -> (usize, usize) {
-        if matrix.wants_int8() {
-            (self.int8.unwrap_or(0), self.int8_stride)
-        } else {
-            (self.float.unwrap_or(0), self.float_stride)
-        }
-    }
-
-    pub fn float_stride(&self) -> usize {
-        self.float_stride
-    }
-
-    pub fn int8_stride(&self) -> usize {
-        self.int8_stride
-    }
 }

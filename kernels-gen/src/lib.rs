@@ -6,12 +6,12 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-mod attention_parts;
 mod block;
 mod body;
+mod cpu;
 mod generator;
 mod gpu;
-mod matmul;
+mod math;
 pub mod ops;
 pub mod schedule;
 

@@ -2,9 +2,8 @@
 //! so activations are broadcast and nothing is summed across lanes.
 
 use super::rows::{BIAS, Int8, Meta, Row};
-use crate::block::{BlockView, RowAt};
+use crate::block::{BlockView, RowAt, UnpackFn};
 use crate::body::Matrix;
-use crate::matmul::UnpackFn;
 use ir::abi::{LANE_BYTES, Q8_BLOCK, WARP_ROWS};
 use ir::kernel::{Buf, Builder, Mem, Unary, Value};
 use ir::quant::{DotForm, FloatKind, Scaling, Unpacked};

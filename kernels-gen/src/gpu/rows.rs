@@ -169,7 +169,7 @@ impl<'a> Spread<'a> {
         });
         let sum = b.get(sum);
         let total = cta_sum(b, self.at, sums, sum);
-        crate::matmul::inverse_root(b, total, 4 * self.fours, eps)
+        crate::math::inverse_root(b, total, 4 * self.fours, eps)
     }
 }
 
@@ -219,7 +219,7 @@ fn quantise(b: &mut Builder, at: &Place, row: Int8, (c, v): (Value, Value), insi
     let magnitudes = b.fabs(v);
     let largest = b.max(magnitudes);
     let largest = lanes_max(b, largest, 8);
-    let (mut scale, inverse) = crate::matmul::scale_of(b, largest);
+    let (mut scale, inverse) = crate::math::scale_of(b, largest);
     let inverse = b.splat(inverse);
     let scaled = b.fmul(v, inverse);
     let codes = b.round(scaled);

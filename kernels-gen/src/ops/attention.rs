@@ -6,7 +6,7 @@
 
 mod gpu;
 
-use crate::attention_parts::{Cache, accumulate, scores};
+use crate::cpu::attention::{Cache, accumulate, scores};
 use crate::body;
 use crate::generator::Generator;
 use ir::Result;

@@ -1,10 +1,9 @@
 //! `embed`: one row of the embedding table for each token, decoded from either layout.
 
-use crate::block::{BlockView, RowAt, row_at};
+use crate::block::{BlockView, RowAt, float_element, row_at};
 use crate::body::{self, Matrix};
 use crate::generator::Generator;
 use crate::gpu;
-use crate::matmul::float_element;
 use ir::abi::f32_row_bytes;
 use ir::graph::{Graph, Op};
 use ir::kernel::{Buf, Builder, Mem, Value};

@@ -4,7 +4,7 @@ use crate::body::{self, Linear};
 use crate::generator::Generator;
 use crate::gpu::product::{self, Segment};
 use crate::gpu::{self, LANES};
-use crate::matmul::{self, TileOut};
+use crate::cpu::matmul::{self, TileOut};
 use ir::Result;
 use ir::abi::{Meaning, TILE_ROWS};
 use ir::graph::{Graph, Op};

@@ -3,7 +3,7 @@
 use crate::body;
 use crate::generator::Generator;
 use crate::gpu::product;
-use crate::matmul::{self, TileOut};
+use crate::cpu::matmul::{self, TileOut};
 use ir::Result;
 use ir::graph::{Graph, Op};
 use ir::kernel::Mem;

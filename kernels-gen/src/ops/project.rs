@@ -3,7 +3,7 @@
 use crate::body::{self, Linear};
 use crate::generator::Generator;
 use crate::gpu::product;
-use crate::matmul::{self, TileOut};
+use crate::cpu::matmul::{self, TileOut};
 use ir::Result;
 use ir::abi::{TILE_ROWS, f32_row_bytes};
 use ir::graph::{Graph, Op, Ref};

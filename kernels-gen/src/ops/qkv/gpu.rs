@@ -110,7 +110,7 @@ fn norm(b: &mut Builder, at: &Place, (x, from): (Buf, Value), head: usize, (weig
     });
     let squares = b.get(squares);
     let squares = gpu::lanes_sum(b, squares, LANES);
-    let r = crate::matmul::inverse_root(b, squares, head, eps);
+    let r = crate::math::inverse_root(b, squares, head, eps);
     for_lanes(b, at, head, |b, i| {
         let to = b.iadd(from, i);
         let (v, w) = (b.load(x, to, Mem::F32), b.load(weight, i, Mem::F32));
@@ -136,7 +136,7 @@ fn append_int8(b: &mut Builder, at: &Place, (x, from): (Buf, Value), head: usize
         let v = b.get(v);
         let magnitude = b.fabs(v);
         let largest = gpu::lanes_max(b, magnitude, LANES);
-        let (scale, inverse) = crate::matmul::scale_of(b, largest);
+        let (scale, inverse) = crate::math::scale_of(b, largest);
         let v = b.fmul(v, inverse);
         let code = b.round(v);
         let to = b.iadd(row, i);

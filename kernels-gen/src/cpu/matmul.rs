@@ -1,15 +1,64 @@
 //! Matrix products: preparing the input rows (norm, int8 quantisation) and the dot products of weight tiles, through
 //! a microkernel where the target has one, else as code over the format's `unpack`.
 
-use crate::block::{BlockView, RowAt, row_at};
-use crate::body::{Linear, Matrix, RowLayout, Source};
+use crate::block::{BlockView, RowAt, UnpackFn, float_element, row_at};
+use crate::body::{Linear, Matrix, Source};
 use crate::generator::Generator;
-use ir::abi::{Atom, Meaning, Q8_BLOCK, Q8_BYTES, Q8_SCALE, Q8_SUMS, TILE_ROWS, f32_row_bytes};
-use ir::kernel::{Arg, Buf, Builder, Compare, Mem, Value};
-use ir::quant::{DotForm, FloatKind, Unpack};
+use crate::math::{inverse_root, scale_of};
+use ir::abi::{Atom, Meaning, Q8_BLOCK, Q8_BYTES, Q8_SCALE, Q8_SUMS, TILE_ROWS, f32_row_bytes, q8_row_bytes};
+use ir::kernel::{Arg, Buf, Builder, Mem, Value};
+use ir::quant::{DotForm, FloatKind};
 use ir::spec::Prologue;
 use ir::tensor::Layout;
 use ir::{Error, Result};
+
+/// Bytes of one prepared row: the float row, then the int8 row, as far as the products want them.
+#[derive(Debug, Clone, Copy)]
+struct RowLayout {
+    /// Byte offset of the float row.
+    float: Option<usize>,
+    /// Byte offset of the int8 row.
+    int8: Option<usize>,
+    float_stride: usize,
+    int8_stride: usize,
+}
+
+impl RowLayout {
+    fn new(columns: usize, matrices: &[Matrix], tokens: usize) -> RowLayout {
+        let int8 = matrices.iter().any(Matrix::wants_int8);
+        let float = matrices.iter().any(|m| !m.wants_int8());
+        let (float_stride, int8_stride) = (f32_row_bytes(columns), q8_row_bytes(columns));
+        RowLayout {
+            float: float.then_some(0),
+            int8: int8.then_some(if float { float_stride * tokens } else { 0 }),
+            float_stride,
+            int8_stride,
+        }
+    }
+
+    /// Bytes for `tokens` rows.
+    fn bytes(&self, tokens: usize) -> usize {
+        let float = self.float.map_or(0, |_| self.float_stride * tokens);
+        float + self.int8.map_or(0, |_| self.int8_stride * tokens)
+    }
+
+    /// Offset of the first row that `matrix` wants, and the stride of its rows.
+    fn rows_for(&self, matrix: &Matrix) -> (usize, usize) {
+        if matrix.wants_int8() {
+            (self.int8.unwrap_or(0), self.int8_stride)
+        } else {
+            (self.float.unwrap_or(0), self.float_stride)
+        }
+    }
+
+    fn float_stride(&self) -> usize {
+        self.float_stride
+    }
+
+    fn int8_stride(&self) -> usize {
+        self.int8_stride
+    }
+}
 
 /// Input rows, prepared for the products of one kernel.
 #[derive(Debug, Clone, Copy)]
@@ -101,17 +150,6 @@ pub(crate) fn inverse_rms(b: &mut Builder, buf: Buf, base: Value, columns: usize
     inverse_root(b, squares, columns, eps)
 }
 
-/// 1 / sqrt(squares / n + eps).
-pub(crate) fn inverse_root(b: &mut Builder, squares: Value, n: usize, eps: f32) -> Value {
-    let n = b.float(n as f32);
-    let mean = b.fdiv(squares, n);
-    let eps = b.float(eps);
-    let mean = b.fadd(mean, eps);
-    let root = b.sqrt(mean);
-    let one = b.float(1.0);
-    b.fdiv(one, root)
-}
-
 #[allow(clippy::too_many_arguments)]
 fn prepare_row(
     b: &mut Builder,
@@ -183,15 +221,6 @@ pub(crate) fn block_scale(b: &mut Builder, parts: &[Value]) -> (Value, Value) {
     let largest = magnitudes.into_iter().reduce(|x, y| b.fmax(x, y)).expect("a block is not empty");
     let largest = b.max(largest);
     scale_of(b, largest)
-}
-
-/// The scale of a block whose largest magnitude is this, and its reciprocal (0 for 0).
-pub(crate) fn scale_of(b: &mut Builder, largest: Value) -> (Value, Value) {
-    let (zero, one, steps) = (b.float(0.0), b.float(1.0), b.float(127.0));
-    let scale = b.fdiv(largest, steps);
-    let inverse = b.fdiv(one, scale);
-    let empty = b.compare(Compare::FEq, scale, zero);
-    (scale, b.select(empty, zero, inverse))
 }
 
 /// round(x * inverse) of vectors, as bytes, four vectors a result.
@@ -368,22 +397,6 @@ fn dot(b: &mut Builder, w: Buf, m: &Matrix, row: Value, acts: Buf, from: Value) 
     }
 }
 
-/// The element of a float format at `column`, as f32.
-pub(crate) fn float_element(b: &mut Builder, w: Buf, m: &Matrix, kind: FloatKind, row: RowAt, column: Value) -> Value {
-    let mut view = BlockView::new(b, w, m, row, column);
-    match kind {
-        FloatKind::F32 => view.float(Mem::F32),
-        FloatKind::F16 => {
-            let v = view.float(Mem::U16);
-            b.from_half(v)
-        }
-        FloatKind::Bf16 => {
-            let v = view.float(Mem::U16);
-            b.from_bf16(v)
-        }
-    }
-}
-
 fn float_dot(b: &mut Builder, w: Buf, m: &Matrix, kind: FloatKind, row: RowAt, acts: Buf, from: Value) -> Value {
     sum_columns(b, m.columns, |b, c, acc| {
         let lanes = [0, 1, 2, 3].map(|i| {
@@ -397,8 +410,6 @@ fn float_dot(b: &mut Builder, w: Buf, m: &Matrix, kind: FloatKind, row: RowAt, a
         b.fma(weights, x, acc)
     })
 }
-
-pub(crate) type UnpackFn = fn(&mut dyn Unpack, u32) -> ir::quant::Unpacked;
 
 fn int_dot(b: &mut Builder, w: Buf, m: &Matrix, unpack: UnpackFn, row: RowAt, acts: Buf, from: Value) -> Value {
     let zero = b.float(0.0);

@@ -1,7 +1,7 @@
 //! Scores and weighted sums over a block of KV positions: through a microkernel, or as code.
 
+use super::matmul::sum_columns;
 use crate::generator::Generator;
-use crate::matmul::sum_columns;
 use ir::Result;
 use ir::abi::{KV_BLOCK, Meaning, Q8_BLOCK};
 use ir::kernel::{Arg, Buf, Builder, Mem, Value};
