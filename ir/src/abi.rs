@@ -4,9 +4,13 @@
 //! A CPU kernel is position-independent code of the form [`KernelFn`]; everything it touches hangs off the frame, so it
 //! has no relocations. Next hop: `microkernels` implements the atoms, `runtime` fills the frames, `codegen` emits the calls.
 
+pub use crate::activation::{
+    Q8_BLOCK, Q8_BYTES, Q8_SCALE, Q8_SCALED_SUM, Q8_STARTS, Q8_STARTS_AT, Q8_SUMS, ROW_ALIGN, f32_row_bytes,
+    kv_f16_row_bytes, kv_q8_row_bytes, q8_row_bytes,
+};
 use crate::quant::{DotForm, FloatKind, Scale};
 
-/// Version of everything in this module; the manifest records it and the runtime refuses another.
+/// Version of everything in this module and in what it re-exports; the manifest records it and the runtime refuses another.
 pub const VERSION: u32 = 8;
 
 /// Rows that [`crate::tensor::Layout::Rows16`] interleaves, and that a dot atom computes at once.
@@ -15,53 +19,11 @@ pub const TILE_ROWS: usize = 16;
 pub const WARP_ROWS: usize = 32;
 /// Bytes of the widest load of a lane.
 pub const LANE_BYTES: usize = 16;
-/// Elements that share one scale in int8 activations.
-pub const Q8_BLOCK: usize = 32;
 /// KV positions that an attention kernel handles between two rescalings of its running sums.
 pub const KV_BLOCK: usize = 64;
-/// Row alignment of activation buffers, bytes.
-pub const ROW_ALIGN: usize = 64;
 
 /// Most scratch bytes of a kernel for each worker, and most zeroed bytes of a plan; far more than any needs.
 pub const MAX_SCRATCH: u64 = 64 << 20;
-
-/// Bytes of one row of `k` float activations: f32, padded to [`ROW_ALIGN`].
-pub const fn f32_row_bytes(k: usize) -> usize {
-    (k * 4).next_multiple_of(ROW_ALIGN)
-}
-
-/// Bytes of a block of int8 activations, a cache line: [`Q8_BLOCK`] codes, what the `Q8_*` offsets below say, and eight
-/// bytes that nobody writes or reads. Element = scale * code.
-pub const Q8_BYTES: usize = 64;
-/// Where the scale of a block is, f32.
-pub const Q8_SCALE: usize = Q8_BLOCK;
-/// Where the sums of the first and of the last 16 codes are, i16.
-pub const Q8_SUMS: usize = Q8_SCALE + 4;
-/// Where the sum of all codes times the scale is, f32; for atoms alone, as are the starts.
-pub const Q8_SCALED_SUM: usize = Q8_SUMS + 4;
-/// Where dots of codes with an offset find what to begin with: the sum of all codes times the first of [`Q8_STARTS`], and
-/// those of the first and of the last 16 times the second, i32.
-pub const Q8_STARTS_AT: usize = Q8_SCALED_SUM + 4;
-/// What the sum of a block's codes is multiplied by there; and what the sum of half a block's codes is.
-pub const Q8_STARTS: [i32; 2] = [-128, -32];
-
-/// Bytes of one row of `k` int8 activations (`k` a multiple of 32): an odd number of cache lines, so that the same block of
-/// several rows does not compete for one set of a cache.
-pub const fn q8_row_bytes(k: usize) -> usize {
-    ((k / Q8_BLOCK) | 1) * Q8_BYTES
-}
-
-/// Bytes of one position of one KV head of `head` elements in f16: just the elements.
-pub const fn kv_f16_row_bytes(head: usize) -> usize {
-    head * 2
-}
-
-/// Bytes of one position of one KV head of `head` elements in 8 bits: `head` rounded up to 32 codes (i8, the excess
-/// zero), then one f16 scale for every 32 of them. Element = scale * code.
-pub const fn kv_q8_row_bytes(head: usize) -> usize {
-    let padded = head.next_multiple_of(Q8_BLOCK);
-    padded + padded / Q8_BLOCK * 2
-}
 
 /// Distance of work counters: each has a cache line of its own.
 pub const TICKET_BYTES: usize = 64;
@@ -151,51 +113,30 @@ pub type RopeAnglesFn =
 /// Returns when every worker of the pool has called it; memory written before is visible after.
 pub type BarrierFn = unsafe extern "C" fn(pool: *const u8, worker: usize);
 
-/// The kinds of operand lists, one for each function type above.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Signature {
-    /// [`DotFn`].
-    Dot,
-    /// [`ScoresFn`].
-    Scores,
-    /// [`AccumulateFn`].
-    Accumulate,
-    /// [`SoftmaxFn`].
-    Softmax,
-    /// [`SiluTimesFn`].
-    SiluTimes,
-    /// [`QuantizeFn`].
-    Quantize,
-    /// [`RopeAnglesFn`].
-    RopeAngles,
-    /// [`BarrierFn`].
-    Barrier,
-}
-
-/// What an atom computes, so that generators choose it by meaning.
+/// What an atom computes, so that generators choose it by meaning; each meaning has one of the function types above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
-    /// Dot products of a weight tile of this form.
+    /// Dot products of a weight tile of this form: [`DotFn`].
     Dot(DotForm),
-    /// Attention scores; the flag says whether KV rows are 8-bit.
+    /// Attention scores; the flag says whether KV rows are 8-bit: [`ScoresFn`].
     Scores {
         /// 8-bit KV rows instead of f16.
         q8: bool,
     },
-    /// Attention-weighted sum of values.
+    /// Attention-weighted sum of values: [`AccumulateFn`].
     Accumulate {
         /// 8-bit KV rows instead of f16.
         q8: bool,
     },
-    /// A row of the online softmax.
+    /// A row of the online softmax: [`SoftmaxFn`].
     Softmax,
-    /// silu(gate) * up.
+    /// silu(gate) * up: [`SiluTimesFn`].
     SiluTimes,
-    /// A row of int8 activations.
+    /// A row of int8 activations: [`QuantizeFn`].
     Quantize,
-    /// Rotary angles.
+    /// Rotary angles: [`RopeAnglesFn`].
     RopeAngles,
-    /// Barrier of the worker pool.
+    /// Barrier of the worker pool: [`BarrierFn`].
     Barrier,
 }
 
@@ -277,20 +218,4 @@ atoms! {
     SiluTimes = "silu_times", Meaning::SiluTimes;
     /// A row, normalised or as it is.
     Quantize = "quantize", Meaning::Quantize;
-}
-
-impl Atom {
-    /// The operand list.
-    pub fn signature(self) -> Signature {
-        match self.meaning() {
-            Meaning::Dot(_) => Signature::Dot,
-            Meaning::Scores { .. } => Signature::Scores,
-            Meaning::Accumulate { .. } => Signature::Accumulate,
-            Meaning::Softmax => Signature::Softmax,
-            Meaning::SiluTimes => Signature::SiluTimes,
-            Meaning::Quantize => Signature::Quantize,
-            Meaning::RopeAngles => Signature::RopeAngles,
-            Meaning::Barrier => Signature::Barrier,
-        }
-    }
 }

@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 pub mod abi;
+mod activation;
 pub mod artifact;
 pub mod error;
 pub mod front;
@@ -18,6 +19,7 @@ pub mod quant;
 pub mod spec;
 pub mod target;
 pub mod tensor;
+mod value;
 mod verified;
 pub mod work;
 

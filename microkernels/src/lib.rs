@@ -73,7 +73,7 @@ pub fn available(isa: Isa) -> bool {
 /// The atoms of an instruction set, `None` unless this machine has it. [`Atom::Barrier`] is the caller's to fill in;
 /// every other atom of the target is there.
 ///
-/// To call an entry, transmute it to the function type of the atom's [`ir::abi::Signature`] and keep that type's
+/// To call an entry, transmute it to the function type of the atom's [`ir::abi::Meaning`] and keep that type's
 /// contract: no function checks its operands.
 pub fn table(isa: Isa) -> Option<Table> {
     if !available(isa) {

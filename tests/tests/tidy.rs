@@ -1,7 +1,7 @@
 //! The structure of the source: which crate may use which, where unsafe code and names may stand, lists that agree with
 //! folders.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -113,6 +113,45 @@ fn crates_depend_only_on_what_they_may() {
         // Not in tests either: the artifact is all that passes between them.
         let shared = |l: &&str| l.starts_with("codegen") || l.starts_with("kernels-gen");
         assert!(*name != "runtime" || text.lines().filter(shared).count() == 0, "runtime may not see the compiler");
+    }
+}
+
+/// The modules at the top of a crate that its code names after `crate::`, for each of them.
+fn module_edges(krate: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let source = format!("{krate}/src/");
+    let mut texts: BTreeMap<String, String> = BTreeMap::new();
+    for (place, line) in code() {
+        let Some(path) = place.strip_prefix(&source) else { continue };
+        let module = path.split(['/', '.']).next().unwrap();
+        let text = texts.entry(module.to_owned()).or_default();
+        text.push_str(&line);
+        text.push('\n');
+    }
+    let of = |module: &String, text: &String| {
+        let named = text.split("crate::").skip(1).flat_map(|path| match path.strip_prefix('{') {
+            Some(list) => words(list.split(';').next().unwrap()).collect::<Vec<_>>(),
+            None => words(path).take(1).collect(),
+        });
+        let others = named.filter(|n| *n != module && texts.contains_key(*n));
+        (module.clone(), others.map(str::to_owned).collect())
+    };
+    texts.iter().map(|(module, text)| of(module, text)).collect()
+}
+
+#[test]
+fn modules_use_each_other_in_no_circle() {
+    for krate in ["ir", "kernels-gen", "codegen", "microkernels", "runtime"] {
+        let mut edges = module_edges(krate);
+        assert!(edges.len() > 1, "{krate} has no modules");
+        // Modules that use none that is left are in no circle.
+        loop {
+            let left: BTreeSet<String> = edges.keys().cloned().collect();
+            edges.retain(|_, used| !used.is_disjoint(&left));
+            if edges.len() == left.len() {
+                break;
+            }
+        }
+        assert!(edges.is_empty(), "modules of {krate} use each other in a circle, or need one: {edges:?}");
     }
 }
 

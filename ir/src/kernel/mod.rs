@@ -10,6 +10,7 @@ mod builder;
 mod text;
 mod verify;
 
+pub use crate::value::Value;
 pub use builder::Builder;
 
 use crate::abi::Atom;
@@ -17,10 +18,6 @@ use serde::{Deserialize, Serialize};
 
 /// Most elements of a buffer: what a 32-bit index reaches.
 pub const MOST_ELEMENTS: u64 = 1 << 32;
-
-/// The result of an instruction, an index into the kernel's value table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Value(pub u32);
 
 /// A mutable local, an index into the kernel's variable table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -240,7 +237,8 @@ pub enum Inst {
     ShuffleXor(Value, u32),
     /// The value of the lane of this number.
     Shuffle(Value, Value),
-    /// The bits of an i32 of all lanes of the warp together. An assembler sees that the warp agrees on it.
+    /// The bitwise OR of an i32 over all lanes of the warp. It is equal in all lanes, and an assembler knows that, so that it
+    /// can keep the value in a uniform register.
     WarpOr(Value),
     /// Adds an i32 to an element of the whole device's memory; gives what was there. Memory written before by this thread
     /// is visible to whoever sees the sum, and what others wrote before theirs to this thread.

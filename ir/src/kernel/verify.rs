@@ -3,7 +3,7 @@
 use super::{
     Access, Arg, Binary, Buf, Compare, Inst, Kernel, MOST_ELEMENTS, Mem, Space, Special, Stmt, Ty, Unary, Value, Var,
 };
-use crate::abi::Signature;
+use crate::abi::{Atom, Meaning};
 use crate::{Error, Result, Verified};
 
 impl Kernel {
@@ -181,7 +181,7 @@ impl Verifier<'_> {
             Stmt::Barrier => self.on_gpu(false, "a barrier of workers")?,
             Stmt::Call { atom, args } => {
                 self.on_gpu(false, "a call")?;
-                self.call(atom.signature(), args)?;
+                self.call(*atom, args)?;
             }
             Stmt::Sync(_) => self.on_gpu(true, "a wait of threads")?,
             Stmt::AwaitPrevious => {
@@ -208,16 +208,16 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn call(&self, signature: Signature, args: &[Arg]) -> Result<()> {
+    fn call(&self, atom: Atom, args: &[Arg]) -> Result<()> {
         // a: address, n: address or null, i: integer, f: float.
-        let pattern = match signature {
-            Signature::Dot => "aaaiiiii",
-            Signature::Scores | Signature::Accumulate => "aaaiii",
-            Signature::Softmax => "aaaaii",
-            Signature::SiluTimes => "aaii",
-            Signature::Quantize => "aaifn",
-            Signature::RopeAngles => "aiiifn",
-            Signature::Barrier => return self.bad("the barrier is a statement, not a call"),
+        let pattern = match atom.meaning() {
+            Meaning::Dot(_) => "aaaiiiii",
+            Meaning::Scores { .. } | Meaning::Accumulate { .. } => "aaaiii",
+            Meaning::Softmax => "aaaaii",
+            Meaning::SiluTimes => "aaii",
+            Meaning::Quantize => "aaifn",
+            Meaning::RopeAngles => "aiiifn",
+            Meaning::Barrier => return self.bad("the barrier is a statement, not a call"),
         };
         self.ensure(args.len() == pattern.len(), || format!("a call has {} arguments", args.len()))?;
         for (arg, want) in args.iter().zip(pattern.chars()) {
@@ -237,7 +237,7 @@ impl Verifier<'_> {
                 }
                 Arg::Null => want == 'n',
             };
-            self.ensure(ok, || format!("argument {arg:?} does not fit {signature:?}"))?;
+            self.ensure(ok, || format!("argument {arg:?} does not fit {}", atom.name()))?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! lowest up, as in gguf-py (MIT licence), and expanded at compile time to words of four signed bytes.
 
 use super::{Scaling, Unpack, Wide};
-use crate::kernel::Value;
+use crate::value::Value;
 
 /// The words of a table of points: one for each four elements, the first in the lowest byte.
 ///

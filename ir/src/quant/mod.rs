@@ -9,7 +9,7 @@ mod ggml;
 mod grid;
 mod unpack;
 
-use crate::abi::{Q8_BLOCK, Q8_BYTES};
+use crate::activation::{Q8_BLOCK, Q8_BYTES};
 pub use ggml::{GGML_TYPES, GgmlType, ggml_type};
 pub use mxfp4::HALVES as E2M1_HALVES;
 pub use unpack::{Quad, Scaling, Unpack, Unpacked, Wide};

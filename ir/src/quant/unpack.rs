@@ -4,7 +4,7 @@
 //! or four scalars, and where a field's bytes lie, is the implementor's business, so one `unpack` serves every layout,
 //! lane width and backend.
 
-use crate::kernel::Value;
+use crate::value::Value;
 
 /// Four 32-bit words, as a handle into whatever implements [`Unpack`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use cranelift_codegen::ir::{
 };
 use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
-use ir::abi::{Atom, Control, Frame, Signature as AtomSignature, TICKET_BYTES};
+use ir::abi::{Atom, Control, Frame, TICKET_BYTES};
 use ir::kernel::{Access, Arg, Binary, Buf, Compare, Inst, Kernel, Mem, Space, Special, Stmt, Ty, Unary, Value};
 use ir::target::{Isa, Target};
 use ir::{Result, Verified};
@@ -36,7 +36,8 @@ struct Lowering<'a, 'b> {
     control: V,
     tickets: V,
     atoms: V,
-    signatures: HashMap<AtomSignature, SigRef>,
+    /// Signatures of calls, by the types of their operands.
+    signatures: HashMap<Vec<Type>, SigRef>,
 }
 
 /// Where a buffer begins.
@@ -351,9 +352,9 @@ impl Lowering<'_, '_> {
     fn call(&mut self, atom: Atom, args: &[V]) {
         let kinds: Vec<Type> = args.iter().map(|&a| self.b.func.dfg.value_type(a)).collect();
         let b = &mut self.b;
-        let signature = *self.signatures.entry(atom.signature()).or_insert_with(|| {
+        let signature = *self.signatures.entry(kinds).or_insert_with_key(|kinds| {
             let mut s = Signature::new(CallConv::SystemV);
-            s.params.extend(kinds.into_iter().map(AbiParam::new));
+            s.params.extend(kinds.iter().copied().map(AbiParam::new));
             b.import_signature(s)
         });
         let address = self.b.ins().load(types::I64, constant_memory(), self.atoms, atom as i32 * 8);
