@@ -3,7 +3,7 @@
 use crate::memory::{Lifetime, place};
 use ir::abi::ROW_ALIGN;
 use ir::graph::{Fusion, Graph, Input, NodeId, Op, Ref};
-use ir::kernel::Kernel;
+use ir::kernel::{Access, Kernel};
 use ir::plan::{Buffer, Place, Plan, Step, Top};
 use ir::spec::{self, KernelSpec, Schedule};
 use ir::target::{self, Gpu, Target};
@@ -243,6 +243,15 @@ fn launch(
     }
     let kernel = &table.kernels[number];
     let declared: Vec<_> = kernel.kernel.param_buffers().collect();
+    for (decl, &number) in declared.iter().zip(&operands) {
+        let Buffer { name, place, .. } = &buffers.list[number as usize];
+        let (constant, weight) = (decl.access == Access::Constant, matches!(place, Place::Weight(_)));
+        // A load of a constant may miss what a launch has written.
+        if constant && !weight || weight && decl.access == Access::Write {
+            let what = format!("{} takes {name}, at {place:?}, as {:?}", fusion.kind, decl.access);
+            return Err(Error::verify("graph", what));
+        }
+    }
     for (i, (name, value)) in fusion.body.outputs().iter().enumerate() {
         let producer = fusion.body.node(value.node);
         let buffer = match producer.op {

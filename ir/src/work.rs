@@ -4,54 +4,10 @@
 //! however many workers read it.
 
 use crate::Result;
-use crate::graph::{Graph, Op, Ref};
+use crate::role::Role;
 use crate::spec::KernelSpec;
 use crate::tensor::{Elem, TensorType, kv_row_bytes};
 use serde::{Deserialize, Serialize};
-
-/// What a body does with one of its parameters or results.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Multiplies by it.
-    Matrix,
-    /// Takes rows of it, those of the tokens.
-    Table,
-    /// Copies it from one layout of weights to another.
-    Repacked,
-    /// Appends to it: a KV cache.
-    Appended,
-    /// Attends to it: a KV cache.
-    Attended,
-    /// Reads or writes it as it is.
-    Plain,
-}
-
-impl Role {
-    /// The role of body parameter `n`.
-    pub fn of(body: &Graph, n: u32) -> Role {
-        let uses =
-            body.nodes().iter().flat_map(|node| node.inputs.iter().enumerate().map(move |(at, r)| (node, at, r)));
-        let roles =
-            uses.filter(|(_, _, r)| body.node(r.node).op == Op::Param(n)).map(|(node, at, _)| match (&node.op, at) {
-                (Op::MatMul, 0) => Role::Matrix,
-                (Op::Embed, 0) => Role::Table,
-                (Op::Repack { .. }, 0) => Role::Repacked,
-                (Op::KvAppend, 0) => Role::Appended,
-                (Op::Attention { .. }, 1 | 2) => Role::Attended,
-                _ => Role::Plain,
-            });
-        roles.into_iter().find(|role| *role != Role::Plain).unwrap_or(Role::Plain)
-    }
-
-    /// The role of a result.
-    pub fn of_result(body: &Graph, result: Ref) -> Role {
-        match body.node(result.node).op {
-            Op::KvAppend => Role::Appended,
-            Op::Repack { .. } => Role::Repacked,
-            _ => Role::Plain,
-        }
-    }
-}
 
 /// What one launch of a kernel moves and computes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -72,14 +28,14 @@ impl Work {
     /// The work of a spec.
     ///
     /// # Errors
-    /// [`crate::Error::Verify`] for a body whose parameters are not numbered.
+    /// [`crate::Error::Verify`] for a body whose parameters are not numbered, or one that has no single [`Role`].
     pub fn of(spec: &KernelSpec) -> Result<Work> {
         let (body, tokens) = (&spec.body, spec.tokens as u64);
         let mut work = Work::default();
         let floats = |ty: &TensorType| ty.elements() as u64 * 4;
         let position = |ty: &TensorType| (ty.shape[0] * kv_row_bytes(ty.elem, ty.columns()).unwrap_or(0)) as u64;
         for (n, ty) in body.params()?.into_iter().enumerate() {
-            match Role::of(body, n as u32) {
+            match Role::of(body, n as u32)? {
                 Role::Matrix => {
                     work.products += ty.elements() as u64;
                     work.weight_bytes += ty.weight_bytes().unwrap_or(0);

@@ -2,7 +2,9 @@
 
 use ir::graph::interp::{self, KvCache, Step, Value, Weights};
 use ir::graph::{F32, Fusion, Graph, Input, NodeId, Op, Ref, RopeStyle};
+use ir::kernel::Access;
 use ir::quant::{self, Format};
+use ir::role::Role;
 use ir::tensor::{Elem, Layout, TensorType};
 use proptest::prelude::*;
 
@@ -369,5 +371,22 @@ fn kv_caches_round_and_stay() {
         assert!(refuse(0, &[9]).contains("token id"));
         assert!(refuse(0, &[0, 0, 0]).contains("tokens in a step"));
         assert!(refuse(0, &[]).contains("tokens in a step"));
+    }
+}
+
+/// Loads of constants may miss what the launch before writes, so only operands that are always weights are constant.
+#[test]
+fn only_weights_are_constant() {
+    let bodies = [
+        ("%1 = param 1 : f32[2,64]\n%2 = matmul %0, %1 : f32[2,2]", "f32[2,64]", Some(Access::Constant)),
+        ("%1 = param 1 : f32[2,64]\n%2 = matmul %1, %0 : f32[2,2]", "f32[2,64]", Some(Access::Read)),
+        ("%1 = param 1 : i32[3]\n%2 = embed %0, %1 : f32[3,64]", "f32[2,64]", Some(Access::Constant)),
+        ("%1 = param 1 : f32[64]\n%2 = rms_norm %0, %1 eps=1e-5 : f32[2,64]", "f32[2,64]", Some(Access::Read)),
+        // Multiplied by, and added: it could be memory that the launch before writes.
+        ("%1 = add %0, %0 : f32[64,64]\n%2 = matmul %0, %1 : f32[64,64]", "f32[64,64]", None),
+    ];
+    for (nodes, ty, expected) in bodies {
+        let body: Graph = format!("%0 = param 0 : {ty}\n{nodes}\noutput \"out\" %2\n").parse().expect(nodes);
+        assert_eq!(Role::of(&body, 0).map(Role::access).ok(), expected, "{body}");
     }
 }

@@ -4,10 +4,10 @@ use crate::{Generated, Workspace};
 use ir::abi::f32_row_bytes;
 use ir::graph::Graph;
 use ir::kernel::{Access, Buf, Builder, MOST_ELEMENTS, Mem, Value};
+use ir::role::Role;
 use ir::spec::{CpuSchedule, GpuSchedule, KernelSpec, Schedule};
 use ir::target::Target;
 use ir::tensor::{Elem, TensorType, kv_bytes};
-use ir::work::Role;
 use ir::{Error, Result};
 
 /// A kernel in the making.
@@ -28,14 +28,9 @@ impl<'a> Generator<'a> {
         let body = &spec.body;
         let mut params = Vec::new();
         for (i, ty) in body.params()?.into_iter().enumerate() {
-            let role = Role::of(body, i as u32);
+            let role = Role::of(body, i as u32)?;
             let (mem, bytes) = storage(ty, role)?;
-            let access = match role {
-                Role::Matrix | Role::Table | Role::Repacked => Access::Constant,
-                Role::Appended => Access::Write,
-                Role::Attended | Role::Plain => Access::Read,
-            };
-            params.push(b.param(format!("in{i}"), mem, bytes, access));
+            params.push(b.param(format!("in{i}"), mem, bytes, role.access()));
         }
         let mut results = Vec::new();
         for (i, (_, value)) in body.outputs().iter().enumerate() {

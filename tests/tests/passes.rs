@@ -1,12 +1,15 @@
-//! Every pass keeps the meaning of a graph: the interpreter gives the same bits before and after.
+//! Every pass keeps the meaning of a graph: the interpreter gives the same bits before and after. Lowering gives constant
+//! operands of kernels nothing but weights.
 
+use codegen::lower::{KernelTable, lower};
 use codegen::passes::{self, PassContext};
-use ir::Verified;
 use ir::graph::interp::{self, KvCache, Step, Weights};
 use ir::graph::{Graph, Op};
+use ir::plan::Plan;
 use ir::quant::{self, Format};
 use ir::target;
 use ir::tensor::{Elem, Layout};
+use ir::{Result, Verified};
 use tests::synthetic;
 
 /// Runs a prompt in steps of the graph's capacity or less, while the context lasts, and gives all outputs and caches, by name,
@@ -117,4 +120,34 @@ fn equal_layers_have_equal_bodies() {
     bodies.dedup();
     // embed, rope_angles, qkv, attention, two projections, gate_up, logits.
     assert_eq!(bodies.len(), 8);
+}
+
+/// The embeddings of two tokens, then a product of what `%3` says with them.
+fn product_of(matrix: &str) -> Result<Plan> {
+    let text = format!(
+        "%0 = weight \"table\" : f32[2,64]\n\
+         %1 = tokens : i32[2]\n\
+         %2 = fusion \"embed\" %0, %1 : f32[2,64] {{\n\
+         \x20 %0 = param 0 : f32[2,64]\n\
+         \x20 %1 = param 1 : i32[2]\n\
+         \x20 %2 = embed %0, %1 : f32[2,64]\n\
+         \x20 output \"out\" %2\n\
+         }}\n\
+         %3 = fusion \"logits\" {matrix}, %2 : f32[2,2] {{\n\
+         \x20 %0 = param 0 : f32[2,64]\n\
+         \x20 %1 = param 1 : f32[2,64]\n\
+         \x20 %2 = matmul %0, %1 : f32[2,2]\n\
+         \x20 output \"out\" %2\n\
+         }}\n\
+         output \"logits\" %3\n"
+    );
+    let graph: Graph = text.parse()?;
+    lower(&graph.verify()?, 2, &target::ALL[0], &mut KernelTable::default())
+}
+
+#[test]
+fn what_a_launch_writes_is_no_constant() {
+    product_of("%0").unwrap();
+    let refusal = product_of("%2").unwrap_err().to_string();
+    assert!(refusal.contains("as Constant"), "{refusal}");
 }
