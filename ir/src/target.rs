@@ -67,17 +67,15 @@ pub struct Target {
     pub machine: Machine,
     /// Microkernels that its kernels may call.
     pub atoms: &'static [Atom],
-    /// Whether quantised dots take int8 activations.
-    pub int8_dot: bool,
 }
 
 const fn cpu(name: &'static str, isa: Isa, atoms: &'static [Atom]) -> Target {
-    Target { name, machine: Machine::Cpu(isa), atoms, int8_dot: true }
+    Target { name, machine: Machine::Cpu(isa), atoms }
 }
 
 const fn gpu(name: &'static str, sm: u32, ptx: (u32, u32), cards: &'static [Card]) -> Target {
     let gpu = Gpu { sm, ptx, cards, card: &cards[0] };
-    Target { name, machine: Machine::Gpu(gpu), atoms: &[], int8_dot: true }
+    Target { name, machine: Machine::Gpu(gpu), atoms: &[] }
 }
 
 /// Cards of a compute capability, which says how many KiB of shared memory a CTA may have:

@@ -152,7 +152,7 @@ struct Unpacked([MaybeUninit<f32>; PANEL * TILE_ROWS]);
 /// floats, `a_stride` bytes apart and aligned to 4, and `out` 16 floats from each multiple of `out_stride`, which are there
 /// if `add` is not 0.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, reason = "the operands of DotFn")]
 pub unsafe fn dot<S: Simd, E: Element>(
     s: S,
     w: *const u8,

@@ -2,7 +2,7 @@
 //! a microkernel where the target has one, else as code over the format's `unpack`.
 
 use crate::block::{BlockView, RowAt, UnpackFn, float_element, row_at};
-use crate::body::{Linear, Matrix, Source};
+use crate::body::{Linear, Matrix};
 use crate::generator::Generator;
 use crate::math::{inverse_root, scale_of};
 use ir::abi::{Atom, Meaning, Q8_BLOCK, Q8_BYTES, Q8_SCALE, Q8_SUMS, TILE_ROWS, f32_row_bytes, q8_row_bytes};
@@ -50,14 +50,6 @@ impl RowLayout {
             (self.float.unwrap_or(0), self.float_stride)
         }
     }
-
-    fn float_stride(&self) -> usize {
-        self.float_stride
-    }
-
-    fn int8_stride(&self) -> usize {
-        self.int8_stride
-    }
 }
 
 /// Input rows, prepared for the products of one kernel.
@@ -94,10 +86,11 @@ pub(crate) fn prepare(g: &mut Generator<'_>, products: &[Linear]) -> Result<Rows
     let first = if source.last_token { g.b.isub(tokens, one) } else { g.b.int(0) };
     let count = if capacity == 1 { one } else { tokens };
     let norm = source.norm.map(|(w, eps)| (g.param(w), eps));
-    let atom = g.target.atom(Meaning::Quantize);
+    let quantize = g.target.atom(Meaning::Quantize);
+    let input = Input { x, columns: source.columns, norm, quantize, layout };
     let row = |b: &mut Builder, buf: Buf, t: Value| {
         let from = b.iadd(first, t);
-        prepare_row(b, atom, &source, norm, x, from, buf, t, &layout);
+        input.prepare(b, from, buf, t);
     };
     let bytes = layout.bytes(capacity);
     let buf = match g.cpu()?.prologue {
@@ -150,48 +143,51 @@ pub(crate) fn inverse_rms(b: &mut Builder, buf: Buf, base: Value, columns: usize
     inverse_root(b, squares, columns, eps)
 }
 
-#[allow(clippy::too_many_arguments)]
-fn prepare_row(
-    b: &mut Builder,
-    atom: Option<Atom>,
-    source: &Source,
-    norm: Option<(Buf, f32)>,
+/// What prepared rows are made of.
+struct Input {
+    /// Float rows.
     x: Buf,
-    from: Value,
-    to: Buf,
-    t: Value,
-    layout: &RowLayout,
-) {
-    let columns = source.columns;
-    let base = b.imul_const(from, f32_row_bytes(columns) / 4);
-    let scale = norm.map(|(w, eps)| (w, inverse_rms(b, x, base, columns, eps)));
-    let input = |b: &mut Builder, c: Value| {
-        let at = b.iadd(base, c);
-        let v = b.load4(x, at, Mem::F32);
-        match scale {
-            None => v,
-            Some((w, r)) => {
-                let r = b.splat(r);
-                let v = b.fmul(v, r);
-                let w = b.load4(w, c, Mem::F32);
-                b.fmul(v, w)
+    columns: usize,
+    /// RMS norm: weights and epsilon.
+    norm: Option<(Buf, f32)>,
+    /// The microkernel that makes int8 rows, if there is one.
+    quantize: Option<Atom>,
+    layout: RowLayout,
+}
+
+impl Input {
+    /// Prepares row `from` as row `t` of `to`.
+    fn prepare(&self, b: &mut Builder, from: Value, to: Buf, t: Value) {
+        let (x, columns, layout) = (self.x, self.columns, &self.layout);
+        let base = b.imul_const(from, f32_row_bytes(columns) / 4);
+        let scale = self.norm.map(|(w, eps)| (w, inverse_rms(b, x, base, columns, eps)));
+        let input = |b: &mut Builder, c: Value| {
+            let at = b.iadd(base, c);
+            let v = b.load4(x, at, Mem::F32);
+            match scale {
+                None => v,
+                Some((w, r)) => {
+                    let r = b.splat(r);
+                    let v = b.fmul(v, r);
+                    let w = b.load4(w, c, Mem::F32);
+                    b.fmul(v, w)
+                }
             }
+        };
+        if let Some(offset) = layout.float {
+            let row = b.imul_const(t, layout.float_stride);
+            let row = b.iadd_const(row, offset);
+            b.for_n(columns, 4, |b, c| {
+                let v = input(b, c);
+                let at = b.imul_const(c, 4);
+                let at = b.iadd(row, at);
+                b.store(to, at, Mem::F32, v);
+            });
         }
-    };
-    if let Some(offset) = layout.float {
-        let row = b.imul_const(t, layout.float_stride());
+        let Some(offset) = layout.int8 else { return };
+        let row = b.imul_const(t, layout.int8_stride);
         let row = b.iadd_const(row, offset);
-        b.for_n(columns, 4, |b, c| {
-            let v = input(b, c);
-            let at = b.imul_const(c, 4);
-            let at = b.iadd(row, at);
-            b.store(to, at, Mem::F32, v);
-        });
-    }
-    if let Some(offset) = layout.int8 {
-        let row = b.imul_const(t, layout.int8_stride());
-        let row = b.iadd_const(row, offset);
-        if let Some(atom) = atom {
+        if let Some(atom) = self.quantize {
             let (factor, weights) = match scale {
                 Some((w, r)) => (r, Arg::Address(w, b.int(0))),
                 None => (b.float(1.0), Arg::Null),
@@ -253,7 +249,7 @@ fn quantise_block(b: &mut Builder, parts: &[Value], to: Buf, at: Value) {
     }
 }
 
-/// Computes tiles `first..end` of a product for all prepared rows: in the order of memory where they are whole groups.
+/// Computes tiles `first..end` of a product for all prepared rows: in the order of memory where they are whole bands.
 pub(crate) fn tiles(
     g: &mut Generator<'_>,
     m: &Matrix,
@@ -271,7 +267,7 @@ pub(crate) fn tiles(
     let pieces = m.pieces();
     let (last, zero) = (g.b.size(pieces.count - 1), g.b.int(0));
     let last_columns = m.columns - (pieces.count - 1) * pieces.columns;
-    let group = |g: &mut Generator<'_>, start: Value, stop: Value| {
+    let band = |g: &mut Generator<'_>, start: Value, stop: Value| {
         let of_piece = |g: &mut Generator<'_>, piece: Value, columns: usize| {
             g.for_(start, stop, 1, |g, tile| {
                 let out = out.of(g, tile, first);
@@ -285,12 +281,12 @@ pub(crate) fn tiles(
         of_piece(g, last, last_columns)
     };
     if pieces.count == 1 {
-        return group(g, first, end);
+        return band(g, first, end);
     }
     g.for_(first, end, pieces.tiles as u32, |g, start| {
         let stop = g.b.iadd_const(start, pieces.tiles);
         let stop = g.b.umin(stop, end);
-        group(g, start, stop)
+        band(g, start, stop)
     })
 }
 
@@ -331,11 +327,11 @@ fn dot_piece(
     let tile_bytes = |columns: usize| TILE_ROWS * m.format.bytes_of(columns as u64) as usize;
     let b = &mut g.b;
     let tiles = b.size(pieces.tiles);
-    let (group, in_group) = (b.udiv(tile, tiles), b.urem(tile, tiles));
-    let group = b.imul_const(group, pieces.tiles * tile_bytes(m.columns));
+    let (band, in_band) = (b.udiv(tile, tiles), b.urem(tile, tiles));
+    let band = b.imul_const(band, pieces.tiles * tile_bytes(m.columns));
     let before = b.imul_const(piece, pieces.tiles * tile_bytes(pieces.columns));
-    let tiles_before = b.imul_const(in_group, tile_bytes(columns));
-    let at = b.iadd(group, before);
+    let tiles_before = b.imul_const(in_band, tile_bytes(columns));
+    let at = b.iadd(band, before);
     let at = b.iadd(at, tiles_before);
     let from = b.imul_const(piece, m.format.dot.activation_bytes(pieces.columns));
     let from = b.iadd_const(from, offset);
