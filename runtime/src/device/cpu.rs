@@ -45,6 +45,7 @@ struct Recorded {
     /// Launch after launch, one for each worker.
     frames: Box<[Frame]>,
     tickets: Vec<Ticket>,
+    /// Only frames read them.
     _buffers: Vec<*mut u8>,
 }
 
@@ -138,9 +139,7 @@ impl CpuDevice {
             // Kernels only read imports.
             Bytes::Import(bytes) => (bytes.as_ref().as_ptr().cast_mut(), bytes.as_ref().len()),
         };
-        if region.offset.checked_add(region.bytes).is_none_or(|end| end > len as u64) {
-            return Err(Error::outside(region.offset, region.bytes, len as u64));
-        }
+        region.check(len as u64)?;
         Ok(base.wrapping_add(region.offset as usize))
     }
 
@@ -239,9 +238,7 @@ impl Device for CpuDevice {
         let workers = self.pool.workers();
         for launch in launches {
             let k = kernel(launch)?;
-            if launch.buffers.len() != k.params as usize {
-                return Err(Error::arguments(k.params, launch.buffers.len()));
-            }
+            launch.check(k.params)?;
             for &region in &launch.buffers {
                 buffers.push(region.map_or(Ok(std::ptr::null_mut()), |r| self.address(r))?);
             }

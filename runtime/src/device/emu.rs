@@ -78,9 +78,7 @@ impl EmuDevice {
     fn address(&self, region: Region) -> Result<u64> {
         let place = self.memories.get(region.memory.0 as usize);
         let &(base, len) = place.ok_or_else(|| Error::foreign("memory", region.memory.0))?;
-        if region.offset.checked_add(region.bytes).is_none_or(|end| end > len) {
-            return Err(Error::outside(region.offset, region.bytes, len));
-        }
+        region.check(len)?;
         Ok(base + region.offset)
     }
 }
@@ -149,9 +147,7 @@ impl Device for EmuDevice {
         let mut recorded = Vec::with_capacity(launches.len());
         for l in launches {
             let k = self.kernels.get(l.kernel.0 as usize).ok_or_else(|| Error::foreign("kernel", l.kernel.0))?;
-            if l.buffers.len() != k.params as usize {
-                return Err(Error::arguments(k.params, l.buffers.len()));
-            }
+            l.check(k.params)?;
             let addresses = l.buffers.iter().map(|region| region.map_or(Ok(0), |r| self.address(r)));
             let addresses = addresses.chain([Ok(self.control)]).collect::<Result<Vec<u64>>>()?;
             let params = addresses.iter().flat_map(|a| a.to_le_bytes()).collect();

@@ -59,16 +59,6 @@ impl Error {
     fn foreign(what: &str, n: u32) -> Error {
         Error::device(format!("the device has no {what} {n}"))
     }
-
-    /// A region that is not in its allocation.
-    fn outside(offset: u64, bytes: u64, len: u64) -> Error {
-        Error::device(format!("bytes {offset}+{bytes} lie outside of an allocation of {len} bytes"))
-    }
-
-    /// A launch with the wrong number of buffers.
-    fn arguments(params: u32, given: usize) -> Error {
-        Error::device(format!("a kernel of {params} parameters is launched with {given}"))
-    }
 }
 
 /// What a device is.
@@ -105,6 +95,17 @@ pub struct Region {
     pub bytes: u64,
 }
 
+impl Region {
+    /// Checks that it lies in its allocation, which has `len` bytes.
+    fn check(self, len: u64) -> Result<()> {
+        let Region { offset, bytes, .. } = self;
+        match offset.checked_add(bytes) {
+            Some(end) if end <= len => Ok(()),
+            _ => Err(Error::device(format!("bytes {offset}+{bytes} lie outside of an allocation of {len} bytes"))),
+        }
+    }
+}
+
 /// One launch to record: a kernel and its buffers in the order of its parameters, `None` for an absent one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launch {
@@ -112,6 +113,16 @@ pub struct Launch {
     pub kernel: Kernel,
     /// Its operands.
     pub buffers: Vec<Option<Region>>,
+}
+
+impl Launch {
+    /// Checks that it has a buffer for each parameter of its kernel.
+    fn check(&self, params: u32) -> Result<()> {
+        match self.buffers.len() {
+            given if given == params as usize => Ok(()),
+            given => Err(Error::device(format!("a kernel of {params} parameters is launched with {given}"))),
+        }
+    }
 }
 
 /// Bytes of the host that a device may read in place, such as a part of a mapped file, with what keeps them alive.
