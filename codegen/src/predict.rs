@@ -11,7 +11,7 @@ const OVERHEAD: [f64; 2] = [3.5e-6, 1.5e-6];
 
 /// What decides how long a launch takes.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Launch {
+pub struct Cost {
     /// CTAs of its grid.
     pub ctas: u32,
     /// Bytes that it moves.
@@ -20,7 +20,7 @@ pub struct Launch {
     pub instructions: f64,
 }
 
-impl Launch {
+impl Cost {
     /// Seconds that the bytes take at the card's bandwidth: the roofline of a launch.
     pub fn transfer(&self, gpu: &Gpu) -> f64 {
         self.bytes as f64 / (f64::from(gpu.card.bandwidth) * 1e9)
@@ -44,14 +44,14 @@ mod tests {
         let near = |a: f64, b: f64| assert!((a - b).abs() < b * 1e-9, "{a} is not {b}");
         let (old, new) = (Target::by_name("sm_89").unwrap(), Target::by_name("sm_120").unwrap());
         let (old, new) = (old.gpu().unwrap(), new.gpu().unwrap());
-        let bytes = Launch { ctas: 170, bytes: 1_792_000_000, instructions: 1e6 };
+        let bytes = Cost { ctas: 170, bytes: 1_792_000_000, instructions: 1e6 };
         near(bytes.transfer(new), 1e-3);
         near(bytes.seconds(new), 1e-3 + 1.5e-6);
         near(bytes.seconds(old), 1.792 / 1008.0 + 3.5e-6);
         // 170 multiprocessors at 2407 MHz; half of them take twice the time, and more CTAs do not help.
-        let busy = Launch { ctas: 170, bytes: 1, instructions: 128.0 * 170.0 * 2407e6 };
+        let busy = Cost { ctas: 170, bytes: 1, instructions: 128.0 * 170.0 * 2407e6 };
         near(busy.seconds(new), 1.0 + 1.5e-6);
-        near(Launch { ctas: 85, ..busy }.seconds(new), 2.0 + 1.5e-6);
-        near(Launch { ctas: 500, ..busy }.seconds(new), 1.0 + 1.5e-6);
+        near(Cost { ctas: 85, ..busy }.seconds(new), 2.0 + 1.5e-6);
+        near(Cost { ctas: 500, ..busy }.seconds(new), 1.0 + 1.5e-6);
     }
 }

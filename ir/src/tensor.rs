@@ -40,7 +40,7 @@ pub enum Layout {
     Rows,
     /// Weights: tiles of 16 rows; in a tile block after block; in a block unit after unit, in the order of the format's
     /// [`stripes`](quant::QuantFormat::stripes), each for the 16 rows in turn. Large tiles are cut into [`Pieces`], and
-    /// those of a group of tiles lie piece by piece. Rows are padded to whole groups with zero bytes.
+    /// those of a band of tiles lie piece by piece. Rows are padded to whole bands with zero bytes.
     Rows16,
     /// The same for GPUs: 32 rows, one for each lane of a warp, field after field, with units of up to 16 bytes, a lane's
     /// widest load.
@@ -75,11 +75,11 @@ impl Layout {
             return Pieces { columns, count: 1, tiles: 1 };
         }
         let columns_each = columns.div_ceil(tile.div_ceil(PIECE_BYTES)).next_multiple_of(PIECE_COLUMNS);
-        Pieces { columns: columns_each, count: columns.div_ceil(columns_each), tiles: GROUP_TILES }
+        Pieces { columns: columns_each, count: columns.div_ceil(columns_each), tiles: BAND_TILES }
     }
 
-    /// Rows that are padded to: those of a group of tiles.
-    pub fn group_rows(self, format: Format, columns: usize) -> usize {
+    /// Rows of a band of tiles, to which rows are padded.
+    pub fn band_rows(self, format: Format, columns: usize) -> usize {
         self.tile_rows() * self.pieces(format, columns).tiles
     }
 
@@ -114,23 +114,35 @@ impl Layout {
     }
 }
 
-/// What the columns of a piece are a multiple of; all but of the last.
+/// Columns that every piece of a tile but the last has a multiple of.
 pub const PIECE_COLUMNS: usize = 256;
-/// Bytes above which tiles are cut: the activations that a piece meets outlast it in half of an L1 cache of 32 KiB, which is
-/// what two threads of a core have each. Weights are cut when they are loaded and kernels when they are compiled, so a change
-/// of these figures is one of [`crate::abi::VERSION`].
+/// Bytes of a tile above which it is cut. A dot reads the activations of its piece, 1 to 4 KiB, and at most this many
+/// bytes of weights: with both below half of an L1 cache of 32 KiB, which is what each of two threads of a core has, the
+/// activations are still in L1 for the piece of the next tile. Weights are cut when they are loaded and kernels when they are
+/// compiled, so a change of these figures is one of [`crate::abi::VERSION`].
 const PIECE_BYTES: usize = 9 << 10;
-/// Tiles whose pieces of the same columns lie together: the activations come to L1 once for all of them.
-const GROUP_TILES: usize = 4;
+/// Tiles of a band. The activations of a piece come to L1 once for all of them.
+const BAND_TILES: usize = 4;
 
-/// How tiles are cut: a group has the first piece of each of its tiles, then the second of each, and so on.
+/// How the tiles of a matrix are cut into pieces of columns. Memory has a band of tiles after the other, and in a band the
+/// first piece of each tile, then the second of each, and so on. With two pieces and four tiles:
+///
+/// ```text
+///              columns ->        in memory
+/// tile 0:   piece 0 | piece 1    0.0 1.0 2.0 3.0  0.1 1.1 2.1 3.1
+/// tile 1:   piece 0 | piece 1    (tile.piece)
+/// tile 2:   piece 0 | piece 1
+/// tile 3:   piece 0 | piece 1
+/// ```
+///
+/// A matrix whose tiles are not cut has one piece a tile and one tile a band.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pieces {
     /// Columns of a piece; the last has what is left.
     pub columns: usize,
     /// Pieces of a tile.
     pub count: usize,
-    /// Tiles of a group.
+    /// Tiles of a band.
     pub tiles: usize,
 }
 
@@ -169,7 +181,7 @@ impl TensorType {
     /// Bytes of a weight in its layout, padding included; `None` if it is no GGML format.
     pub fn weight_bytes(&self) -> Option<u64> {
         let Elem::Ggml(format) = self.elem else { return None };
-        let rows = self.rows().next_multiple_of(self.layout.group_rows(format, self.columns()));
+        let rows = self.rows().next_multiple_of(self.layout.band_rows(format, self.columns()));
         Some(rows as u64 * format.bytes_of(self.columns() as u64))
     }
 }

@@ -39,11 +39,11 @@ pub(crate) struct BlockView<'b> {
 /// Where a row is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RowAt {
-    /// Byte index of what is not cut: the row, the tile, or the group of tiles.
+    /// Byte index of what is not cut: the row, the tile, or the band of tiles.
     pub base: Value,
     /// Row in the tile, in tiled layouts.
     pub lane: Option<Value>,
-    /// Tile in the group, where tiles are cut.
+    /// Tile in the band, where tiles are cut.
     pub tile: Option<Value>,
 }
 
@@ -60,11 +60,11 @@ pub(crate) fn row_at(b: &mut Builder, m: &Matrix, row: Value) -> RowAt {
         return RowAt { base: b.imul_const(tile, tile_rows * m.row_bytes()), lane: Some(lane), tile: None };
     }
     let tiles = b.size(pieces.tiles);
-    let (group, tile) = (b.udiv(tile, tiles), b.urem(tile, tiles));
-    RowAt { base: b.imul_const(group, pieces.tiles * tile_rows * m.row_bytes()), lane: Some(lane), tile: Some(tile) }
+    let (band, tile) = (b.udiv(tile, tiles), b.urem(tile, tiles));
+    RowAt { base: b.imul_const(band, pieces.tiles * tile_rows * m.row_bytes()), lane: Some(lane), tile: Some(tile) }
 }
 
-/// Byte index, from its group on, of block `block` of the first row of tile `tile` of a group whose tiles are cut.
+/// Byte index, from its band on, of block `block` of the first row of tile `tile` of a band whose tiles are cut.
 fn in_pieces(b: &mut Builder, m: &Matrix, tile: Value, block: Value) -> Value {
     let (pieces, bytes) = (m.pieces(), m.format.bytes as usize * m.layout.tile_rows());
     let (blocks, each) = (m.columns / m.format.block as usize, pieces.columns / m.format.block as usize);

@@ -8,6 +8,7 @@
 
 mod block;
 mod body;
+mod cache;
 mod cpu;
 mod generator;
 mod gpu;

@@ -142,7 +142,7 @@ fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Vec<GpuSchedule> {
 /// A CPU schedule where no table has a row.
 fn cpu_rule(spec: &KernelSpec) -> Schedule {
     let tokens = spec.tokens;
-    // A group, as that is what lies together; where tiles are not cut, a tile, or several small ones.
+    // A band, as that is what lies together; where tiles are not cut, a tile, or several small ones.
     let unit_tiles = matrices(spec).next().map_or(1, |(ty, format)| {
         let row_bytes = format.bytes_of(ty.columns() as u64) as usize;
         let small = if tokens <= 16 { UNIT_BYTES / (row_bytes * TILE_ROWS).max(1) } else { 1 };

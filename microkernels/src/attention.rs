@@ -1,6 +1,6 @@
 //! Attention inner loops over one block of KV positions.
 //!
-//! Keys lie in tiles of 16 positions ([`ir::tensor::Layout::Rows16`]), so that a vector is one element of them all and a score
+//! Keys lie in tiles of 16 positions ([`ir::tensor::Layout::Keys`]), so that a vector is one element of them all and a score
 //! a lane, which nothing has to be summed over; values lie row by row, so that a vector is a part of an output. Query rows
 //! go four at a time, then two, then one, with more tiles or vectors the fewer they are. The float operations of an output
 //! are the same in all cases, so it does not depend on how many rows and positions there are. Nothing is prefetched: a pass
@@ -222,20 +222,20 @@ pub unsafe fn accumulate<S: Simd, V: Row>(
     positions: usize,
     rows: usize,
 ) {
-    let block = |head| Block { weights, values, acc, head, positions };
+    let operands = |head| Operands { weights, values, acc, head, positions };
     // SAFETY: the caller's promise. The lengths of most models as constants, so that strides fold into addresses.
     unsafe {
         match head {
-            64 => accumulate_any::<S, V>(s, block(64), rows),
-            128 => accumulate_any::<S, V>(s, block(128), rows),
-            _ => accumulate_any::<S, V>(s, block(head), rows),
+            64 => accumulate_any::<S, V>(s, operands(64), rows),
+            128 => accumulate_any::<S, V>(s, operands(128), rows),
+            _ => accumulate_any::<S, V>(s, operands(head), rows),
         }
     }
 }
 
 /// Operands of [`accumulate`], of as many rows as its callees say.
 #[derive(Clone, Copy)]
-struct Block {
+struct Operands {
     weights: *const f32,
     values: *const u8,
     acc: *mut f32,
@@ -243,15 +243,15 @@ struct Block {
     positions: usize,
 }
 
-impl Block {
-    /// The block from row `r` on.
+impl Operands {
+    /// Those from row `r` on.
     ///
     /// # Safety
     /// It has the row.
     #[inline(always)]
     unsafe fn from(self, r: usize) -> Self {
         // SAFETY: the caller's promise.
-        unsafe { Block { weights: self.weights.add(r * KV_BLOCK), acc: self.acc.add(r * self.head), ..self } }
+        unsafe { Operands { weights: self.weights.add(r * KV_BLOCK), acc: self.acc.add(r * self.head), ..self } }
     }
 }
 
@@ -260,25 +260,25 @@ impl Block {
 /// # Safety
 /// That of [`accumulate`].
 #[inline(always)]
-unsafe fn accumulate_any<S: Simd, V: Row>(s: S, block: Block, rows: usize) {
+unsafe fn accumulate_any<S: Simd, V: Row>(s: S, operands: Operands, rows: usize) {
     let mut r = 0;
     // SAFETY: the caller's promise, for rows r to r + R.
     unsafe {
         while rows - r >= 4 {
             // Sixteen sums, or four where registers hold no more beside all else.
             if S::SUMS >= 16 {
-                accumulate_to::<S, V, 4, 4>(s, block.from(r));
+                accumulate_to::<S, V, 4, 4>(s, operands.from(r));
             } else {
-                accumulate_to::<S, V, 4, 1>(s, block.from(r));
+                accumulate_to::<S, V, 4, 1>(s, operands.from(r));
             }
             r += 4;
         }
         if rows - r >= 2 {
-            accumulate_to::<S, V, 2, 2>(s, block.from(r));
+            accumulate_to::<S, V, 2, 2>(s, operands.from(r));
             r += 2;
         }
         if rows > r {
-            accumulate_to::<S, V, 1, 4>(s, block.from(r));
+            accumulate_to::<S, V, 1, 4>(s, operands.from(r));
         }
     }
 }
@@ -288,21 +288,21 @@ unsafe fn accumulate_any<S: Simd, V: Row>(s: S, block: Block, rows: usize) {
 /// # Safety
 /// That of [`accumulate`], with `R` rows.
 #[inline(always)]
-unsafe fn accumulate_to<S: Simd, V: Row, const R: usize, const C: usize>(s: S, block: Block) {
+unsafe fn accumulate_to<S: Simd, V: Row, const R: usize, const C: usize>(s: S, operands: Operands) {
     let mut d = 0;
     // SAFETY: elements of the rows.
     unsafe {
-        while block.head - d >= C * TILE_ROWS {
-            accumulate_at::<S, V, R, C>(s, block, d);
+        while operands.head - d >= C * TILE_ROWS {
+            accumulate_at::<S, V, R, C>(s, operands, d);
             d += C * TILE_ROWS;
         }
-        while block.head - d >= TILE_ROWS {
-            accumulate_at::<S, V, R, 1>(s, block, d);
+        while operands.head - d >= TILE_ROWS {
+            accumulate_at::<S, V, R, 1>(s, operands, d);
             d += TILE_ROWS;
         }
-        if d < block.head {
+        if d < operands.head {
             for r in 0..R {
-                accumulate_eight::<V>(block.from(r), d);
+                accumulate_eight::<V>(operands.from(r), d);
             }
         }
     }
@@ -313,8 +313,8 @@ unsafe fn accumulate_to<S: Simd, V: Row, const R: usize, const C: usize>(s: S, b
 /// # Safety
 /// That of [`accumulate`], with `R` rows and the elements in them.
 #[inline(always)]
-unsafe fn accumulate_at<S: Simd, V: Row, const R: usize, const C: usize>(s: S, block: Block, d: usize) {
-    let Block { weights, values, acc, head, positions } = block;
+unsafe fn accumulate_at<S: Simd, V: Row, const R: usize, const C: usize>(s: S, operands: Operands, d: usize) {
+    let Operands { weights, values, acc, head, positions } = operands;
     // SAFETY: the caller's promise.
     unsafe {
         let mut sum = [[s.zero_float(); C]; R];
@@ -353,8 +353,8 @@ unsafe fn accumulate_at<S: Simd, V: Row, const R: usize, const C: usize>(s: S, b
 /// # Safety
 /// That of [`accumulate`], with one row and the elements in it.
 #[inline(always)]
-unsafe fn accumulate_eight<V: Row>(block: Block, d: usize) {
-    let Block { weights, values, acc, head, positions } = block;
+unsafe fn accumulate_eight<V: Row>(operands: Operands, d: usize) {
+    let Operands { weights, values, acc, head, positions } = operands;
     // SAFETY: the caller's promise.
     unsafe {
         let mut sum = _mm256_loadu_ps(acc.add(d));

@@ -146,7 +146,7 @@ impl Executor {
         if !sizes.eq(modules.iter().map(|m| m.len() as u64)) {
             return Err(Error::input("the modules are not those of the artifact's manifest; compile the model again"));
         }
-        let loading = load::Plan::new(&manifest, model)?;
+        let loading = load::Loading::new(&manifest, model)?;
         let buffers = manifest.entries.iter().map(|e| e.plan.arena_bytes).max().unwrap_or(0);
         let states = manifest.states.iter().map(State::own_bytes).fold(0, u64::saturating_add);
         let scratch = manifest.kernels.iter().map(|k| k.scratch_bytes).max().unwrap_or(0);

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 /// Bytes of `rows` x `columns` weights in `layout`, padding included.
 pub fn bytes(layout: Layout, format: Format, rows: usize, columns: usize) -> usize {
-    rows.next_multiple_of(layout.group_rows(format, columns)) * row_bytes(format, columns)
+    rows.next_multiple_of(layout.band_rows(format, columns)) * row_bytes(format, columns)
 }
 
 /// Brings `src` (`rows` rows of `columns` elements, as in the file) to `layout` in `dst`, of [`bytes`] bytes. Groups of
@@ -30,12 +30,12 @@ pub fn repack(layout: Layout, format: Format, src: &[u8], rows: usize, columns: 
     let parts = Parts::new(layout, format);
     assert_eq!(row % parts.bytes, 0, "{format}: {columns} columns are no whole spans");
     let cut = Cut::new(layout, format, columns);
-    let group = cut.group_rows() * row;
-    let groups = src.par_chunks(group).zip(dst.par_chunks_mut(group));
+    let band = cut.band_rows() * row;
+    let bands = src.par_chunks(band).zip(dst.par_chunks_mut(band));
     match layout {
         Layout::Rows | Layout::Keys | Layout::Values => dst.copy_from_slice(src),
-        Layout::Rows16 => groups.for_each(|(src, dst)| parts.group::<TILE_ROWS>(&cut, src, dst)),
-        Layout::Rows32 => groups.for_each(|(src, dst)| parts.group::<WARP_ROWS>(&cut, src, dst)),
+        Layout::Rows16 => bands.for_each(|(src, dst)| parts.band::<TILE_ROWS>(&cut, src, dst)),
+        Layout::Rows32 => bands.for_each(|(src, dst)| parts.band::<WARP_ROWS>(&cut, src, dst)),
     }
 }
 
@@ -51,9 +51,9 @@ pub fn restore(layout: Layout, format: Format, src: &[u8], rows: usize, columns:
         return;
     }
     let (parts, cut) = (Parts::new(layout, format), Cut::new(layout, format, columns));
-    let group = cut.group_rows() * row;
-    for (dst, src) in dst.chunks_mut(group).zip(src.chunks(group)) {
-        for Piece { tile, first, bytes, at } in cut.of_a_group() {
+    let band = cut.band_rows() * row;
+    for (dst, src) in dst.chunks_mut(band).zip(src.chunks(band)) {
+        for Piece { tile, first, bytes, at } in cut.of_a_band() {
             let rows = dst.chunks_exact_mut(row).skip(tile * tile_rows).take(tile_rows);
             for (r, dst) in rows.enumerate() {
                 parts.for_each_unit(bytes, |from, to, unit| {
@@ -67,14 +67,14 @@ pub fn restore(layout: Layout, format: Format, src: &[u8], rows: usize, columns:
 /// How a matrix is cut, in bytes.
 struct Cut {
     tile_rows: usize,
-    /// Tiles of a group.
+    /// Tiles of a band.
     tiles: usize,
     /// Bytes of a row, and of its part in a piece; the last has what is left.
     row: usize,
     part: usize,
 }
 
-/// A piece: its tile in the group, the first byte and the bytes of each row that it has, and where it is in the group.
+/// A piece: its tile in the band, the first byte and the bytes of each row that it has, and where it is in the band.
 struct Piece {
     tile: usize,
     first: usize,
@@ -89,16 +89,16 @@ impl Cut {
         Cut { tile_rows: layout.tile_rows(), tiles: pieces.tiles, row, part }
     }
 
-    fn group_rows(&self) -> usize {
+    fn band_rows(&self) -> usize {
         self.tile_rows * self.tiles
     }
 
-    /// The pieces of a group, in order.
-    fn of_a_group(&self) -> impl Iterator<Item = Piece> {
+    /// The pieces of a band, in order.
+    fn of_a_band(&self) -> impl Iterator<Item = Piece> {
         (0..self.row).step_by(self.part).flat_map(move |first| {
             let bytes = self.part.min(self.row - first);
             (0..self.tiles).map(move |tile| {
-                let at = self.group_rows() * first + tile * self.tile_rows * bytes;
+                let at = self.band_rows() * first + tile * self.tile_rows * bytes;
                 Piece { tile, first, bytes, at }
             })
         })
@@ -149,9 +149,9 @@ impl Parts {
         }
     }
 
-    /// One group of tiles: `src` has up to as many rows as `dst`.
-    fn group<const ROWS: usize>(&self, cut: &Cut, src: &[u8], dst: &mut [u8]) {
-        for Piece { tile, first, bytes, at } in cut.of_a_group() {
+    /// One band of tiles: `src` has up to as many rows as `dst`.
+    fn band<const ROWS: usize>(&self, cut: &Cut, src: &[u8], dst: &mut [u8]) {
+        for Piece { tile, first, bytes, at } in cut.of_a_band() {
             let dst = &mut dst[at..][..bytes * ROWS];
             let start = (tile * ROWS * cut.row).min(src.len());
             let rows = &src[start..(start + ROWS * cut.row).min(src.len())];
@@ -314,10 +314,10 @@ mod tests {
                 let pieces = layout.pieces(format, columns);
                 let part = row_bytes(format, pieces.columns);
                 let mut want = Vec::new();
-                for group in 0..rows.div_ceil(tile_rows * pieces.tiles) {
+                for band in 0..rows.div_ceil(tile_rows * pieces.tiles) {
                     for (p, t) in (0..pieces.count).flat_map(|p| (0..pieces.tiles).map(move |t| (p, t))) {
                         for &(_, at, unit) in units.iter().filter(|unit| unit.0 / part == p) {
-                            let first = (group * pieces.tiles + t) * tile_rows;
+                            let first = (band * pieces.tiles + t) * tile_rows;
                             for r in first..first + tile_rows {
                                 let at = r * row + at;
                                 want.extend((at..at + unit).map(|i| if r < rows { src[i] } else { 0 }));

@@ -5,7 +5,7 @@ use crate::failure::usage;
 use crate::output::note;
 use anyhow::Result;
 use codegen::assembly::{self, Resources};
-use codegen::predict::Launch;
+use codegen::predict::Cost;
 use ir::artifact::{Artifact, KernelEntry, Manifest, State};
 use ir::plan::Step;
 use ir::target::{Gpu, Target};
@@ -120,13 +120,13 @@ impl Row {
         if let (Some((gpu, assembly)), Some(grid)) = (on, k.grid) {
             let cost = assembly.costs.get(&k.name).copied().filter(|_| k.work.products > 0);
             let instructions = cost.unwrap_or(0.0) * k.work.products as f64 / 32.0;
-            let launch = Launch { ctas: grid.ctas, bytes, instructions };
+            let cost = Cost { ctas: grid.ctas, bytes, instructions };
             let resources = assembly.resources.get(&k.name);
             row.registers = resources.map(|r| r.registers);
             row.spill_bytes = resources.map(|r| r.spill_bytes);
             row.instructions_per_32_weights = cost;
-            row.microseconds = Some(launch.seconds(gpu) * 1e6);
-            row.share_of_roofline = Some(launch.transfer(gpu) / launch.seconds(gpu));
+            row.microseconds = Some(cost.seconds(gpu) * 1e6);
+            row.share_of_roofline = Some(cost.transfer(gpu) / cost.seconds(gpu));
         }
         row
     }

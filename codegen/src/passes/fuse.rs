@@ -13,22 +13,22 @@ use kernels_gen::ops;
 use std::collections::HashMap;
 
 /// Values that one kernel computes, with the names that they have in its body.
-type Group = Vec<(&'static str, Ref)>;
+type Outputs = Vec<(&'static str, Ref)>;
 
 pub(super) fn run(graph: &Graph, _: &PassContext<'_>) -> Result<Graph> {
     let order = graph.cone(graph.outputs().iter().map(|&(_, r)| r), |_| true);
-    let groups = groups(graph, &order);
+    let kernels = outputs(graph, &order);
     let owner: HashMap<NodeId, usize> =
-        groups.iter().enumerate().flat_map(|(i, g)| g.iter().map(move |(_, r)| (r.node, i))).collect();
+        kernels.iter().enumerate().flat_map(|(i, g)| g.iter().map(move |(_, r)| (r.node, i))).collect();
     let mut fused = Graph::new();
     let mut values: HashMap<Ref, Ref> = HashMap::new();
-    for (index, group) in groups.iter().enumerate() {
-        let (body, operands) = body(graph, group, |id| owner.get(&id).is_some_and(|&o| o != index))?;
+    for (index, outputs) in kernels.iter().enumerate() {
+        let (body, operands) = body(graph, outputs, |id| owner.get(&id).is_some_and(|&o| o != index))?;
         let kind = ops::kind(&body)?;
         let inputs: Vec<Ref> =
             operands.iter().map(|&r| in_memory(graph, r, &values, &mut fused)).collect::<Result<_>>()?;
         let id = fused.push(Op::Fusion(Box::new(Fusion { kind: kind.into(), body })), &inputs)?;
-        values.extend(group.iter().enumerate().map(|(i, &(_, r))| (r, id.at(i as u32))));
+        values.extend(outputs.iter().enumerate().map(|(i, &(_, r))| (r, id.at(i as u32))));
     }
     for (name, value) in graph.outputs() {
         let value = in_memory(graph, *value, &values, &mut fused)?;
@@ -47,16 +47,16 @@ fn in_memory(graph: &Graph, value: Ref, values: &HashMap<Ref, Ref>, fused: &mut 
     }
 }
 
-/// The values that have to be in memory, grouped by kernel, each group at the place of its last value in `order`.
-fn groups(graph: &Graph, order: &[NodeId]) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    let mut grouped = vec![false; graph.nodes().len()];
-    let mut add = |groups: &mut Vec<Group>, values: &[(&'static str, Ref)]| {
+/// The values that have to be in memory, kernel by kernel; each kernel stands where its last value is in `order`.
+fn outputs(graph: &Graph, order: &[NodeId]) -> Vec<Outputs> {
+    let mut kernels: Vec<Outputs> = Vec::new();
+    let mut taken = vec![false; graph.nodes().len()];
+    let mut add = |kernels: &mut Vec<Outputs>, values: &[(&'static str, Ref)]| {
         let mut free =
-            |r: &Ref| !graph.node(r.node).op.is_leaf() && !std::mem::replace(&mut grouped[r.node.0 as usize], true);
-        let group: Group = values.iter().copied().filter(|(_, r)| free(r)).collect();
-        if !group.is_empty() {
-            groups.push(group);
+            |r: &Ref| !graph.node(r.node).op.is_leaf() && !std::mem::replace(&mut taken[r.node.0 as usize], true);
+        let outputs: Outputs = values.iter().copied().filter(|(_, r)| free(r)).collect();
+        if !outputs.is_empty() {
+            kernels.push(outputs);
         }
     };
     for &id in order {
@@ -64,7 +64,7 @@ fn groups(graph: &Graph, order: &[NodeId]) -> Vec<Group> {
         let stored = match node.op {
             Op::Attention { .. } => {
                 let operands = [("q", node.inputs[0]), ("k", node.inputs[1]), ("v", node.inputs[2])];
-                add(&mut groups, &operands);
+                add(&mut kernels, &operands);
                 true
             }
             Op::Embed | Op::RopeAngles { .. } | Op::Mul => true,
@@ -72,21 +72,21 @@ fn groups(graph: &Graph, order: &[NodeId]) -> Vec<Group> {
             _ => false,
         };
         if stored {
-            add(&mut groups, &[("out", id.into())]);
+            add(&mut kernels, &[("out", id.into())]);
         }
     }
     for &(_, output) in graph.outputs() {
-        add(&mut groups, &[("out", output)]);
+        add(&mut kernels, &[("out", output)]);
     }
-    groups
+    kernels
 }
 
-/// The body of a group's kernel, and its operands in `graph`; `stored` says which nodes are in memory already.
-fn body(graph: &Graph, group: &Group, stored: impl Fn(NodeId) -> bool) -> Result<(Graph, Vec<Ref>)> {
+/// The body of the kernel that computes `outputs`, and its operands in `graph`; `stored` says which nodes are in memory already.
+fn body(graph: &Graph, outputs: &Outputs, stored: impl Fn(NodeId) -> bool) -> Result<(Graph, Vec<Ref>)> {
     let mut body = Graph::new();
     let mut values: HashMap<NodeId, Ref> = HashMap::new();
     let mut operands = Vec::new();
-    for id in graph.cone(group.iter().map(|&(_, r)| r), |id| !stored(id)) {
+    for id in graph.cone(outputs.iter().map(|&(_, r)| r), |id| !stored(id)) {
         let node = graph.node(id);
         let value = if node.op.is_leaf() || stored(id) {
             operands.push(id.into());
@@ -97,7 +97,7 @@ fn body(graph: &Graph, group: &Group, stored: impl Fn(NodeId) -> bool) -> Result
         };
         values.insert(id, value);
     }
-    for &(name, value) in group {
+    for &(name, value) in outputs {
         body.output(name, values[&value.node])?;
     }
     Ok((body, operands))

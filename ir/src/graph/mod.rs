@@ -146,7 +146,7 @@ pub enum Op {
     Fusion(Box<Fusion>),
 }
 
-/// A group of ops that one kernel computes.
+/// The ops that one kernel computes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Fusion {
     /// Name of the fused op, a row of `kernels-gen`'s registry.

@@ -11,11 +11,12 @@ use std::collections::HashMap;
 #[derive(Debug)]
 pub struct Builder {
     kernel: Kernel,
-    blocks: Vec<Block>,
+    /// The statements that are open, outermost first.
+    bodies: Vec<Body>,
 }
 
 #[derive(Debug, Default)]
-struct Block {
+struct Body {
     code: Vec<Stmt>,
     known: HashMap<Inst, Value>,
 }
@@ -50,7 +51,7 @@ impl Builder {
                 scratch_bytes: 0,
                 grid: None,
             },
-            blocks: vec![Block::default()],
+            bodies: vec![Body::default()],
         }
     }
 
@@ -61,7 +62,7 @@ impl Builder {
 
     /// The finished kernel.
     pub fn finish(mut self) -> Kernel {
-        self.kernel.body = self.blocks.pop().map(|b| b.code).unwrap_or_default();
+        self.kernel.body = self.bodies.pop().map(|b| b.code).unwrap_or_default();
         self.kernel
     }
 
@@ -119,7 +120,7 @@ impl Builder {
     }
 
     fn push(&mut self, stmt: Stmt) {
-        self.blocks.last_mut().expect("the outermost block stays until finish").code.push(stmt);
+        self.bodies.last_mut().expect("the outermost body stays until finish").code.push(stmt);
     }
 
     fn fresh(&mut self, inst: Inst, ty: Ty) -> Value {
@@ -135,11 +136,11 @@ impl Builder {
 
     /// A pure instruction: the value that already holds it in this scope, or a new one.
     fn pure(&mut self, inst: Inst, ty: Ty) -> Value {
-        if let Some(&v) = self.blocks.iter().rev().find_map(|b| b.known.get(&inst)) {
+        if let Some(&v) = self.bodies.iter().rev().find_map(|b| b.known.get(&inst)) {
             return v;
         }
         let value = self.fresh(inst.clone(), ty);
-        self.blocks.last_mut().expect("the outermost block stays until finish").known.insert(inst, value);
+        self.bodies.last_mut().expect("the outermost body stays until finish").known.insert(inst, value);
         value
     }
 
@@ -372,11 +373,11 @@ impl Builder {
     }
 
     fn open(&mut self) {
-        self.blocks.push(Block::default());
+        self.bodies.push(Body::default());
     }
 
     fn close(&mut self) -> Vec<Stmt> {
-        self.blocks.pop().map(|b| b.code).unwrap_or_default()
+        self.bodies.pop().map(|b| b.code).unwrap_or_default()
     }
 
     /// Opens the body of a loop, to be closed by [`close_for`](Self::close_for) or

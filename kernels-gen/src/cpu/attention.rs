@@ -1,27 +1,14 @@
 //! Scores and weighted sums over a block of KV positions: through a microkernel, or as code.
 
 use super::matmul::sum_columns;
+use crate::cache::Cache;
 use crate::generator::Generator;
 use ir::Result;
 use ir::abi::{KV_BLOCK, Meaning, Q8_BLOCK};
 use ir::kernel::{Arg, Buf, Builder, Mem, Value};
-use ir::tensor::{Elem, KvRows, Layout};
-
-/// The cache of one layer.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Cache {
-    pub buf: Buf,
-    pub elem: Elem,
-    pub head: usize,
-    pub rows: KvRows,
-    pub layout: Layout,
-}
+use ir::tensor::Layout;
 
 impl Cache {
-    fn is_int8(&self) -> bool {
-        self.elem != Elem::F16
-    }
-
     /// Byte index of the block that begins with a position of a head.
     fn block(&self, b: &mut Builder, (h, p): (Value, Value)) -> Value {
         let first = b.imul_const(h, self.rows.head);
@@ -49,12 +36,8 @@ impl Cache {
         let codes = b.pack(lanes);
         let codes = b.to_float(codes);
         let block = b.size(Q8_BLOCK);
-        let scale_at = b.udiv(i, block);
-        let scale_at = b.imul_const(scale_at, 2);
-        let scale_at = b.iadd(row, scale_at);
-        let scale_at = b.iadd_const(scale_at, self.head.next_multiple_of(Q8_BLOCK));
-        let scale = b.load(self.buf, scale_at, Mem::U16);
-        let scale = b.from_half(scale);
+        let block = b.udiv(i, block);
+        let scale = self.scale(b, row, block);
         let scale = b.splat(scale);
         b.fmul(codes, scale)
     }

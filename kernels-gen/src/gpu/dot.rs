@@ -187,10 +187,11 @@ impl Int<'_> {
         let x_scale = meta(b, Meta::Scale);
         let [first, last] = halves;
         let joint = first.scale == last.scale;
-        // Where a sum is not multiplied before it is converted, its bits with a bias are a float: one instruction less.
+        // A sum that no integer scale multiplies begins with the bias, which saves its conversion to a float.
         let biased = joint && first.scale.times.is_none() && Meta::Bias.wanted(self.m.format);
         // value = scale * (code - offset) + plus, so that a half gives
         // x scale * (scale * (dot - offset * sum of x codes) + plus * sum of x codes).
+        // The half whose codes are multiplied by the larger power of two comes first: its sum is shifted down to the other's.
         let mut order = [(0, Meta::First), (1, Meta::Last)];
         order.sort_by_key(|&(h, _)| std::cmp::Reverse(halves[h].shift));
         let (mut dot, mut shift, mut terms) = (b.int(0), halves[order[0].0].shift, Vec::new());
@@ -201,7 +202,7 @@ impl Int<'_> {
                 dot = b.shr_s(dot, by);
                 shift = half.shift;
             }
-            // At the last shift if there are two.
+            // Bias and offset are added once for a joint sum: with the first half or, if the sum is shifted, after that.
             let all_same = first.shift == last.shift;
             if !joint || (i == 0) == all_same {
                 let mut start = b.int(if biased { BIAS } else { 0 });

@@ -19,7 +19,7 @@ pub(crate) const LANES: usize = WARP_ROWS;
 
 /// Where a thread stands.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct Thread {
     pub cta: Value,
     /// Number in the CTA.
     pub thread: Value,
@@ -30,7 +30,7 @@ pub(crate) struct Place {
     pub warps: usize,
 }
 
-impl Place {
+impl Thread {
     /// Threads of a CTA.
     pub fn threads(&self) -> usize {
         self.warps * LANES
@@ -41,7 +41,7 @@ impl Place {
 ///
 /// # Errors
 /// For a capacity of more than one token.
-pub(crate) fn begin(g: &mut Generator<'_>, ctas: usize) -> Result<Place> {
+pub(crate) fn begin(g: &mut Generator<'_>, ctas: usize) -> Result<Thread> {
     if g.spec.tokens != 1 {
         return Err(g.unsupported("several tokens at once on a GPU"));
     }
@@ -51,9 +51,9 @@ pub(crate) fn begin(g: &mut Generator<'_>, ctas: usize) -> Result<Place> {
     let (cta, thread) = (b.special(Special::Cta), b.special(Special::Thread));
     let lanes = b.size(LANES);
     let (warp, lane) = (b.udiv(thread, lanes), b.urem(thread, lanes));
-    // Branches on it are the warp's.
+    // Equal in all lanes, which an assembler learns from the OR: branches on it do not diverge.
     let warp = b.warp_or(warp);
-    Ok(Place { cta, thread, warp, lane, warps: warps as usize })
+    Ok(Thread { cta, thread, warp, lane, warps: warps as usize })
 }
 
 /// `if a < limit`.
@@ -72,7 +72,7 @@ pub(crate) fn maybe(b: &mut Builder, cond: Option<Value>, f: impl FnOnce(&mut Bu
 }
 
 /// Calls `f` for every i < `count` of this thread's share.
-pub(crate) fn for_threads(b: &mut Builder, at: &Place, count: usize, f: impl FnOnce(&mut Builder, Value)) {
+pub(crate) fn for_threads(b: &mut Builder, at: &Thread, count: usize, f: impl FnOnce(&mut Builder, Value)) {
     if count == at.threads() {
         return f(b, at.thread);
     }
@@ -85,7 +85,7 @@ pub(crate) fn for_threads(b: &mut Builder, at: &Place, count: usize, f: impl FnO
 
 /// Counts this CTA in; for every thread how many came before, of which all is there that they wrote before a wait of their
 /// CTA. `flag` has a word.
-pub(crate) fn arrive(b: &mut Builder, at: &Place, (counters, counter): (Buf, Value), flag: Buf) -> Value {
+pub(crate) fn arrive(b: &mut Builder, at: &Thread, (counters, counter): (Buf, Value), flag: Buf) -> Value {
     let (zero, one) = (b.int(0), b.int(1));
     if_below(b, at.thread, 1, |b| {
         let before = b.atomic_add(counters, counter, one);
@@ -95,7 +95,7 @@ pub(crate) fn arrive(b: &mut Builder, at: &Place, (counters, counter): (Buf, Val
     b.load(flag, zero, Mem::I32)
 }
 
-/// Combines the values of all lanes of each group of `lanes`; every lane gets the result.
+/// Combines the values of each `lanes` lanes that follow one another; every lane gets the result.
 fn reduce(b: &mut Builder, v: Value, lanes: usize, op: impl Fn(&mut Builder, Value, Value) -> Value) -> Value {
     let mut v = v;
     let mut mask = lanes / 2;
@@ -107,23 +107,23 @@ fn reduce(b: &mut Builder, v: Value, lanes: usize, op: impl Fn(&mut Builder, Val
     v
 }
 
-/// The sum over the lanes of each group of `lanes`.
+/// The sum over each `lanes` lanes that follow one another.
 pub(crate) fn lanes_sum(b: &mut Builder, v: Value, lanes: usize) -> Value {
     reduce(b, v, lanes, Builder::fadd)
 }
 
-/// The integer sum over the lanes of each group of `lanes`.
+/// The integer sum over each `lanes` lanes that follow one another.
 pub(crate) fn lanes_isum(b: &mut Builder, v: Value, lanes: usize) -> Value {
     reduce(b, v, lanes, Builder::iadd)
 }
 
-/// The largest over the lanes of each group of `lanes`.
+/// The largest over each `lanes` lanes that follow one another.
 pub(crate) fn lanes_max(b: &mut Builder, v: Value, lanes: usize) -> Value {
     reduce(b, v, lanes, Builder::fmax)
 }
 
 /// The sum over all threads of a CTA, for every thread; `buf` has a float for each warp.
-pub(crate) fn cta_sum(b: &mut Builder, at: &Place, buf: Buf, v: Value) -> Value {
+pub(crate) fn cta_sum(b: &mut Builder, at: &Thread, buf: Buf, v: Value) -> Value {
     let v = lanes_sum(b, v, LANES);
     if_below(b, at.lane, 1, |b| b.store(buf, at.warp, Mem::F32, v));
     b.sync(Scope::Cta);

@@ -1,16 +1,27 @@
 //! Matrix products over the grid: a static split of all weights over warps (stream-K; Osama et al. 2023).
 //!
-//! The rows of a product come in units, which an epilogue finishes as a whole: 32 rows, or as many as whole heads fill.
-//! A unit is made of row groups, 32 rows of one matrix, and a row group of chunks of columns, whose weights are
-//! contiguous. The first warps of each CTA are streams: number s of S takes the chunks from s T / S on, of all T. A
-//! unit that several streams share is summed up, in the order of the streams, by the one that comes last, which then
-//! runs the epilogue: so results do not depend on which that is. Weights come through the [`ring`](super::ring) of the
-//! warp, or are loaded from where they are.
+//! A matrix is made of tiles of 32 rows, and a tile of chunks of columns, whose weights are contiguous. The chunks of all
+//! matrices of a kernel, tile after tile, are its items. The first warps of each CTA are streams: number s of S takes the
+//! items from s T / S to (s + 1) T / S, of all T. One matrix of four tiles of three chunks, cut for three streams s0, s1, s2:
+//!
+//! ```text
+//!          chunk 0   chunk 1   chunk 2
+//! tile 0    0: s0     1: s0     2: s0    s0 has all of it
+//! tile 1    3: s0     4: s1     5: s1    s0 and s1 share it
+//! tile 2    6: s1     7: s1     8: s2    s1 and s2 share it
+//! tile 3    9: s2    10: s2    11: s2    s2 has all of it
+//! ```
+//!
+//! An epilogue finishes units: single tiles, as here, or several where it needs whole heads, or rows of two matrices side
+//! by side. Units of one kind are a [`Segment`]; the queries, keys and values of a layer are three. The streams that share
+//! a unit are its owners. Each leaves its sums in a slot of its own in the workspace and counts itself in; the last to
+//! arrive adds them up in the order of the streams and runs the epilogue, so that results do not depend on which that is.
+//! Weights come through the [`ring`](super::ring) of the warp, or are loaded from where they are.
 
 use super::dot::{chunk, chunk_bytes, dot, lane_addresses};
 use super::ring::Ring;
 use super::rows::{self, Row};
-use super::{LANES, Place, if_below, maybe};
+use super::{LANES, Thread, if_below, maybe};
 use crate::body::{Linear, Matrix};
 use crate::generator::Generator;
 use ir::Result;
@@ -25,13 +36,13 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// Row groups of a unit, of one matrix.
+    /// Tiles of a unit, of one matrix.
     fn in_matrix(&self) -> usize {
         self.unit_rows / LANES
     }
 
-    /// Row groups of a unit.
-    fn groups(&self) -> usize {
+    /// Tiles of a unit.
+    fn tiles(&self) -> usize {
         self.matrices.len() * self.in_matrix()
     }
 
@@ -40,7 +51,7 @@ impl Segment {
     }
 }
 
-/// The sums of a unit, in the order of its rows: 32 for each row group, from this element on of the shared memory of a
+/// The sums of a unit, in the order of its rows: 32 for each tile, from this element on of the shared memory of a
 /// warp. A lane has those of its rows; those of others it has after a wait of the warp, which also comes before the
 /// end.
 pub(crate) type Sums = (Buf, Value);
@@ -79,7 +90,7 @@ pub(crate) fn run(
     g: &mut Generator<'_>,
     linears: &[Linear],
     segments: &[Segment],
-    mut epilogue: impl FnMut(&mut Generator<'_>, &Place, usize, Value, Sums) -> Result<()>,
+    mut epilogue: impl FnMut(&mut Generator<'_>, &Thread, usize, Value, Sums) -> Result<()>,
 ) -> Result<()> {
     let schedule = g.gpu()?;
     let streams = schedule.streams as usize;
@@ -116,10 +127,10 @@ pub(crate) fn run(
     g.b.await_previous();
     let row = rows::prepare(g, &at, linears)?;
 
-    let most_groups = segments.iter().map(Segment::groups).max().unwrap_or(0);
-    let sums = g.b.scratch("sums", Mem::F32, (streams * most_groups * LANES * 4) as u64);
-    let own = g.b.imul_const(at.warp, most_groups * LANES);
-    let slots = split.spans.iter().map(|s| s.units * s.owners * s.groups * LANES * 4).sum();
+    let most_tiles = segments.iter().map(Segment::tiles).max().unwrap_or(0);
+    let sums = g.b.scratch("sums", Mem::F32, (streams * most_tiles * LANES * 4) as u64);
+    let own = g.b.imul_const(at.warp, most_tiles * LANES);
+    let slots = split.spans.iter().map(|s| s.units * s.owners * s.tiles * LANES * 4).sum();
     let shared = Shared {
         sums: (sums, own),
         partials: g.workspace("partials", Mem::F32, slots),
@@ -130,12 +141,11 @@ pub(crate) fn run(
     let (from, to) = (b.udiv(first, chunks), b.iadd_const(end, split.chunks - 1));
     let to = b.udiv(to, chunks);
     let to = b.select(some, to, from);
-    g.for_(from, to, 1, |g, group| {
+    g.for_(from, to, 1, |g, tile| {
         for number in 0..segments.len() {
-            let own = split.within(&mut g.b, number, group);
+            let own = split.within(&mut g.b, number, tile);
             let mut body = |g: &mut Generator<'_>| {
-                stream
-                    .group(g, number, &row, (group, to), &shared, |g, unit| epilogue(g, &at, number, unit, shared.sums))
+                stream.tile(g, number, &row, (tile, to), &shared, |g, unit| epilogue(g, &at, number, unit, shared.sums))
             };
             match own {
                 Some(own) => g.if_(own, &mut body)?,
@@ -149,11 +159,11 @@ pub(crate) fn run(
 /// The place of a segment among all.
 #[derive(Debug, Clone, Copy)]
 struct Span {
-    /// Row groups of a unit.
-    groups: usize,
+    /// Tiles of a unit.
+    tiles: usize,
     units: usize,
     first_unit: usize,
-    first_group: usize,
+    first_tile: usize,
     /// Where its partial sums start.
     first_partial: usize,
     /// Most streams that share a unit.
@@ -163,7 +173,7 @@ struct Span {
 /// The figures of a product on a grid.
 #[derive(Debug, Clone)]
 struct Split {
-    /// Columns of a chunk, and chunks of a row group.
+    /// Columns of a chunk, and chunks of a tile.
     columns: usize,
     chunks: usize,
     spans: Vec<Span>,
@@ -176,25 +186,25 @@ impl Split {
         let matrices = || segments.iter().flat_map(|s| &s.matrices);
         let columns = matrices().map(|m| chunk(m, columns)).max().unwrap_or(columns);
         let chunks = segments[0].matrices[0].columns / columns;
-        let groups: usize = segments.iter().map(|s| s.units() * s.groups()).sum();
-        let items = groups * chunks;
+        let tiles: usize = segments.iter().map(|s| s.units() * s.tiles()).sum();
+        let items = tiles * chunks;
         // Each stream has an item, so that every one between the first and the last of a unit has some of it.
         let streams = most.min(items);
-        let (mut first_unit, mut first_group, mut first_partial) = (0, 0, 0);
+        let (mut first_unit, mut first_tile, mut first_partial) = (0, 0, 0);
         let spans = segments.iter().map(|s| {
-            let (groups, units) = (s.groups(), s.units());
-            let owners = (groups * chunks / (items / streams) + 2).min(streams);
-            let span = Span { groups, units, first_unit, first_group, first_partial, owners };
+            let (tiles, units) = (s.tiles(), s.units());
+            let owners = (tiles * chunks / (items / streams) + 2).min(streams);
+            let span = Span { tiles, units, first_unit, first_tile, first_partial, owners };
             first_unit += units;
-            first_group += units * groups;
-            first_partial += units * owners * groups * LANES;
+            first_tile += units * tiles;
+            first_partial += units * owners * tiles * LANES;
             span
         });
         Split { columns, chunks, spans: spans.collect(), streams }
     }
 
     fn items(&self) -> usize {
-        self.spans.iter().map(|s| s.units * s.groups).sum::<usize>() * self.chunks
+        self.spans.iter().map(|s| s.units * s.tiles).sum::<usize>() * self.chunks
     }
 
     /// The first item of stream `s`.
@@ -213,28 +223,28 @@ impl Split {
         b.udiv(scaled, items)
     }
 
-    /// Whether a row group is of a segment; none if there is no other.
-    fn within(&self, b: &mut Builder, segment: usize, group: Value) -> Option<Value> {
+    /// Whether a tile is of a segment; none if there is no other.
+    fn within(&self, b: &mut Builder, segment: usize, tile: Value) -> Option<Value> {
         if self.spans.len() == 1 {
             return None;
         }
         let span = &self.spans[segment];
-        let local = self.local(b, segment, group);
-        let limit = b.size(span.units * span.groups);
-        // Wraps to a large number for groups before.
+        let local = self.local(b, segment, tile);
+        let limit = b.size(span.units * span.tiles);
+        // Wraps to a large number for tiles before.
         Some(b.compare(Compare::ULt, local, limit))
     }
 
-    /// A row group's number in its segment.
-    fn local(&self, b: &mut Builder, segment: usize, group: Value) -> Value {
-        let before = b.size(self.spans[segment].first_group);
-        b.isub(group, before)
+    /// A tile's number in its segment.
+    fn local(&self, b: &mut Builder, segment: usize, tile: Value) -> Value {
+        let before = b.size(self.spans[segment].first_tile);
+        b.isub(tile, before)
     }
 
-    /// The unit in its segment of a row group, and the group's number in the unit.
-    fn unit(&self, b: &mut Builder, segment: usize, group: Value) -> (Value, Value) {
-        let (local, groups) = (self.local(b, segment, group), b.size(self.spans[segment].groups));
-        (b.udiv(local, groups), b.urem(local, groups))
+    /// The unit in its segment of a tile, and the tile's number in the unit.
+    fn unit(&self, b: &mut Builder, segment: usize, tile: Value) -> (Value, Value) {
+        let (local, tiles) = (self.local(b, segment, tile), b.size(self.spans[segment].tiles));
+        (b.udiv(local, tiles), b.urem(local, tiles))
     }
 }
 
@@ -242,7 +252,7 @@ impl Split {
 #[derive(Debug, Clone, Copy)]
 struct Shared {
     sums: Sums,
-    /// For each unit, owner and row group, 32 floats.
+    /// For each unit, owner and tile, 32 floats.
     partials: Buf,
     counters: Buf,
 }
@@ -262,7 +272,7 @@ struct Unit {
 struct Stream<'a> {
     segments: &'a [Segment],
     split: &'a Split,
-    at: &'a Place,
+    at: &'a Thread,
     ring: Option<Ring>,
     /// Its number, and its items.
     stream: Value,
@@ -277,10 +287,10 @@ impl Stream<'_> {
         b.umin(ahead, self.end)
     }
 
-    /// Byte of the tile of a row group, which is number `part` of `unit`, in matrix number `m` of a segment; and
+    /// Byte of the tile of a tile, which is number `part` of `unit`, in matrix number `m` of a segment; and
     /// whether it is in this matrix, unless there is no other. Where a unit is not full, the last tile stands in for
     /// those past it.
-    fn tile(&self, b: &mut Builder, segment: usize, m: usize, unit: Value, part: Value) -> (Value, Option<Value>) {
+    fn tile_at(&self, b: &mut Builder, segment: usize, m: usize, unit: Value, part: Value) -> (Value, Option<Value>) {
         let s = &self.segments[segment];
         let matrix = &s.matrices[m];
         let before = b.size(m * s.in_matrix());
@@ -305,21 +315,21 @@ impl Stream<'_> {
             self.segments.iter().map(|s| s.matrices.iter().map(|m| g.param(m.param)).collect()).collect();
         g.b.for_(from, to, 1, |b, item| {
             let chunks = b.size(self.split.chunks);
-            let (group, index) = (b.udiv(item, chunks), b.urem(item, chunks));
+            let (tile, index) = (b.udiv(item, chunks), b.urem(item, chunks));
             let n = b.isub(item, self.first);
             let slot = ring.slot(b, n);
             let chosen = b.elected();
             b.if_(chosen, |b| {
                 for (number, segment) in self.segments.iter().enumerate() {
-                    let within = self.split.within(b, number, group);
+                    let within = self.split.within(b, number, tile);
                     maybe(b, within, |b| {
-                        let (unit, part) = self.split.unit(b, number, group);
+                        let (unit, part) = self.split.unit(b, number, tile);
                         for (m, matrix) in segment.matrices.iter().enumerate() {
-                            let (tile, mine) = self.tile(b, number, m, unit, part);
+                            let (tile_at, mine) = self.tile_at(b, number, m, unit, part);
                             maybe(b, mine, |b| {
                                 let bytes = chunk_bytes(matrix, self.split.columns);
                                 let from = b.imul_const(index, bytes);
-                                let from = b.iadd(tile, from);
+                                let from = b.iadd(tile_at, from);
                                 ring.copy(b, slot, (params[number][m], from), bytes);
                             });
                         }
@@ -329,20 +339,20 @@ impl Stream<'_> {
         });
     }
 
-    /// Multiplies this stream's items of a row group, and ends the unit if it is the last group that the stream has of
-    /// it. `to` is the stream's last row group and one.
-    fn group(
+    /// Multiplies this stream's items of a tile, and ends the unit if it is the last tile that the stream has of
+    /// it. `to` is the stream's last tile and one.
+    fn tile(
         &self,
         g: &mut Generator<'_>,
         segment: usize,
         row: &Row,
-        (group, to): (Value, Value),
+        (tile, to): (Value, Value),
         shared: &Shared,
         epilogue: impl FnOnce(&mut Generator<'_>, Value) -> Result<()>,
     ) -> Result<()> {
         let span = self.split.spans[segment];
-        let (number, part) = self.split.unit(&mut g.b, segment, group);
-        let total = self.multiply(g, segment, row, (group, number, part))?;
+        let (number, part) = self.split.unit(&mut g.b, segment, tile);
+        let total = self.multiply(g, segment, row, (tile, number, part))?;
 
         let b = &mut g.b;
         let unit = self.owners(b, segment, number);
@@ -363,7 +373,7 @@ impl Stream<'_> {
                 b.store(shared.partials, to, Mem::F32, total);
             },
         );
-        let (next, last_part) = (b.iadd_const(group, 1), b.size(span.groups - 1));
+        let (next, last_part) = (b.iadd_const(tile, 1), b.size(span.tiles - 1));
         let whole = b.compare(Compare::IEq, part, last_part);
         let last = b.compare(Compare::IEq, next, to);
         let last = b.select(last, one, zero);
@@ -378,17 +388,17 @@ impl Stream<'_> {
         g.if_(run, |g| epilogue(g, number))
     }
 
-    /// This lane's sum over the stream's items of a row group, number `part` of `unit`.
+    /// This lane's sum over the stream's items of a tile, number `part` of `unit`.
     fn multiply(
         &self,
         g: &mut Generator<'_>,
         segment: usize,
         row: &Row,
-        (group, unit, part): (Value, Value, Value),
+        (tile, unit, part): (Value, Value, Value),
     ) -> Result<Value> {
         let columns = self.split.columns;
         let b = &mut g.b;
-        let (from, zero) = (b.imul_const(group, self.split.chunks), b.float(0.0));
+        let (from, zero) = (b.imul_const(tile, self.split.chunks), b.float(0.0));
         let start = umax(b, from, self.first);
         let stop = b.iadd_const(from, self.split.chunks);
         let stop = b.umin(stop, self.end);
@@ -396,15 +406,15 @@ impl Stream<'_> {
         for (number, m) in self.segments[segment].matrices.iter().enumerate() {
             let weights = g.param(m.param);
             let bytes = chunk_bytes(m, columns);
-            let (tile, mine) = self.tile(&mut g.b, segment, number, unit, part);
+            let (tile_at, mine) = self.tile_at(&mut g.b, segment, number, unit, part);
             let b = &mut g.b;
             let stop = mine.map_or(stop, |mine| b.select(mine, stop, start));
             let (begin, end) = (b.isub(start, from), b.isub(stop, from));
-            // Before this chunk, what follows in its slot is of this row group; and where that is for the first.
+            // Before this chunk, what follows in its slot is of this tile; and where that is for the first.
             let depth = b.size(self.ring.map_or(0, |ring| ring.depth));
             let least = b.umin(end, depth);
             let followed = b.isub(end, least);
-            let following = b.iadd_const(tile, self.ring.map_or(0, |ring| ring.depth * bytes));
+            let following = b.iadd_const(tile_at, self.ring.map_or(0, |ring| ring.depth * bytes));
             let before = b.isub(from, self.first);
             // All chunks are in one slot, with the other parity in turn: addresses are those of the first.
             let turn = self.ring.filter(|ring| ring.depth == 1).map(|ring| {
@@ -419,7 +429,7 @@ impl Stream<'_> {
                 let at = b.imul_const(index, bytes);
                 let old = b.get(acc);
                 let Some(ring) = self.ring else {
-                    let at = b.iadd(tile, at);
+                    let at = b.iadd(tile_at, at);
                     let new = dot(b, m, (weights, at, self.at.lane), row, (index, columns), old)?;
                     b.set(acc, new);
                     return Ok(());
@@ -463,9 +473,9 @@ impl Stream<'_> {
     /// A unit of a segment.
     fn owners(&self, b: &mut Builder, segment: usize, number: Value) -> Unit {
         let span = self.split.spans[segment];
-        let per_unit = span.groups * self.split.chunks;
+        let per_unit = span.tiles * self.split.chunks;
         let first = b.imul_const(number, per_unit);
-        let first = b.iadd_const(first, span.first_group * self.split.chunks);
+        let first = b.iadd_const(first, span.first_tile * self.split.chunks);
         let last = b.iadd_const(first, per_unit - 1);
         let (first, last) = (self.split.owner(b, first), self.split.owner(b, last));
         let count = b.isub(last, first);
@@ -477,7 +487,7 @@ impl Stream<'_> {
         let span = self.split.spans[unit.segment];
         let at = b.imul_const(unit.number, span.owners);
         let at = b.iadd(at, slot);
-        let at = b.imul_const(at, span.groups * LANES);
+        let at = b.imul_const(at, span.tiles * LANES);
         b.iadd_const(at, span.first_partial)
     }
 
@@ -499,11 +509,11 @@ impl Stream<'_> {
         let count = b.iadd(before, one);
         let last = b.compare(Compare::IEq, count, unit.count);
         b.if_(last, |b| {
-            let first_group = b.imul_const(unit.number, span.groups);
-            let first_group = b.iadd_const(first_group, span.first_group);
-            for part in 0..span.groups {
-                let group = b.iadd_const(first_group, part);
-                let first = b.imul_const(group, self.split.chunks);
+            let first_tile = b.imul_const(unit.number, span.tiles);
+            let first_tile = b.iadd_const(first_tile, span.first_tile);
+            for part in 0..span.tiles {
+                let tile = b.iadd_const(first_tile, part);
+                let first = b.imul_const(tile, self.split.chunks);
                 let end = b.iadd_const(first, self.split.chunks - 1);
                 let (from, to) = (self.split.owner(b, first), self.split.owner(b, end));
                 let (from, to) = (b.isub(from, unit.first), b.isub(to, unit.first));

@@ -5,7 +5,7 @@
 //! follows in a slot after all lanes have read the one before. The copies of the first chunks start before the launch
 //! before this one ends.
 
-use super::{Place, if_below, maybe};
+use super::{Thread, if_below, maybe};
 use ir::kernel::{Buf, Builder, BulkCopy, Compare, Mem, Scope, Value};
 
 /// Bytes that a slot has for its mbarrier, which keep the next slot aligned.
@@ -34,7 +34,7 @@ pub(crate) struct Slot {
 
 impl Ring {
     /// Declares the shared memory and prepares the mbarriers, for the first `warps` of the CTA.
-    pub fn new(b: &mut Builder, at: &Place, warps: usize, depth: usize, chunk: usize) -> Ring {
+    pub fn new(b: &mut Builder, at: &Thread, warps: usize, depth: usize, chunk: usize) -> Ring {
         let all = (warps * depth) as u64;
         let slots = b.scratch("slots", Mem::U8, all * (chunk + MBARRIER) as u64);
         let ring = Ring { depth, slots, chunk, first: b.imul_const(at.warp, depth) };

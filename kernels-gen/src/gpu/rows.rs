@@ -4,7 +4,7 @@
 //! reads it loads at once, and holds it if it can, as the CTA waits for that. Float rows without a norm are read where they
 //! are.
 
-use super::{LANES, Place, cta_sum, if_below, lanes_isum, lanes_max, maybe};
+use super::{LANES, Thread, cta_sum, if_below, lanes_isum, lanes_max, maybe};
 use crate::body::Linear;
 use crate::generator::Generator;
 use ir::Result;
@@ -12,13 +12,16 @@ use ir::abi::Q8_BLOCK;
 use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Ty, Value};
 use ir::quant::{DotForm, Format};
 
-/// Added to an integer of less than 23 bits with its sign it gives the bits of a float: that of their sum.
+/// The bits of the float 1.5 * 2^23 = 12582912. One more in these bits is one more in the float, as long as its exponent
+/// stays: for integers n, |n| < 2^22, `BIAS + n` are the bits of the float 12582912 + n. So a sum of products that begins
+/// with `BIAS` instead of 0 is a float without a conversion; [`Meta::Bias`] takes the 12582912 off again while the sum is
+/// multiplied by its scale: (12582912 + n) * scale + (-12582912 * scale) in one fused operation.
 pub(crate) const BIAS: i32 = 0x4b40_0000;
 
 /// What goes with each block of int8 codes, each in a plane of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Meta {
-    /// f32. Of 22 bits if there is a bias.
+    /// f32. Rounded to 22 bits if there is a bias, so that the bias is exact.
     Scale,
     /// i32: the sum of all codes.
     Sum,
@@ -26,7 +29,7 @@ pub(crate) enum Meta {
     First,
     /// i32: the sum of the last 16.
     Last,
-    /// f32: the scale times the float that [`BIAS`] is, negated; exactly.
+    /// f32: the scale times -12582912, exactly. See [`BIAS`].
     Bias,
 }
 
@@ -103,7 +106,7 @@ struct Four {
 
 /// A row whose fours are spread over the threads of a CTA: one for each in turn, so that eight lanes share a block.
 struct Spread<'a> {
-    at: &'a Place,
+    at: &'a Thread,
     x: Buf,
     fours: usize,
     /// Those of this thread, if it holds them.
@@ -111,7 +114,7 @@ struct Spread<'a> {
 }
 
 impl<'a> Spread<'a> {
-    fn new(b: &mut Builder, at: &'a Place, x: Buf, columns: usize) -> Self {
+    fn new(b: &mut Builder, at: &'a Thread, x: Buf, columns: usize) -> Self {
         let mut spread = Spread { at, x, fours: columns / 4, held: None };
         if spread.each() <= HELD {
             let exact = spread.fours.is_multiple_of(at.threads());
@@ -177,7 +180,7 @@ impl<'a> Spread<'a> {
 ///
 /// # Errors
 /// If they do not.
-pub(crate) fn prepare(g: &mut Generator<'_>, at: &Place, products: &[Linear]) -> Result<Row> {
+pub(crate) fn prepare(g: &mut Generator<'_>, at: &Thread, products: &[Linear]) -> Result<Row> {
     let source = products[0].source;
     if products.iter().any(|p| p.source != source) {
         return Err(g.unsupported("products of different inputs"));
@@ -215,7 +218,7 @@ pub(crate) fn prepare(g: &mut Generator<'_>, at: &Place, products: &[Linear]) ->
 }
 
 /// Quantises the block of which this lane holds elements c.. c + 4, as one of eight lanes; only those `inside` write.
-fn quantise(b: &mut Builder, at: &Place, row: Int8, (c, v): (Value, Value), inside: Option<Value>) {
+fn quantise(b: &mut Builder, at: &Thread, row: Int8, (c, v): (Value, Value), inside: Option<Value>) {
     let magnitudes = b.fabs(v);
     let largest = b.max(magnitudes);
     let largest = lanes_max(b, largest, 8);
@@ -237,7 +240,7 @@ fn quantise(b: &mut Builder, at: &Place, row: Int8, (c, v): (Value, Value), insi
     let all = b.iadd(half, other);
     let mut bias = scale;
     if row.plane(Meta::Bias).is_some() {
-        // Rounded to 22 bits (Veltkamp 1968), as the bias has two.
+        // Rounds the scale to 22 bits (Veltkamp 1968): times 12582912, which has 2 bits, it has the 24 of a float.
         let (split, minus) = (b.float(5.0), b.float(-f32::from_bits(BIAS as u32)));
         let large = b.fmul(scale, split);
         let rest = b.fsub(large, scale);

@@ -1,19 +1,19 @@
 //! `attention`: causal attention over the KV cache with online softmax (Milakov and Gimelshein 2018; Dao 2022).
 //!
 //! A worker takes one KV head, a few query tokens and, where the schedule splits the cache, a range of positions. All
-//! query rows of the group share the loads of a block of [`KV_BLOCK`] positions. Split results are combined in the order of
+//! query rows of a KV head share the loads of a block of [`KV_BLOCK`] positions. Split results are combined in the order of
 //! their ranges, so the result does not depend on the workers.
 
 mod gpu;
 
-use crate::cpu::attention::{Cache, accumulate, scores};
 use crate::body;
+use crate::cache::Cache;
+use crate::cpu::attention::{accumulate, scores};
 use crate::generator::Generator;
 use ir::Result;
 use ir::abi::{Atom, KV_BLOCK, Meaning, f32_row_bytes};
 use ir::graph::{Graph, Op};
 use ir::kernel::{Arg, Buf, Builder, Compare, Mem, Value};
-use ir::tensor::kv_rows;
 
 /// Stands for minus infinity: exp of it, less any real score, is 0.
 const NEVER: f32 = -1e30;
@@ -27,7 +27,7 @@ struct Shape {
     heads: usize,
     head: usize,
     /// Query heads of a KV head.
-    group: usize,
+    per_kv: usize,
 }
 
 /// Scratch memory of a unit: queries, scores, sums, running maxima and denominators.
@@ -66,21 +66,17 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
     };
     let capacity = g.spec.tokens;
     if g.target.gpu().is_some() {
-        let shape = Shape { heads, head, group: heads / kv_heads };
+        let shape = Shape { heads, head, per_kv: heads / kv_heads };
         return gpu::generate(g, shape, cache_ty, [operands[0], operands[1], operands[2]], scale.0);
     }
     let schedule = g.cpu()?;
     let split = schedule.split as usize;
     let tokens = if split > 0 { capacity } else { (schedule.query_tokens as usize).min(capacity) };
-    let shape = Shape { heads, head, group: heads / kv_heads };
-    let cache = |g: &Generator<'_>, n: usize| {
-        let (ty, buf) = (body.ty(node.inputs[n]), g.param(operands[n]));
-        let rows = kv_rows(ty).ok_or_else(|| g.unsupported("this KV format"))?;
-        Ok(Cache { buf, elem: ty.elem, head, rows, layout: ty.layout })
-    };
+    let shape = Shape { heads, head, per_kv: heads / kv_heads };
+    let cache = |g: &Generator<'_>, n: usize| Cache::new(g, operands[n], body.ty(node.inputs[n]));
     let (q, keys, values, y) = (g.param(operands[0]), cache(g, 1)?, cache(g, 2)?, g.result(0)?);
 
-    let rows = tokens * shape.group;
+    let rows = tokens * shape.per_kv;
     let mut scratch = |name: &str, floats: usize| g.b.scratch(name, Mem::F32, (floats * 4) as u64);
     let mem = Scratch {
         q: scratch("q", rows * head),
@@ -91,7 +87,7 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
     };
     let splits = if split > 0 { context.div_ceil(split) } else { 0 };
     let partials = (split > 0).then(|| {
-        let floats = kv_heads * capacity * shape.group * splits * (head + 4);
+        let floats = kv_heads * capacity * shape.per_kv * splits * (head + 4);
         Partials { buf: g.workspace("partials", Mem::F32, floats * 4), splits }
     });
 
@@ -130,7 +126,7 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
             let left = g.b.isub(to, p);
             let block = g.b.size(KV_BLOCK);
             let n = g.b.umin(left, block);
-            let rows = g.b.imul_const(count, shape.group);
+            let rows = g.b.imul_const(count, shape.per_kv);
             scores(g, &keys, (h, p), mem.q, mem.s, n, rows)?;
             soften(&mut g.b, softmax, shape, mem, (start, count), p, n);
             accumulate(g, &values, (h, p), mem.s, mem.acc, n, rows);
@@ -169,7 +165,7 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
     b.parallel(units, |b, unit| {
         let by = b.size(kv_heads);
         let (token, h) = (b.udiv(unit, by), b.urem(unit, by));
-        b.for_n(shape.group, 1, |b, j| {
+        b.for_n(shape.per_kv, 1, |b, j| {
             let first = b.int(0);
             let at = partial_index(b, shape, capacity, partials, (h, token, j), first);
             let to = result_index(b, shape, token, h, j);
@@ -194,12 +190,12 @@ fn divide(b: &mut Builder, value: Value, by: Value, most: usize) -> (Value, Valu
     (b.get(quotient), b.get(rest))
 }
 
-/// Calls `f(token, query head in the group, row)` for each row of a unit.
+/// Calls `f(token, query head of the KV head, row)` for each row of a unit.
 fn for_rows(b: &mut Builder, shape: Shape, count: Value, f: impl FnOnce(&mut Builder, Value, Value, Value)) {
     let zero = b.int(0);
     b.for_(zero, count, 1, |b, t| {
-        b.for_n(shape.group, 1, |b, j| {
-            let r = b.imul_const(t, shape.group);
+        b.for_n(shape.per_kv, 1, |b, j| {
+            let r = b.imul_const(t, shape.per_kv);
             let r = b.iadd(r, j);
             f(b, t, j, r);
         });
@@ -209,7 +205,7 @@ fn for_rows(b: &mut Builder, shape: Shape, count: Value, f: impl FnOnce(&mut Bui
 /// Element index of a head's row in the query and result buffers.
 fn result_index(b: &mut Builder, shape: Shape, token: Value, h: Value, j: Value) -> Value {
     let row = b.imul_const(token, f32_row_bytes(shape.heads * shape.head) / 4);
-    let head = b.imul_const(h, shape.group);
+    let head = b.imul_const(h, shape.per_kv);
     let head = b.iadd(head, j);
     let head = b.imul_const(head, shape.head);
     b.iadd(row, head)
@@ -225,7 +221,7 @@ fn partial_index(
 ) -> Value {
     let row = b.imul_const(h, capacity);
     let row = b.iadd(row, token);
-    let row = b.imul_const(row, shape.group);
+    let row = b.imul_const(row, shape.per_kv);
     let row = b.iadd(row, j);
     let row = b.imul_const(row, partials.splits);
     let row = b.iadd(row, split);

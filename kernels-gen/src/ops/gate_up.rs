@@ -1,10 +1,10 @@
 //! `gate_up`: norm, two products of the same rows, silu(gate) * up.
 
 use crate::body::{self, Linear};
+use crate::cpu::matmul::{self, TileOut};
 use crate::generator::Generator;
 use crate::gpu::product::{self, Segment};
 use crate::gpu::{self, LANES};
-use crate::cpu::matmul::{self, TileOut};
 use ir::Result;
 use ir::abi::{Meaning, TILE_ROWS};
 use ir::graph::{Graph, Op};

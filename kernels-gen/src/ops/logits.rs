@@ -1,9 +1,9 @@
 //! `logits`: final norm and the output product, for every token or the last.
 
 use crate::body;
+use crate::cpu::matmul::{self, TileOut};
 use crate::generator::Generator;
 use crate::gpu::product;
-use crate::cpu::matmul::{self, TileOut};
 use ir::Result;
 use ir::graph::{Graph, Op};
 use ir::kernel::Mem;

@@ -1,9 +1,9 @@
 //! `project`: a matrix product, its bias if there is one, plus the residual: attention output, FFN down.
 
 use crate::body::{self, Linear};
+use crate::cpu::matmul::{self, TileOut};
 use crate::generator::Generator;
 use crate::gpu::product;
-use crate::cpu::matmul::{self, TileOut};
 use ir::Result;
 use ir::abi::{TILE_ROWS, f32_row_bytes};
 use ir::graph::{Graph, Op, Ref};

@@ -6,8 +6,8 @@
 mod gpu;
 
 use crate::body::{self, Linear};
-use crate::generator::Generator;
 use crate::cpu::matmul::{self, TileOut, block_scale, codes, inverse_rms};
+use crate::generator::Generator;
 use ir::Result;
 use ir::abi::{KV_BLOCK, Q8_BLOCK, TILE_ROWS, f32_row_bytes};
 use ir::graph::{Graph, Op, Ref, RopeStyle};

@@ -7,7 +7,7 @@
 
 use crate::body;
 use crate::generator::Generator;
-use crate::gpu::{self, Place, for_threads, if_below};
+use crate::gpu::{self, Thread, for_threads, if_below};
 use ir::Result;
 use ir::graph::{Graph, Op};
 use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value};
@@ -147,7 +147,7 @@ impl Runs {
 
     /// Puts so many pairs of elements in order: of each two blocks of `half` elements those of the same place or, if
     /// `mirrored`, those that are as far from the middle.
-    fn exchange(&self, b: &mut Builder, at: &Place, pairs: Value, half: Value, mirrored: bool) {
+    fn exchange(&self, b: &mut Builder, at: &Thread, pairs: Value, half: Value, mirrored: bool) {
         let one = b.int(1);
         let mask = b.isub(half, one);
         b.for_(at.thread, pairs, at.threads() as u32, |b, pair| {
@@ -168,7 +168,7 @@ impl Runs {
     }
 
     /// Sorts bitonic blocks of 2^`levels` elements, twice `half`; so many pairs in all.
-    fn merge(&self, b: &mut Builder, at: &Place, pairs: Value, half: Value, levels: Value) {
+    fn merge(&self, b: &mut Builder, at: &Thread, pairs: Value, half: Value, levels: Value) {
         let (zero, one) = (b.int(0), b.int(1));
         let half = b.var(half);
         b.for_(zero, levels, 1, |b, _| {
@@ -180,13 +180,13 @@ impl Runs {
     }
 
     /// Sorts runs, each of which is bitonic; so many pairs in all.
-    fn merge_runs(&self, b: &mut Builder, at: &Place, pairs: Value) {
+    fn merge_runs(&self, b: &mut Builder, at: &Thread, pairs: Value) {
         let (half, levels) = (b.size(self.kept / 2), b.size(self.kept.ilog2() as usize));
         self.merge(b, at, pairs, half, levels);
     }
 
     /// Brings the elements of a row from `first` on, and sorts the largest of them into the first run.
-    fn take(&self, b: &mut Builder, at: &Place, (x, columns): (Buf, usize), first: Value) {
+    fn take(&self, b: &mut Builder, at: &Thread, (x, columns): (Buf, usize), first: Value) {
         let (never, largest) = (b.float(f32::NEG_INFINITY), b.float(f32::MAX));
         for_threads(b, at, self.elements, |b, i| {
             let number = b.iadd(first, i);
@@ -217,7 +217,7 @@ impl Runs {
     }
 
     /// Merges all runs into the first: of each two the larger elements, which mirrored ones are, until one is left.
-    fn reduce(&self, b: &mut Builder, at: &Place) {
+    fn reduce(&self, b: &mut Builder, at: &Thread) {
         let (one, half) = (b.int(1), b.size(self.elements / 2));
         let half = b.var(half);
         b.for_n((self.elements / self.kept).ilog2() as usize, 1, |b, _| {
@@ -230,7 +230,7 @@ impl Runs {
     }
 
     /// Merges `count` runs, which are `stride` floats apart in memory, into the first.
-    fn absorb(&self, b: &mut Builder, at: &Place, (left, stride): (Buf, usize), count: usize) {
+    fn absorb(&self, b: &mut Builder, at: &Thread, (left, stride): (Buf, usize), count: usize) {
         let (never, none) = (b.float(f32::NEG_INFINITY), b.float(NONE));
         for_threads(b, at, self.elements, |b, i| self.store(b, i, (never, none)));
         b.for_n(count, (self.elements / self.kept) as u32, |b, first| {
@@ -259,7 +259,7 @@ impl Runs {
     }
 
     /// The sum of the exponentials of all elements less `max`, for every thread.
-    fn sum_of_exps(&self, b: &mut Builder, at: &Place, max: Value, sums: Buf) -> Value {
+    fn sum_of_exps(&self, b: &mut Builder, at: &Thread, max: Value, sums: Buf) -> Value {
         let none = b.float(0.0);
         let sum = b.var(none);
         for_threads(b, at, self.elements, |b, i| {
@@ -274,7 +274,7 @@ impl Runs {
     }
 
     /// Writes the first `k` elements and the log-sum-exp.
-    fn finish(&self, b: &mut Builder, at: &Place, (y, k): (Buf, usize), (max, sum): (Value, Value)) {
+    fn finish(&self, b: &mut Builder, at: &Thread, (y, k): (Buf, usize), (max, sum): (Value, Value)) {
         for_threads(b, at, k, |b, i| {
             let (value, number) = self.load(b, i);
             b.store(y, i, Mem::F32, value);

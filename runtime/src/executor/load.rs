@@ -66,16 +66,16 @@ impl<'m> Item<'m> {
     }
 }
 
-/// What to load.
-pub(super) struct Plan<'m> {
+/// The weights to load.
+pub(super) struct Loading<'m> {
     items: Vec<Item<'m>>,
 }
 
-impl<'m> Plan<'m> {
+impl<'m> Loading<'m> {
     /// Checks every weight of the manifest against the model file.
-    pub fn new(manifest: &Manifest, model: &'m ModelFile) -> Result<Plan<'m>> {
+    pub fn new(manifest: &Manifest, model: &'m ModelFile) -> Result<Loading<'m>> {
         let items = manifest.weights.iter().map(|w| Item::new(w, model)).collect::<Result<_>>()?;
-        Ok(Plan { items })
+        Ok(Loading { items })
     }
 
     /// Bytes that will be allocated, if the device can read the file in place.

@@ -1,41 +1,25 @@
 //! The GPU form: flash decoding (Dao et al. 2023). A CTA takes a KV head and a range of positions; its warps take blocks
 //! of 32 positions in turn, with a position for each lane in the scores and some elements of the head for each lane in the
-//! sums. The query heads of the group share what is loaded. Warps, then CTAs, are combined in a fixed order.
+//! sums. The query heads of a KV head share what is loaded. Warps, then CTAs, are combined in a fixed order.
 
 use super::{NEVER, Shape};
+use crate::cache::Cache;
 use crate::generator::Generator;
-use crate::gpu::{self, LANES, Place, for_threads, if_below};
+use crate::gpu::{self, LANES, Thread, for_threads, if_below};
 use ir::Result;
 use ir::abi::Q8_BLOCK;
 use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value, Var};
-use ir::tensor::{Elem, TensorType, kv_row_bytes};
+use ir::tensor::TensorType;
 
 /// Elements that a lane reads of a key at once.
 const PIECE: usize = 8;
 /// Sums that a lane keeps at once.
 const SUMS: usize = 16;
 
-/// Keys or values of a layer.
-#[derive(Debug, Clone, Copy)]
-struct Cache {
-    buf: Buf,
-    half: bool,
-    head: usize,
-    row_bytes: usize,
-}
-
 impl Cache {
-    fn scale(&self, b: &mut Builder, row: Value, block: Value) -> Value {
-        let at = b.imul_const(block, 2);
-        let at = b.iadd(row, at);
-        let at = b.iadd_const(at, self.head.next_multiple_of(Q8_BLOCK));
-        let scale = b.load(self.buf, at, Mem::U16);
-        b.from_half(scale)
-    }
-
     /// Elements c.. c + [`PIECE`] of the row at byte `row`.
     fn piece(&self, b: &mut Builder, row: Value, c: Value) -> Vec<Value> {
-        if self.half {
+        if !self.is_int8() {
             let at = b.imul_const(c, 2);
             let at = b.iadd(row, at);
             let words = b.load4(self.buf, at, Mem::I32);
@@ -52,7 +36,7 @@ impl Cache {
         let scale = self.scale(b, row, block);
         let at = b.iadd(row, c);
         // Rows of an odd number of halves are no whole words.
-        let codes: Vec<Value> = if self.row_bytes.is_multiple_of(4) {
+        let codes: Vec<Value> = if self.rows.row.is_multiple_of(4) {
             let words = [0, 4].map(|i| {
                 let at = b.iadd_const(at, i);
                 b.load(self.buf, at, Mem::I32)
@@ -74,7 +58,7 @@ impl Cache {
 
     /// Element `i`, which is in block `block`.
     fn element(&self, b: &mut Builder, row: Value, i: Value, block: usize) -> Value {
-        if self.half {
+        if !self.is_int8() {
             let at = b.imul_const(i, 2);
             let at = b.iadd(row, at);
             let bits = b.load(self.buf, at, Mem::U16);
@@ -114,25 +98,23 @@ pub(super) fn generate(
     [q, keys, values]: [u32; 3],
     scale: f32,
 ) -> Result<()> {
-    let Shape { heads, head, group } = shape;
-    let (kv_heads, context) = (heads / group, cache_ty.shape[1]);
+    let Shape { heads, head, per_kv } = shape;
+    let (kv_heads, context) = (heads / per_kv, cache_ty.shape[1]);
     let schedule = g.gpu()?;
     let most = context.div_ceil(LANES * schedule.warps as usize);
     let splits = (schedule.ctas as usize).div_ceil(kv_heads).clamp(1, most.max(1));
-    let row_bytes = kv_row_bytes(cache_ty.elem, head).ok_or_else(|| g.unsupported("this KV format"))?;
-    let cache = |g: &Generator<'_>, p| Cache { buf: g.param(p), half: cache_ty.elem == Elem::F16, head, row_bytes };
-    let (q, keys, values, y) = (g.param(q), cache(g, keys), cache(g, values), g.result(0)?);
+    let (q, keys, values, y) = (g.param(q), Cache::new(g, keys, cache_ty)?, Cache::new(g, values, cache_ty)?, g.result(0)?);
 
     let at = gpu::begin(g, kv_heads * splits)?;
     g.b.await_previous();
     let per_lane = head.div_ceil(LANES);
-    let at_once = (SUMS / per_lane).clamp(1, group);
+    let at_once = (SUMS / per_lane).clamp(1, per_kv);
     // The weighted sum, the maximum and the sum of the weights.
     let stride = head + 2;
-    let queries = g.b.scratch("queries", Mem::F32, (group * head * 4) as u64);
+    let queries = g.b.scratch("queries", Mem::F32, (per_kv * head * 4) as u64);
     let parts = g.b.scratch("parts", Mem::F32, (at.warps * at_once * stride * 4) as u64);
     let flag = g.b.scratch("last", Mem::I32, 4);
-    let partials = g.workspace("partials", Mem::F32, kv_heads * splits * group * stride * 4);
+    let partials = g.workspace("partials", Mem::F32, kv_heads * splits * per_kv * stride * 4);
     let counters = g.counters("arrived", kv_heads);
 
     let b = &mut g.b;
@@ -151,20 +133,20 @@ pub(super) fn generate(
     let active = b.compare(Compare::ULt, first, blocks);
     let alone = b.compare(Compare::IEq, per_split, blocks);
     b.if_(active, |b| {
-        let from = b.imul_const(h, group * head);
-        for_threads(b, &at, group * head, |b, i| {
+        let from = b.imul_const(h, per_kv * head);
+        for_threads(b, &at, per_kv * head, |b, i| {
             let from = b.iadd(from, i);
             let (v, scale) = (b.load(q, from, Mem::F32), b.float(scale));
             let v = b.fmul(v, scale);
             b.store(queries, i, Mem::F32, v);
         });
         b.sync(Scope::Cta);
-        let head_at = b.imul_const(h, row_bytes * context);
+        let head_at = b.imul_const(h, keys.rows.head);
         let slot = b.imul_const(h, splits);
         let slot = b.iadd(slot, split);
-        let slot = b.imul_const(slot, group * stride);
-        for first_query in (0..group).step_by(at_once) {
-            let count = at_once.min(group - first_query);
+        let slot = b.imul_const(slot, per_kv * stride);
+        for first_query in (0..per_kv).step_by(at_once) {
+            let count = at_once.min(per_kv - first_query);
             let running = attend(b, &at, (keys, values, head_at), (queries, first_query, count), range);
             leave(b, &at, head, running, (parts, at_once * stride));
             b.sync(Scope::Cta);
@@ -210,13 +192,13 @@ pub(super) fn generate(
                 let count = b.iadd(before, one);
                 let last = b.compare(Compare::IEq, count, used);
                 b.if_(last, |b| {
-                    let first = b.imul_const(h, splits * group * stride);
-                    for_threads(b, &at, group * head, |b, i| {
+                    let first = b.imul_const(h, splits * per_kv * stride);
+                    for_threads(b, &at, per_kv * head, |b, i| {
                         let per_head = b.size(head);
                         let (j, d) = (b.udiv(i, per_head), b.urem(i, per_head));
                         let from = b.imul_const(j, stride);
                         let from = b.iadd(first, from);
-                        let (_, sum, acc) = combine(b, (partials, from, group * stride), used, (head, d));
+                        let (_, sum, acc) = combine(b, (partials, from, per_kv * stride), used, (head, d));
                         let v = b.fdiv(acc, sum);
                         result(b, shape, (h, j, d), y, v);
                     });
@@ -244,9 +226,9 @@ fn quotient(b: &mut Builder, a: Value, by: Value, most: usize) -> Value {
     b.get(count)
 }
 
-/// Stores element `d` of query head `j` of the group.
+/// Stores element `d` of query head `j` of the KV head.
 fn result(b: &mut Builder, shape: Shape, (h, j, d): (Value, Value, Value), y: Buf, v: Value) {
-    let to = b.imul_const(h, shape.group);
+    let to = b.imul_const(h, shape.per_kv);
     let to = b.iadd(to, j);
     let to = b.imul_const(to, shape.head);
     let to = b.iadd(to, d);
@@ -256,7 +238,7 @@ fn result(b: &mut Builder, shape: Shape, (h, j, d): (Value, Value, Value), y: Bu
 /// Attends `count` query heads to this warp's blocks of the range.
 fn attend(
     b: &mut Builder,
-    at: &Place,
+    at: &Thread,
     (keys, values, head_at): (Cache, Cache, Value),
     (queries, first_query, count): (Buf, usize, usize),
     range: Range,
@@ -278,7 +260,7 @@ fn attend(
         let last = b.isub(n, one);
         let own = b.umin(at.lane, last);
         let own = b.iadd(first, own);
-        let row = b.imul_const(own, keys.row_bytes);
+        let row = b.imul_const(own, keys.rows.row);
         let row = b.iadd(head_at, row);
         let scores: Vec<Var> = (0..count).map(|_| b.var(zero)).collect();
         b.for_n(head, PIECE as u32, |b, c| {
@@ -322,7 +304,7 @@ fn attend(
         let start = b.int(0);
         b.for_(start, n, 1, |b, i| {
             let position = b.iadd(first, i);
-            let row = b.imul_const(position, values.row_bytes);
+            let row = b.imul_const(position, values.rows.row);
             let row = b.iadd(head_at, row);
             let weights: Vec<Value> = weights.iter().map(|&w| b.shuffle(w, i)).collect();
             for d in 0..head.div_ceil(LANES) {
@@ -342,7 +324,7 @@ fn attend(
 }
 
 /// Stores what this warp keeps, one query head after the other, in its `per_warp` floats.
-fn leave(b: &mut Builder, at: &Place, head: usize, running: Vec<Running>, (parts, per_warp): (Buf, usize)) {
+fn leave(b: &mut Builder, at: &Thread, head: usize, running: Vec<Running>, (parts, per_warp): (Buf, usize)) {
     let stride = head + 2;
     let base = b.imul_const(at.warp, per_warp);
     for (j, r) in running.into_iter().enumerate() {

@@ -1,10 +1,10 @@
-//! The GPU form: a unit of a product is whole heads that fill row groups; a warp finishes a head.
+//! The GPU form: a unit of a product is whole heads that fill tiles; a warp finishes a head.
 
 use super::{Branch, CacheRow, Sink, rotate};
 use crate::body::Linear;
 use crate::generator::Generator;
 use crate::gpu::product::{self, Segment};
-use crate::gpu::{self, LANES, Place};
+use crate::gpu::{self, LANES, Thread};
 use ir::Result;
 use ir::abi::Q8_BLOCK;
 use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value};
@@ -38,13 +38,13 @@ pub(super) fn generate(g: &mut Generator<'_>, branches: &[Branch], products: &[L
 }
 
 /// Calls `f` for every i < `count`, spread over the lanes.
-fn for_lanes(b: &mut Builder, at: &Place, count: usize, f: impl FnOnce(&mut Builder, Value)) {
+fn for_lanes(b: &mut Builder, at: &Thread, count: usize, f: impl FnOnce(&mut Builder, Value)) {
     let end = b.size(count);
     b.for_(at.lane, end, LANES as u32, f);
 }
 
 /// Finishes head `h`, whose products are at element `from` of `x`, in one warp.
-fn finish(g: &mut Generator<'_>, at: &Place, branch: &Branch, (x, from): (Buf, Value), h: Value) -> Result<()> {
+fn finish(g: &mut Generator<'_>, at: &Thread, branch: &Branch, (x, from): (Buf, Value), h: Value) -> Result<()> {
     let head = branch.head;
     if let Some(bias) = branch.bias.map(|p| g.param(p)) {
         let b = &mut g.b;
@@ -99,7 +99,7 @@ fn finish(g: &mut Generator<'_>, at: &Place, branch: &Branch, (x, from): (Buf, V
 }
 
 /// RMS norm of a head in place.
-fn norm(b: &mut Builder, at: &Place, (x, from): (Buf, Value), head: usize, (weight, eps): (Buf, f32)) {
+fn norm(b: &mut Builder, at: &Thread, (x, from): (Buf, Value), head: usize, (weight, eps): (Buf, f32)) {
     let zero = b.float(0.0);
     let squares = b.var(zero);
     for_lanes(b, at, head, |b, i| {
@@ -122,7 +122,7 @@ fn norm(b: &mut Builder, at: &Place, (x, from): (Buf, Value), head: usize, (weig
 }
 
 /// Writes a head as 8-bit codes and f16 scales, a lane for each element of a block; elements past the head count as zero.
-fn append_int8(b: &mut Builder, at: &Place, (x, from): (Buf, Value), head: usize, (cache, row): (Buf, Value)) {
+fn append_int8(b: &mut Builder, at: &Thread, (x, from): (Buf, Value), head: usize, (cache, row): (Buf, Value)) {
     let padded = head.next_multiple_of(Q8_BLOCK);
     for block in 0..padded / Q8_BLOCK {
         let zero = b.float(0.0);
