@@ -66,11 +66,14 @@ pub struct Options {
     pub resident_ctas: usize,
     /// Instructions of warps, at most.
     pub max_steps: u64,
+    /// The error of approximate instructions (`ex2.approx`, `rcp.approx`, `div.full`): 0 for none, otherwise one that the
+    /// ISA allows, a fixed function of the instruction, the bits of its operands and this number.
+    pub approx_seed: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { schedule: Schedule { seed: 0 }, resident_ctas: 192, max_steps: 1 << 34 }
+        Options { schedule: Schedule { seed: 0 }, resident_ctas: 192, max_steps: 1 << 34, approx_seed: 0 }
     }
 }
 
@@ -209,6 +212,7 @@ pub(crate) fn prepare(
         function: entry.code,
         shared,
         max_steps: options.max_steps,
+        approx_seed: options.approx_seed,
     }))
 }
 

@@ -1,6 +1,7 @@
 //! Decoded code: names are slots, types are lane functions, labels are positions. Made by [`crate::decode`], executed by
 //! [`crate::exec`]. All functions of a module stand in one list of instructions.
 
+use crate::alu::approximate::Row;
 use crate::alu::integer::Chain;
 use crate::alu::{MapFn, TestFn};
 use crate::counters::Class;
@@ -330,6 +331,14 @@ pub(crate) enum Op {
         f: MapFn,
         d: Reg,
         s: [Reg; 3],
+        k: u32,
+    },
+    /// An approximate instruction on registers of a type.
+    Approximate {
+        row: &'static Row,
+        ty: Ty,
+        d: Reg,
+        s: [Reg; 2],
         k: u32,
     },
     Chain {

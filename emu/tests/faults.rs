@@ -42,7 +42,12 @@ fn run(ptx: &str, grid: u32, seed: u64) -> Result<Counters, Error> {
     memory.protect(c).unwrap();
     let params = [p, q, c].iter().flat_map(|a| a.to_le_bytes()).collect();
     let launch = Launch { entry: "k".into(), grid: [grid, 1, 1], block: [64, 1, 1], dynamic_shared: 0, params };
-    let options = Options { schedule: Schedule { seed }, resident_ctas: 1 + seed as usize % 3, max_steps: 100_000 };
+    let options = Options {
+        schedule: Schedule { seed },
+        resident_ctas: 1 + seed as usize % 3,
+        max_steps: 100_000,
+        ..Options::default()
+    };
     loaded.run(&mut memory, &launch, &options)
 }
 
@@ -271,7 +276,8 @@ fn a_barrier_of_the_grid_needs_its_fence_and_room() {
         let loaded = module.load(&mut memory).unwrap();
         let params = [(); 3].map(|()| memory.alloc(1024, 256).unwrap().to_le_bytes()).concat();
         let launch = Launch { entry: "k".into(), grid: [24, 1, 1], block: [64, 1, 1], dynamic_shared: 0, params };
-        let options = Options { schedule: Schedule { seed }, resident_ctas, max_steps: 1_000_000 };
+        let options =
+            Options { schedule: Schedule { seed }, resident_ctas, max_steps: 1_000_000, ..Options::default() };
         match loaded.run(&mut memory, &launch, &options) {
             Ok(_) => None,
             Err(Error::Fault(f)) => Some(f.kind),

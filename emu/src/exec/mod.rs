@@ -196,6 +196,11 @@ impl Ctx<'_> {
                 f([self.get(window, s[0]), self.get(window, s[1]), self.get(window, s[2])], &mut out, *k);
                 self.warp.set(window, *d, active, &out);
             }
+            Op::Approximate { row, ty, d, s, k } => {
+                let mut out = [0; WARP];
+                row.lanes(*ty, s.map(|r| self.get(window, r)), &mut out, *k, self.grid.approx_seed);
+                self.warp.set(window, *d, active, &out);
+            }
             Op::Chain { op, bits, d, s, carry_in, carry_out } => {
                 let x = s.map(|r| *self.get(window, r));
                 let mut out = [0; WARP];

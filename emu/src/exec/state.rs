@@ -318,6 +318,8 @@ pub(crate) struct Grid {
     /// Bytes of shared memory of a CTA.
     pub(crate) shared: u64,
     pub(crate) max_steps: u64,
+    /// Chooses the errors of approximate instructions; 0: none.
+    pub(crate) approx_seed: u64,
 }
 
 /// A launch that runs.
