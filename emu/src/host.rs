@@ -2,7 +2,7 @@
 //! the host did before it, and the host comes after a launch once it has waited for it. In between only accesses in system
 //! scope to host-shared memory order the two.
 
-use crate::clock::{Clock, HOST, Knowledge, Strength};
+use crate::clock::{Clock, HOST, Knowledge, Strength, Width};
 use crate::exec::state::{Bad, Order};
 use crate::fault::{Fault, FaultKind};
 use crate::memory::{Memory, MemoryError};
@@ -88,7 +88,9 @@ pub(crate) fn touch(
     let place = memory.locate(address, bytes).ok_or(MemoryError::Unmapped { address, bytes })?;
     let races = &mut memory.region(place.0).0.races;
     let checked = if write {
-        races.write(&mut host.who(), 0, place.1, bytes as usize, strength)
+        let who = &mut host.who();
+        let mine = who.epoch(0, strength, Width::OTHER);
+        races.write(who, 1, (place.1, bytes as usize), mine, |_| false)
     } else {
         races.read(&mut host.who(), 1, place.1, bytes as usize, strength)
     };

@@ -2,12 +2,10 @@
 
 use crate::agents::Owner;
 use crate::alu::{FULL, Lanes, WARP};
-use crate::clock::{Agent, Knowledge};
+use crate::clock::{AGENTS_PER_WARP, Agent, Knowledge};
 use crate::exec::barrier::CtaBarrier;
-use crate::exec::state::{
-    AGENTS_PER_WARP, Cta, Done, Flight, Grid, Group, Order, State, Team, Warp, Window, thread_of,
-};
-use crate::fault::Fault;
+use crate::exec::state::{Cta, Flight, Grid, Group, Order, State, Team, Warp, Window};
+use crate::fault::{Done, Fault, Label, thread_of};
 use crate::memory::{Memory, Region};
 use crate::program::{Constant, Entry, Program, Special};
 use crate::race::Memo;
@@ -203,12 +201,11 @@ pub(crate) fn prepare(
     let shared = check(entry, launch, target)?;
     let value = |c: &Constant| [constant(*c, entry, launch, shared, globals); WARP];
     Ok(Arc::new(Grid {
-        kernel: entry.name.clone(),
+        label: Arc::new(Label { kernel: entry.name.clone(), block: launch.block }),
         program: Arc::clone(program),
         constants: program.constants.iter().map(value).collect::<Vec<Lanes>>(),
         params: launch.params.clone(),
         ctas: launch.grid,
-        block: launch.block,
         function: entry.code,
         shared,
         max_steps: options.max_steps,
@@ -220,10 +217,10 @@ pub(crate) fn prepare(
 pub(crate) fn start(flight: &mut Flight, memory: &mut Memory, linear: u32) -> Done<Cta> {
     let grid = &flight.grid;
     let code = &grid.program.functions[grid.function as usize];
-    let threads: u32 = grid.block.iter().product();
+    let threads: u32 = grid.label.block.iter().product();
     let warps = threads.div_ceil(32);
     let id = thread_of(grid.ctas, linear);
-    let owner = Owner::Cta(id, Arc::clone(grid));
+    let owner = Owner::Cta(id, Arc::clone(&grid.label));
     let first = memory.agents.start(warps * AGENTS_PER_WARP, owner, &mut flight.agents)?;
     let agents = first..first + warps * AGENTS_PER_WARP;
     let warps = (0..warps).map(|index| {

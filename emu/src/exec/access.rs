@@ -2,12 +2,14 @@
 
 use super::state::{Bad, Ctx, Done, Window, lanes};
 use crate::alu::{FULL, Lanes, WARP};
-use crate::clock::{MAX_AGENT, Strength};
+use crate::clock::{MAX_AGENT, Strength, Width};
 use crate::fault::FaultKind;
 use crate::program::Access;
-use crate::race::Conflict;
+use crate::race::{Conflict, Who};
+use crate::memory::Region;
 use crate::store::Store;
 use crate::types::{LOCAL_WINDOW, Order, PARAM_WINDOW, SHARED_WINDOW, Scope, Space, WINDOW, mask_of};
+use std::ops::Range;
 
 /// The space of a generic address, and its address there.
 pub(crate) fn classify(address: u64) -> (Space, u64) {
@@ -138,7 +140,6 @@ impl Ctx<'_> {
         let bytes = (a.bytes * a.regs.len() as u32) as usize;
         self.count_global(addresses, mask, bytes as u64, true);
         self.memory.agents.progress += 1;
-        let strength = strength(a.strong, a.scope);
         for lane in lanes(mask) {
             let address = addresses[lane];
             let Some((index, offset)) = self.memory.locate(address, bytes as u64) else {
@@ -150,14 +151,9 @@ impl Ctx<'_> {
                 let what = format!("writes {bytes} bytes of read-only memory");
                 return Err(Bad::new(FaultKind::ReadOnly, lane as u32, Some(address), what));
             }
-            let order = &mut self.warp.order;
-            let raced = region.races.write(&mut order.who(), lane as u32, offset, bytes, strength);
-            if let Err(conflict) = raced
-                && !repeats(order.agent, order.now, conflict, &region.store, offset, a, &values)
-            {
+            if let Err(conflict) = put(region, &mut self.warp.order.who(), lane, offset, a, &values) {
                 return Err(self.race(false, true, lane as u32, address, offset, conflict));
             }
-            put(&mut region.store, offset, a, &values);
         }
         if a.strong {
             self.publish(mask, addresses, false, a.order, a.scope, true)?;
@@ -201,7 +197,6 @@ impl Ctx<'_> {
         let bytes = (a.bytes * a.regs.len() as u32) as usize;
         self.count_shared(addresses, mask, bytes as u32);
         self.memory.agents.progress += 1;
-        let strength = strength(a.strong, a.scope);
         let size = self.team.shared.store.len() as u64;
         for lane in lanes(mask) {
             let address = addresses[lane];
@@ -210,14 +205,11 @@ impl Ctx<'_> {
             }
             let offset = address as usize;
             let values = self.values(window, a, lane);
-            let (shared, order) = (&mut self.team.shared, &mut self.warp.order);
-            let raced = shared.races.write(&mut order.who(), lane as u32, offset, bytes, strength);
-            if let Err(conflict) = raced
-                && !repeats(order.agent, order.now, conflict, &shared.store, offset, a, &values)
+            if let Err(conflict) =
+                put(&mut self.team.shared, &mut self.warp.order.who(), lane, offset, a, &values)
             {
                 return Err(self.race(true, true, lane as u32, address, offset, conflict));
             }
-            put(&mut self.team.shared.store, offset, a, &values);
         }
         if a.strong {
             self.publish(mask, addresses, true, a.order, a.scope, true)?;
@@ -237,7 +229,7 @@ impl Ctx<'_> {
             let offset = address as usize;
             if a.store {
                 let values = self.values(window, a, lane);
-                put(&mut self.warp.local[lane], offset, a, &values);
+                store_values(&mut self.warp.local[lane], offset, a, &values);
                 continue;
             }
             let store = &self.warp.local[lane];
@@ -310,7 +302,7 @@ impl Ctx<'_> {
         if c.agent == MAX_AGENT {
             return Bad::new(FaultKind::Mbarrier, lane, Some(at), "the bytes of an mbarrier are used as data");
         }
-        let (asynchronous, whose) = self.memory.agents.describe(c.agent, c.lane, Some(self.grid));
+        let (asynchronous, whose) = self.memory.agents.describe(c.agent, c.lane, Some(&self.grid.label));
         let kind = match (asynchronous, shared) {
             (true, _) => FaultKind::AsyncCopy,
             (false, true) => FaultKind::RaceShared,
@@ -466,14 +458,27 @@ impl Ctx<'_> {
     }
 }
 
-/// Whether a lane of the same warp has just written the same bytes: then it does not matter who was last.
-fn repeats(agent: u32, now: u32, c: Conflict, store: &Store, offset: usize, a: &Access, values: &[u64; 8]) -> bool {
-    let bytes = a.bytes;
-    let same = |(i, v): (usize, &u64)| store.get(offset + i * bytes as usize, bytes) == v & mask_of(8 * bytes);
-    c.write && c.agent == agent && c.time == now && values[..a.regs.len()].iter().enumerate().all(same)
+/// Checks and makes a store of one lane.
+fn put(
+    region: &mut Region,
+    who: &mut Who,
+    lane: usize,
+    offset: usize,
+    a: &Access,
+    values: &[u64; 8],
+) -> Result<(), Conflict> {
+    let Region { store, races } = region;
+    let mine = who.epoch(lane as u32, strength(a.strong, a.scope), Width::of(a.bytes));
+    let byte = |at: usize| (values[at / a.bytes as usize] >> (8 * (at % a.bytes as usize))) as u8;
+    let same = |at: Range<usize>| {
+        store.first_unwritten(at.start, at.len()).is_none() && at.into_iter().all(|i| store.data[i] == byte(i - offset))
+    };
+    races.write(who, 1 << lane, (offset, a.bytes as usize * a.regs.len()), mine, same)?;
+    store_values(store, offset, a, values);
+    Ok(())
 }
 
-fn put(store: &mut Store, offset: usize, a: &Access, values: &[u64; 8]) {
+fn store_values(store: &mut Store, offset: usize, a: &Access, values: &[u64; 8]) {
     for (i, v) in values[..a.regs.len()].iter().enumerate() {
         store.put(offset + i * a.bytes as usize, a.bytes, *v);
     }

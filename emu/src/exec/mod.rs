@@ -13,11 +13,11 @@ pub(crate) mod state;
 
 use crate::alu::integer::{chain, insert};
 use crate::alu::{FULL, Lanes, TestFn, WARP};
-use crate::fault::FaultKind;
+use crate::fault::{FaultKind, thread_of};
 use crate::program::{Call, Mask, Op, Place, Reg, Special};
 use crate::types::{Space, mask_of};
 use barrier::Completed;
-use state::{Bad, Ctx, Done, Frame, Group, State, Window, lanes, thread_of};
+use state::{Bad, Ctx, Done, Frame, Group, State, Window, lanes};
 
 /// Nested calls.
 const MAX_CALLS: usize = 256;
@@ -559,7 +559,7 @@ impl Ctx<'_> {
             Special::LaneId => std::array::from_fn(|l| l as u64),
             Special::WarpId => [u64::from(self.warp.index); WARP],
             Special::Tid(axis) => {
-                std::array::from_fn(|l| u64::from(thread_of(self.grid.block, first + l as u32)[usize::from(axis)]))
+                std::array::from_fn(|l| u64::from(thread_of(self.grid.label.block, first + l as u32)[usize::from(axis)]))
             }
             Special::Ctaid(axis) => [u64::from(self.team.id[usize::from(axis)]); WARP],
             Special::SmId => [u64::from(self.team.linear); WARP],
