@@ -63,6 +63,8 @@ pub(crate) struct Agents {
     /// The last number in use.
     last: Agent,
     pub(crate) published: HashMap<u64, Published>,
+    /// What is known after the sequentially consistent fences of all CTAs.
+    pub(crate) sc_fences: Arc<Clock>,
     /// Counts what other threads may see.
     pub(crate) progress: u64,
 }
@@ -70,7 +72,7 @@ pub(crate) struct Agents {
 impl Agents {
     /// None but the host.
     pub(crate) fn new() -> Agents {
-        Agents { owners: Vec::new(), last: HOST, published: HashMap::new(), progress: 0 }
+        Agents { owners: Vec::new(), last: HOST, published: HashMap::new(), sc_fences: Arc::default(), progress: 0 }
     }
 
     /// Forgets all but the host.

@@ -2,13 +2,12 @@
 
 use crate::agents::Owner;
 use crate::alu::{FULL, Lanes, WARP};
-use crate::clock::{AGENTS_PER_WARP, Agent, Knowledge};
+use crate::clock::{AGENTS_PER_WARP, Agent};
 use crate::exec::barrier::CtaBarrier;
 use crate::exec::state::{Cta, Flight, Grid, Group, Order, State, Team, Warp, Window};
 use crate::fault::{Done, Fault, Label, thread_of};
 use crate::memory::{Memory, Region};
 use crate::program::{Constant, Entry, Program, Special};
-use crate::race::Memo;
 use crate::store::Store;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -227,18 +226,7 @@ pub(crate) fn start(flight: &mut Flight, memory: &mut Memory, linear: u32) -> Do
         let agent: Agent = first + index * AGENTS_PER_WARP;
         let left = threads - index * 32;
         let exist = if left >= 32 { FULL } else { (1 << left) - 1 };
-        let order = Order {
-            agent,
-            now: 1,
-            knowledge: Knowledge::of(Arc::clone(&flight.before)),
-            memo: Memo::default(),
-            fenced: Vec::new(),
-            seen: Knowledge::default(),
-            cta: agents.clone(),
-            waited: Box::new(std::array::from_fn(|kind| [if kind == 0 { u32::MAX } else { 0 }; WARP])),
-            exist,
-            live: exist,
-        };
+        let order = Order::new(agent, agents.clone(), &flight.before, exist);
         let window = Window { registers: 0, predicates: 0, frame: 0, function: grid.function };
         let group = Group {
             pc: code.start,
@@ -280,6 +268,7 @@ pub(crate) fn start(flight: &mut Flight, memory: &mut Memory, linear: u32) -> Do
         phases: 0,
         landings: Vec::new(),
         published: HashMap::new(),
+        sc_fences: Arc::default(),
         let_next: false,
     };
     Ok(Cta { flight: flight.id, team, warps })

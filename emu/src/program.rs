@@ -122,8 +122,12 @@ pub(crate) struct Access {
     pub(crate) regs: Vec<Reg>,
     pub(crate) order: Order,
     pub(crate) scope: Scope,
-    /// Neither weak nor ordered: a poll, if it is a load.
+    /// Not weak: a poll, if it is a load.
     pub(crate) strong: bool,
+    /// `ld.global.nc`: of memory that nobody writes while the kernel runs.
+    pub(crate) non_coherent: bool,
+    /// A weak load whose address a `cas` of the function has as well: the first value of a loop, which the `cas` checks.
+    pub(crate) before_cas: bool,
 }
 
 /// What an atomic operation does with the old value.
@@ -423,6 +427,8 @@ pub(crate) enum Op {
     Atomic(Box<Atomic>),
     Fence {
         scope: Scope,
+        /// Sequentially consistent: ordered with all others.
+        sc: bool,
     },
     /// What threads wrote becomes visible to the async proxy, and the mbarriers that they initialised.
     ProxyFence {

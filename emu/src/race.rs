@@ -7,8 +7,8 @@
 //! write the same bytes: then it does not matter who was last. A copy of the async proxy needs more: of what threads wrote to its source and its target it must know that they fenced it after they wrote it.
 
 use crate::clock::{
-    AGENTS_PER_WARP, Agent, CP_ASYNC, Clock, Epoch, FENCED_CP_ASYNC, FENCED_GLOBAL, FENCED_SHARED, HOST, Knowledge, Source,
-    Strength, Width,
+    AGENTS_PER_WARP, Agent, CP_ASYNC, Clock, Epoch, FENCED_CP_ASYNC, FENCED_GLOBAL, FENCED_SHARED, HOST, Knowledge,
+    Source, Strength, Width,
 };
 use std::ops::Range;
 use std::sync::Arc;
@@ -341,7 +341,10 @@ impl Races {
                 Source::CpAsync => Some(FENCED_CP_ASYNC - CP_ASYNC),
                 Source::Bulk => None,
             };
-            if w.0 != 0 && fence(w.source(), w.agent()).is_some_and(|f| !who.after(w.agent() + f, w.lane(), w.time(), 1 << lane)) {
+            if w.0 != 0
+                && fence(w.source(), w.agent())
+                    .is_some_and(|f| !who.after(w.agent() + f, w.lane(), w.time(), 1 << lane))
+            {
                 return Err(conflict(place, w, true));
             }
             if cell.read & SET != 0 {

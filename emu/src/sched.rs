@@ -247,6 +247,7 @@ impl Scheduler {
                 let_next: 0,
                 before,
                 previous: (!early).then(|| Arc::clone(&self.last.1)),
+                non_coherent: None,
                 knew: Arc::default(),
                 agents: AgentSet::default(),
                 steps: 0,

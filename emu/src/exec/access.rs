@@ -1,15 +1,17 @@
 //! Loads and stores: spaces, bounds, alignment, initialisation, races, traffic.
 
-use super::state::{Bad, Ctx, Done, Window, lanes};
+use super::state::{self, Bad, Ctx, Done, Window, lanes};
+use crate::agents::Owner;
 use crate::alu::{FULL, Lanes, WARP};
-use crate::clock::{MAX_AGENT, Strength, Width};
+use crate::clock::{MAX_AGENT, Strength, Width, join};
 use crate::fault::FaultKind;
+use crate::memory::Region;
 use crate::program::Access;
 use crate::race::{Conflict, Who};
-use crate::memory::Region;
 use crate::store::Store;
 use crate::types::{LOCAL_WINDOW, Order, PARAM_WINDOW, SHARED_WINDOW, Scope, Space, WINDOW, mask_of};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The space of a generic address, and its address there.
 pub(crate) fn classify(address: u64) -> (Space, u64) {
@@ -102,7 +104,16 @@ impl Ctx<'_> {
     fn load_global(&mut self, window: Window, mask: u32, a: &Access, addresses: &Lanes) -> Done {
         let bytes = (a.bytes * a.regs.len() as u32) as usize;
         self.count_global(addresses, mask, bytes as u64, false);
-        let strength = strength(a.strong, a.scope);
+        let strength = strength(a.strong || a.before_cas, a.scope);
+        if a.before_cas {
+            self.tally.counters.plain_cas_loads += u64::from(mask.count_ones());
+        }
+        if a.non_coherent && self.flight.non_coherent.is_none() {
+            let owner = Owner::NonCoherent(Arc::clone(&self.grid.label));
+            let agent = self.memory.agents.start(1, owner, &mut self.flight.agents)?;
+            self.flight.non_coherent =
+                Some(Box::new(state::Order::new(agent, agent..agent + 1, &self.flight.before, 1)));
+        }
         let (mut rest, same) = (mask, Self::broadcast(addresses, mask));
         while rest != 0 {
             let lane = rest.trailing_zeros();
@@ -115,6 +126,8 @@ impl Ctx<'_> {
             let (region, read_only) = self.memory.region(index);
             let raced = if read_only {
                 Ok(())
+            } else if let Some(order) = self.flight.non_coherent.as_mut().filter(|_| a.non_coherent) {
+                region.races.read(&mut order.who(), 1, offset, bytes, strength)
             } else {
                 region.races.read(&mut self.warp.order.who(), who, offset, bytes, strength)
             };
@@ -164,7 +177,10 @@ impl Ctx<'_> {
     fn load_shared(&mut self, window: Window, mask: u32, a: &Access, addresses: &Lanes) -> Done {
         let bytes = (a.bytes * a.regs.len() as u32) as usize;
         self.count_shared(addresses, mask, bytes as u32);
-        let strength = strength(a.strong, a.scope);
+        let strength = strength(a.strong || a.before_cas, a.scope);
+        if a.before_cas {
+            self.tally.counters.plain_cas_loads += u64::from(mask.count_ones());
+        }
         let size = self.team.shared.store.len() as u64;
         let (mut rest, same) = (mask, Self::broadcast(addresses, mask));
         while rest != 0 {
@@ -205,9 +221,7 @@ impl Ctx<'_> {
             }
             let offset = address as usize;
             let values = self.values(window, a, lane);
-            if let Err(conflict) =
-                put(&mut self.team.shared, &mut self.warp.order.who(), lane, offset, a, &values)
-            {
+            if let Err(conflict) = put(&mut self.team.shared, &mut self.warp.order.who(), lane, offset, a, &values) {
                 return Err(self.race(true, true, lane as u32, address, offset, conflict));
             }
         }
@@ -390,7 +404,7 @@ impl Ctx<'_> {
                 } else {
                     let seen = &mut self.warp.order.seen;
                     if seen.of_lane(lane as u32).is_none() {
-                        seen.set(1 << lane, std::sync::Arc::clone(clock));
+                        seen.set(1 << lane, Arc::clone(clock));
                     } else {
                         seen.join(1 << lane, clock);
                     }
@@ -421,8 +435,8 @@ impl Ctx<'_> {
             } else {
                 let fence = warp.fenced.iter().find(|f| f.lanes & bit != 0);
                 fence.map(|f| {
-                    let mut clock = std::sync::Arc::clone(&f.clock);
-                    std::sync::Arc::make_mut(&mut clock).see(warp.agent, bit, f.time);
+                    let mut clock = Arc::clone(&f.clock);
+                    Arc::make_mut(&mut clock).see(warp.agent, bit, f.time);
                     (clock, scope.min(f.scope))
                 })
             };
@@ -439,10 +453,19 @@ impl Ctx<'_> {
         if order.releases() { warp.tick(mask.trailing_zeros()) } else { Ok(()) }
     }
 
-    /// `fence`: relaxed reads before it become acquires, relaxed writes after it releases.
-    pub(crate) fn fence(&mut self, mask: u32, scope: Scope) -> Done {
+    /// `fence`: relaxed reads before it become acquires, relaxed writes after it releases. Those that are sequentially
+    /// consistent happen one after the other, and each knows what those before it knew that are in its scope.
+    pub(crate) fn fence(&mut self, mask: u32, scope: Scope, sc: bool) -> Done {
+        if sc {
+            let clock = self.warp.order.snapshot(mask, self.warp.order.now);
+            let all = (scope >= Scope::Gpu).then_some(&mut self.memory.agents.sc_fences);
+            for fences in [Some(&mut self.team.sc_fences), all].into_iter().flatten() {
+                self.warp.order.acquire(mask, fences);
+                join(fences, &clock);
+            }
+        }
         let order = &mut self.warp.order;
-        let seen: Vec<_> = order.seen.parts(mask).map(|(m, c)| (m, std::sync::Arc::clone(c))).collect();
+        let seen: Vec<_> = order.seen.parts(mask).map(|(m, c)| (m, Arc::clone(c))).collect();
         for (part, clock) in seen {
             order.acquire(part, &clock);
         }
@@ -451,7 +474,7 @@ impl Ctx<'_> {
             f.lanes &= !mask;
             f.lanes != 0
         });
-        let (time, parts) = (order.now, order.knowledge.parts(mask).map(|(m, c)| (m, std::sync::Arc::clone(c))));
+        let (time, parts) = (order.now, order.knowledge.parts(mask).map(|(m, c)| (m, Arc::clone(c))));
         let parts: Vec<_> = parts.collect();
         order.fenced.extend(parts.into_iter().map(|(lanes, clock)| super::state::Fenced { lanes, clock, time, scope }));
         order.tick(mask.trailing_zeros())

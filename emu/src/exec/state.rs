@@ -113,6 +113,22 @@ pub(crate) struct Order {
 }
 
 impl Order {
+    /// Of a warp, or something like it, that has done nothing yet.
+    pub(crate) fn new(agent: Agent, cta: Range<Agent>, before: &Arc<Clock>, exist: u32) -> Order {
+        Order {
+            agent,
+            now: 1,
+            knowledge: Knowledge::of(Arc::clone(before)),
+            memo: Memo::default(),
+            fenced: Vec::new(),
+            seen: Knowledge::default(),
+            cta,
+            waited: Box::new(std::array::from_fn(|kind| [if kind == 0 { u32::MAX } else { 0 }; WARP])),
+            exist,
+            live: exist,
+        }
+    }
+
     /// The warp as the race detector sees it.
     #[inline]
     pub(crate) fn who(&mut self) -> Who<'_> {
@@ -262,6 +278,8 @@ pub(crate) struct Team {
     pub(crate) phases: u64,
     pub(crate) landings: Vec<Landing>,
     pub(crate) published: HashMap<u64, Published>,
+    /// What is known after the sequentially consistent fences of the CTA.
+    pub(crate) sc_fences: Arc<Clock>,
     /// Whether a thread let the next launch begin.
     pub(crate) let_next: bool,
 }
@@ -311,6 +329,8 @@ pub(crate) struct Flight {
     pub(crate) before: Arc<Clock>,
     /// What those know that wait for the launch before; nothing while that one runs.
     pub(crate) previous: Option<Arc<Clock>>,
+    /// Its loads through the non-coherent cache, which see what happened before it began.
+    pub(crate) non_coherent: Option<Box<Order>>,
     /// What the threads that have exited knew.
     pub(crate) knew: Arc<Clock>,
     pub(crate) agents: AgentSet,
