@@ -74,7 +74,7 @@ impl Counters {
 }
 
 /// Counts while launches run.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Tally {
     /// But for those by class.
     pub(crate) counters: Counters,

@@ -148,3 +148,10 @@ pub(crate) fn thread_of(block: [u32; 3], linear: u32) -> [u32; 3] {
     let (x, y) = (block[0].max(1), block[1].max(1));
     [linear % x, linear / x % y, linear / x / y]
 }
+
+/// A fault with its place: a warp of a CTA, if it is that of one.
+pub(crate) fn place(label: &Label, who: Option<([u32; 3], u32)>, line: u32, bad: Bad) -> Box<Fault> {
+    let Bad { kind, lane, address, detail } = bad;
+    let thread = who.map(|(cta, warp)| ThreadId { cta, tid: thread_of(label.block, warp * 32 + lane) });
+    Box::new(Fault { kind, kernel: label.kernel.clone(), line, thread, address, detail })
+}

@@ -249,6 +249,7 @@ pub(crate) fn start(flight: &mut Flight, memory: &mut Memory, linear: u32) -> Do
             order,
             local: (0..local).map(|_| Store::unwritten(code.frame as usize)).collect(),
             cp_async: Vec::new(),
+            undefined: None,
             steps: 0,
             turn: 0,
             rotate: false,

@@ -1,12 +1,13 @@
 //! Loads and stores: spaces, bounds, alignment, initialisation, races, traffic.
 
 use super::state::{self, Bad, Ctx, Done, Window, lanes};
+use super::undefined::Origin;
 use crate::agents::Owner;
 use crate::alu::{FULL, Lanes, WARP};
 use crate::clock::{MAX_AGENT, Strength, Width, join};
 use crate::fault::FaultKind;
 use crate::memory::Region;
-use crate::program::Access;
+use crate::program::{Access, Reg};
 use crate::race::{Conflict, Who};
 use crate::store::Store;
 use crate::types::{LOCAL_WINDOW, Order, PARAM_WINDOW, SHARED_WINDOW, Scope, Space, WINDOW, mask_of};
@@ -59,6 +60,17 @@ pub(crate) fn strength(strong: bool, scope: Scope) -> Strength {
 impl Ctx<'_> {
     /// `ld` and `st`.
     pub(crate) fn access(&mut self, window: Window, mask: u32, a: &Access) -> Done {
+        // The base, if the load writes over it: the first load of undefined values is executed again.
+        let over = !a.store && a.regs.contains(&a.address.base) && self.warp.undefined.is_none();
+        let base = over.then(|| *self.get(window, a.address.base));
+        self.access_all(window, mask, a)?;
+        if let Some(base) = base {
+            self.warp.restore(window, a.address.base, mask, &base);
+        }
+        Ok(())
+    }
+
+    fn access_all(&mut self, window: Window, mask: u32, a: &Access) -> Done {
         let mut addresses = self.addresses(window, a.address);
         let bytes = a.bytes * a.regs.len() as u32;
         for (space, part) in by_space(a.space, &mut addresses, mask) {
@@ -135,12 +147,18 @@ impl Ctx<'_> {
                 Ok(()) => {}
                 Err(conflict) => return Err(self.race(false, false, lane, address, offset, conflict)),
             }
-            let store = &self.memory.region(index).0.store;
-            if let Some(at) = store.first_unwritten(offset, bytes) {
-                let what = format!("reads {bytes} bytes");
+            let unwritten = self.memory.region(index).0.store.first_unwritten(offset, bytes);
+            if let Some(at) = unwritten {
                 let at = address + (at - offset) as u64;
-                return Err(Bad::new(FaultKind::UninitGlobal, lane, Some(at), what));
+                let stored = self.memory.undefined(address, bytes as u64).map(|f| (f.kind, f.line));
+                let (kind, line) = stored.unwrap_or((FaultKind::UninitGlobal, 0));
+                let undefined = self.warp.undefine(Origin { kind, address: at, line });
+                let part = |at, stale| undefined.byte(at, stale);
+                let loaded = load_partly(a, &self.memory.region(index).0.store, offset, part);
+                assign(&mut self.warp.registers, window, who, a, &loaded);
+                continue;
             }
+            let store = &self.memory.region(index).0.store;
             fill(&mut self.warp.registers, window, who, a, store, offset);
         }
         if a.strong {
@@ -166,6 +184,11 @@ impl Ctx<'_> {
             }
             if let Err(conflict) = put(region, &mut self.warp.order.who(), lane, offset, a, &values) {
                 return Err(self.race(false, true, lane as u32, address, offset, conflict));
+            }
+            let undefined = self.undefined_part(window, a, lane);
+            if undefined != 0 {
+                self.warp.note_store(lane as u32, address + u64::from(undefined.trailing_zeros()));
+                forget(&mut self.memory.region(index).0.store, offset, undefined);
             }
         }
         if a.strong {
@@ -198,8 +221,11 @@ impl Ctx<'_> {
             }
             let store = &self.team.shared.store;
             if let Some(at) = store.first_unwritten(offset, bytes) {
-                let what = format!("reads {bytes} bytes");
-                return Err(Bad::new(FaultKind::UninitShared, lane, Some(at as u64), what));
+                let origin = Origin { kind: FaultKind::UninitShared, address: at as u64, line: 0 };
+                let undefined = self.warp.undefine(origin);
+                let loaded = load_partly(a, store, offset, |at, stale| undefined.byte(at, stale));
+                assign(&mut self.warp.registers, window, who, a, &loaded);
+                continue;
             }
             fill(&mut self.warp.registers, window, who, a, store, offset);
         }
@@ -224,6 +250,8 @@ impl Ctx<'_> {
             if let Err(conflict) = put(&mut self.team.shared, &mut self.warp.order.who(), lane, offset, a, &values) {
                 return Err(self.race(true, true, lane as u32, address, offset, conflict));
             }
+            let undefined = self.undefined_part(window, a, lane);
+            forget(&mut self.team.shared.store, offset, undefined);
         }
         if a.strong {
             self.publish(mask, addresses, true, a.order, a.scope, true)?;
@@ -243,14 +271,21 @@ impl Ctx<'_> {
             let offset = address as usize;
             if a.store {
                 let values = self.values(window, a, lane);
+                let undefined = self.undefined_part(window, a, lane);
                 store_values(&mut self.warp.local[lane], offset, a, &values);
+                forget(&mut self.warp.local[lane], offset, undefined);
+                continue;
+            }
+            let unwritten = self.warp.local[lane].first_unwritten(offset, bytes);
+            if let Some(at) = unwritten {
+                let origin = Origin { kind: FaultKind::UninitLocal, address: at as u64, line: 0 };
+                self.warp.undefine(origin);
+                let Some(undefined) = &self.warp.undefined else { continue };
+                let loaded = load_partly(a, &self.warp.local[lane], offset, |at, stale| undefined.byte(at, stale));
+                assign(&mut self.warp.registers, window, 1 << lane, a, &loaded);
                 continue;
             }
             let store = &self.warp.local[lane];
-            if let Some(at) = store.first_unwritten(offset, bytes) {
-                let what = format!("reads {bytes} bytes");
-                return Err(Bad::new(FaultKind::UninitLocal, lane as u32, Some(at as u64), what));
-            }
             fill(&mut self.warp.registers, window, 1 << lane, a, store, offset);
         }
         Ok(())
@@ -273,6 +308,15 @@ impl Ctx<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Bytes of what a lane stores that are undefined, as a mask of bits.
+    fn undefined_part(&self, window: Window, a: &Access, lane: usize) -> u64 {
+        if self.warp.undefined.is_none() {
+            return 0;
+        }
+        let part = |r: Reg| u64::from(self.warp.undefined_bytes(window, r, lane)) & mask_of(a.bytes);
+        a.regs.iter().enumerate().fold(0, |all, (i, &r)| all | part(r) << (i as u32 * a.bytes))
     }
 
     /// What a lane stores.
@@ -506,6 +550,29 @@ fn store_values(store: &mut Store, offset: usize, a: &Access, values: &[u64; 8])
         store.put(offset + i * a.bytes as usize, a.bytes, *v);
     }
     store.set_written(offset, a.bytes as usize * a.regs.len());
+}
+
+/// Bytes of a store that hold nothing.
+fn forget(store: &mut Store, offset: usize, bytes: u64) {
+    for i in (0..64).filter(|i| bytes >> i & 1 != 0) {
+        store.set_unwritten(offset + i, 1);
+    }
+}
+
+/// The elements at an offset, of which bytes are unwritten.
+fn load_partly(a: &Access, store: &Store, offset: usize, undefined: impl Fn(usize, u8) -> u8) -> [u64; 8] {
+    let one = |i: usize| extend(store.get_partly(offset + i * a.bytes as usize, a.bytes, &undefined), a);
+    std::array::from_fn(|i| if i < a.regs.len() { one(i) } else { 0 })
+}
+
+/// Gives some lanes what they have loaded.
+fn assign(registers: &mut [Lanes], window: Window, who: u32, a: &Access, values: &[u64; 8]) {
+    for (r, value) in a.regs.iter().zip(values) {
+        let slot = &mut registers[(window.registers + r) as usize];
+        for lane in lanes(who) {
+            slot[lane] = *value;
+        }
+    }
 }
 
 #[inline]

@@ -166,14 +166,14 @@ impl Cta {
                     && let Some(r) = &b.reduce
                 {
                     match r.op {
-                        Reduction::Count => warp.set(window, r.d, mask, &[u64::from(done.hold); 32]),
+                        Reduction::Count => warp.in_all(|w| w.set(window, r.d, mask, &[u64::from(done.hold); 32])),
                         Reduction::And => {
                             let all = if done.hold == done.voted { FULL } else { 0 };
-                            warp.set_predicate(window, r.p, mask, all);
+                            warp.in_all(|w| w.set_predicate(window, r.p, mask, all));
                         }
                         Reduction::Or => {
                             let any = if done.hold > 0 { FULL } else { 0 };
-                            warp.set_predicate(window, r.p, mask, any);
+                            warp.in_all(|w| w.set_predicate(window, r.p, mask, any));
                         }
                     }
                 }

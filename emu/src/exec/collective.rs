@@ -72,8 +72,7 @@ impl Ctx<'_> {
             self.warp.order.adopt(there, clock);
             return Ok(());
         }
-        let program = &self.grid.program;
-        let (mut s, mut votes): ([Lanes; 3], u32) = ([[0; 32]; 3], 0);
+        let (program, constants) = (&self.grid.program, &self.grid.constants);
         let groups: Vec<(Group, &Collective)> = who
             .iter()
             .filter_map(|&i| {
@@ -81,20 +80,23 @@ impl Ctx<'_> {
                 collective(&program.code, group.pc).map(|c| (group, c))
             })
             .collect();
-        for (group, c) in &groups {
-            votes |= self.warp.holds(group.window, c.predicate) & group.mask;
-            for (target, r) in s.iter_mut().zip(c.s) {
-                let source = self.get(group.window, r);
-                for lane in lanes(group.mask) {
-                    target[lane] = source[lane];
+        self.warp.in_all(|warp| {
+            let (mut s, mut votes): ([Lanes; 3], u32) = ([[0; 32]; 3], 0);
+            for (group, c) in &groups {
+                votes |= warp.holds(group.window, c.predicate) & group.mask;
+                for (target, r) in s.iter_mut().zip(c.s) {
+                    let source = warp.get(constants, group.window, r);
+                    for lane in lanes(group.mask) {
+                        target[lane] = source[lane];
+                    }
                 }
             }
-        }
-        let (values, predicate) = results(kind, there, &s, votes);
-        for (group, c) in &groups {
-            self.warp.set(group.window, c.d, group.mask, &values);
-            self.warp.set_predicate(group.window, c.p, group.mask, predicate);
-        }
+            let (values, predicate) = results(kind, there, &s, votes);
+            for (group, c) in &groups {
+                warp.set(group.window, c.d, group.mask, &values);
+                warp.set_predicate(group.window, c.p, group.mask, predicate);
+            }
+        });
         Ok(())
     }
 }

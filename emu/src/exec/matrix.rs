@@ -2,6 +2,7 @@
 
 use super::access::classify;
 use super::state::{Bad, Ctx, Done, Window};
+use super::undefined::Origin;
 use crate::alu::soft::{BF16, F16, round_to};
 use crate::alu::{FULL, Lanes, WARP};
 use crate::clock::{Strength, Width};
@@ -68,7 +69,12 @@ impl Ctx<'_> {
             }
             let store = &self.team.shared.store;
             if let Some(at) = store.first_unwritten(offset, ROW) {
-                return Err(Bad::new(FaultKind::UninitShared, lane, Some(at as u64), "reads a matrix row"));
+                let origin = Origin { kind: FaultKind::UninitShared, address: at as u64, line: 0 };
+                let undefined = self.warp.undefine(origin);
+                for (j, e) in elements[i].iter_mut().enumerate() {
+                    *e = store.get_partly(offset + 2 * j, 2, |at, stale| undefined.byte(at, stale));
+                }
+                continue;
             }
             for (j, e) in elements[i].iter_mut().enumerate() {
                 *e = store.get(offset + 2 * j, 2);

@@ -10,6 +10,7 @@ pub(crate) mod copies;
 mod matrix;
 pub(crate) mod mbarrier;
 pub(crate) mod state;
+pub(crate) mod undefined;
 
 use crate::alu::integer::{chain, insert};
 use crate::alu::{FULL, Lanes, TestFn, WARP};
@@ -180,6 +181,18 @@ impl Ctx<'_> {
 
     /// Executes one instruction of a group.
     fn step(&mut self, g: usize, pc: u32) -> Done<Next> {
+        if self.warp.undefined.is_some() {
+            return self.step_undefined(g, pc);
+        }
+        let next = self.execute(g, pc)?;
+        if self.warp.undefined.is_some() {
+            self.first_undefined(g, pc)?;
+        }
+        Ok(next)
+    }
+
+    /// [`Ctx::step`], whatever is undefined.
+    fn execute(&mut self, g: usize, pc: u32) -> Done<Next> {
         let program = &self.grid.program;
         let instr = &program.code[pc as usize];
         let Group { mask, window, .. } = self.warp.groups[g];
@@ -489,7 +502,8 @@ impl Ctx<'_> {
         if self.warp.predicates.len() < predicates {
             self.warp.predicates.resize(predicates, 0);
         }
-        self.warp.predicates[callee.predicates as usize] = FULL;
+        self.warp.grow_copies();
+        self.warp.in_all(|w| w.predicates[callee.predicates as usize] = FULL);
         if to.frame > 0 {
             self.warp.local.resize_with(WARP, || crate::store::Store::unwritten(0));
             for lane in lanes(mask) {
@@ -523,13 +537,10 @@ impl Ctx<'_> {
     fn pass(&mut self, mask: u32, places: &[(Place, Place)], windows: (Window, Window), back: bool) {
         for &(ours, theirs) in places {
             match (ours, theirs) {
-                (Place::Reg(a), Place::Reg(b)) if back => {
-                    let value = *self.get(windows.1, b);
-                    self.warp.set(windows.0, a, mask, &value);
-                }
                 (Place::Reg(a), Place::Reg(b)) => {
-                    let value = *self.get(windows.0, a);
-                    self.warp.set(windows.1, b, mask, &value);
+                    let (a, b) = ((windows.0, a), (windows.1, b));
+                    let (from, to) = if back { (b, a) } else { (a, b) };
+                    self.pass_register(mask, from, to);
                 }
                 (Place::Frame { offset: a, bytes }, Place::Frame { offset: b, .. }) => {
                     let (a, b) = ((windows.0.frame + a) as usize, (windows.1.frame + b) as usize);

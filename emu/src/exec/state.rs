@@ -8,6 +8,7 @@ use crate::counters::Tally;
 use crate::exec::barrier::CtaBarrier;
 use crate::exec::copies::{CpAsyncState, Landing};
 use crate::exec::mbarrier::MbarrierState;
+use crate::exec::undefined::Undefined;
 pub(crate) use crate::fault::{Bad, Done};
 use crate::fault::{FaultKind, Label};
 use crate::memory::{Memory, Region};
@@ -214,6 +215,8 @@ pub(crate) struct Warp {
     pub(crate) order: Order,
     pub(crate) local: Vec<Store>,
     pub(crate) cp_async: Vec<CpAsyncState>,
+    /// Nothing until a load finds memory that nobody wrote.
+    pub(crate) undefined: Option<Box<Undefined>>,
     /// Instructions so far.
     pub(crate) steps: u64,
     /// Which group runs next if they take turns.
