@@ -144,6 +144,12 @@ struct Buffer {
     tolerance: Tolerance,
 }
 
+impl Buffer {
+    fn bytes(&self) -> u64 {
+        self.count * self.dtype.bytes() as u64
+    }
+}
+
 #[derive(Debug)]
 enum Param {
     Scalar(Vec<u8>),
@@ -297,7 +303,15 @@ impl Case {
             (Err(Error::Fault(fault)), Some(kind)) if fault.kind.name() == *kind => Outcome::Pass,
             (Err(Error::Fault(fault)), _) => Outcome::Fault(fault),
             (Err(Error::Launch(e)), _) => Outcome::Refused(e.to_string()),
-            (Ok(_), Some(kind)) => Outcome::NoFault(kind.clone()),
+            (Ok(_), Some(kind)) => {
+                let outputs = buffers.iter().filter(|(b, _)| b.direction != Direction::In);
+                let mut undefined = outputs.filter_map(|(b, at)| Some(memory.undefined(*at, b.bytes())?.clone()));
+                match undefined.next() {
+                    Some(fault) if fault.kind.name() == *kind => Outcome::Pass,
+                    Some(fault) => Outcome::Fault(Box::new(fault)),
+                    None => Outcome::NoFault(kind.clone()),
+                }
+            }
             (Ok(_), None) => compare(&mut memory, &buffers).unwrap_or(Outcome::Pass),
         }
     }
@@ -323,7 +337,7 @@ impl Case {
                 Param::Buffer(b) => {
                     let address = match &b.contents {
                         Some(contents) => memory.alloc_with(contents.clone(), 256),
-                        None => memory.alloc(b.count * b.dtype.bytes() as u64, 256),
+                        None => memory.alloc(b.bytes(), 256),
                     };
                     let address = address.map_err(full)?;
                     if b.direction == Direction::In {
@@ -357,9 +371,14 @@ fn compare(memory: &mut Memory, buffers: &[(&Buffer, u64)]) -> Option<Outcome> {
         let Some(expected) = &b.expected else { continue };
         let width = b.dtype.bytes();
         for (i, want) in expected.chunks_exact(width).enumerate() {
-            let got = memory.read(address + (i * width) as u64, width as u64).ok();
+            let got = memory.read(address + (i * width) as u64, width as u64).ok().map(<[u8]>::to_vec);
+            let got = got.as_deref();
             if got.is_some_and(|got| b.tolerance.allows(b.dtype, got, want)) {
                 continue;
+            }
+            let fault = if got.is_some() { None } else { memory.undefined(address + (i * width) as u64, width as u64) };
+            if let Some(fault) = fault {
+                return Some(Outcome::Fault(Box::new(fault.clone())));
             }
             let show = |bytes: &[u8]| {
                 let hex: String = bytes.iter().rev().map(|b| format!("{b:02x}")).collect();

@@ -2,11 +2,16 @@
 //! boundary, where nothing runs, orders all accesses before those that come, so that all notes of them go.
 
 use crate::agents::Agents;
+use crate::fault::Fault;
 use crate::race::Races;
 use crate::store::Store;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Bytes between allocations that belong to nobody.
 const GAP: u64 = 4096;
+/// Stores of undefined values that are remembered.
+const MOST_NOTES: usize = 1 << 16;
 /// Where the first allocation starts.
 const START: u64 = 0x10_0000;
 
@@ -70,12 +75,15 @@ pub struct Memory {
     /// The allocation that was found last.
     last: usize,
     pub(crate) agents: Agents,
+    /// Stores of undefined values, by address: what is wrong if somebody reads them.
+    undefined: BTreeMap<u64, Arc<Fault>>,
 }
 
 impl Memory {
     /// Memory for at most so many bytes.
     pub fn new(capacity: u64) -> Memory {
-        Memory { allocations: Vec::new(), next: START, used: 0, capacity, last: 0, agents: Agents::new() }
+        let (allocations, undefined) = (Vec::new(), BTreeMap::new());
+        Memory { allocations, next: START, used: 0, capacity, last: 0, agents: Agents::new(), undefined }
     }
 
     /// Allocates bytes that nobody wrote.
@@ -147,6 +155,24 @@ impl Memory {
         let (a, offset) = self.place(address, bytes)?;
         a.region.store.set_unwritten(offset, bytes as usize);
         Ok(())
+    }
+
+    /// A kernel stores a value that is undefined at an address.
+    pub(crate) fn undefined_stored(&mut self, address: u64, fault: &Arc<Fault>) {
+        if self.undefined.len() < MOST_NOTES {
+            self.undefined.insert(address, Arc::clone(fault));
+        }
+    }
+
+    /// Why a range has unwritten bytes, if that is because a kernel stored there what depends on memory that nobody wrote.
+    pub fn undefined(&mut self, address: u64, bytes: u64) -> Option<&Fault> {
+        let at = self.undefined.range(address..address.saturating_add(bytes)).map(|(&at, _)| at).find(|&at| {
+            let index = self.allocations.partition_point(|a| a.base <= at).wrapping_sub(1);
+            self.allocations
+                .get(index)
+                .is_some_and(|a| a.region.store.first_unwritten((at - a.base) as usize, 1).is_some())
+        })?;
+        self.undefined.get(&at).map(|fault| &**fault)
     }
 
     /// Makes the allocation at an address read-only for kernels.

@@ -179,7 +179,13 @@ impl Machine {
     pub fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), HostError> {
         let mut card = self.enter();
         card.touch(false, address, out.len() as u64)?;
-        out.copy_from_slice(card.memory.read(address, out.len() as u64)?);
+        match card.memory.read(address, out.len() as u64) {
+            Ok(bytes) => out.copy_from_slice(bytes),
+            Err(e) => {
+                let fault = card.memory.undefined(address, out.len() as u64).cloned().map(Box::new);
+                return Err(fault.map_or(HostError::Memory(e), HostError::Fault));
+            }
+        }
         Ok(())
     }
 

@@ -6,8 +6,8 @@ use crate::alu::FULL;
 use crate::clock::{AgentSet, Clock, Epoch, Source, Strength, join};
 use crate::counters::{Counters, Tally};
 use crate::exec::Stop;
-use crate::exec::state::{Bad, Cta, Ctx, Flight, Grid, State, Team, thread_of};
-use crate::fault::{Fault, FaultKind, ThreadId};
+use crate::exec::state::{Cta, Ctx, Flight, Grid, State, Team};
+use crate::fault::{Bad, Fault, FaultKind, place};
 use crate::launch::start;
 use crate::memory::Memory;
 use std::collections::VecDeque;
@@ -247,6 +247,7 @@ impl Scheduler {
                 let_next: 0,
                 before,
                 previous: (!early).then(|| Arc::clone(&self.last.1)),
+                non_coherent: None,
                 knew: Arc::default(),
                 agents: AgentSet::default(),
                 steps: 0,
@@ -261,7 +262,7 @@ impl Scheduler {
                 let Some(linear) = flight.waiting.pop() else { break };
                 match start(flight, memory, linear) {
                     Ok(cta) => self.resident.push(cta),
-                    Err(bad) => return Err(place(&flight.grid, None, 0, *bad)),
+                    Err(bad) => return Err(place(&flight.grid.label, None, 0, *bad)),
                 }
                 flight.running += 1;
             }
@@ -319,14 +320,14 @@ impl Scheduler {
         let stop = match ctx.slice(budget, rotate) {
             Ok(stop) => stop,
             Err((bad, pc)) => {
-                return Err(place(grid, Some((team.id, warp.index)), grid.program.code[pc as usize].line, *bad));
+                return Err(place(&grid.label, Some((team.id, warp.index)), grid.program.code[pc as usize].line, *bad));
             }
         };
         if flight.steps > grid.max_steps {
             let line = warp.groups.first().map_or(0, |g| grid.program.code[g.pc as usize].line);
             let what = format!("more than {} instructions of warps", grid.max_steps);
             let bad = Bad { kind: FaultKind::StepLimit, lane: 0, address: None, detail: what };
-            return Err(place(grid, Some((team.id, warp.index)), line, bad));
+            return Err(place(&grid.label, Some((team.id, warp.index)), line, bad));
         }
         // A slice that ends by itself may be a loop that waits for lanes of its own warp: they take turns.
         warp.rotate = !rotate && matches!(stop, Stop::Spent | Stop::Polled);
@@ -353,12 +354,12 @@ impl Scheduler {
                 let line = grid.program.code[l.pc as usize].line;
                 let what = "the CTA ends before this copy has landed".to_owned();
                 let bad = Bad { kind: FaultKind::AsyncCopy, lane: l.lane, address: Some(l.target), detail: what };
-                return Err(place(grid, Some((team.id, l.warp)), line, bad));
+                return Err(place(&grid.label, Some((team.id, l.warp)), line, bad));
             }
             if let Some((&address, b)) = team.mbarriers.iter().filter(|(_, b)| b.tx != 0).min_by_key(|(a, _)| **a) {
                 let detail = format!("the CTA ends in {}", b.describe());
                 let bad = Bad { kind: FaultKind::MbarrierTx, lane: 0, address: Some(address), detail };
-                return Err(place(grid, Some((team.id, 0)), 0, bad));
+                return Err(place(&grid.label, Some((team.id, 0)), 0, bad));
             }
             for warp in warps {
                 join(&mut flight.knew, &warp.order.knowledge.joined(FULL));
@@ -472,21 +473,16 @@ impl Scheduler {
             stories.push(format!("{more} more"));
         }
         for f in self.flights.iter().filter(|f| !f.waiting.is_empty()) {
-            stories.push(format!("{} CTAs of {} do not fit", f.waiting.len(), f.grid.kernel));
+            stories.push(format!("{} CTAs of {} do not fit", f.waiting.len(), f.grid.label.kernel));
         }
         let detail = format!("nobody can go on: {}", stories.join("; "));
         match where_ {
-            Some((grid, who, lane, line, address)) => place(grid, who, line, Bad { kind, lane, address, detail }),
+            Some((grid, who, lane, line, address)) => {
+                place(&grid.label, who, line, Bad { kind, lane, address, detail })
+            }
             None => Box::new(Fault { kind, kernel: String::new(), line: 0, thread: None, address: None, detail }),
         }
     }
-}
-
-/// A fault with its place: a warp of a CTA, if it is that of one.
-fn place(grid: &Grid, who: Option<([u32; 3], u32)>, line: u32, bad: Bad) -> Box<Fault> {
-    let Bad { kind, lane, address, detail } = bad;
-    let thread = who.map(|(cta, warp)| ThreadId { cta, tid: thread_of(grid.block, warp * 32 + lane) });
-    Box::new(Fault { kind, kernel: grid.kernel.clone(), line, thread, address, detail })
 }
 
 /// Whether a group may go on without other lanes of its warp.

@@ -84,6 +84,15 @@ impl Store {
         }
     }
 
+    /// An integer of up to 8 bytes, whose unwritten bytes are what `undefined` makes of their place and what is there.
+    pub(crate) fn get_partly(&self, offset: usize, bytes: u32, undefined: impl Fn(usize, u8) -> u8) -> u64 {
+        (0..bytes as usize).rev().fold(0, |value, i| {
+            let (at, byte) = (offset + i, self.data[offset + i]);
+            let byte = if self.first_unwritten(at, 1).is_some() { undefined(at, byte) } else { byte };
+            value << 8 | u64::from(byte)
+        })
+    }
+
     /// Stores an integer of up to 8 bytes.
     #[inline]
     pub(crate) fn put(&mut self, offset: usize, bytes: u32, value: u64) {

@@ -24,14 +24,15 @@ fn collective(code: &[Instr], pc: u32) -> Option<&Collective> {
 impl Ctx<'_> {
     /// A group comes to an exchange; whether it happens at once.
     pub(crate) fn arrive_at_collective(&mut self, g: usize, c: &Collective) -> Done<bool> {
-        let Group { mask, window, .. } = self.warp.groups[g];
+        let Group { mask, window, pc, .. } = self.warp.groups[g];
         let masks = self.get(window, c.members);
-        let first = mask.trailing_zeros();
-        let members = masks[first as usize] as u32;
-        if let Some(lane) = lanes(mask).find(|&l| masks[l] as u32 != members) {
-            let what = "lanes at one instruction have different member masks";
-            return Err(Bad::new(FaultKind::Divergence, lane as u32, None, what));
+        let members = masks[mask.trailing_zeros() as usize] as u32;
+        // Lanes of other masks exchange among themselves.
+        let others = lanes(mask).filter(|&l| masks[l] as u32 != members).fold(0, |m, l| m | 1 << l);
+        if others != 0 {
+            self.split(g, others, pc);
         }
+        let mask = mask & !others;
         if mask & !members != 0 {
             let lane = (mask & !members).trailing_zeros();
             let what = format!("the lane is not in its member mask {members:#010x}");
@@ -71,8 +72,7 @@ impl Ctx<'_> {
             self.warp.order.adopt(there, clock);
             return Ok(());
         }
-        let program = &self.grid.program;
-        let (mut s, mut votes): ([Lanes; 3], u32) = ([[0; 32]; 3], 0);
+        let (program, constants) = (&self.grid.program, &self.grid.constants);
         let groups: Vec<(Group, &Collective)> = who
             .iter()
             .filter_map(|&i| {
@@ -80,20 +80,23 @@ impl Ctx<'_> {
                 collective(&program.code, group.pc).map(|c| (group, c))
             })
             .collect();
-        for (group, c) in &groups {
-            votes |= self.warp.holds(group.window, c.predicate) & group.mask;
-            for (target, r) in s.iter_mut().zip(c.s) {
-                let source = self.get(group.window, r);
-                for lane in lanes(group.mask) {
-                    target[lane] = source[lane];
+        self.warp.in_all(|warp| {
+            let (mut s, mut votes): ([Lanes; 3], u32) = ([[0; 32]; 3], 0);
+            for (group, c) in &groups {
+                votes |= warp.holds(group.window, c.predicate) & group.mask;
+                for (target, r) in s.iter_mut().zip(c.s) {
+                    let source = warp.get(constants, group.window, r);
+                    for lane in lanes(group.mask) {
+                        target[lane] = source[lane];
+                    }
                 }
             }
-        }
-        let (values, predicate) = results(kind, there, &s, votes);
-        for (group, c) in &groups {
-            self.warp.set(group.window, c.d, group.mask, &values);
-            self.warp.set_predicate(group.window, c.p, group.mask, predicate);
-        }
+            let (values, predicate) = results(kind, there, &s, votes);
+            for (group, c) in &groups {
+                warp.set(group.window, c.d, group.mask, &values);
+                warp.set_predicate(group.window, c.p, group.mask, predicate);
+            }
+        });
         Ok(())
     }
 }
