@@ -33,11 +33,13 @@ pub(crate) struct Var {
 #[derive(Debug, Clone)]
 pub(crate) enum Init {
     Bits(u64),
-    /// The address of a variable plus an offset; in the generic space if so asked.
+    /// The address of a variable or a function plus an offset; in the generic space if so asked.
     Address {
         name: String,
         offset: i64,
         generic: bool,
+        /// The bits that are taken, for an address that is given byte by byte: `0xff00(name)`.
+        mask: u64,
     },
 }
 
@@ -61,6 +63,8 @@ pub(crate) struct Function {
     pub(crate) params: Vec<Param>,
     pub(crate) max_threads: Option<[u32; 3]>,
     pub(crate) required_threads: Option<[u32; 3]>,
+    /// It is launched in clusters, of one CTA.
+    pub(crate) explicit_cluster: bool,
     /// `None` for a declaration.
     pub(crate) body: Option<Vec<Stmt>>,
     pub(crate) line: u32,
@@ -84,6 +88,17 @@ pub(crate) enum Stmt {
         name: String,
         labels: Vec<String>,
     },
+    /// A label of a prototype of indirect calls.
+    Prototype {
+        name: String,
+        returns: Vec<Param>,
+        params: Vec<Param>,
+    },
+    /// A label of a list of functions that an indirect call may reach.
+    CallTargets {
+        name: String,
+        functions: Vec<String>,
+    },
     Instr(Instr),
 }
 
@@ -101,10 +116,12 @@ pub(crate) struct Instr {
 /// An operand.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Arg {
-    /// A register, variable, label or function; components of special registers follow a dot.
+    /// A register, variable, label or function; components of special registers and parts of registers follow a dot.
     Name(String),
     /// `!p`.
     Not(String),
+    /// `-a`.
+    Negated(String),
     /// A variable and an offset.
     Sum(String, i64),
     Int(u64),
@@ -117,6 +134,8 @@ pub(crate) enum Arg {
         base: Option<String>,
         offset: i64,
     },
+    /// `[a, b]`: an address with coordinates, of a texture or a tensor.
+    Coordinates(Vec<Arg>),
     /// `{a, b}`.
     Vector(Vec<Arg>),
     /// `a|b`.

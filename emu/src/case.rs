@@ -1,7 +1,7 @@
 //! Test cases in folders: kernels as PTX for several targets, a launch, inputs and what must come out. The form is that of
 //! the folders that `rigc emulate` takes: `case.json`, the PTX files, raw little-endian arrays.
 
-use crate::{Counters, Error, Fault, Launch, Memory, Module, Options};
+use crate::{Counters, Error, Fault, FaultKind, Launch, Memory, Module, Options};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -301,6 +301,7 @@ impl Case {
         };
         match (ended, &self.expect_fault) {
             (Err(Error::Fault(fault)), Some(kind)) if fault.kind.name() == *kind => Outcome::Pass,
+            (Err(Error::Fault(fault)), _) if fault.kind == FaultKind::Undefined => Outcome::Refused(fault.to_string()),
             (Err(Error::Fault(fault)), _) => Outcome::Fault(fault),
             (Err(Error::Launch(e)), _) => Outcome::Refused(e.to_string()),
             (Ok(_), Some(kind)) => {

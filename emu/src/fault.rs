@@ -50,6 +50,10 @@ pub enum FaultKind {
     BadOperand,
     /// The kernel executed `trap`.
     Trap,
+    /// An `assert` of the kernel does not hold.
+    Assert,
+    /// Calls a function that the module declares and does not define.
+    Undefined,
     /// More steps than the limit.
     StepLimit,
     /// Calls nested too deeply.

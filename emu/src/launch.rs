@@ -18,10 +18,19 @@ const MAX_THREADS: u64 = 1024;
 const STALE: u64 = 0xa5a5;
 /// Shared memory of a block in KiB, by target.
 const CARDS: &[(&str, u64)] = &[
+    ("sm_50", 48),
+    ("sm_52", 48),
+    ("sm_53", 48),
+    ("sm_60", 48),
+    ("sm_61", 48),
+    ("sm_62", 48),
+    ("sm_70", 96),
+    ("sm_72", 96),
     ("sm_75", 64),
     ("sm_80", 163),
     ("sm_86", 99),
     ("sm_87", 163),
+    ("sm_88", 163),
     ("sm_89", 99),
     ("sm_90", 227),
     ("sm_100", 227),

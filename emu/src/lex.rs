@@ -35,6 +35,8 @@ fn is_word(c: u8) -> bool {
 
 /// The tokens of a text; the last is `End`.
 pub(crate) fn tokens(text: &str) -> Result<Vec<Token<'_>>, ParseError> {
+    // A driver takes PTX as a C string, so that a file may end with its zero byte.
+    let text = text.trim_end_matches('\0');
     let bytes = text.as_bytes();
     let (mut at, mut line) = (0, 1);
     let mut out = Vec::new();

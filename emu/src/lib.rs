@@ -24,6 +24,7 @@ mod fault;
 mod host;
 mod launch;
 mod lex;
+mod matrix;
 mod memory;
 mod parse;
 mod program;
@@ -91,9 +92,9 @@ impl Module {
             globals.push(memory.alloc_with(var.bytes.clone(), var.align)?);
         }
         for (var, &base) in self.program.globals.iter().zip(&globals) {
-            for &(at, target, offset) in &var.addresses {
-                let value = globals[target as usize].wrapping_add_signed(offset);
-                memory.write(base + at, &value.to_le_bytes())?;
+            for patch in &var.addresses {
+                let value = globals[patch.target as usize].wrapping_add_signed(patch.offset) >> patch.shift;
+                memory.write(base + patch.at, &value.to_le_bytes()[..patch.bytes])?;
             }
             if var.constant {
                 memory.protect(base)?;

@@ -1,6 +1,8 @@
 //! Tokens to [`crate::ast`]: directives, declarations, statements and operands. Whatever it does not know it refuses by
 //! name and line. Instructions keep their modifiers as text; [`crate::decode`] gives them meaning.
 
+mod expression;
+
 use crate::ast::{Arg, Ast, Function, Init, Instr, Param, Stmt, Var};
 use crate::lex::{Tok, Token, tokens};
 use crate::types::{Space, Ty};
@@ -123,7 +125,7 @@ impl<'a> Parser<'a> {
     }
 
     fn small(&mut self, limit: u64) -> Result<u64> {
-        let n = self.int()?;
+        let n = self.expression()?;
         if n <= limit { Ok(n) } else { Err(self.error(format!("{n} is above the limit of {limit}"))) }
     }
 
@@ -248,20 +250,26 @@ impl<'a> Parser<'a> {
             match self.peek() {
                 Tok::Dot(name @ ("maxntid" | "reqntid")) => {
                     self.next();
-                    let mut dims = [1; 3];
-                    for (i, dim) in dims.iter_mut().enumerate() {
-                        if i == 0 || self.eat(b',') {
-                            *dim = self.small(u64::from(u32::MAX))? as u32;
-                        }
-                    }
+                    let dims = self.dimensions()?;
                     *(if name == "maxntid" { &mut f.max_threads } else { &mut f.required_threads }) = Some(dims);
                 }
-                Tok::Dot("minnctapersm" | "maxnctapersm" | "maxnreg" | "maxclusterrank") => {
+                Tok::Dot("minnctapersm" | "maxnctapersm" | "maxnreg" | "maxclusterrank" | "abi_preserve") => {
                     self.next();
                     self.int()?;
                 }
-                Tok::Dot("noreturn") => {
+                Tok::Dot("noreturn" | "unified" | "blocksareclusters") => {
                     self.next();
+                }
+                Tok::Dot("explicitcluster") => {
+                    self.next();
+                    f.explicit_cluster = true;
+                }
+                Tok::Dot("reqnctapercluster") => {
+                    self.next();
+                    f.explicit_cluster = true;
+                    if self.dimensions()? != [1; 3] {
+                        return Err(self.error(".reqnctapercluster: clusters of more than one CTA are not executed"));
+                    }
                 }
                 Tok::Dot("pragma") => self.skip_statement()?,
                 Tok::Dot(other) => return Err(self.error(format!("the directive .{other} is unknown"))),
@@ -277,6 +285,17 @@ impl<'a> Parser<'a> {
                 _ => return self.unexpected("a function body"),
             }
         }
+    }
+
+    /// One to three numbers.
+    fn dimensions(&mut self) -> Result<[u32; 3]> {
+        let mut dims = [1; 3];
+        for (i, dim) in dims.iter_mut().enumerate() {
+            if i == 0 || self.eat(b',') {
+                *dim = self.small(u64::from(u32::MAX))? as u32;
+            }
+        }
+        Ok(dims)
     }
 
     fn params(&mut self) -> Result<Vec<Param>> {
@@ -306,7 +325,7 @@ impl<'a> Parser<'a> {
             let name = self.word()?.to_owned();
             let mut bytes = u64::from(ty.bytes());
             if self.eat(b'[') {
-                bytes *= self.small(1 << 20)?;
+                bytes *= if self.peek() == Tok::Punct(b']') { 0 } else { self.small(1 << 20)? };
                 self.expect(b']')?;
             }
             params.push(Param { name, ty, register, align: align.unwrap_or(u64::from(ty.bytes())), bytes });
@@ -413,42 +432,40 @@ impl<'a> Parser<'a> {
             }
             return Ok(());
         }
-        let negative = self.eat(b'-');
-        let bits = match self.peek() {
-            Tok::Int(n) => {
-                self.next();
-                if negative { n.wrapping_neg() } else { n }
-            }
-            Tok::Float { bits, wide } => {
-                self.next();
-                float_bits(bits, wide, ty) ^ (u64::from(negative) << (ty.bits() - 1))
-            }
-            Tok::Word(w) => {
-                self.next();
-                let generic = w == "generic" && self.eat(b'(');
-                let name = if generic { self.word()?.to_owned() } else { w.to_owned() };
-                if generic {
-                    self.expect(b')')?;
-                }
-                let offset = self.offset()?;
-                out.push(Init::Address { name, offset, generic });
+        let ahead = |n: usize| self.tokens.get(self.at + n).map(|t| t.tok);
+        match self.peek() {
+            Tok::Float { .. } => {}
+            Tok::Punct(b'-') if matches!(ahead(1), Some(Tok::Float { .. })) => {}
+            Tok::Word(name) if name != "WARP_SZ" => {
+                out.push(self.initial_address(u64::MAX)?);
                 return Ok(());
             }
-            _ => return self.unexpected("an initial value"),
-        };
-        out.push(Init::Bits(bits));
+            Tok::Int(mask) if ahead(1) == Some(Tok::Punct(b'(')) => {
+                self.next();
+                self.next();
+                out.push(self.initial_address(mask)?);
+                return self.expect(b')');
+            }
+            _ => {
+                out.push(Init::Bits(self.expression()?));
+                return Ok(());
+            }
+        }
+        let negative = self.eat(b'-');
+        let Tok::Float { bits, wide } = self.next() else { return self.unexpected("an initial value") };
+        out.push(Init::Bits(float_bits(bits, wide, ty) ^ (u64::from(negative) << (ty.bits() - 1))));
         Ok(())
     }
 
-    /// `+ n` or `- n`, if there is one.
-    fn offset(&mut self) -> Result<i64> {
-        let minus = self.eat(b'-');
-        if !minus && !self.eat(b'+') {
-            return Ok(0);
+    /// `name + n` or `generic(name) + n`.
+    fn initial_address(&mut self, mask: u64) -> Result<Init> {
+        let word = self.word()?;
+        let generic = word == "generic" && self.eat(b'(');
+        let name = if generic { self.word()? } else { word }.to_owned();
+        if generic {
+            self.expect(b')')?;
         }
-        let negative = self.eat(b'-') != minus;
-        let n = self.int()? as i64;
-        Ok(if negative { n.wrapping_neg() } else { n })
+        Ok(Init::Address { name, offset: self.offset()?, generic, mask })
     }
 
     fn block(&mut self, depth: usize) -> Result<Vec<Stmt>> {
@@ -479,21 +496,42 @@ impl<'a> Parser<'a> {
                 Tok::Word(w) if self.tokens.get(self.at + 1).is_some_and(|t| t.tok == Tok::Punct(b':')) => {
                     self.next();
                     self.next();
-                    if self.eat_dot("branchtargets") {
-                        let mut labels = vec![self.word()?.to_owned()];
-                        while self.eat(b',') {
-                            labels.push(self.word()?.to_owned());
-                        }
-                        self.expect(b';')?;
-                        body.push(Stmt::Targets { name: w.to_owned(), labels });
-                    } else {
-                        body.push(Stmt::Label(w.to_owned()));
-                    }
+                    body.push(self.labelled(w.to_owned())?);
                 }
                 Tok::Word(_) | Tok::Punct(b'@') => body.push(Stmt::Instr(self.instruction()?)),
                 _ => return self.unexpected("a statement"),
             }
         }
+    }
+
+    /// What stands behind a label: a directive that belongs to it, or nothing.
+    fn labelled(&mut self, name: String) -> Result<Stmt> {
+        let stmt = if self.eat_dot("branchtargets") {
+            Stmt::Targets { name, labels: self.words()? }
+        } else if self.eat_dot("calltargets") {
+            Stmt::CallTargets { name, functions: self.words()? }
+        } else if self.eat_dot("callprototype") {
+            let returns = if self.peek() == Tok::Punct(b'(') { self.params()? } else { Vec::new() };
+            self.word()?;
+            let params = if self.peek() == Tok::Punct(b'(') { self.params()? } else { Vec::new() };
+            if !self.eat_dot("noreturn") && self.eat_dot("abi_preserve") {
+                self.int()?;
+            }
+            Stmt::Prototype { name, returns, params }
+        } else {
+            return Ok(Stmt::Label(name));
+        };
+        self.expect(b';')?;
+        Ok(stmt)
+    }
+
+    /// Names, separated by commas.
+    fn words(&mut self) -> Result<Vec<String>> {
+        let mut words = vec![self.word()?.to_owned()];
+        while self.eat(b',') {
+            words.push(self.word()?.to_owned());
+        }
+        Ok(words)
     }
 
     fn registers(&mut self, body: &mut Vec<Stmt>) -> Result<()> {
@@ -504,7 +542,11 @@ impl<'a> Parser<'a> {
             let name = self.word()?.to_owned();
             let mut count = None;
             if self.eat(b'<') {
-                count = Some(self.small(MAX_REGISTERS)? as u32);
+                let n = self.int()?;
+                if n > MAX_REGISTERS {
+                    return Err(self.error(format!("{n} is above the limit of {MAX_REGISTERS}")));
+                }
+                count = Some(n as u32);
                 self.expect(b'>')?;
             }
             body.push(Stmt::Reg { ty, name, count, line });
@@ -530,7 +572,9 @@ impl<'a> Parser<'a> {
         let mut args = Vec::new();
         if !self.eat(b';') {
             loop {
-                args.push(self.arg(0)?);
+                // Parentheses are lists of arguments in a call, and constant expressions elsewhere.
+                let list = op == "call" && self.eat(b'(');
+                args.push(if list { Arg::List(self.list(b')', 0)?) } else { self.arg(0)? });
                 if !self.eat(b',') {
                     self.expect(b';')?;
                     break;
@@ -556,30 +600,30 @@ impl<'a> Parser<'a> {
         if depth > 4 {
             return Err(self.error("operands are nested too deeply"));
         }
+        let after = self.tokens.get(self.at + 1).map(|t| t.tok);
         let arg = match self.peek() {
-            Tok::Word(_) => {
+            Tok::Word(word) if word != "WARP_SZ" => {
                 let name = self.name()?;
                 match self.peek() {
                     Tok::Punct(b'+' | b'-') => Arg::Sum(name, self.offset()?),
                     _ => Arg::Name(name),
                 }
             }
-            Tok::Int(n) => {
-                self.next();
-                Arg::Int(n)
-            }
             Tok::Float { bits, wide } => {
                 self.next();
                 Arg::Float { bits, wide }
             }
-            Tok::Punct(b'-') => {
+            Tok::Punct(b'-') if matches!(after, Some(Tok::Float { .. } | Tok::Word(_))) => {
                 self.next();
-                match self.next() {
-                    Tok::Int(n) => Arg::Int(n.wrapping_neg()),
-                    Tok::Float { bits, wide } => Arg::Float { bits: bits ^ (1 << if wide { 63 } else { 31 }), wide },
-                    _ => return self.unexpected("a number"),
+                match self.peek() {
+                    Tok::Float { bits, wide } => {
+                        self.next();
+                        Arg::Float { bits: bits ^ (1 << if wide { 63 } else { 31 }), wide }
+                    }
+                    _ => Arg::Negated(self.name()?),
                 }
             }
+            Tok::Punct(b'!') if !matches!(after, Some(Tok::Word(_))) => Arg::Int(self.expression()?),
             Tok::Punct(b'!') => {
                 self.next();
                 Arg::Not(self.name()?)
@@ -588,25 +632,11 @@ impl<'a> Parser<'a> {
                 self.next();
                 Arg::Vector(self.list(b'}', depth)?)
             }
-            Tok::Punct(b'(') => {
-                self.next();
-                Arg::List(self.list(b')', depth)?)
-            }
             Tok::Punct(b'[') => {
                 self.next();
-                let (base, offset) = match self.peek() {
-                    Tok::Int(n) => {
-                        self.next();
-                        (None, n as i64)
-                    }
-                    _ => {
-                        let name = self.name()?;
-                        (Some(name), self.offset()?)
-                    }
-                };
-                self.expect(b']')?;
-                Arg::Mem { base, offset }
+                self.memory(depth)?
             }
+            Tok::Int(_) | Tok::Word(_) | Tok::Punct(b'-' | b'~' | b'+' | b'(') => Arg::Int(self.expression()?),
             _ => return self.unexpected("an operand"),
         };
         if self.eat(b'|') {
@@ -615,12 +645,36 @@ impl<'a> Parser<'a> {
         Ok(arg)
     }
 
-    /// A name with its component: `%tid.x`.
+    /// What follows the `[` of an address.
+    fn memory(&mut self, depth: usize) -> Result<Arg> {
+        let base = match self.peek() {
+            Tok::Word(word) if word != "WARP_SZ" => Some(self.name()?),
+            _ => None,
+        };
+        let offset = match base {
+            Some(_) => self.offset()?,
+            None => self.expression()? as i64,
+        };
+        let mem = Arg::Mem { base, offset };
+        if !self.eat(b',') {
+            self.expect(b']')?;
+            return Ok(mem);
+        }
+        let mut parts = vec![mem];
+        parts.extend(self.list(b']', depth)?);
+        Ok(Arg::Coordinates(parts))
+    }
+
+    /// A name with its component, `%tid.x`, or with the part of it that is meant, `%r1.b0`.
     fn name(&mut self) -> Result<String> {
         let mut name = self.word()?.to_owned();
-        if let Tok::Dot(part @ ("x" | "y" | "z" | "w")) = self.peek() {
-            self.next();
-            name = format!("{name}.{part}");
+        if let Tok::Dot(part) = self.peek() {
+            let digits = part.strip_prefix(['b', 'h']).unwrap_or_default();
+            let selects = (1..=4).contains(&digits.len()) && digits.bytes().all(|c| matches!(c, b'0'..=b'7'));
+            if selects || matches!(part, "x" | "y" | "z" | "w") {
+                self.next();
+                name = format!("{name}.{part}");
+            }
         }
         Ok(name)
     }

@@ -5,7 +5,8 @@ use crate::alu::approximate::Row;
 use crate::alu::integer::Chain;
 use crate::alu::{MapFn, TestFn};
 use crate::counters::Class;
-use crate::types::{Order, Scope, Space, Ty};
+use crate::matrix::Elem;
+use crate::types::{Order, Round, Scope, Space, Ty};
 
 /// A register of the current frame, or (from [`CONSTANT`] on) a constant of the launch.
 pub(crate) type Reg = u32;
@@ -292,38 +293,78 @@ pub(crate) struct Matrices {
     pub(crate) regs: Vec<Reg>,
 }
 
-/// Elements of the factors of `mma`.
+/// What is summed over the depth of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MmaType {
-    F16,
-    Bf16,
-    U8,
-    S8,
+pub(crate) enum Term {
+    Product,
+    /// Whether two bits differ.
+    Xor,
+    /// Whether two bits are both set.
+    And,
 }
 
-/// `mma.sync`, of 16 rows and 8 columns.
+/// A matrix in the registers of a warp.
 #[derive(Debug)]
-pub(crate) struct Mma {
-    pub(crate) k: usize,
-    pub(crate) a: MmaType,
-    pub(crate) b: MmaType,
-    /// Accumulates in f16 instead of f32.
-    pub(crate) half: bool,
+pub(crate) struct Fragment {
+    pub(crate) elem: Elem,
+    pub(crate) regs: Vec<Reg>,
+    /// Where its elements are in the matrix: for each element of the registers of a lane, for each lane.
+    pub(crate) places: Vec<u16>,
+}
+
+/// `mma` or `wmma.mma`: d = a b + c.
+#[derive(Debug)]
+pub(crate) struct Product {
+    /// Rows, columns, depth.
+    pub(crate) size: [usize; 3],
+    /// Matrices that are multiplied at once.
+    pub(crate) matrices: usize,
+    pub(crate) d: Fragment,
+    pub(crate) a: Fragment,
+    pub(crate) b: Fragment,
+    pub(crate) c: Fragment,
+    pub(crate) term: Term,
     pub(crate) saturate: bool,
-    pub(crate) regs: [Vec<Reg>; 4],
+    /// Of f64.
+    pub(crate) round: Round,
+}
+
+/// `wmma.load` or `wmma.store`.
+#[derive(Debug)]
+pub(crate) struct Tile {
+    /// How one unit is accessed, an element or a word of smaller ones, by way of a register.
+    pub(crate) access: Access,
+    /// Of an element.
+    pub(crate) bits: u32,
+    /// Elements from the start of a line of the matrix to that of the next.
+    pub(crate) stride: Reg,
+    pub(crate) regs: Vec<Reg>,
+    /// Line and place in it of each unit of the registers, for each lane.
+    pub(crate) places: Vec<[u32; 2]>,
 }
 
 /// Where a value of a call goes: a register, or bytes of the frame.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Place {
     Reg(Reg),
     Frame { offset: u32, bytes: u32 },
 }
 
+/// Whom a call reaches.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Callee {
+    Function(u32),
+    /// The function whose address is in a register, which must have that signature.
+    Pointer {
+        address: Reg,
+        signature: u32,
+    },
+}
+
 /// A call. Sources are in the frame of the caller, targets in that of the callee, and the other way round for results.
 #[derive(Debug)]
 pub(crate) struct Call {
-    pub(crate) function: u32,
+    pub(crate) callee: Callee,
     pub(crate) args: Vec<(Place, Place)>,
     pub(crate) results: Vec<(Place, Place)>,
 }
@@ -464,7 +505,12 @@ pub(crate) enum Op {
         d: Reg,
         s: Reg,
     },
-    Mma(Box<Mma>),
+    Product(Box<Product>),
+    Tile(Box<Tile>),
+    /// The rank of a CTA in a cluster must be that of the only one.
+    OwnRank {
+        rank: Reg,
+    },
     /// Whether a generic address is in a space.
     IsSpace {
         p: Pred,
@@ -490,6 +536,10 @@ pub(crate) struct Code {
     pub(crate) predicates: u32,
     /// Bytes of local memory and parameters of calls.
     pub(crate) frame: u32,
+    /// Number of its signature; equal signatures have equal numbers.
+    pub(crate) signature: u32,
+    /// Its name if the module has no body of it.
+    pub(crate) missing: Option<String>,
 }
 
 /// A parameter of a kernel.
@@ -529,8 +579,21 @@ pub(crate) struct GlobalVar {
     pub(crate) bytes: Vec<u8>,
     pub(crate) align: u64,
     pub(crate) constant: bool,
-    /// Addresses in it: where, of which variable, plus what.
-    pub(crate) addresses: Vec<(u64, u32, i64)>,
+    /// Addresses in it.
+    pub(crate) addresses: Vec<Patch>,
+}
+
+/// An address in the initial value of a variable.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patch {
+    /// From the start of the variable.
+    pub(crate) at: u64,
+    pub(crate) bytes: usize,
+    /// The variable that it points to.
+    pub(crate) target: u32,
+    pub(crate) offset: i64,
+    /// The lowest bit that is kept.
+    pub(crate) shift: u32,
 }
 
 /// A decoded module.

@@ -24,6 +24,12 @@ pub(crate) enum Ty {
     /// Two 8-bit floats.
     E4m3x2,
     E5m2x2,
+    /// Two floats of 6 or 4 bits: in bytes, and in one byte.
+    E2m3x2,
+    E3m2x2,
+    E2m1x2,
+    /// Two powers of two, as bytes.
+    Ue8m0x2,
     Pred,
 }
 
@@ -43,6 +49,10 @@ impl Ty {
             "s16x2" => Ty::S16x2,
             "e4m3x2" => Ty::E4m3x2,
             "e5m2x2" => Ty::E5m2x2,
+            "e2m3x2" => Ty::E2m3x2,
+            "e3m2x2" => Ty::E3m2x2,
+            "e2m1x2" => Ty::E2m1x2,
+            "ue8m0x2" => Ty::Ue8m0x2,
             _ => {
                 let (kind, bits) = name.split_at_checked(1)?;
                 let bits = match bits {
@@ -66,7 +76,8 @@ impl Ty {
     pub(crate) fn bits(self) -> u32 {
         match self {
             Ty::B(n) | Ty::U(n) | Ty::S(n) => u32::from(n),
-            Ty::F16 | Ty::Bf16 | Ty::E4m3x2 | Ty::E5m2x2 => 16,
+            Ty::E2m1x2 => 8,
+            Ty::F16 | Ty::Bf16 | Ty::E4m3x2 | Ty::E5m2x2 | Ty::E2m3x2 | Ty::E3m2x2 | Ty::Ue8m0x2 => 16,
             Ty::F16x2 | Ty::Bf16x2 | Ty::Tf32 | Ty::F32 | Ty::U16x2 | Ty::S16x2 => 32,
             Ty::F32x2 | Ty::F64 => 64,
             Ty::Pred => 1,
@@ -131,6 +142,10 @@ impl Space {
 pub(crate) const SHARED_WINDOW: u64 = 0x7f00_0000_0000;
 pub(crate) const LOCAL_WINDOW: u64 = 0x7f10_0000_0000;
 pub(crate) const PARAM_WINDOW: u64 = 0x7f20_0000_0000;
+/// Where the addresses of functions are; nothing can be loaded from there.
+pub(crate) const CODE_WINDOW: u64 = 0x7f30_0000_0000;
+/// Bytes from the address of a function to that of the next.
+pub(crate) const CODE_STEP: u64 = 16;
 /// Size of each window.
 pub(crate) const WINDOW: u64 = 0x10_0000_0000;
 

@@ -4,7 +4,7 @@
 //! of zero) have none.
 
 use super::float::{Brain, Half, Narrow, Single};
-use super::soft::{BF16, F16, F32, Format};
+use super::soft::{BF16, F16, F32, Format, Specials};
 use super::{Bits, Lanes, WARP};
 use crate::types::{Mode, Ty, mask_of};
 use std::f64::consts::PI;
@@ -47,7 +47,7 @@ const HALF: Kind = Kind { format: F16, low: 0, load: Half::load, store: Half::st
 const BRAIN: Kind = Kind { format: BF16, low: 0, load: Brain::load, store: Brain::store };
 /// The upper half of an f64.
 const UPPER: Kind = Kind {
-    format: Format { mantissa: 20, exponent: 11, finite: false },
+    format: Format { mantissa: 20, exponent: 11, specials: Specials::Ieee },
     low: 32,
     load: |bits, _| flush64(f64::of(bits)),
     store: |x, _| flush64(x).bits() & !0xffff_ffff,

@@ -1,7 +1,7 @@
 //! `cvt`: every conversion is exact into an intermediate (an integer, or an f64 rounded to odd), then rounded once.
 
 use super::float::canonical;
-use super::soft::{self, BF16, E4M3, E5M2, F16, F32, F64, Format, TF32, odd_from_int, round_to};
+use super::soft::{self, BF16, E2M1, E2M3, E3M2, E4M3, E5M2, F16, F32, F64, Format, TF32, odd_from_int, round_to};
 use super::{Bits, MapFn, map};
 use crate::types::{Mode, Round, Ty};
 
@@ -66,6 +66,9 @@ fn format(ty: Ty) -> Format {
         Ty::F64 => F64,
         Ty::E4m3x2 => E4M3,
         Ty::E5m2x2 => E5M2,
+        Ty::E2m3x2 => E2M3,
+        Ty::E3m2x2 => E3M2,
+        Ty::E2m1x2 => E2M1,
         _ => F32,
     }
 }
@@ -205,42 +208,89 @@ fn half(bits: u16) -> u32 {
     }
 }
 
-/// The lane function of `cvt.target.f32 d, a, b`: `a` becomes the upper half of a pair.
-pub(crate) fn pair(target: Ty) -> Option<MapFn> {
-    fn both(target: Ty, width: u32, a: u64, b: u64, k: u32) -> u64 {
-        let mode = Mode::unpack(k);
-        let one = |bits| match load(Ty::F32, bits, mode.ftz) {
-            Value::Float(x) => to_float(x, target, mode, k & FINITE != 0),
-            Value::Int(_) => 0,
-        };
-        one(a) << width | one(b)
-    }
-    Some(match target {
-        Ty::F16x2 => map!(u64, |a, b, _c, k| both(Ty::F16, 16, a, b, k)),
-        Ty::Bf16x2 => map!(u64, |a, b, _c, k| both(Ty::Bf16, 16, a, b, k)),
-        Ty::E4m3x2 => map!(u64, |a, b, _c, k| both(Ty::E4m3x2, 8, a, b, k)),
-        Ty::E5m2x2 => map!(u64, |a, b, _c, k| both(Ty::E5m2x2, 8, a, b, k)),
-        _ => return None,
-    })
+/// Pairs: the type, that of an element (which small floats have no name for), and bits from one to the next.
+static PAIRS: &[(Ty, Ty, u32)] = &[
+    (Ty::F16x2, Ty::F16, 16),
+    (Ty::Bf16x2, Ty::Bf16, 16),
+    (Ty::E4m3x2, Ty::E4m3x2, 8),
+    (Ty::E5m2x2, Ty::E5m2x2, 8),
+    (Ty::E2m3x2, Ty::E2m3x2, 8),
+    (Ty::E3m2x2, Ty::E3m2x2, 8),
+    (Ty::E2m1x2, Ty::E2m1x2, 4),
+    (Ty::Ue8m0x2, Ty::Ue8m0x2, 8),
+];
+
+/// Where in the constant of a conversion of pairs the rows of target and source stand, from 1.
+const TARGET: u32 = 8;
+const SOURCE: u32 = 12;
+
+/// The row of a constant.
+fn pair_at(k: u32, from: u32) -> (Ty, Ty, u32) {
+    PAIRS[(k >> from & 15) as usize - 1]
 }
 
-/// Between pairs of f16 and pairs of 8-bit floats.
-pub(crate) fn packed(target: Ty, source: Ty) -> Option<MapFn> {
-    fn widen(f: Format, a: u64, k: u32) -> u64 {
-        let one = |bits: u64| to_float(f.value(bits & 0xff), Ty::F16, Mode::unpack(k), false);
-        one(a >> 8) << 16 | one(a)
+fn value32(bits: u64, k: u32) -> f64 {
+    match load(Ty::F32, bits, Mode::unpack(k).ftz) {
+        Value::Float(x) => x,
+        Value::Int(x) => x as f64,
     }
-    fn shrink(target: Ty, a: u64, k: u32) -> u64 {
-        let one = |bits: u64| to_float(F16.value(bits & 0xffff), target, Mode::unpack(k), true);
-        one(a >> 16) << 8 | one(a)
+}
+
+/// The element of a pair from a float.
+fn encode(ty: Ty, x: f64, k: u32) -> u64 {
+    if ty == Ty::Ue8m0x2 {
+        power(x, Mode::unpack(k).round, k & FINITE != 0)
+    } else {
+        to_float(x, ty, Mode::unpack(k), k & FINITE != 0)
     }
-    Some(match (target, source) {
-        (Ty::F16x2, Ty::E4m3x2) => map!(u64, |a, _b, _c, k| widen(E4M3, a, k)),
-        (Ty::F16x2, Ty::E5m2x2) => map!(u64, |a, _b, _c, k| widen(E5M2, a, k)),
-        (Ty::E4m3x2, Ty::F16x2) => map!(u64, |a, _b, _c, k| shrink(Ty::E4m3x2, a, k)),
-        (Ty::E5m2x2, Ty::F16x2) => map!(u64, |a, _b, _c, k| shrink(Ty::E5m2x2, a, k)),
-        _ => return None,
-    })
+}
+
+/// The exponent of a power of two near a number, biased by 127.
+fn power(x: f64, round: Round, finite: bool) -> u64 {
+    let largest = if finite { 0xfe } else { 0xff };
+    let bits = x.abs().to_bits();
+    let up = round == Round::Up && bits & ((1 << 52) - 1) != 0;
+    match (bits >> 52) as i32 - 1023 + i32::from(up) {
+        _ if x.is_nan() => 0xff,
+        e @ ..=127 => (e.max(-127) + 127) as u64,
+        _ => largest,
+    }
+}
+
+/// The lane function of a conversion to pairs, from pairs or (`d, a, b`, where `a` becomes the upper half) from two f32;
+/// and its constant.
+pub(crate) fn pair(target: Ty, source: Ty, k: u32) -> Option<(MapFn, u32)> {
+    let row = |ty| Some(PAIRS.iter().position(|p| p.0 == ty)? as u32 + 1);
+    let exists = match (target, source) {
+        (Ty::F16x2 | Ty::Bf16x2, Ty::F16x2 | Ty::Bf16x2) => false,
+        (Ty::F16x2, Ty::Ue8m0x2) => false,
+        (_, Ty::F32) | (Ty::F16x2 | Ty::Bf16x2, _) | (_, Ty::F16x2 | Ty::Bf16x2) => true,
+        _ => false,
+    };
+    let k = k | row(target)? << TARGET | if source == Ty::F32 { 0 } else { row(source)? << SOURCE };
+    let f = match source {
+        Ty::F32 => map!(u64, |a, b, _c, k| {
+            let (_, ty, width) = pair_at(k, TARGET);
+            let one = |bits| encode(ty, value32(bits, k), k);
+            one(a) << width | one(b)
+        }),
+        _ => map!(u64, |a, _b, _c, k| {
+            let ((_, ty, width), (_, from, step)) = (pair_at(k, TARGET), pair_at(k, SOURCE));
+            let one = |bits: u64| {
+                let bits = bits & crate::types::mask_of(step);
+                let x = match from {
+                    Ty::Ue8m0x2 if bits == 0xff => f64::NAN,
+                    Ty::Ue8m0x2 => 2f64.powi(bits as i32 - 127),
+                    // The two upper bits of a byte of 6 mean nothing.
+                    Ty::E2m3x2 | Ty::E3m2x2 => format(from).value(bits & 0x3f),
+                    _ => format(from).value(bits),
+                };
+                encode(ty, x, k)
+            };
+            one(a >> step) << width | one(a)
+        }),
+    };
+    exists.then_some((f, k))
 }
 
 /// Sign-extends from the bits in the constant's low byte to those in its second.

@@ -10,6 +10,8 @@ const NAN32: u32 = 0x7fff_ffff;
 
 /// A format narrower than f64, with its operations going through f64.
 pub(crate) trait Narrow {
+    /// The sign bit.
+    const SIGN: u64;
     fn load(bits: u64, mode: Mode) -> f64;
     fn store(x: f64, mode: Mode) -> u64;
 }
@@ -40,6 +42,7 @@ fn load_small(bits: u64, f: Format, mode: Mode) -> f64 {
 }
 
 impl Narrow for Half {
+    const SIGN: u64 = 1 << 15;
     fn load(bits: u64, mode: Mode) -> f64 {
         load_small(bits & 0xffff, F16, mode)
     }
@@ -49,6 +52,7 @@ impl Narrow for Half {
 }
 
 impl Narrow for Brain {
+    const SIGN: u64 = 1 << 15;
     fn load(bits: u64, _: Mode) -> f64 {
         f64::from(f32::from_bits((bits as u32) << 16))
     }
@@ -58,6 +62,7 @@ impl Narrow for Brain {
 }
 
 impl Narrow for Single {
+    const SIGN: u64 = 1 << 31;
     fn load(bits: u64, mode: Mode) -> f64 {
         let x = f32::of(bits);
         f64::from(if mode.ftz { soft::flush32(x) } else { x })
@@ -67,10 +72,17 @@ impl Narrow for Single {
     }
 }
 
-/// `f` of the operands, in one format.
-fn narrow<T: Narrow>(x: [u64; 3], k: u32, f: impl Fn([f64; 3]) -> f64) -> u64 {
+/// `f` of the operands and the rounding, in one format.
+fn narrow<T: Narrow>(x: [u64; 3], k: u32, f: impl Fn([f64; 3], Round) -> f64) -> u64 {
     let mode = Mode::unpack(k);
-    T::store(f(x.map(|v| T::load(v, mode))), mode)
+    T::store(f(x.map(|v| T::load(v, mode)), mode.round), mode)
+}
+
+/// `a + b` rounded to odd. An exact sum of zero is -0 when rounding down, but that of two +0.
+fn sum(a: f64, b: f64, round: Round) -> f64 {
+    let s = odd_add(a, b);
+    let positive = a.to_bits() == 0 && b.to_bits() == 0;
+    if s == 0.0 && round == Round::Down && !positive { -0.0 } else { s }
 }
 
 /// `f` of both halves of the operands.
@@ -78,14 +90,17 @@ fn halves(x: [u64; 3], f: impl Fn([u64; 3]) -> u64) -> u64 {
     f(x.map(|v| v & 0xffff)) | f(x.map(|v| v >> 16 & 0xffff)) << 16
 }
 
-/// The lane function of an expression over f64 values, for each format narrower than f64.
+/// The lane function of an expression over f64 values, for each format narrower than f64; a second name is the rounding.
 macro_rules! narrow_map {
-    ($ty:expr, |$x:ident| $e:expr) => {{
+    ($ty:expr, |$x:ident| $e:expr) => {
+        narrow_map!($ty, |$x, _round| $e)
+    };
+    ($ty:expr, |$x:ident, $r:ident| $e:expr) => {{
         macro_rules! one {
             ($t:ty) => {{
                 fn f(x: [&Lanes; 3], d: &mut Lanes, k: u32) {
                     for i in 0..WARP {
-                        d[i] = narrow::<$t>([x[0][i], x[1][i], x[2][i]], k, |$x| $e);
+                        d[i] = narrow::<$t>([x[0][i], x[1][i], x[2][i]], k, |$x, $r| $e);
                     }
                 }
                 Some(f as MapFn)
@@ -95,7 +110,7 @@ macro_rules! narrow_map {
             ($t:ty) => {{
                 fn f(x: [&Lanes; 3], d: &mut Lanes, k: u32) {
                     for i in 0..WARP {
-                        d[i] = halves([x[0][i], x[1][i], x[2][i]], |v| narrow::<$t>(v, k, |$x| $e));
+                        d[i] = halves([x[0][i], x[1][i], x[2][i]], |v| narrow::<$t>(v, k, |$x, $r| $e));
                     }
                 }
                 Some(f as MapFn)
@@ -105,7 +120,7 @@ macro_rules! narrow_map {
             () => {{
                 fn f(x: [&Lanes; 3], d: &mut Lanes, k: u32) {
                     for i in 0..WARP {
-                        let part = |s: u32| narrow::<Single>(x.map(|v| v[i] >> s & 0xffff_ffff), k, |$x| $e) << s;
+                        let part = |s: u32| narrow::<Single>(x.map(|v| v[i] >> s & 0xffff_ffff), k, |$x, $r| $e) << s;
                         d[i] = part(0) | part(32);
                     }
                 }
@@ -192,14 +207,16 @@ pub(crate) fn arithmetic(op: &str, ty: Ty, mode: Mode) -> Option<MapFn> {
             "div" => wide_map!(|a, b, _c, r| soft::div64(a, b, r)),
             "rcp" => wide_map!(|a, _b, _c, r| soft::div64(1.0, a, r)),
             "sqrt" => wide_map!(|a, _b, _c, r| soft::sqrt64(a, r)),
+            "rsqrt" => wide_map!(|a, _b, _c, _r| 1.0 / a.sqrt()),
             _ => return None,
         });
     }
     match op {
-        "add" => narrow_map!(ty, |x| odd_add(x[0], x[1])),
-        "sub" => narrow_map!(ty, |x| odd_add(x[0], -x[1])),
+        "add" => narrow_map!(ty, |x, round| sum(x[0], x[1], round)),
+        "sub" => narrow_map!(ty, |x, round| sum(x[0], -x[1], round)),
         "mul" => narrow_map!(ty, |x| x[0] * x[1]),
-        "fma" | "mad" => narrow_map!(ty, |x| odd_fma(x[0], x[1], x[2])),
+        // The product of two narrow numbers is exact in f64.
+        "fma" | "mad" => narrow_map!(ty, |x, round| sum(x[0] * x[1], x[2], round)),
         "div" => narrow_map!(ty, |x| odd_div(x[0], x[1])),
         "rcp" => narrow_map!(ty, |x| odd_div(1.0, x[0])),
         "sqrt" => narrow_map!(ty, |x| odd_sqrt(x[0])),
@@ -207,29 +224,16 @@ pub(crate) fn arithmetic(op: &str, ty: Ty, mode: Mode) -> Option<MapFn> {
     }
 }
 
-/// The lane function of an approximate function of f64; the others are in [`super::approximate`].
-pub(crate) fn approximate(op: &str, ty: Ty) -> Option<MapFn> {
-    if ty == Ty::F64 {
-        // The hardware gives the upper 32 bits only.
-        return Some(match op {
-            "rcp" => map!(f64, |a| (1.0 / a).bits() & !0xffff_ffff),
-            "rsqrt" => map!(f64, |a| (1.0 / a.sqrt()).bits() & !0xffff_ffff),
-            _ => return None,
-        });
-    }
-    None
-}
-
 /// `fma` of two operands in `T` and one in f32.
 fn mixed_fma<T: Narrow>(a: u64, b: u64, c: u64, k: u32) -> u64 {
     let m = Mode::unpack(k);
-    Single::store(odd_fma(T::load(a, m), T::load(b, m), Single::load(c, m)), m)
+    Single::store(sum(T::load(a, m) * T::load(b, m), Single::load(c, m), m.round), m)
 }
 
 /// Sum of an operand in `T` and `sign` times one in f32.
 fn mixed_add<T: Narrow>(a: u64, b: u64, k: u32, sign: f64) -> u64 {
     let m = Mode::unpack(k);
-    Single::store(odd_add(T::load(a, m), sign * Single::load(b, m)), m)
+    Single::store(sum(T::load(a, m), sign * Single::load(b, m), m.round), m)
 }
 
 /// A product or sum of 16-bit operands in f32: `fma.f32.f16`, `add.f32.bf16`.
@@ -248,16 +252,11 @@ pub(crate) fn mixed(op: &str, source: Ty) -> Option<MapFn> {
 /// Modifiers of `min` and `max` beside the mode.
 pub(crate) const KEEP_NAN: u32 = 1 << 6;
 pub(crate) const XOR_SIGN: u32 = 1 << 7;
+pub(crate) const ABSOLUTE: u32 = 1 << 8;
 
 /// The smaller or larger of two numbers: -0 is below +0, a nan gives way unless it is asked for.
 fn choose(a: f64, b: f64, k: u32, larger: bool) -> f64 {
-    let (mut a, mut b) = (a, b);
-    let mut sign = 0.0f64;
-    if k & XOR_SIGN != 0 {
-        sign = if a.is_sign_negative() != b.is_sign_negative() { -1.0 } else { 1.0 };
-        (a, b) = (a.abs(), b.abs());
-    }
-    let chosen = if a.is_nan() || b.is_nan() {
+    if a.is_nan() || b.is_nan() {
         if k & KEEP_NAN != 0 || (a.is_nan() && b.is_nan()) {
             return f64::NAN;
         }
@@ -268,8 +267,7 @@ fn choose(a: f64, b: f64, k: u32, larger: bool) -> f64 {
         a
     } else {
         b
-    };
-    if k & XOR_SIGN != 0 { chosen.copysign(sign) } else { chosen }
+    }
 }
 
 /// The lane function of `min` or `max`, of two operands or (with the third) three.
@@ -309,9 +307,13 @@ pub(crate) fn extreme(op: &str, ty: Ty, three: bool) -> Option<MapFn> {
 }
 
 fn extreme_of<T: Narrow>(x: [u64; 3], k: u32, larger: bool, three: bool) -> u64 {
-    narrow::<T>(x, k & 0x3f, |v| {
+    narrow::<T>(x, k & 0x3f, |v, _| {
+        let v = if k & ABSOLUTE != 0 { v.map(f64::abs) } else { v };
         let first = choose(v[0], v[1], k, larger);
-        if three { choose(first, v[2], k, larger) } else { first }
+        let chosen = if three { choose(first, v[2], k, larger) } else { first };
+        // The signs are those of the bits, so that a nan has one.
+        let negative = k & XOR_SIGN != 0 && (x[0] ^ x[1]) & T::SIGN != 0;
+        if negative { -chosen } else { chosen }
     })
 }
 
@@ -324,15 +326,23 @@ pub(crate) fn sign(op: &str, ty: Ty) -> Option<MapFn> {
     fn read(x: f32, k: u32) -> f32 {
         if k & FLUSH != 0 { soft::flush32(x) } else { x }
     }
+    /// The same for the bits of an f16.
+    fn half(bits: u64, k: u32) -> u64 {
+        if k & FLUSH != 0 && bits & 0x7c00 == 0 { bits & 0x8000 } else { bits & 0xffff }
+    }
     Some(match (op, ty) {
         ("abs", Ty::F32) => map!(f32, |a, _b, _c, k| read(a, k).abs()),
         ("neg", Ty::F32) => map!(f32, |a, _b, _c, k| -read(a, k)),
         ("abs", Ty::F64) => map!(f64, |a| a.abs()),
         ("neg", Ty::F64) => map!(f64, |a| -a),
-        ("abs", Ty::F16 | Ty::Bf16) => map!(u16, |a| a & 0x7fff),
-        ("neg", Ty::F16 | Ty::Bf16) => map!(u16, |a| a ^ 0x8000),
-        ("abs", Ty::F16x2 | Ty::Bf16x2) => map!(u32, |a| a & 0x7fff_7fff),
-        ("neg", Ty::F16x2 | Ty::Bf16x2) => map!(u32, |a| a ^ 0x8000_8000),
+        ("abs", Ty::F16) => map!(u64, |a, _b, _c, k| half(a, k) & 0x7fff),
+        ("neg", Ty::F16) => map!(u64, |a, _b, _c, k| half(a, k) ^ 0x8000),
+        ("abs", Ty::F16x2) => map!(u64, |a, _b, _c, k| (half(a, k) | half(a >> 16, k) << 16) & 0x7fff_7fff),
+        ("neg", Ty::F16x2) => map!(u64, |a, _b, _c, k| (half(a, k) | half(a >> 16, k) << 16) ^ 0x8000_8000),
+        ("abs", Ty::Bf16) => map!(u16, |a| a & 0x7fff),
+        ("neg", Ty::Bf16) => map!(u16, |a| a ^ 0x8000),
+        ("abs", Ty::Bf16x2) => map!(u32, |a| a & 0x7fff_7fff),
+        ("neg", Ty::Bf16x2) => map!(u32, |a| a ^ 0x8000_8000),
         ("copysign", Ty::F32) => map!(f32, |a, b| b.copysign(a)),
         ("copysign", Ty::F64) => map!(f64, |a, b| b.copysign(a)),
         _ => return None,

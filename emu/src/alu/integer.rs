@@ -95,6 +95,8 @@ fn signed(op: &str, ty: Ty) -> Option<MapFn> {
         ("abs", 64) => map!(i64, |a| a.wrapping_abs()),
         ("add.sat", 32) => map!(i32, |a, b| a.saturating_add(b)),
         ("sub.sat", 32) => map!(i32, |a, b| a.saturating_sub(b)),
+        ("min.relu", 32) => map!(i32, |a, b| a.min(b).max(0)),
+        ("max.relu", 32) => map!(i32, |a, b| a.max(b).max(0)),
         ("mad.hi.sat", 32) => map!(i32, |a, b, c| (((i64::from(a) * i64::from(b)) >> 32) as i32).saturating_add(c)),
         _ => return None,
     })
@@ -125,6 +127,9 @@ fn bitwise(op: &str, bits: u32) -> Option<MapFn> {
         ("bmsk.wrap", 32) => map!(u32, |a, b| mask(a & 31, b & 31)),
         ("szext.u.clamp", 32) => map!(u32, |a, b| if b >= 32 { a } else { a & mask(0, b) }),
         ("szext.s.clamp", 32) => map!(u32, |a, b| extract(i128::from(a as i32), 0, b.min(32), 32, true) as u32),
+        ("szext.u.wrap", 32) => map!(u32, |a, b| a & mask(0, b & 31)),
+        ("szext.s.wrap", 32) => map!(u32, |a, b| extract(i128::from(a as i32), 0, b & 31, 32, true) as u32),
+        ("fns", 32) => map!(u32, |a, b, c| nth_set(a, b, c as i32)),
         _ => return None,
     })
 }
@@ -132,6 +137,18 @@ fn bitwise(op: &str, bits: u32) -> Option<MapFn> {
 /// `b` ones from bit `a` on.
 fn mask(a: u32, b: u32) -> u32 {
     (((1u64 << b.min(32)) - 1) << a.min(32)) as u32
+}
+
+/// The `offset`-th set bit from `base` on, upwards or downwards; all ones if there is none.
+fn nth_set(bits: u32, base: u32, offset: i32) -> u32 {
+    let set = |&at: &u32| bits >> at & 1 != 0;
+    let found = match offset {
+        _ if base > 31 => None,
+        0 => Some(base).filter(set),
+        1.. => (base..32).filter(set).nth(offset as usize - 1),
+        _ => (0..=base).rev().filter(set).nth(offset.unsigned_abs() as usize - 1),
+    };
+    found.unwrap_or(u32::MAX)
 }
 
 fn widening(op: &str, ty: Ty) -> Option<MapFn> {
@@ -147,12 +164,24 @@ fn widening(op: &str, ty: Ty) -> Option<MapFn> {
         ("mad.wide", Ty::S(32)) => map!(u64, |a, b, c| (a as i32 as i64 * b as i32 as i64).wrapping_add(c as i64)),
         ("mul24.lo", Ty::U(32)) => map!(u64, |a, b| ((a & 0xff_ffff) * (b & 0xff_ffff)) as u32),
         ("mul24.lo", Ty::S(32)) => map!(u64, |a, b| (signed24(a) * signed24(b)) as u32),
-        ("mul24.hi", Ty::U(32)) => map!(u64, |a, b| (((a & 0xff_ffff) * (b & 0xff_ffff)) >> 16) as u32),
-        ("mul24.hi", Ty::S(32)) => map!(u64, |a, b| ((signed24(a) * signed24(b)) >> 16) as u32),
+        ("mul24.hi", Ty::U(32)) => map!(u64, |a, b| high24(a, b) as u32),
+        ("mul24.hi", Ty::S(32)) => map!(u64, |a, b| signed_high24(a, b)),
         ("mad24.lo", Ty::U(32)) => map!(u64, |a, b, c| ((a & 0xff_ffff) * (b & 0xff_ffff)).wrapping_add(c) as u32),
         ("mad24.lo", Ty::S(32)) => map!(u64, |a, b, c| (signed24(a) * signed24(b)).wrapping_add(c as i64) as u32),
+        ("mad24.hi", Ty::U(32)) => map!(u64, |a, b, c| (high24(a, b) as u32).wrapping_add(c as u32)),
+        ("mad24.hi", Ty::S(32)) => map!(u64, |a, b, c| (signed_high24(a, b)).wrapping_add(c as i32)),
+        ("mad24.hi.sat", Ty::S(32)) => map!(u64, |a, b, c| (signed_high24(a, b)).saturating_add(c as i32)),
         _ => return None,
     })
+}
+
+/// The upper 32 of the 48 bits of a product of 24-bit numbers.
+fn high24(a: u64, b: u64) -> u64 {
+    ((a & 0xff_ffff) * (b & 0xff_ffff)) >> 16
+}
+
+fn signed_high24(a: u64, b: u64) -> i32 {
+    ((signed24(a) * signed24(b)) >> 16) as i32
 }
 
 fn signed24(x: u64) -> i64 {
@@ -178,6 +207,8 @@ fn pairs(op: &str, ty: Ty) -> Option<MapFn> {
         ("max", Ty::U16x2) => pair!(u16, |a, b| a.max(b)),
         ("min", _) => pair!(i16, |a, b| a.min(b)),
         ("max", _) => pair!(i16, |a, b| a.max(b)),
+        ("min.relu", Ty::S16x2) => pair!(i16, |a, b| a.min(b).max(0)),
+        ("max.relu", Ty::S16x2) => pair!(i16, |a, b| a.max(b).max(0)),
         _ => return None,
     })
 }

@@ -11,17 +11,30 @@ pub(crate) struct Format {
     pub(crate) mantissa: u32,
     /// Bits of the exponent.
     pub(crate) exponent: u32,
-    /// All exponents are finite but for one nan; overflow saturates (e4m3).
-    pub(crate) finite: bool,
+    pub(crate) specials: Specials,
 }
 
-pub(crate) const F16: Format = Format { mantissa: 10, exponent: 5, finite: false };
-pub(crate) const BF16: Format = Format { mantissa: 7, exponent: 8, finite: false };
-pub(crate) const TF32: Format = Format { mantissa: 10, exponent: 8, finite: false };
-pub(crate) const F32: Format = Format { mantissa: 23, exponent: 8, finite: false };
-pub(crate) const F64: Format = Format { mantissa: 52, exponent: 11, finite: false };
-pub(crate) const E4M3: Format = Format { mantissa: 3, exponent: 4, finite: true };
-pub(crate) const E5M2: Format = Format { mantissa: 2, exponent: 5, finite: false };
+/// What the largest exponent stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Specials {
+    /// Infinities and nans.
+    Ieee,
+    /// Finite numbers, but that all ones are a nan; overflow saturates.
+    OneNan,
+    /// Finite numbers; overflow saturates, and a nan becomes the largest number.
+    Finite,
+}
+
+pub(crate) const F16: Format = Format { mantissa: 10, exponent: 5, specials: Specials::Ieee };
+pub(crate) const BF16: Format = Format { mantissa: 7, exponent: 8, specials: Specials::Ieee };
+pub(crate) const TF32: Format = Format { mantissa: 10, exponent: 8, specials: Specials::Ieee };
+pub(crate) const F32: Format = Format { mantissa: 23, exponent: 8, specials: Specials::Ieee };
+pub(crate) const F64: Format = Format { mantissa: 52, exponent: 11, specials: Specials::Ieee };
+pub(crate) const E4M3: Format = Format { mantissa: 3, exponent: 4, specials: Specials::OneNan };
+pub(crate) const E2M1: Format = Format { mantissa: 1, exponent: 2, specials: Specials::Finite };
+pub(crate) const E2M3: Format = Format { mantissa: 3, exponent: 2, specials: Specials::Finite };
+pub(crate) const E3M2: Format = Format { mantissa: 2, exponent: 3, specials: Specials::Finite };
+pub(crate) const E5M2: Format = Format { mantissa: 2, exponent: 5, specials: Specials::Ieee };
 
 impl Format {
     fn min_exponent(self) -> i32 {
@@ -39,10 +52,14 @@ impl Format {
 
     /// Bits of the largest finite number.
     pub(crate) fn largest(self) -> u64 {
-        if self.finite { self.sign() - 2 } else { self.infinity() - 1 }
+        match self.specials {
+            Specials::Ieee => self.infinity() - 1,
+            Specials::OneNan => self.sign() - 2,
+            Specials::Finite => self.sign() - 1,
+        }
     }
 
-    /// The canonical nan: all bits but the sign.
+    /// The canonical nan, or what takes its place: all bits but the sign.
     pub(crate) fn nan(self) -> u64 {
         self.sign() - 1
     }
@@ -54,7 +71,7 @@ impl Format {
             Round::Down => negative,
             Round::Up => !negative,
         };
-        if away && !self.finite { self.infinity() } else { self.largest() }
+        if away && self.specials == Specials::Ieee { self.infinity() } else { self.largest() }
     }
 
     /// The distance of neighbours at a number, not zero.
@@ -69,12 +86,11 @@ impl Format {
         let magnitude = bits & (self.sign() - 1);
         let exponent = (magnitude >> self.mantissa) as i32;
         let mantissa = magnitude & ((1 << self.mantissa) - 1);
-        if self.finite {
-            if magnitude == self.nan() {
-                return f64::NAN;
-            }
-        } else if magnitude >= self.infinity() {
-            return if magnitude == self.infinity() { sign * f64::INFINITY } else { f64::NAN };
+        match self.specials {
+            Specials::OneNan if magnitude == self.nan() => return f64::NAN,
+            Specials::Ieee if magnitude == self.infinity() => return sign * f64::INFINITY,
+            Specials::Ieee if magnitude > self.infinity() => return f64::NAN,
+            _ => {}
         }
         let (m, e) = if exponent == 0 { (mantissa, 1) } else { (mantissa | 1 << self.mantissa, exponent) };
         let power = e - 1 + self.min_exponent() - self.mantissa as i32;
@@ -91,7 +107,7 @@ pub(crate) fn round_to(x: f64, f: Format, round: Round) -> u64 {
     let field = (bits >> 52 & 0x7ff) as i32;
     let fraction = bits & ((1 << 52) - 1);
     if field == 0x7ff {
-        return sign | if f.finite { f.largest() } else { f.infinity() };
+        return sign | if f.specials == Specials::Ieee { f.infinity() } else { f.largest() };
     }
     let (m, e) = if field == 0 { (fraction, -1022) } else { (fraction | 1 << 52, field - 1023) };
     let min = f.min_exponent();

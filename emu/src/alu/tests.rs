@@ -3,7 +3,7 @@
 
 use super::compare::{classify, compare};
 use super::convert::{FINITE, INTEGRAL, pair, scalar, sign_extend};
-use super::float::{KEEP_NAN, XOR_SIGN, arithmetic, extreme, mixed, sign};
+use super::float::{ABSOLUTE, FLUSH, KEEP_NAN, XOR_SIGN, arithmetic, extreme, mixed, sign};
 use super::integer::{Chain, chain, dp2a, dp4a, funnel, insert, integer, lop3, prmt};
 use super::soft::{self, BF16, E4M3, F16, F32, Format, fma64, round_to};
 use super::{Lanes, MapFn};
@@ -265,7 +265,7 @@ fn modes_flush_clamp_and_keep_signs() {
     assert_eq!(max(nan, bits(1.0), KEEP_NAN), 0x7fff_ffff);
     assert_eq!(max(nan, nan, 0), 0x7fff_ffff);
     assert_eq!((max(bits(-0.0), 0, 0), min(bits(-0.0), 0, 0), min(0, bits(-0.0), 0)), (0, bits(-0.0), bits(-0.0)));
-    assert_eq!(max(bits(-3.0), bits(2.0), XOR_SIGN), bits(-3.0));
+    assert_eq!(max(bits(-3.0), bits(2.0), XOR_SIGN | ABSOLUTE), bits(-3.0));
     assert_eq!(apply(sign("copysign", Ty::F32).unwrap(), [bits(-1.0), bits(2.0), 0], 0), bits(-2.0));
     assert_eq!(apply(sign("neg", Ty::Bf16x2).unwrap(), [0x3f80_bf80, 0, 0], 0), 0xbf80_3f80);
     let fh = mixed("fma", Ty::F16).unwrap();
@@ -425,7 +425,7 @@ fn conversions_agree_with_rust_and_half() {
         assert_eq!(cvt(Ty::F16, Ty::F32, fx, k(Round::Near)), u64::from(h));
         let b = if nan { 0x7fff } else { bf16::from_f32(x).to_bits() };
         assert_eq!(cvt(Ty::Bf16, Ty::F32, fx, k(Round::Near)), u64::from(b));
-        let both = apply(pair(Ty::F16x2).unwrap(), [fx, u64::from(1f32.to_bits()), 0], 0);
+        let both = pairs(Ty::F16x2, Ty::F32, [fx, u64::from(1f32.to_bits()), 0], 0);
         assert_eq!(both, u64::from(h) << 16 | 0x3c00);
         let integral = k(Round::Near) | INTEGRAL;
         assert!(same32(cvt(Ty::F32, Ty::F32, fx, integral), x.round_ties_even()));
@@ -438,15 +438,158 @@ fn conversions_agree_with_rust_and_half() {
         4,
     );
     assert_eq!(tf32, 0x3f80_2000);
-    let e4m3 = pair(Ty::E4m3x2).unwrap();
-    assert_eq!(
-        apply(
-            e4m3,
-            [1f32, -1e9].map(|x| u64::from(x.to_bits())).into_iter().chain([0]).collect::<Vec<_>>().try_into().unwrap(),
-            FINITE
-        ),
-        0x38fe
-    );
+}
+
+/// A conversion to pairs.
+fn pairs(target: Ty, source: Ty, x: [u64; 3], k: u32) -> u64 {
+    let (f, k) = pair(target, source, k).unwrap_or_else(|| panic!("{target:?} {source:?}"));
+    apply(f, x, k)
+}
+
+/// The values of the small floats are those of their definition, and a float becomes the nearest of them.
+#[test]
+fn pairs_of_small_floats_agree_with_their_definition() {
+    // Exponent bits, mantissa bits, bias; whether the largest magnitude is a nan.
+    let formats: [(Ty, u32, u32, i32, bool); 5] = [
+        (Ty::E4m3x2, 4, 3, 7, true),
+        (Ty::E5m2x2, 5, 2, 15, false),
+        (Ty::E2m3x2, 2, 3, 1, false),
+        (Ty::E3m2x2, 3, 2, 3, false),
+        (Ty::E2m1x2, 2, 1, 1, false),
+    ];
+    let f32s = |a: f64, b: f64| [u64::from((a as f32).to_bits()), u64::from((b as f32).to_bits()), 0];
+    let mut r = Random(11);
+    for (ty, exponent, mantissa, bias, one_nan) in formats {
+        let width = if ty == Ty::E2m1x2 { 4 } else { 8 };
+        let sign = 1u64 << (exponent + mantissa);
+        let value = |bits: u64| {
+            let (e, m) = ((bits & (sign - 1)) >> mantissa, (bits & ((1 << mantissa) - 1)) as f64);
+            let size = 2f64.powi(-(mantissa as i32));
+            let x = if e == 0 { m * size * 2f64.powi(1 - bias) } else { (1.0 + m * size) * 2f64.powi(e as i32 - bias) };
+            if bits & sign != 0 { -x } else { x }
+        };
+        let top = match ty {
+            Ty::E5m2x2 => 0x7b,
+            _ => sign - if one_nan { 2 } else { 1 },
+        };
+        for bits in 0..=top {
+            let got = pairs(Ty::F16x2, ty, [bits << width | bits | sign, 0, 0], 0);
+            let want = |x: f64| u64::from(f16::from_f64(x).to_bits());
+            assert_eq!(got, want(value(bits)) << 16 | want(-value(bits)), "{ty:?} {bits:#x}");
+            let brain = pairs(Ty::Bf16x2, ty, [bits << width, 0, 0], 0);
+            assert_eq!(brain, u64::from(bf16::from_f64(value(bits)).to_bits()) << 16, "{ty:?} {bits:#x}");
+        }
+        for _ in 0..2000 {
+            let x = (r.next() as i32 as f64) * 2f64.powi(-(r.next() as i32 & 63));
+            let x = f64::from(x as f32);
+            // The nearest, and of two the one with an even last bit.
+            let near = (0..=top).min_by(|&p, &q| {
+                let far = |b: u64| (value(b) - x.abs()).abs();
+                far(p).total_cmp(&far(q)).then((p & 1).cmp(&(q & 1)))
+            });
+            let want = near.unwrap() | if x.is_sign_negative() { sign } else { 0 };
+            let got = pairs(ty, Ty::F32, f32s(x, 1.0), FINITE);
+            let one = (bias as u64) << mantissa;
+            assert_eq!(got, want << width | one, "{ty:?} {x:e}");
+        }
+        let nan = if matches!(ty, Ty::E4m3x2 | Ty::E5m2x2) { sign - 1 } else { top };
+        assert_eq!(pairs(ty, Ty::F32, f32s(f64::NAN, f64::NEG_INFINITY), FINITE), nan << width | top | sign, "{ty:?}");
+    }
+}
+
+#[test]
+fn scales_are_powers_of_two() {
+    let k = |round| Mode { round, ..Mode::NEAR }.pack() | FINITE;
+    let f = |x: f32| u64::from(x.to_bits());
+    for (x, down, up) in [
+        (1.0, 127, 127),
+        (1.5, 127, 128),
+        (-0.75, 126, 127),
+        (0.0, 0, 0),
+        (f32::from_bits(1), 0, 0),
+        (f32::MAX, 254, 254),
+        (f32::INFINITY, 254, 254),
+        (f32::NAN, 255, 255),
+    ] {
+        let zero = f(2.0);
+        assert_eq!(pairs(Ty::Ue8m0x2, Ty::F32, [f(x), zero, 0], k(Round::Zero)), down << 8 | 128, "{x}");
+        assert_eq!(pairs(Ty::Ue8m0x2, Ty::F32, [f(x), zero, 0], k(Round::Up)), up << 8 | 128, "{x}");
+    }
+    assert_eq!(pairs(Ty::Bf16x2, Ty::Ue8m0x2, [127 << 8, 0, 0], 0), 0x3f80_0040);
+    assert_eq!(pairs(Ty::Bf16x2, Ty::Ue8m0x2, [0xff80, 0, 0], 0), 0x7fff_4000);
+    assert_eq!(pairs(Ty::Ue8m0x2, Ty::Bf16x2, [0x3fc0_3f80, 0, 0], k(Round::Up)), 0x807f);
+}
+
+#[test]
+fn exact_zero_sums_and_signs_of_nans() {
+    let f = |x: f32| u64::from(x.to_bits());
+    let down = Mode { round: Round::Down, ..Mode::NEAR };
+    let flush = Mode { ftz: true, ..down };
+    let (zero, negative) = (f(0.0), f(-0.0));
+    // Operands of a sum, and its bits when rounding down; in every other direction unlike zeros add up to +0.
+    for (a, b, want) in [
+        (1.5, -1.5, negative),
+        (0.0, 0.0, zero),
+        (-0.0, -0.0, negative),
+        (0.0, -0.0, negative),
+        (-0.0, 0.0, negative),
+        (1e-40, -1e-40, negative),
+        (3.0, -2.0, f(1.0)),
+    ] {
+        for mode in [down, flush, Mode { round: Round::Up, ..down }, Mode { round: Round::Zero, ..down }] {
+            let want = match mode.round {
+                Round::Down => want,
+                _ if want == negative && f(a) != f(b) => zero,
+                _ => want,
+            };
+            let k = mode.pack();
+            let of = |op| arithmetic(op, Ty::F32, mode).unwrap();
+            assert_eq!(apply(of("add"), [f(a), f(b), 0], k), want, "{a} + {b} {mode:?}");
+            assert_eq!(apply(of("sub"), [f(a), f(-b), 0], k), want, "{a} - {} {mode:?}", -b);
+            assert_eq!(apply(of("fma"), [f(a), f(1.0), f(b)], k), want, "{a} * 1 + {b} {mode:?}");
+            let wide = arithmetic("add", Ty::F32x2, mode).unwrap();
+            assert_eq!(apply(wide, [f(a) << 32 | f(a), f(b) << 32 | f(b), 0], k), want << 32 | want);
+            let d = |x: f32| if mode.ftz && x.is_subnormal() { 0.0 } else { f64::from(x) }.to_bits();
+            if !mode.ftz {
+                let want = if want == negative { 1 << 63 } else { f64::from(f32::from_bits(want as u32)).to_bits() };
+                let of = |op| arithmetic(op, Ty::F64, mode).unwrap();
+                assert_eq!(apply(of("add"), [d(a), d(b), 0], k), want, "{a} + {b} {mode:?} f64");
+                assert_eq!(apply(of("fma"), [d(a), d(1.0), d(b)], k), want, "{a} * 1 + {b} {mode:?} f64");
+            }
+        }
+    }
+    let mixed_sum = apply(mixed("add", Ty::F16).unwrap(), [0x3c00, f(-1.0), 0], down.pack());
+    assert_eq!(mixed_sum, negative);
+    // The sign is the exclusive or of both signs, of nans too; a nan that is the result has none.
+    let k = XOR_SIGN | ABSOLUTE;
+    for (ty, nan, one, two, canonical) in [
+        (Ty::F16, 0x7e00u64, 0x3c00u64, 0x4000u64, 0x7fff),
+        (Ty::Bf16, 0x7fc0, 0x3f80, 0x4000, 0x7fff),
+        (Ty::F32, 0x7fc0_0000, 0x3f80_0000, 0x4000_0000, 0x7fff_ffff),
+    ] {
+        let sign = 1 << (ty.bits() - 1);
+        let (min, max) = (extreme("min", ty, false).unwrap(), extreme("max", ty, false).unwrap());
+        for (a, b, smaller, larger) in [
+            (nan, one, one, one),
+            (nan | sign, one, one | sign, one | sign),
+            (one | sign, nan, one | sign, one | sign),
+            (nan | sign, one | sign, one, one),
+            (one | sign, two, one | sign, two | sign),
+            (two | sign, one | sign, one, two),
+            (nan | sign, nan, canonical, canonical),
+        ] {
+            assert_eq!(apply(min, [a, b, 0], k), smaller, "{ty:?} {a:#x} {b:#x}");
+            assert_eq!(apply(max, [a, b, 0], k), larger, "{ty:?} {a:#x} {b:#x}");
+        }
+        assert_eq!(apply(min, [nan | sign, one, 0], k | KEEP_NAN), canonical, "{ty:?}");
+    }
+    let three = extreme("max", Ty::F32, true).unwrap();
+    assert_eq!(apply(three, [f(-3.0), f(2.0), f(1.0)], ABSOLUTE), f(3.0));
+    // Subnormal halves become zeros of their sign.
+    assert_eq!(apply(sign("neg", Ty::F16x2).unwrap(), [0x0001_8001, 0, 0], FLUSH), 0x8000_0000);
+    assert_eq!(apply(sign("abs", Ty::F16).unwrap(), [0x8001, 0, 0], FLUSH), 0);
+    let rsqrt = arithmetic("rsqrt", Ty::F64, Mode::NEAR).unwrap();
+    assert_eq!(apply(rsqrt, [3f64.to_bits(), 0, 0], 0), (1.0 / 3f64.sqrt()).to_bits());
 }
 
 #[test]

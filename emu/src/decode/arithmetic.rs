@@ -65,9 +65,8 @@ impl Body<'_, '_> {
             | "copysign" | "addc" | "subc" | "bmsk" | "szext" => 3..=4,
             "abs" | "neg" | "not" | "cnot" | "popc" | "clz" | "brev" | "bfind" | "rcp" | "sqrt" | "rsqrt" | "ex2"
             | "lg2" | "sin" | "cos" | "tanh" | "cvta" | "mov" | "testp" => 2..=2,
-            "mad" | "fma" | "sad" | "bfe" | "prmt" | "shf" | "dp4a" | "dp2a" | "selp" | "slct" | "mad24" | "madc" => {
-                4..=4
-            }
+            "mad" | "fma" | "sad" | "bfe" | "prmt" | "shf" | "dp4a" | "dp2a" | "selp" | "slct" | "mad24" | "madc"
+            | "fns" => 4..=4,
             "lop3" | "bfi" => 5..=6,
             "cvt" => 2..=4,
             "setp" | "set" => 3..=4,
@@ -175,9 +174,14 @@ impl Body<'_, '_> {
         let part = m.one_of(&["lo", "hi", "wide", "shiftamt", "clamp", "wrap"]);
         let approximate = m.one_of(&["approx", "full"]);
         let nan = m.take("NaN");
-        let xor_sign = m.take("xorsign") && m.take("abs");
+        let (xor_sign, absolute, oob) = (m.take("xorsign"), m.take("abs"), m.take("oob"));
         let mode = m.mode();
         let ty = m.ty()?;
+        let halves = matches!(ty, Ty::F16 | Ty::F16x2 | Ty::Bf16 | Ty::Bf16x2);
+        let extreme = matches!(op, "min" | "max");
+        if (oob && (op != "fma" || !halves)) || ((nan || xor_sign || absolute) && !extreme) {
+            return Err(m.unknown());
+        }
         if ty.is_float() {
             if let Some(source) = m.other_ty() {
                 let f = float::mixed(op, source).filter(|_| ty == Ty::F32);
@@ -188,24 +192,27 @@ impl Body<'_, '_> {
                 return self.map(m, f, (&a[0], ty), &sources, mode.pack(), Class::Float);
             }
             let sources: Vec<_> = a[1..].iter().map(|x| (x, ty)).collect();
-            let mut k = mode.pack();
+            let (mut k, three) = (mode.pack(), sources.len() == 3);
             let f = match op {
-                "min" | "max" => {
-                    k |= if nan { float::KEEP_NAN } else { 0 } | if xor_sign { float::XOR_SIGN } else { 0 };
-                    float::extreme(op, ty, sources.len() == 3)
+                // `.abs` goes with `.xorsign`, or stands alone where there are three operands.
+                "min" | "max" if !xor_sign && three || !three && absolute == xor_sign => {
+                    let flags = [(nan, float::KEEP_NAN), (xor_sign, float::XOR_SIGN), (absolute, float::ABSOLUTE)];
+                    k |= flags.iter().filter(|f| f.0).fold(0, |k, f| k | f.1);
+                    float::extreme(op, ty, three).filter(|_| ty != Ty::F64 || k == Mode::NEAR.pack())
                 }
+                // No tensor map is executed, so that no operand is the nan that `.oob` asks about.
                 "div" if approximate.is_some() => {
                     let name = if approximate == Some("full") { "div.full" } else { "div.approx" };
                     return self.approximate(name, ty, mode, a, m);
                 }
-                _ if sources.len() == 3 && !matches!(op, "fma" | "mad") => None,
+                _ if three && !matches!(op, "fma" | "mad") => None,
                 _ => float::arithmetic(op, ty, mode),
             };
             return self.map(m, f.filter(|_| part.is_none()), (&a[0], ty), &sources, k, Class::Float);
         }
-        // Integers have none of the modifiers of floats but `.sat`.
-        let as_integer = Mode { sat: mode.sat, ..Mode::NEAR };
-        if mode != as_integer || nan || xor_sign || approximate.is_some() {
+        // Integers have none of the modifiers of floats but `.sat` and `.relu`.
+        let as_integer = Mode { sat: mode.sat, relu: mode.relu, ..Mode::NEAR };
+        if mode != as_integer || nan || xor_sign || absolute || approximate.is_some() {
             return Err(m.unknown());
         }
         let mut name = op.to_owned();
@@ -215,10 +222,10 @@ impl Body<'_, '_> {
         if let Some(part) = part {
             name = format!("{name}.{part}");
         }
-        if mode.sat {
-            name.push_str(".sat");
+        for (suffix, holds) in [(".sat", mode.sat), (".relu", mode.relu)] {
+            name.push_str(if holds { suffix } else { "" });
         }
-        let ty = if name.starts_with("szext") { Ty::B(32) } else { ty };
+        let ty = if op == "szext" { Ty::B(32) } else { ty };
         let wide = part == Some("wide");
         let b32 = Ty::B(32);
         let types = match op {
@@ -241,7 +248,7 @@ impl Body<'_, '_> {
             ("shr", Ty::B(n)) => Ty::U(n),
             _ => ty,
         };
-        let bitwise = matches!(op, "and" | "or" | "xor" | "not" | "cnot" | "shl" | "popc" | "clz" | "brev");
+        let bitwise = matches!(op, "and" | "or" | "xor" | "not" | "cnot" | "shl" | "popc" | "clz" | "brev" | "fns");
         let allowed = !bitwise || matches!(ty, Ty::B(_));
         let sources: Vec<_> = a[1..].iter().zip(types).collect();
         self.map(m, integer::integer(&name, by).filter(|_| allowed), (&a[0], d), &sources, 0, Class::Integer)
@@ -252,15 +259,12 @@ impl Body<'_, '_> {
         let approximate = m.take("approx");
         let mode = m.mode();
         let ty = m.ty()?;
-        let f = if approximate && (ty != Ty::F64 || mode.ftz) {
+        if approximate && (ty != Ty::F64 || mode.ftz) {
             return self.approximate(op, ty, mode, a, m);
-        } else if approximate {
-            float::approximate(op, ty)
-        } else if matches!(op, "rcp" | "sqrt") {
-            float::arithmetic(op, ty, mode)
-        } else {
-            None
-        };
+        }
+        // Of an f64 without `.ftz`, the root's reciprocal alone is called approximate; it has all bits.
+        let computed = if approximate { op == "rsqrt" } else { matches!(op, "rcp" | "sqrt") };
+        let f = if computed { float::arithmetic(op, ty, mode) } else { None };
         self.map(m, f, (&a[0], ty), &[(&a[1], ty)], mode.pack(), Class::Float)
     }
 
@@ -447,14 +451,14 @@ impl Body<'_, '_> {
         let k = mode.pack() | if finite { convert::FINITE } else { 0 };
         match a {
             [d, x, y] if source == Ty::F32 => {
-                let d_ty = if target.bits() == 16 { Ty::B(16) } else { Ty::B(32) };
+                let (f, k) = convert::pair(target, source, k).ok_or_else(|| m.unknown())?;
                 let sources = [(x, source), (y, source)];
-                return self.map(m, convert::pair(target), (d, d_ty), &sources, k, Class::Convert);
+                return self.map(m, Some(f), (d, Ty::B(target.bits() as u8)), &sources, k, Class::Convert);
             }
             [_, _] => {}
             _ => return Err(m.unknown()),
         }
-        if let Some(f) = convert::packed(target, source) {
+        if let Some((f, k)) = convert::pair(target, source, k).filter(|_| source != Ty::F32) {
             let sources = [(&a[1], Ty::B(source.bits() as u8))];
             return self.map(m, Some(f), (&a[0], Ty::B(target.bits() as u8)), &sources, k, Class::Convert);
         }
@@ -479,15 +483,21 @@ impl Body<'_, '_> {
             (x[2] << (2 * bits) | one(x[0]) << bits | one(x[1])) & 0xffff_ffff
         }
         m.take("sat");
-        let (target, source) = (m.ty()?, m.ty()?);
-        let f = match target {
-            Ty::S(8) => map!(u64, |a, b, c| pack([a, b, c], 8, -128, 127)),
-            Ty::U(8) => map!(u64, |a, b, c| pack([a, b, c], 8, 0, 255)),
-            Ty::S(16) => map!(u64, |a, b, _c, _k| pack([a, b, 0], 16, -32768, 32767)),
-            Ty::U(16) => map!(u64, |a, b, _c, _k| pack([a, b, 0], 16, 0, 65535)),
+        let (f, third): (MapFn, bool) = match m.first() {
+            Some("s2") => (map!(u64, |a, b, c| pack([a, b, c], 2, -2, 1)), true),
+            Some("u2") => (map!(u64, |a, b, c| pack([a, b, c], 2, 0, 3)), true),
+            Some("s4") => (map!(u64, |a, b, c| pack([a, b, c], 4, -8, 7)), true),
+            Some("u4") => (map!(u64, |a, b, c| pack([a, b, c], 4, 0, 15)), true),
+            Some("s8") => (map!(u64, |a, b, c| pack([a, b, c], 8, -128, 127)), true),
+            Some("u8") => (map!(u64, |a, b, c| pack([a, b, c], 8, 0, 255)), true),
+            Some("s16") => (map!(u64, |a, b, _c, _k| pack([a, b, 0], 16, -32768, 32767)), false),
+            Some("u16") => (map!(u64, |a, b, _c, _k| pack([a, b, 0], 16, 0, 65535)), false),
             _ => return Err(m.unknown()),
         };
-        let third = target.bits() == 8 && m.ty()? == Ty::B(32);
+        let source = m.ty()?;
+        if third && m.ty()? != Ty::B(32) {
+            return Err(m.unknown());
+        }
         if source != Ty::S(32) || a.len() != if third { 4 } else { 3 } {
             return Err(m.unknown());
         }

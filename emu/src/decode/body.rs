@@ -2,7 +2,7 @@
 //! [`Body::instruction`].
 
 use super::mods::Mods;
-use super::{FRAME_ALIGN, Layout, Shared, declare_static, describe};
+use super::{FRAME_ALIGN, Layout, Shared, Signature, code_address, declare_static, describe, signature};
 use crate::ast::{Arg, Function, Instr, Stmt, Var};
 use crate::counters::Class;
 use crate::parse::{ParseError, float_bits};
@@ -34,6 +34,8 @@ pub(super) enum Symbol {
     Function(u32),
     Label(u32),
     Targets(Vec<String>),
+    /// What an indirect call may reach: functions of a signature, which has that number.
+    Prototype(Signature, u32),
 }
 
 /// Names of one block.
@@ -80,6 +82,8 @@ pub(super) struct Body<'a, 'm> {
     predicates: u32,
     labels: Vec<Option<u32>>,
     guard: PredRef,
+    /// What `%is_explicit_cluster` is.
+    explicit_cluster: bool,
     pub(super) line: u32,
 }
 
@@ -103,6 +107,7 @@ impl<'a, 'm> Body<'a, 'm> {
             predicates: FIRST_PREDICATE,
             labels: Vec::new(),
             guard: PredRef::TRUE,
+            explicit_cluster: f.explicit_cluster,
             line: f.line,
         }
     }
@@ -119,7 +124,7 @@ impl<'a, 'm> Body<'a, 'm> {
             }
             return Ok(());
         }
-        let signature = super::signature(f);
+        let signature = signature(&f.params, &f.returns);
         let places = signature.params.iter().chain(&signature.returns);
         for (p, place) in f.params.iter().chain(&f.returns).zip(places) {
             let symbol = match *place {
@@ -153,7 +158,7 @@ impl<'a, 'm> Body<'a, 'm> {
     }
 
     /// Decodes the statements of a block.
-    pub(super) fn block(&mut self, stmts: &[Stmt]) -> Result<()> {
+    pub(super) fn block(&mut self, stmts: &'m [Stmt]) -> Result<()> {
         for s in stmts {
             match s {
                 Stmt::Label(name) => {
@@ -163,6 +168,20 @@ impl<'a, 'm> Body<'a, 'm> {
                 }
                 Stmt::Targets { name, labels } => {
                     self.insert(name, Symbol::Targets(labels.clone()), self.line)?;
+                }
+                Stmt::Prototype { name, returns, params } => {
+                    let signature = signature(params, returns);
+                    let kind = self.shared.kind(&signature);
+                    self.insert(name, Symbol::Prototype(signature, kind), self.line)?;
+                }
+                Stmt::CallTargets { name, functions } => {
+                    let first = functions.first().and_then(|f| self.shared.names.get(f.as_str()));
+                    let Some(&first) = first else {
+                        return Err(self.error(format!("the functions of {name} do not exist")));
+                    };
+                    let signature = self.shared.signatures[first as usize].clone();
+                    let kind = self.shared.kind(&signature);
+                    self.insert(name, Symbol::Prototype(signature, kind), self.line)?;
                 }
                 _ => {}
             }
@@ -182,7 +201,7 @@ impl<'a, 'm> Body<'a, 'm> {
                         self.labels[id as usize] = Some(here);
                     }
                 }
-                Stmt::Targets { .. } => {}
+                Stmt::Targets { .. } | Stmt::Prototype { .. } | Stmt::CallTargets { .. } => {}
                 Stmt::Instr(instr) => {
                     self.line = instr.line;
                     self.guard = match &instr.guard {
@@ -237,7 +256,7 @@ impl<'a, 'm> Body<'a, 'm> {
         scope.insert(name, symbol, line)
     }
 
-    fn variable(&mut self, var: &Var) -> Result<()> {
+    fn variable(&mut self, var: &'m Var) -> Result<()> {
         match var.space {
             Space::Local | Space::Param => {
                 if var.unsized_array || var.align > FRAME_ALIGN {
@@ -251,8 +270,7 @@ impl<'a, 'm> Body<'a, 'm> {
             }
             _ => {
                 let Some(scope) = self.scopes.last_mut() else { return Ok(()) };
-                let globals = &mut self.shared.program.globals;
-                declare_static(var, scope, self.layout, self.dynamic_align, globals)
+                declare_static(var, scope, self.layout, self.dynamic_align, self.shared)
             }
         }
     }
@@ -294,6 +312,10 @@ impl<'a, 'm> Body<'a, 'm> {
     /// A predicate as an operand.
     pub(super) fn pred_src(&self, arg: &Arg) -> Result<PredRef> {
         match arg {
+            // A constant of the kernel; false in functions.
+            Arg::Name(name) if name == "%is_explicit_cluster" => {
+                Ok(PredRef { index: program::TRUE, negated: !self.explicit_cluster })
+            }
             Arg::Name(name) => Ok(PredRef { index: self.pred(name)?, negated: false }),
             Arg::Not(name) => Ok(PredRef { index: self.pred(name)?, negated: true }),
             Arg::Int(n) => Ok(PredRef { index: program::TRUE, negated: *n == 0 }),
@@ -385,6 +407,7 @@ impl<'a, 'm> Body<'a, 'm> {
             Symbol::Shared(at) | Symbol::Param(at) => self.bits(at.wrapping_add_signed(offset)),
             Symbol::DynamicShared => self.constant(Constant::DynamicShared(offset)),
             Symbol::Global(var) => self.constant(Constant::Global { var, offset }),
+            Symbol::Function(f) => self.bits(code_address(f).wrapping_add_signed(offset)),
             // A kernel is called by nobody, so that its frame is at 0.
             Symbol::Frame(at) if self.entry => self.bits(at.wrapping_add_signed(offset)),
             Symbol::Frame(at) => {
@@ -473,10 +496,12 @@ impl<'a, 'm> Body<'a, 'm> {
     /// Decodes an instruction.
     fn instruction(&mut self, instr: &Instr) -> Result<()> {
         let mut m = Mods::new(instr);
+        super::refused::check(&instr.op, &instr.mods, &m)?;
         let known = self.arithmetic(instr, &mut m)?
             || self.control(instr, &mut m)?
             || self.memory(instr, &mut m)?
             || self.async_copy(instr, &mut m)?
+            || self.matrix(instr, &mut m)?
             || self.sync(instr, &mut m)?;
         if known { m.finish() } else { Err(self.error(format!("the instruction {} is unknown", m.spelling()))) }
     }
@@ -488,14 +513,38 @@ enum Read {
     Special(Special),
 }
 
+/// Special registers that are vectors.
+const VECTORS: &[&str] =
+    &["%tid", "%ntid", "%ctaid", "%nctaid", "%clusterid", "%nclusterid", "%cluster_ctaid", "%cluster_nctaid"];
+
+/// Special registers that are zero here, and how many there are of each; 0: one without a number.
+const UNSET: &[(&str, u32)] = &[
+    ("%envreg", 32),
+    ("%pm", 8),
+    ("%reserved_smem_offset_begin", 0),
+    ("%reserved_smem_offset_end", 0),
+    ("%reserved_smem_offset_cap", 0),
+    ("%reserved_smem_offset_", 2),
+    ("%current_graph_exec", 0),
+];
+
 fn special(name: &str) -> Option<Read> {
     let (base, part) = name.split_once('.').unwrap_or((name, "x"));
     let axis = match part {
         "x" => 0,
         "y" => 1,
         "z" => 2,
+        // Vectors have a fourth element, which is zero.
+        "w" if VECTORS.contains(&base) => return Some(Read::Bits(0)),
         _ => return None,
     };
+    // What a driver, a profiler or a device graph would set.
+    if let Some((_, count)) = UNSET.iter().find(|(prefix, _)| base.starts_with(prefix)) {
+        let number = base.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let number = number.strip_suffix("_64").unwrap_or(number);
+        let exists = if *count == 0 { number.is_empty() } else { number.parse().is_ok_and(|n: u32| n < *count) };
+        return exists.then_some(Read::Bits(0));
+    }
     Some(Read::Special(match base {
         "%tid" => Special::Tid(axis),
         "%ntid" => Special::Ntid(axis),

@@ -5,7 +5,7 @@ use super::mods::Mods;
 use crate::ast::{Arg, Instr};
 use crate::counters::Class;
 use crate::parse::ParseError;
-use crate::program::{Call, Op, Place, SINK};
+use crate::program::{Call, Callee, Op, Place, SINK};
 use crate::types::{Space, Ty};
 
 type Result<T> = std::result::Result<T, ParseError>;
@@ -61,11 +61,35 @@ impl Body<'_, '_> {
             ("mapa", [d, s, rank]) => {
                 m.space();
                 let ty = m.ty()?;
-                self.src(rank, Ty::U(32))?;
+                let rank = self.src(rank, Ty::U(32))?;
+                self.emit(Op::OwnRank { rank }, Class::Control);
                 let (d, s) = (self.dst(d, ty)?, self.src(s, ty)?);
                 Op::Map { f: crate::alu::map!(u64, |a| a), d, s: [s, SINK, SINK], k: 0 }
             }
-            ("bra" | "brx" | "ret" | "exit" | "trap" | "nanosleep" | "griddepcontrol" | "isspacep" | "mapa", _) => {
+            ("getctarank", [d, s]) => {
+                m.space();
+                let ty = m.ty()?;
+                self.src(s, ty)?;
+                let (d, zero) = (self.dst(d, Ty::U(32))?, self.bits(0));
+                Op::Map { f: crate::alu::map!(u64, |a| a), d, s: [zero, SINK, SINK], k: 0 }
+            }
+            ("pmevent", [Arg::Int(_)]) => {
+                m.take("mask");
+                Op::Nop
+            }
+            ("discard", [address, Arg::Int(128)]) => {
+                let space = m.space();
+                if !m.take("L2") || !matches!(space, Space::Global | Space::Generic) {
+                    return Err(m.unknown());
+                }
+                self.address_in(address, space)?;
+                Op::Nop
+            }
+            (
+                "bra" | "brx" | "ret" | "exit" | "trap" | "nanosleep" | "griddepcontrol" | "isspacep" | "mapa"
+                | "getctarank",
+                _,
+            ) => {
                 return Err(m.unknown());
             }
             _ => return Ok(false),
@@ -82,26 +106,31 @@ impl Body<'_, '_> {
         }
     }
 
-    /// `call (results), function, (arguments)`, both lists optional.
+    /// `call (results), function, (arguments)`, both lists optional; a function pointer is followed by its prototype.
     fn call(&mut self, a: &[Arg], m: &Mods) -> Result<Op> {
         let (results, rest) = match a {
             [Arg::List(results), rest @ ..] => (results.as_slice(), rest),
             rest => (&[][..], rest),
         };
-        let (name, args) = match rest {
-            [Arg::Name(name)] => (name, &[][..]),
-            [Arg::Name(name), Arg::List(args)] => (name, args.as_slice()),
-            _ => return Err(m.error("only calls of functions by their names are executed")),
+        let (name, args, prototype) = match rest {
+            [Arg::Name(name)] => (name, &[][..], None),
+            [Arg::Name(name), Arg::List(args)] => (name, args.as_slice(), None),
+            [Arg::Name(name), Arg::Name(prototype)] => (name, &[][..], Some(prototype)),
+            [Arg::Name(name), Arg::List(args), Arg::Name(prototype)] => (name, args.as_slice(), Some(prototype)),
+            _ => return Err(m.error(format!("{} operands", a.len()))),
         };
-        let function = match self.symbol(name) {
-            Some(Symbol::Function(f)) => f,
-            Some(Symbol::Reg(..)) => return Err(m.error("only calls of functions by their names are executed")),
+        let (callee, signature) = match (self.symbol(name), prototype) {
+            (Some(Symbol::Function(f)), None) => (Callee::Function(f), self.shared.signatures[f as usize].clone()),
+            (Some(Symbol::Reg(..)), Some(prototype)) => {
+                let Some(Symbol::Prototype(signature, kind)) = self.symbol(prototype) else {
+                    return Err(m.error(format!("{prototype} is no prototype of a call")));
+                };
+                let address = self.src(&Arg::Name(name.clone()), Ty::U(64))?;
+                (Callee::Pointer { address, signature: kind }, signature)
+            }
+            (Some(Symbol::Reg(..)), None) => return Err(m.error("a call of a function pointer has no prototype")),
             _ => return Err(m.error(format!("the function {name} does not exist"))),
         };
-        let signature = self.shared.signatures[function as usize].clone();
-        if !signature.defined {
-            return Err(m.error(format!("the function {name} has no body in this module")));
-        }
         if args.len() != signature.params.len() || results.len() != signature.returns.len() {
             return Err(m.error(format!("{name} has other parameters")));
         }
@@ -113,7 +142,7 @@ impl Body<'_, '_> {
         };
         let args = pairs(args, &signature.params, false)?;
         let results = pairs(results, &signature.returns, true)?;
-        Ok(Op::Call(Box::new(Call { function, args, results })))
+        Ok(Op::Call(Box::new(Call { callee, args, results })))
     }
 
     /// The caller's side of a parameter: a register for a register, bytes for bytes.

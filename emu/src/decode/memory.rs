@@ -44,7 +44,7 @@ fn exists(op: Rmw, ty: Ty) -> bool {
 }
 
 /// The class of an access.
-fn class(space: Space, store: bool) -> Class {
+pub(super) fn class(space: Space, store: bool) -> Class {
     match (space, store) {
         (Space::Global | Space::Generic, false) => Class::GlobalLoad,
         (Space::Global | Space::Generic, true) => Class::GlobalStore,

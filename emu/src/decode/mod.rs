@@ -5,14 +5,16 @@ mod arithmetic;
 mod async_copy;
 mod body;
 mod control;
+mod matrix;
 mod memory;
 mod mods;
+mod refused;
 mod sync;
 
 use crate::ast::{Ast, Function, Init, Param, Var};
 use crate::parse::{MAX_VARIABLE, ParseError};
-use crate::program::{Code, Constant, Entry, GlobalVar, Instr, Op, ParamLayout, Place, Program, Rmw};
-use crate::types::{LOCAL_WINDOW, SHARED_WINDOW, Space, Ty};
+use crate::program::{Code, Constant, Entry, GlobalVar, Instr, Op, ParamLayout, Patch, Place, Program, Rmw};
+use crate::types::{CODE_STEP, CODE_WINDOW, LOCAL_WINDOW, SHARED_WINDOW, Space, Ty};
 use body::{Body, Scope, Symbol};
 use std::collections::{HashMap, HashSet};
 
@@ -20,12 +22,10 @@ use std::collections::{HashMap, HashSet};
 const FRAME_ALIGN: u64 = 256;
 
 /// How a function takes and returns its values.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Hash)]
 struct Signature {
     params: Vec<Place>,
     returns: Vec<Place>,
-    /// Whether it has a body.
-    defined: bool,
 }
 
 /// What all functions of a module share while they are decoded.
@@ -33,8 +33,12 @@ struct Shared<'a> {
     program: Program,
     interned: HashMap<Constant, u32>,
     signatures: Vec<Signature>,
+    /// Numbers of different signatures.
+    kinds: HashMap<Signature, u32>,
     /// Functions by name.
     names: HashMap<&'a str, u32>,
+    /// Variables with addresses in their initial values, which are resolved in the end.
+    pending: Vec<(u32, &'a Var)>,
 }
 
 impl Shared<'_> {
@@ -46,6 +50,12 @@ impl Shared<'_> {
             constants.len() as u32 - 1
         });
         crate::program::CONSTANT + index
+    }
+
+    /// The number of a signature.
+    fn kind(&mut self, signature: &Signature) -> u32 {
+        let next = self.kinds.len() as u32;
+        *self.kinds.entry(signature.clone()).or_insert(next)
     }
 }
 
@@ -71,12 +81,19 @@ pub(crate) fn decode(ast: &Ast) -> Result<Program, ParseError> {
         constants: Vec::new(),
         globals: Vec::new(),
     };
-    let mut shared = Shared { program, interned: HashMap::new(), signatures: Vec::new(), names: HashMap::new() };
+    let mut shared = Shared {
+        program,
+        interned: HashMap::new(),
+        signatures: Vec::new(),
+        kinds: HashMap::new(),
+        names: HashMap::new(),
+        pending: Vec::new(),
+    };
     // Shared variables of the module and of functions come first, in every kernel; those of a kernel follow.
     let mut common = Layout::default();
     let mut dynamic_align = 1;
     for var in &ast.vars {
-        declare_static(var, &mut scope, &mut common, &mut dynamic_align, &mut shared.program.globals)?;
+        declare_static(var, &mut scope, &mut common, &mut dynamic_align, &mut shared)?;
     }
     let mut functions: Vec<&Function> = Vec::new();
     for f in &ast.functions {
@@ -92,11 +109,15 @@ pub(crate) fn decode(ast: &Ast) -> Result<Program, ParseError> {
     }
     for (at, f) in functions.iter().enumerate() {
         scope.insert(&f.name, Symbol::Function(at as u32), f.line)?;
-        shared.signatures.push(signature(f));
+        shared.signatures.push(signature(&f.params, &f.returns));
     }
     // Functions before kernels, so that all shared variables of functions have their places.
-    let blank = || Code { start: 0, registers: 0, predicates: 0, frame: 0 };
-    shared.program.functions = functions.iter().map(|_| blank()).collect();
+    for (at, f) in functions.iter().enumerate() {
+        let signature = shared.signatures[at].clone();
+        let signature = shared.kind(&signature);
+        let missing = f.body.is_none().then(|| f.name.clone());
+        shared.program.functions.push(Code { start: 0, registers: 0, predicates: 0, frame: 0, signature, missing });
+    }
     let mut order: Vec<usize> = (0..functions.len()).collect();
     order.sort_by_key(|&at| functions[at].entry);
     for at in order {
@@ -109,7 +130,8 @@ pub(crate) fn decode(ast: &Ast) -> Result<Program, ParseError> {
             body.block(stmts)?;
             let (registers, predicates, frame) = body.finish(start)?;
             mark_cas_loops(&mut shared.program.code[start as usize..]);
-            shared.program.functions[at] = Code { start, registers, predicates, frame };
+            let code = &mut shared.program.functions[at];
+            (code.start, code.registers, code.predicates, code.frame) = (start, registers, predicates, frame);
         }
         if !f.entry {
             (common, dynamic_align) = (own, align);
@@ -127,7 +149,7 @@ pub(crate) fn decode(ast: &Ast) -> Result<Program, ParseError> {
             code: at as u32,
         });
     }
-    initialise(ast, &scope, &mut shared.program.globals)?;
+    initialise(&scope, &shared.pending, &mut shared.program.globals)?;
     Ok(shared.program)
 }
 
@@ -150,13 +172,14 @@ fn mark_cas_loops(code: &mut [Instr]) {
 }
 
 /// Gives a shared, global or constant variable its place.
-fn declare_static(
-    var: &Var,
+fn declare_static<'a>(
+    var: &'a Var,
     scope: &mut Scope,
     layout: &mut Layout,
     dynamic_align: &mut u64,
-    globals: &mut Vec<GlobalVar>,
+    shared: &mut Shared<'a>,
 ) -> Result<(), ParseError> {
+    let globals = &mut shared.program.globals;
     let symbol = match var.space {
         Space::Shared if var.unsized_array => {
             *dynamic_align = (*dynamic_align).max(var.align);
@@ -179,6 +202,9 @@ fn declare_static(
             });
             let index = globals.len() - 1;
             fill(var, &mut globals[index])?;
+            if var.init.iter().any(|i| matches!(i, Init::Address { .. })) {
+                shared.pending.push((index as u32, var));
+            }
             Symbol::Global(index as u32)
         }
     };
@@ -193,7 +219,7 @@ fn fill(var: &Var, global: &mut GlobalVar) -> Result<(), ParseError> {
             Init::Bits(bits) => {
                 global.bytes[i * width..(i + 1) * width].copy_from_slice(&bits.to_le_bytes()[..width]);
             }
-            Init::Address { .. } if width != 8 => {
+            Init::Address { mask, .. } if width != 8 && mask.count_ones() != 8 * width as u32 => {
                 return Err(ParseError::new(var.line, format!("an address does not fit an element of {}", var.name)));
             }
             Init::Address { .. } => {}
@@ -202,26 +228,33 @@ fn fill(var: &Var, global: &mut GlobalVar) -> Result<(), ParseError> {
     Ok(())
 }
 
-/// Resolves the addresses in initialisers of the module's variables.
-fn initialise(ast: &Ast, scope: &Scope, globals: &mut [GlobalVar]) -> Result<(), ParseError> {
-    for var in &ast.vars {
-        let Some(Symbol::Global(index)) = scope.get(&var.name) else { continue };
+/// Resolves the addresses in initial values.
+fn initialise(scope: &Scope, pending: &[(u32, &Var)], globals: &mut [GlobalVar]) -> Result<(), ParseError> {
+    for &(index, var) in pending {
+        let bytes = var.ty.bytes() as usize;
         for (i, value) in var.init.iter().enumerate() {
-            let Init::Address { name, offset, generic } = value else { continue };
-            let at = i as u64 * 8;
+            let Init::Address { name, offset, generic, mask } = value else { continue };
+            let (at, shift) = (i * bytes, mask.trailing_zeros() & 63);
             let global = &mut globals[index as usize];
-            match scope.get(name) {
-                Some(Symbol::Global(target)) => global.addresses.push((at, target, *offset)),
-                Some(Symbol::Shared(place)) => {
-                    let window = if *generic { SHARED_WINDOW } else { 0 };
-                    let value = window.wrapping_add(place).wrapping_add_signed(*offset);
-                    global.bytes[at as usize..at as usize + 8].copy_from_slice(&value.to_le_bytes());
+            let fixed = match scope.get(name) {
+                Some(Symbol::Global(target)) => {
+                    global.addresses.push(Patch { at: at as u64, bytes, target, offset: *offset, shift });
+                    continue;
                 }
+                Some(Symbol::Shared(place)) => place.wrapping_add(if *generic { SHARED_WINDOW } else { 0 }),
+                Some(Symbol::Function(f)) => code_address(f),
                 _ => return Err(ParseError::new(var.line, format!("{name} has no fixed address"))),
-            }
+            };
+            let value = fixed.wrapping_add_signed(*offset) >> shift;
+            global.bytes[at..at + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
         }
     }
     Ok(())
+}
+
+/// The address of a function.
+fn code_address(function: u32) -> u64 {
+    CODE_WINDOW + CODE_STEP * u64::from(function)
 }
 
 fn kernel_params(f: &Function) -> (Vec<ParamLayout>, u64) {
@@ -232,7 +265,7 @@ fn kernel_params(f: &Function) -> (Vec<ParamLayout>, u64) {
 }
 
 /// Where a function's parameters and results are in its frame: memory first, then registers, both in order.
-fn signature(f: &Function) -> Signature {
+fn signature(params: &[Param], returns: &[Param]) -> Signature {
     let (mut layout, mut register) = (Layout::default(), body::FIRST_REGISTER);
     let mut place = |p: &Param| {
         if p.register {
@@ -242,9 +275,9 @@ fn signature(f: &Function) -> Signature {
             Place::Frame { offset: layout.add(p.bytes, p.align) as u32, bytes: p.bytes as u32 }
         }
     };
-    let params = f.params.iter().map(&mut place).collect();
-    let returns = f.returns.iter().map(place).collect();
-    Signature { params, returns, defined: f.body.is_some() }
+    let params = params.iter().map(&mut place).collect();
+    let returns = returns.iter().map(place).collect();
+    Signature { params, returns }
 }
 
 /// The generic window of a space, for `cvta`.

@@ -47,6 +47,12 @@ impl<'a> Mods<'a> {
         Some(value)
     }
 
+    /// Takes the first modifier for which `f` holds.
+    pub(super) fn find_str(&mut self, f: impl Fn(&str) -> bool) -> Option<&'a str> {
+        let i = self.rest.iter().position(|m| f(m))?;
+        Some(self.rest.remove(i))
+    }
+
     /// Takes one of some names.
     pub(super) fn one_of(&mut self, names: &[&'static str]) -> Option<&'static str> {
         self.find(|m| names.iter().find(|n| **n == m).copied())

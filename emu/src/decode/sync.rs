@@ -1,4 +1,4 @@
-//! Barriers, exchanges between lanes, and matrix instructions.
+//! Barriers and exchanges between lanes.
 
 use super::body::Body;
 use super::memory::rmw;
@@ -6,20 +6,10 @@ use super::mods::Mods;
 use crate::ast::{Arg, Instr};
 use crate::counters::Class;
 use crate::parse::ParseError;
-use crate::program::{
-    Barrier, Collective, Exchange, Matrices, Mma, MmaType, NOBODY, Op, PredRef, Reduce, Reduction, Rmw, SINK,
-};
-use crate::types::{Space, Ty};
+use crate::program::{Barrier, Collective, Exchange, NOBODY, Op, PredRef, Reduce, Reduction, Rmw, SINK};
+use crate::types::Ty;
 
 type Result<T> = std::result::Result<T, ParseError>;
-
-/// Shapes and types of `mma.sync`: depth, and how many registers the factors take.
-const SHAPES: &[(&str, usize, &[MmaType], usize, usize)] = &[
-    ("m16n8k8", 8, &[MmaType::F16, MmaType::Bf16], 2, 1),
-    ("m16n8k16", 16, &[MmaType::F16, MmaType::Bf16], 4, 2),
-    ("m16n8k16", 16, &[MmaType::U8, MmaType::S8], 2, 1),
-    ("m16n8k32", 32, &[MmaType::U8, MmaType::S8], 4, 2),
-];
 
 impl Body<'_, '_> {
     /// Decodes an instruction if it is one of these.
@@ -93,16 +83,6 @@ impl Body<'_, '_> {
                 self.emit(Op::ActiveMask { d }, Class::Sync);
                 Ok(true)
             }
-            "ldmatrix" => self.matrices(a, m, false),
-            "stmatrix" => self.matrices(a, m, true),
-            "movmatrix" => {
-                let named = ["sync", "aligned", "m8n8", "trans", "b16"].iter().all(|n| m.take(n));
-                let ([d, s], true) = (a, named) else { return Err(m.unknown()) };
-                let (d, s) = (self.dst(d, Ty::B(32))?, self.src(s, Ty::B(32))?);
-                self.emit(Op::MoveMatrix { d, s }, Class::Mma);
-                Ok(true)
-            }
-            "mma" => self.mma(a, m),
             _ => Ok(false),
         }
     }
@@ -116,9 +96,33 @@ impl Body<'_, '_> {
         predicate: PredRef,
     ) -> Result<bool> {
         let members = self.src(members, Ty::B(32))?;
+        self.exchange(kind, members, (d, p), s, predicate)
+    }
+
+    fn exchange(
+        &mut self,
+        kind: Exchange,
+        members: u32,
+        (d, p): (u32, u16),
+        s: [u32; 3],
+        predicate: PredRef,
+    ) -> Result<bool> {
         let c = Collective { kind, members, d, p, s, predicate };
         self.emit(Op::Collective(Box::new(c)), Class::Sync);
         Ok(true)
+    }
+
+    /// The member mask, the last operand. Forms without `.sync`, of before Volta, are of the lanes that are there.
+    fn members(&mut self, operands: &[Arg], sync: bool, m: &Mods) -> Result<u32> {
+        match (operands, sync) {
+            ([members], true) => self.src(members, Ty::B(32)),
+            ([], false) => {
+                let d = self.temporary();
+                self.emit(Op::ActiveMask { d }, Class::Sync);
+                Ok(d)
+            }
+            _ => Err(m.unknown()),
+        }
     }
 
     fn barrier(&mut self, aligned: bool, a: &[Arg], m: &mut Mods) -> Result<bool> {
@@ -157,25 +161,27 @@ impl Body<'_, '_> {
 
     fn shuffle(&mut self, a: &[Arg], m: &mut Mods) -> Result<bool> {
         let b32 = Ty::B(32);
-        let mode = if m.take("sync") { m.one_of(&["up", "down", "bfly", "idx"]) } else { None };
-        let kind = match mode {
+        let sync = m.take("sync");
+        let kind = match m.one_of(&["up", "down", "bfly", "idx"]) {
             Some("up") => Exchange::ShuffleUp,
             Some("down") => Exchange::ShuffleDown,
             Some("bfly") => Exchange::ShuffleXor,
             Some(_) => Exchange::ShuffleIndex,
             None => return Err(m.unknown()),
         };
-        let ([d, s @ .., members], 5, Ty::B(32)) = (a, a.len(), m.ty()?) else { return Err(m.unknown()) };
+        let ([d, x, y, z, members @ ..], Ty::B(32)) = (a, m.ty()?) else { return Err(m.unknown()) };
         let (d, p) = match d {
             Arg::Pair(d, p) => (self.dst(d, b32)?, self.pred_dst(p)?),
             d => (self.dst(d, b32)?, NOBODY),
         };
-        let s = self.srcs(s, [b32; 3])?;
-        self.collective(kind, members, (d, p), s, PredRef::TRUE)
+        let s = [self.src(x, b32)?, self.src(y, b32)?, self.src(z, b32)?];
+        let members = self.members(members, sync, m)?;
+        self.exchange(kind, members, (d, p), s, PredRef::TRUE)
     }
 
     fn vote(&mut self, a: &[Arg], m: &mut Mods) -> Result<bool> {
-        let (true, [d, s, members]) = (m.take("sync"), a) else { return Err(m.unknown()) };
+        let sync = m.take("sync");
+        let [d, s, members @ ..] = a else { return Err(m.unknown()) };
         let kind = match m.one_of(&["all", "any", "uni", "ballot"]) {
             Some("all") => Exchange::VoteAll,
             Some("any") => Exchange::VoteAny,
@@ -189,76 +195,7 @@ impl Body<'_, '_> {
             _ => return Err(m.unknown()),
         };
         let predicate = self.pred_src(s)?;
-        self.collective(kind, members, target, [SINK; 3], predicate)
-    }
-
-    fn matrices(&mut self, a: &[Arg], m: &mut Mods, store: bool) -> Result<bool> {
-        let named = ["sync", "aligned", "m8n8"].iter().all(|n| m.take(n));
-        let count = match m.one_of(&["x1", "x2", "x4"]) {
-            Some("x1") => 1,
-            Some("x2") => 2,
-            Some(_) if named => 4,
-            _ => return Err(m.unknown()),
-        };
-        let transposed = m.take("trans");
-        let space = m.space();
-        let (Ty::B(16), [first, second]) = (m.ty()?, a) else { return Err(m.unknown()) };
-        let (operand, address) = if store { (second, first) } else { (first, second) };
-        let (address, space) = self.address_in(address, space)?;
-        let regs = self.regs(operand, Ty::B(32), !store)?;
-        if regs.len() != count || !matches!(space, Space::Shared | Space::Generic) {
-            return Err(m.unknown());
-        }
-        let class = if store { Class::SharedStore } else { Class::SharedLoad };
-        self.emit(Op::Matrices(Box::new(Matrices { store, transposed, space, address, regs })), class);
-        Ok(true)
-    }
-
-    fn mma(&mut self, a: &[Arg], m: &mut Mods) -> Result<bool> {
-        if !m.take("sync") || !m.take("aligned") {
-            return Err(m.unknown());
-        }
-        let shape = m.find(|n| SHAPES.iter().find(|s| s.0 == n).map(|s| s.0)).ok_or_else(|| m.unknown())?;
-        if !m.take("row") || !m.take("col") {
-            return Err(m.unknown());
-        }
-        let saturate = m.take("satfinite");
-        let (d_ty, a_ty, b_ty, c_ty) = (m.ty()?, m.ty()?, m.ty()?, m.ty()?);
-        let factor = |ty| {
-            Some(match ty {
-                Ty::F16 => MmaType::F16,
-                Ty::Bf16 => MmaType::Bf16,
-                Ty::U(8) => MmaType::U8,
-                Ty::S(8) => MmaType::S8,
-                _ => return None,
-            })
-        };
-        let (Some(x), Some(y)) = (factor(a_ty), factor(b_ty)) else { return Err(m.unknown()) };
-        let fits = |s: &&(&str, usize, &[MmaType], usize, usize)| s.0 == shape && s.2.contains(&x) && s.2.contains(&y);
-        let &(_, k, _, a_regs, b_regs) = SHAPES.iter().find(fits).ok_or_else(|| m.unknown())?;
-        let integer = matches!(x, MmaType::U8 | MmaType::S8);
-        let half = d_ty == Ty::F16;
-        let accumulator = match (integer, d_ty, x) {
-            (true, Ty::S(32), _) => Ty::B(32),
-            (false, Ty::F32, _) => Ty::F32,
-            (false, Ty::F16, MmaType::F16) => Ty::B(32),
-            _ => return Err(m.unknown()),
-        };
-        let same = integer || x == y;
-        let ([d, a, b, c], true, true) = (a, c_ty == d_ty && same, integer || !saturate) else {
-            return Err(m.unknown());
-        };
-        let regs = [
-            self.regs(d, accumulator, true)?,
-            self.regs(a, Ty::B(32), false)?,
-            self.regs(b, Ty::B(32), false)?,
-            self.regs(c, accumulator, false)?,
-        ];
-        let sums = if half { 2 } else { 4 };
-        if [regs[0].len(), regs[1].len(), regs[2].len(), regs[3].len()] != [sums, a_regs, b_regs, sums] {
-            return Err(m.error("a fragment has the wrong number of registers"));
-        }
-        self.emit(Op::Mma(Box::new(Mma { k, a: x, b: y, half, saturate, regs })), Class::Mma);
-        Ok(true)
+        let members = self.members(members, sync, m)?;
+        self.exchange(kind, members, target, [SINK; 3], predicate)
     }
 }

@@ -72,23 +72,28 @@ impl Ctx<'_> {
 
     fn access_all(&mut self, window: Window, mask: u32, a: &Access) -> Done {
         let mut addresses = self.addresses(window, a.address);
+        self.access_at(window, mask, a, &mut addresses)
+    }
+
+    /// An access at addresses that are given.
+    pub(crate) fn access_at(&mut self, window: Window, mask: u32, a: &Access, addresses: &mut Lanes) -> Done {
         let bytes = a.bytes * a.regs.len() as u32;
-        for (space, part) in by_space(a.space, &mut addresses, mask) {
+        for (space, part) in by_space(a.space, addresses, mask) {
             if part == 0 {
                 continue;
             }
-            self.aligned(&addresses, part, bytes)?;
+            self.aligned(addresses, part, bytes)?;
             match (space, a.store) {
                 (Space::Global | Space::Const | Space::Generic, false) => {
-                    self.load_global(window, part, a, &addresses)?
+                    self.load_global(window, part, a, addresses)?
                 }
                 (Space::Global | Space::Const | Space::Generic, true) => {
-                    self.store_global(window, part, a, &addresses)?
+                    self.store_global(window, part, a, addresses)?
                 }
-                (Space::Shared, false) => self.load_shared(window, part, a, &addresses)?,
-                (Space::Shared, true) => self.store_shared(window, part, a, &addresses)?,
-                (Space::Local, _) => self.access_local(window, part, a, &addresses)?,
-                (Space::Param, false) => self.load_param(window, part, a, &addresses)?,
+                (Space::Shared, false) => self.load_shared(window, part, a, addresses)?,
+                (Space::Shared, true) => self.store_shared(window, part, a, addresses)?,
+                (Space::Local, _) => self.access_local(window, part, a, addresses)?,
+                (Space::Param, false) => self.load_param(window, part, a, addresses)?,
                 (Space::Param, true) => {
                     let lane = part.trailing_zeros();
                     let what = "writes a parameter of the kernel";

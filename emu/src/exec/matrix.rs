@@ -1,15 +1,14 @@
-//! Matrix instructions: `ldmatrix`, `stmatrix`, `movmatrix`, `mma.sync`. All lanes of the warp take part.
+//! Matrices of 8 by 8 that move: `ldmatrix`, `stmatrix`, `movmatrix`. All lanes of the warp take part.
 
 use super::access::classify;
 use super::state::{Bad, Ctx, Done, Window};
 use super::undefined::Origin;
-use crate::alu::soft::{BF16, F16, round_to};
 use crate::alu::{FULL, Lanes, WARP};
 use crate::clock::{Strength, Width};
 use crate::fault::FaultKind;
 use crate::memory::Region;
-use crate::program::{Matrices, Mma, MmaType, Reg};
-use crate::types::{Round, Space};
+use crate::program::{Matrices, Reg};
+use crate::types::Space;
 use std::ops::Range;
 
 /// Bytes of a row of an 8x8 matrix of 16-bit elements.
@@ -112,56 +111,6 @@ impl Ctx<'_> {
         let values = gather(&scatter(self.get(window, s), false), true);
         self.warp.set(window, d, FULL, &values);
     }
-
-    /// `mma.sync`: sums are exact, or rounded to odd in f64, before the one rounding of the result.
-    pub(crate) fn mma(&mut self, window: Window, m: &Mma) {
-        let per = if matches!(m.a, MmaType::U8 | MmaType::S8) { 4 } else { 2 };
-        let mut a = [[0f64; 32]; 16];
-        let mut b = [[0f64; 8]; 32];
-        // Registers hold `per` neighbours in k; register pairs are 8 rows apart in a, and k halves follow.
-        for (i, r) in m.regs[1].iter().enumerate() {
-            let values = self.get(window, *r);
-            for (lane, &word) in values.iter().enumerate() {
-                let (row, k) = ((lane >> 2) + 8 * (i & 1), per * (lane & 3) + 4 * per * (i >> 1));
-                for e in 0..per {
-                    a[row][k + e] = element(m.a, word, e);
-                }
-            }
-        }
-        for (i, r) in m.regs[2].iter().enumerate() {
-            let values = self.get(window, *r);
-            for (lane, &word) in values.iter().enumerate() {
-                for e in 0..per {
-                    b[per * (lane & 3) + 4 * per * i + e][lane >> 2] = element(m.b, word, e);
-                }
-            }
-        }
-        let mut sums = [[0f64; 8]; 16];
-        for (row, sums) in a.iter().zip(&mut sums) {
-            for (x, b) in row.iter().zip(&b).take(m.k) {
-                for (sum, y) in sums.iter_mut().zip(b) {
-                    *sum += x * y;
-                }
-            }
-        }
-        let registers = m.regs[0].len();
-        for i in 0..registers {
-            let c = *self.get(window, m.regs[3][i]);
-            let mut d = [0; WARP];
-            for (lane, d) in d.iter_mut().enumerate() {
-                let (row, column) = (lane >> 2, 2 * (lane & 3));
-                *d = if m.half {
-                    let row = row + 8 * i;
-                    let one = |e: usize| half(sums[row][column + e] + F16.value(c[lane] >> (16 * e) & 0xffff));
-                    one(0) | one(1) << 16
-                } else {
-                    let sum = sums[row + 8 * (i >> 1)][column + (i & 1)];
-                    if per == 4 { integer(sum, c[lane] as i32, m.saturate) } else { single(sum, c[lane]) }
-                };
-            }
-            self.warp.set(window, m.regs[0][i], FULL, &d);
-        }
-    }
 }
 
 /// The fragment of a matrix: lane l has two neighbours of row l / 4, or of column l / 4.
@@ -187,28 +136,4 @@ fn scatter(values: &Lanes, transposed: bool) -> [[u64; 8]; 8] {
         }
     }
     elements
-}
-
-fn element(ty: MmaType, word: u64, index: usize) -> f64 {
-    match ty {
-        MmaType::F16 => F16.value(word >> (16 * index) & 0xffff),
-        MmaType::Bf16 => BF16.value(word >> (16 * index) & 0xffff),
-        MmaType::U8 => f64::from((word >> (8 * index)) as u8),
-        MmaType::S8 => f64::from((word >> (8 * index)) as i8),
-    }
-}
-
-fn half(x: f64) -> u64 {
-    if x.is_nan() { F16.nan() } else { round_to(x, F16, Round::Near) }
-}
-
-fn single(sum: f64, c: u64) -> u64 {
-    let x = (sum + f64::from(f32::from_bits(c as u32))) as f32;
-    u64::from(if x.is_nan() { 0x7fff_ffff } else { x.to_bits() })
-}
-
-fn integer(sum: f64, c: i32, saturate: bool) -> u64 {
-    let x = sum as i64 + i64::from(c);
-    let x = if saturate { x.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) } else { x };
-    u64::from(x as u32)
 }

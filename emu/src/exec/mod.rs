@@ -7,8 +7,10 @@ mod atomic;
 pub(crate) mod barrier;
 mod collective;
 pub(crate) mod copies;
+mod external;
 mod matrix;
 pub(crate) mod mbarrier;
+mod product;
 pub(crate) mod state;
 pub(crate) mod undefined;
 
@@ -296,6 +298,13 @@ impl Ctx<'_> {
                 let value = (0..WARP).fold(0, |m, l| m | u32::from(is(s[l])) << l);
                 self.warp.set_predicate(window, *p, active, value);
             }
+            Op::OwnRank { rank } => {
+                let ranks = self.get(window, *rank);
+                if let Some(lane) = lanes(active).find(|&l| ranks[l] as u32 != 0) {
+                    let what = format!("CTA {} of a cluster of one", ranks[lane] as u32);
+                    return Err(Bad::new(FaultKind::BadOperand, lane as u32, None, what));
+                }
+            }
             Op::ActiveMask { d } => self.warp.set(window, *d, active, &[u64::from(active); WARP]),
             Op::Nop => {}
             Op::LetNext => {
@@ -388,11 +397,17 @@ impl Ctx<'_> {
                 }
                 self.move_matrix(window, *d, *s);
             }
-            Op::Mma(m) => {
+            Op::Product(m) => {
                 if !self.full_warp(g)? {
                     return Ok(Next::Choose);
                 }
-                self.mma(window, m);
+                self.product(window, m);
+            }
+            Op::Tile(t) => {
+                if !self.full_warp(g)? {
+                    return Ok(Next::Choose);
+                }
+                self.tile(window, t)?;
             }
         }
         if matches!(instr.op, Op::Return) { Ok(Next::Choose) } else { Ok(Next::Step) }
@@ -481,14 +496,20 @@ impl Ctx<'_> {
     fn call(&mut self, g: usize, call: &Call, pc: u32) -> Done {
         let program = &self.grid.program;
         let (caller, depth) = (self.warp.groups[g].window, self.warp.groups[g].calls.len());
+        let function = self.callee(g, call, pc)?;
         let mask = self.warp.groups[g].mask;
         let from = &program.functions[caller.function as usize];
-        let to = &program.functions[call.function as usize];
+        let to = &program.functions[function as usize];
+        if let Some(name) = &to.missing {
+            self.provided(g, name, call)?;
+            self.warp.groups[g].pc = pc + 1;
+            return Ok(());
+        }
         let callee = Window {
             registers: caller.registers + from.registers,
             predicates: caller.predicates + from.predicates,
             frame: caller.frame + from.frame,
-            function: call.function,
+            function,
         };
         let registers = (callee.registers + to.registers) as usize;
         if depth >= MAX_CALLS || registers > MAX_REGISTERS {
