@@ -6,7 +6,7 @@
 use crate::failure::{self, usage};
 use crate::interrupt::Interrupt;
 use crate::output::{self, note};
-use crate::run::Session;
+use crate::session::Session;
 use crate::text;
 use anyhow::{Context, Result};
 use ir::gguf::Metadata;
@@ -79,7 +79,7 @@ pub fn run(mut session: Session, mut chat: Chat, message: Option<String>, interr
     let mut lines = Lines::new()?;
     if lines.interactive() {
         let context = session.executor.context();
-        note!("{}, context {context}, seed {}; /help lists commands", session.name, session.seed);
+        note!("{}, context {context}, seed {}; /help lists commands", session.name, session.seed());
     }
     while let Some(line) = lines.next()? {
         match chat.line(&line, &mut session, interrupt) {

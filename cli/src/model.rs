@@ -1,14 +1,14 @@
-//! Opening what the user named: a GGUF file, an artifact, or the demo model; compiling in memory where needed.
+//! Opening what the user named: a GGUF file, an artifact, or the demo model; compiling in memory where needed; loading.
 
 use crate::failure::usage;
-use crate::machine;
+use crate::{machine, progress};
 use anyhow::Result;
 use codegen::schedule::{self, Row};
 use codegen::{Compiled, Options};
 use ir::artifact::Artifact;
 use ir::front::Tensors;
 use ir::quant::{self, Format};
-use runtime::ModelFile;
+use runtime::{Executor, ModelFile, executor};
 use std::path::{Path, PathBuf};
 
 /// The demo model's file, which the binary carries.
@@ -136,6 +136,14 @@ pub fn load(path: Option<&Path>, args: &CompileArgs) -> Result<Loaded> {
     };
     let name = file.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     Ok(Loaded { artifact, file, name })
+}
+
+/// Loads weights and kernels, with a bar unless `quiet`.
+pub fn executor(artifact: Artifact, file: &ModelFile, options: &executor::Options, quiet: bool) -> Result<Executor> {
+    let bar = progress::bytes("loading", quiet);
+    let executor = Executor::new(artifact, file, options, &mut progress::callback(&bar))?;
+    bar.finish_and_clear();
+    Ok(executor)
 }
 
 /// An artifact's figures are fixed: flags that say otherwise are an error.

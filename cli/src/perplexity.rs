@@ -9,8 +9,9 @@ use crate::interrupt::Interrupt;
 use crate::model::{self, CompileArgs, Loaded};
 use crate::{output, progress, text};
 use anyhow::{Context, Result};
-use runtime::executor::{Executor, Options};
-use runtime::tokenizer::{Tokenizer, Vocab};
+use runtime::Executor;
+use runtime::executor;
+use runtime::tokenizer::Tokenizer;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -147,7 +148,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if has < context {
         return Err(usage(format!("{} holds {has} tokens, --ctx is {context}; compile it with --ctx {context}", name)));
     }
-    let tokenizer = Tokenizer::new(Vocab::from_gguf(file.metadata())?)?;
+    let tokenizer = Tokenizer::from_metadata(file.metadata())?;
     let tokens = tokenizer.encode_prompt(text, false);
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     if tokens.len() < 2 * context {
@@ -163,11 +164,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     let chunks = (tokens.len() / context).min(args.chunks.map_or(usize::MAX, |n| n as usize));
 
-    let bar = progress::bytes("loading", args.json);
-    let options = Options { threads: args.threads.map_or(0, usize::from), ..Options::default() };
-    let mut executor = Executor::new(artifact, &file, &options, &mut progress::callback(&bar))?;
-    bar.finish_and_clear();
-
+    let options = executor::Options { threads: args.threads.map_or(0, usize::from), ..Default::default() };
+    let mut executor = model::executor(artifact, &file, &options, args.json)?;
     let interrupted = interrupt.flag();
     let bar = progress::count("chunks", args.json);
     bar.set_length(chunks as u64);

@@ -1,23 +1,21 @@
 //! `rigc run`: prompt in, text out; with `--chat`, messages in and replies out (`chat`).
 
 use crate::chat::{self, ChatArgs};
-use crate::failure::{INTERRUPTED, usage};
+use crate::failure::usage;
 use crate::interrupt::Interrupt;
-use crate::model::{self, CompileArgs, Loaded};
-use crate::output::{self, note};
-use crate::{machine, progress, text};
-use anyhow::{Context, Result};
-use runtime::ModelFile;
-use runtime::executor::{Executor, Options};
-use runtime::generate::{self, Generation, StopReason};
-use runtime::sampler::{Sampler, SamplerConfig};
-use runtime::tokenizer::{Tokenizer, Vocab};
-use serde::Serialize;
+use crate::model::{self, CompileArgs};
+use crate::session::{Session, Settings};
+use crate::{machine, text};
+use anyhow::Result;
+use runtime::device::Kind;
+use runtime::executor;
+use runtime::generate;
+use runtime::sampler::SamplerConfig;
+use runtime::tokenizer::Tokenizer;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Generate text with a model; without MODEL, with the built-in demo model
 #[derive(Debug, clap::Args)]
@@ -138,192 +136,40 @@ fn random_seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish() & 0xffff_ffff
 }
 
-/// What `--json` prints.
-#[derive(Serialize)]
-struct Report<'a> {
-    model: &'a str,
-    device: &'a str,
-    target: &'a str,
-    prompt_ids: &'a [u32],
-    ids: &'a [u32],
-    text: &'a str,
-    stop_reason: &'static str,
-    timings: &'a ReportTimings,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top_logits: Option<&'a [(u32, f32)]>,
-}
-
-#[derive(Serialize)]
-struct ReportTimings {
-    load_ms: f64,
-    prefill_tokens: usize,
-    prefill_ms: f64,
-    decode_ms: f64,
-    prefill_tokens_per_second: f64,
-    decode_tokens_per_second: f64,
-    weight_gb_per_second: f64,
-}
-
-fn milliseconds(d: Duration) -> f64 {
-    d.as_secs_f64() * 1e3
-}
-
-impl ReportTimings {
-    fn new(load: Duration, g: &Generation, weight_bytes: u64) -> Self {
-        let t = &g.timings;
-        ReportTimings {
-            load_ms: milliseconds(load),
-            prefill_tokens: t.prefill_tokens,
-            prefill_ms: milliseconds(t.prefill),
-            decode_ms: milliseconds(t.decode),
-            prefill_tokens_per_second: t.prefill_tokens_per_second(),
-            decode_tokens_per_second: t.decode_tokens_per_second(),
-            weight_gb_per_second: t.decode_tokens_per_second() * weight_bytes as f64 / 1e9,
-        }
-    }
-}
-
-/// A loaded model and how to sample from it.
-pub struct Session {
-    /// The model.
-    pub executor: Executor,
-    /// Its vocabulary.
-    pub tokenizer: Tokenizer,
-    /// The next to sample with.
-    pub sampler: Sampler,
-    /// When to stop.
-    pub options: generate::Options,
-    /// File name of the model.
-    pub name: String,
-    /// What the sampler's randomness starts from.
-    pub seed: u64,
-    file: ModelFile,
-    config: SamplerConfig,
-    load: Duration,
-    json: bool,
-}
-
-impl Session {
-    fn new(args: &Args, loaded: Loaded, tokenizer: Tokenizer, start: Instant) -> Result<Session> {
-        let Loaded { artifact, file, name } = loaded;
-        let seed = args.seed.unwrap_or_else(random_seed);
-        let config = SamplerConfig {
-            temperature: args.temp,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            min_p: args.min_p,
-            repeat_penalty: args.repeat_penalty,
-            seed,
-        };
-        let sampler = Sampler::new(config.clone(), artifact.manifest.config.vocab)?;
-        let bar = progress::bytes("loading", args.json);
-        let options = Options {
-            threads: args.threads.map_or(0, usize::from),
-            device: machine::device(&args.device)?,
-            approx_seed: args.approx_seed,
-        };
-        let executor = Executor::new(artifact, &file, &options, &mut progress::callback(&bar))?;
-        bar.finish_and_clear();
-        let options = generate::Options {
-            max_tokens: args.tokens.or((!args.chat.on()).then_some(TOKENS)),
-            ignore_eos: args.ignore_eos,
-            stops: args.stop.clone(),
-            top_logits: args.top_logits,
-        };
-        let (load, json) = (start.elapsed(), args.json);
-        Ok(Session { executor, tokenizer, sampler, options, name, seed, file, config, load, json })
-    }
-
-    /// Samples from now on as at the start.
-    pub fn restart_sampler(&mut self) -> Result<()> {
-        self.sampler = Sampler::new(self.config.clone(), self.executor.manifest().config.vocab)?;
-        Ok(())
-    }
-
-    /// Generates by `generate`, which gets the session, where text goes and what interrupts. Text is printed as it comes,
-    /// unless all is to be JSON.
-    pub fn generate<T>(
-        &mut self,
-        interrupted: &AtomicBool,
-        generate: impl FnOnce(&mut Session, &mut dyn FnMut(&str), &AtomicBool) -> runtime::Result<T>,
-    ) -> Result<T> {
-        let json = self.json;
-        let mut failed = None;
-        let mut on_text = |text: &str| {
-            if !json
-                && failed.is_none()
-                && let Err(e) = output::print(text)
-            {
-                failed = Some(e);
-                interrupted.store(true, Ordering::Relaxed);
-            }
-        };
-        let result = generate(self, &mut on_text, interrupted)?;
-        if let Some(e) = failed {
-            return Err(e);
-        }
-        self.file.check_unchanged()?;
-        Ok(result)
-    }
-
-    /// Ends what was printed of a generation after all of `prompt_ids`, or prints all of it as JSON.
-    pub fn print_end(&self, prompt_ids: &[u32], generation: &Generation) -> Result<()> {
-        if !self.json {
-            return output::print("\n");
-        }
-        let report = Report {
-            model: &self.name,
-            device: &self.executor.device().name,
-            target: &self.executor.device().target,
-            prompt_ids,
-            ids: &generation.ids,
-            text: &generation.text,
-            stop_reason: generation.stop_reason.name(),
-            timings: &self.timings(generation),
-            top_logits: (self.options.top_logits > 0).then_some(&generation.top_logits),
-        };
-        output::print(&(serde_json::to_string(&report).context("the report")? + "\n"))
-    }
-
-    fn timings(&self, generation: &Generation) -> ReportTimings {
-        ReportTimings::new(self.load, generation, self.executor.weight_bytes())
-    }
-
-    /// What a whole run took, on stderr; its exit code.
-    pub fn finish(&self, g: &Generation) -> ExitCode {
-        let (t, info) = (self.timings(g), self.executor.device());
-        note!(
-            "\n{} ({}, {} threads): load {:.2} s; prefill {} tokens in {:.2} s, {:.1} tok/s; decode {} tokens in {:.2} s, \
-             {:.1} tok/s, {:.1} GB/s of weights; stopped by {}; seed {}",
-            info.name,
-            info.target,
-            info.workers,
-            t.load_ms / 1e3,
-            t.prefill_tokens,
-            t.prefill_ms / 1e3,
-            t.prefill_tokens_per_second,
-            g.ids.len(),
-            t.decode_ms / 1e3,
-            t.decode_tokens_per_second,
-            t.weight_gb_per_second,
-            g.stop_reason,
-            self.seed,
-        );
-        ExitCode::from(if g.stop_reason == StopReason::Interrupted { INTERRUPTED } else { 0 })
-    }
+/// What the flags say about generation.
+fn settings(args: &Args, device: Kind) -> Settings {
+    let sampling = SamplerConfig {
+        temperature: args.temp,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repeat_penalty: args.repeat_penalty,
+        seed: args.seed.unwrap_or_else(random_seed),
+    };
+    let options = generate::Options {
+        max_tokens: args.tokens.or((!args.chat.on()).then_some(TOKENS)),
+        ignore_eos: args.ignore_eos,
+        stops: args.stop.clone(),
+        top_logits: args.top_logits,
+    };
+    let executor =
+        executor::Options { threads: args.threads.map_or(0, usize::from), device, approx_seed: args.approx_seed };
+    Settings { sampling, options, executor, json: args.json }
 }
 
 /// Runs the command.
 pub fn run(mut args: Args) -> Result<ExitCode> {
-    args.compile.default_target = machine::default_target(machine::device(&args.device)?);
+    let device = machine::device(&args.device)?;
+    args.compile.default_target = machine::default_target(device);
     let interrupt = Interrupt::new();
     let (path, prompt) = sort(&args)?;
     let start = Instant::now();
     let loaded = model::load(path.as_deref().map(Path::new), &args.compile)?;
-    let tokenizer = Tokenizer::new(Vocab::from_gguf(loaded.file.metadata())?)?;
+    let tokenizer = Tokenizer::from_metadata(loaded.file.metadata())?;
+    let settings = settings(&args, device);
     if args.chat.on() {
         let chat = args.chat.conversation(loaded.file.metadata(), &tokenizer)?;
-        let session = Session::new(&args, loaded, tokenizer, start)?;
+        let session = Session::new(loaded, tokenizer, settings, start)?;
         let message = prompt.and_then(|p| if let Prompt::Text(text) = p { Some(text) } else { None });
         return chat::run(session, chat, message, &interrupt);
     }
@@ -335,7 +181,7 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     if prompt_ids.is_empty() {
         return Err(usage("the prompt has no tokens; give some text"));
     }
-    let mut session = Session::new(&args, loaded, tokenizer, start)?;
+    let mut session = Session::new(loaded, tokenizer, settings, start)?;
     let generation = session.generate(interrupt.flag(), |s, on_text, interrupted| {
         let Session { executor, tokenizer, sampler, options, .. } = s;
         generate::generate(executor, tokenizer, sampler, &prompt_ids, options, on_text, interrupted)

@@ -18,7 +18,7 @@ use ir::artifact::{Manifest, Weight};
 use ir::target::Target;
 use peer::Peer;
 use report::{Bounds, Decode, PeerReport, Prefill, Ratio, Report, Spread};
-use runtime::executor::Options;
+use runtime::executor;
 use runtime::measure::Machine;
 use runtime::{Executor, ModelFile};
 use serde::Serialize;
@@ -115,10 +115,8 @@ impl Bench {
             let has = manifest.context;
             return Err(usage(format!("{name} holds {has} tokens, the runs need {context}; lower {flags}")));
         }
-        let bar = progress::bytes("loading", args.json);
-        let options = Options { threads: args.threads.map_or(0, usize::from), ..Options::default() };
-        let executor = Executor::new(artifact, &file, &options, &mut progress::callback(&bar))?;
-        bar.finish_and_clear();
+        let options = executor::Options { threads: args.threads.map_or(0, usize::from), ..Default::default() };
+        let executor = model::executor(artifact, &file, &options, args.json)?;
         let machine = Machine::new(machine::native()?.1, executor.device().workers)?;
         Ok(Bench { name, file, executor, machine })
     }

@@ -118,13 +118,13 @@ impl Row {
             share_of_roofline: None,
         };
         if let (Some((gpu, assembly)), Some(grid)) = (on, k.grid) {
-            let cost = assembly.costs.get(&k.name).copied().filter(|_| k.work.products > 0);
-            let instructions = cost.unwrap_or(0.0) * k.work.products as f64 / 32.0;
+            let per_32_weights = assembly.costs.get(&k.name).copied().filter(|_| k.work.products > 0);
+            let instructions = per_32_weights.unwrap_or(0.0) * k.work.products as f64 / 32.0;
             let cost = Cost { ctas: grid.ctas, bytes, instructions };
             let resources = assembly.resources.get(&k.name);
             row.registers = resources.map(|r| r.registers);
             row.spill_bytes = resources.map(|r| r.spill_bytes);
-            row.instructions_per_32_weights = cost;
+            row.instructions_per_32_weights = per_32_weights;
             row.microseconds = Some(cost.seconds(gpu) * 1e6);
             row.share_of_roofline = Some(cost.transfer(gpu) / cost.seconds(gpu));
         }
