@@ -304,7 +304,11 @@ mod tests {
                             let mut seen = vec![0; rows * columns * f.layout.matrices];
                             places.iter().for_each(|&at| seen[usize::from(at)] += 1);
                             let often = places.len() / seen.len();
-                            assert!(often > 0 && seen.iter().all(|&n| n == often), "{name} {} {elem:?} {role:?}", f.shape);
+                            assert!(
+                                often > 0 && seen.iter().all(|&n| n == often),
+                                "{name} {} {elem:?} {role:?}",
+                                f.shape
+                            );
                         }
                     }
                 }

@@ -238,7 +238,11 @@ fn value32(bits: u64, k: u32) -> f64 {
 
 /// The element of a pair from a float.
 fn encode(ty: Ty, x: f64, k: u32) -> u64 {
-    if ty == Ty::Ue8m0x2 { power(x, Mode::unpack(k).round, k & FINITE != 0) } else { to_float(x, ty, Mode::unpack(k), k & FINITE != 0) }
+    if ty == Ty::Ue8m0x2 {
+        power(x, Mode::unpack(k).round, k & FINITE != 0)
+    } else {
+        to_float(x, ty, Mode::unpack(k), k & FINITE != 0)
+    }
 }
 
 /// The exponent of a power of two near a number, biased by 127.

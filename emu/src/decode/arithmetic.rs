@@ -65,9 +65,8 @@ impl Body<'_, '_> {
             | "copysign" | "addc" | "subc" | "bmsk" | "szext" => 3..=4,
             "abs" | "neg" | "not" | "cnot" | "popc" | "clz" | "brev" | "bfind" | "rcp" | "sqrt" | "rsqrt" | "ex2"
             | "lg2" | "sin" | "cos" | "tanh" | "cvta" | "mov" | "testp" => 2..=2,
-            "mad" | "fma" | "sad" | "bfe" | "prmt" | "shf" | "dp4a" | "dp2a" | "selp" | "slct" | "mad24" | "madc" | "fns" => {
-                4..=4
-            }
+            "mad" | "fma" | "sad" | "bfe" | "prmt" | "shf" | "dp4a" | "dp2a" | "selp" | "slct" | "mad24" | "madc"
+            | "fns" => 4..=4,
             "lop3" | "bfi" => 5..=6,
             "cvt" => 2..=4,
             "setp" | "set" => 3..=4,

@@ -499,9 +499,10 @@ impl<'a, 'm> Body<'a, 'm> {
         super::refused::check(&instr.op, &instr.mods, &m)?;
         let known = self.arithmetic(instr, &mut m)?
             || self.control(instr, &mut m)?
-            || self.memory(instr, &mut m)?
             || self.async_copy(instr, &mut m)?
+            || self.memory(instr, &mut m)?
             || self.matrix(instr, &mut m)?
+            || self.video(instr, &mut m)?
             || self.sync(instr, &mut m)?;
         if known { m.finish() } else { Err(self.error(format!("the instruction {} is unknown", m.spelling()))) }
     }
@@ -514,16 +515,8 @@ enum Read {
 }
 
 /// Special registers that are vectors.
-const VECTORS: &[&str] = &[
-    "%tid",
-    "%ntid",
-    "%ctaid",
-    "%nctaid",
-    "%clusterid",
-    "%nclusterid",
-    "%cluster_ctaid",
-    "%cluster_nctaid",
-];
+const VECTORS: &[&str] =
+    &["%tid", "%ntid", "%ctaid", "%nctaid", "%clusterid", "%nclusterid", "%cluster_ctaid", "%cluster_nctaid"];
 
 /// Special registers that are zero here, and how many there are of each; 0: one without a number.
 const UNSET: &[(&str, u32)] = &[

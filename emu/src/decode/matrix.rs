@@ -201,7 +201,10 @@ impl Body<'_, '_> {
             strong: false,
         };
         let class = super::memory::class(space, store);
-        self.emit(Op::Tile(Box::new(Tile { access, bits: elem.bits() as u32, stride, regs: fragment.regs, places })), class);
+        self.emit(
+            Op::Tile(Box::new(Tile { access, bits: elem.bits() as u32, stride, regs: fragment.regs, places })),
+            class,
+        );
         Ok(true)
     }
 }

@@ -10,6 +10,7 @@ mod memory;
 mod mods;
 mod refused;
 mod sync;
+mod video;
 
 use crate::ast::{Ast, Function, Init, Param, Var};
 use crate::parse::{MAX_VARIABLE, ParseError};
