@@ -29,10 +29,6 @@ const B1: Type = ty("b1", 1);
 const S32: Type = ty("s32", 32);
 
 impl Type {
-    fn integer(self) -> bool {
-        self.name.starts_with(['s', 'u']) || self == B1
-    }
-
     /// A value that the type has.
     fn sample(self, row: usize, column: usize) -> f64 {
         let n = (row * 37 + column * 101 + row * column) % 251;
@@ -83,6 +79,12 @@ fn eight_bits(x: f64, mantissa: u32, bias: i32) -> u64 {
     u64::from(x < 0.0) << 7 | ((exponent + bias) as u64) << mantissa | fraction as u64
 }
 
+/// How a pair of factors counts.
+type Term = fn(f64, f64) -> f64;
+
+/// Products of single bits.
+const BITS: [(&str, Term); 2] = [("xor", |x, y| (x - y).abs()), ("and", |x, y| x * y)];
+
 /// What one product is made of.
 struct Case {
     /// With the shape in it.
@@ -92,8 +94,8 @@ struct Case {
     b: Type,
     c: Type,
     d: Type,
-    /// How a pair of bits counts, if the factors are such.
-    bits: Option<fn(f64, f64) -> f64>,
+    /// If the factors are bits.
+    bits: Option<Term>,
 }
 
 impl Case {
@@ -228,7 +230,8 @@ fn check_mma(case: &Case, places: [Place; 3]) {
 #[test]
 fn mma_of_every_shape_and_type() {
     // Shape, factors, accumulators of products of these.
-    let table: &[([usize; 3], &[(Type, Type)], &[Type])] = &[
+    type Row<'a> = ([usize; 3], &'a [(Type, Type)], &'a [Type]);
+    let table: &[Row] = &[
         ([16, 8, 8], &[(F16, F16)], &[F16, F32]),
         ([16, 8, 16], &[(F16, F16)], &[F16, F32]),
         ([16, 8, 8], &[(BF16, BF16), (TF32, TF32)], &[F32]),
@@ -257,9 +260,8 @@ fn mma_of_every_shape_and_type() {
             }
         }
     }
-    let bits: [(&str, fn(f64, f64) -> f64); 2] = [("xor", |x, y| (x - y).abs()), ("and", |x, y| x * y)];
     for size in [[8, 8, 128], [16, 8, 128], [16, 8, 256]] {
-        for (op, count) in bits {
+        for (op, count) in BITS {
             let [m, n, k] = size;
             let instruction = format!("mma.sync.aligned.m{m}n{n}k{k}.row.col.s32.b1.b1.s32.{op}.popc");
             check_mma(&Case { instruction, size, a: B1, b: B1, c: S32, d: S32, bits: Some(count) }, [A, B, C]);
@@ -450,8 +452,7 @@ fn wmma_of_every_shape_type_and_order() {
                 wide,
             );
         }
-        let bits: [(&str, fn(f64, f64) -> f64); 2] = [("xor", |x, y| (x - y).abs()), ("and", |x, y| x * y)];
-        for (op, count) in bits {
+        for (op, count) in BITS {
             let instruction = format!("wmma.mma.{op}.popc.sync.aligned.row.col.m8n8k128.s32.b1.b1.s32");
             let case = Case { instruction, size: [8, 8, 128], a: B1, b: B1, c: S32, d: S32, bits: Some(count) };
             check_wmma(&case, order, space, wide);
