@@ -83,6 +83,9 @@ sub.u32 %r2,%r2,1; setp.ge.s32 %p1,%r2,0; @%p1 bra B;";
     );
     let want = each(|l| [2 * l, l * l, l.wrapping_neg()][l as usize % 3].wrapping_sub(1));
     assert_eq!(run(FUNCTIONS, &meet).unwrap(), want);
+    let alias = format!("{FUNCTIONS}\n.func (.param .b32 r) other(.param .b32 x);\n.alias other, square;");
+    assert_eq!(run(&alias, &format!("mov.u64 %rd1,other;\n{CALL}")).unwrap(), each(|l| l * l));
+    assert!(run(&format!("{FUNCTIONS}\n.alias other, square;"), "").unwrap_err().contains("other"));
     // Only some lanes call, with registers as parameters, and a list of targets in place of a prototype.
     let registers = "\
 mov.u64 %rd1,by_register; mov.u32 %r1,99; setp.lt.u32 %p1,%r0,5;
@@ -117,6 +120,18 @@ const EXTERNS: &str = "\
 .global .align 1 .b8 condition[6] = {120, 32, 60, 32, 51, 0};
 .global .align 1 .b8 file[5] = {97, 46, 99, 117, 0};
 .global .align 1 .b8 function[3] = {102, 10, 0};";
+
+#[test]
+fn variables_of_other_modules_matter_when_they_are_used() {
+    let top = ".extern .global .align 4 .u32 theirs; .extern .const .align 4 .b8 table[];";
+    assert_eq!(run(top, "st.global.u32 [%rd0],1;").unwrap(), [1; 32]);
+    for body in ["ld.global.u32 %r1,[theirs];", "mov.u64 %rd1,table;"] {
+        let e = run(top, body).unwrap_err();
+        assert!(e.contains("is defined in another module"), "{body}: {e}");
+    }
+    let e = run(&format!("{top} .global .u64 pointer = theirs;"), "").unwrap_err();
+    assert!(e.contains("theirs has no fixed address"), "{e}");
+}
 
 #[test]
 fn functions_without_a_body_matter_when_they_are_called() {

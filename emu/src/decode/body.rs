@@ -31,6 +31,8 @@ pub(super) enum Symbol {
     /// A parameter of the kernel.
     Param(u64),
     Global(u32),
+    /// A variable that another module defines.
+    Elsewhere,
     Function(u32),
     Label(u32),
     Targets(Vec<String>),
@@ -415,6 +417,7 @@ impl<'a, 'm> Body<'a, 'm> {
                 self.emit_always(Op::FrameAddress { d, offset: at.wrapping_add_signed(offset) });
                 d
             }
+            Symbol::Elsewhere => return Err(self.error(format!("the variable {name} is defined in another module"))),
             _ => return Err(self.error(format!("{name} has no address"))),
         })
     }
