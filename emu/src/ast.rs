@@ -10,6 +10,8 @@ pub(crate) struct Ast {
     /// Variables of the module.
     pub(crate) vars: Vec<Var>,
     pub(crate) functions: Vec<Function>,
+    /// Other names of functions: the name, the function, the line.
+    pub(crate) aliases: Vec<(String, String, u32)>,
 }
 
 /// A variable of a state space.

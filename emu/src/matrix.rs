@@ -22,34 +22,46 @@ pub(crate) enum Elem {
     S32,
 }
 
+/// What holds of a type.
+struct Properties {
+    name: &'static str,
+    bits: usize,
+    /// What its bits stand for; those above are ignored.
+    value: fn(u64) -> f64,
+    /// Types that sums of its products have.
+    sums: &'static [Elem],
+}
+
 impl Elem {
-    /// Name, bits, what the bits stand for, and the types that sums of products have.
-    fn row(self) -> (&'static str, usize, fn(u64) -> f64, &'static [Elem]) {
+    fn properties(self) -> Properties {
+        let of = |name, bits, value, sums| Properties { name, bits, value, sums };
         match self {
-            Elem::F16 => ("f16", 16, |b| F16.value(b & 0xffff), &[Elem::F16, Elem::F32]),
-            Elem::Bf16 => ("bf16", 16, |b| BF16.value(b & 0xffff), &[Elem::F32]),
+            Elem::F16 => of("f16", 16, |b| F16.value(b & 0xffff), &[Elem::F16, Elem::F32]),
+            Elem::Bf16 => of("bf16", 16, |b| BF16.value(b & 0xffff), &[Elem::F32]),
             // The low bits of a tf32 are ignored.
-            Elem::Tf32 => ("tf32", 32, |b| f64::from(f32::from_bits(b as u32 & !0x1fff)), &[Elem::F32]),
-            Elem::F32 => ("f32", 32, |b| f64::from(f32::from_bits(b as u32)), &[]),
-            Elem::F64 => ("f64", 64, f64::from_bits, &[Elem::F64]),
-            Elem::E4m3 => ("e4m3", 8, |b| E4M3.value(b & 0xff), &[Elem::F32, Elem::F16]),
-            Elem::E5m2 => ("e5m2", 8, |b| E5M2.value(b & 0xff), &[Elem::F32, Elem::F16]),
-            Elem::U8 => ("u8", 8, |b| f64::from(b as u8), &[Elem::S32]),
-            Elem::S8 => ("s8", 8, |b| f64::from(b as i8), &[Elem::S32]),
-            Elem::U4 => ("u4", 4, |b| f64::from(b as u8 & 15), &[Elem::S32]),
-            Elem::S4 => ("s4", 4, |b| f64::from((b as i8) << 4 >> 4), &[Elem::S32]),
-            Elem::B1 => ("b1", 1, |b| f64::from(b as u8 & 1), &[Elem::S32]),
-            Elem::S32 => ("s32", 32, |b| f64::from(b as i32), &[]),
+            Elem::Tf32 => of("tf32", 32, |b| f64::from(f32::from_bits(b as u32 & !0x1fff)), &[Elem::F32]),
+            Elem::F32 => of("f32", 32, |b| f64::from(f32::from_bits(b as u32)), &[]),
+            Elem::F64 => of("f64", 64, f64::from_bits, &[Elem::F64]),
+            Elem::E4m3 => of("e4m3", 8, |b| E4M3.value(b & 0xff), &[Elem::F32, Elem::F16]),
+            Elem::E5m2 => of("e5m2", 8, |b| E5M2.value(b & 0xff), &[Elem::F32, Elem::F16]),
+            Elem::U8 => of("u8", 8, |b| f64::from(b as u8), &[Elem::S32]),
+            Elem::S8 => of("s8", 8, |b| f64::from(b as i8), &[Elem::S32]),
+            Elem::U4 => of("u4", 4, |b| f64::from(b as u8 & 15), &[Elem::S32]),
+            Elem::S4 => of("s4", 4, |b| f64::from((b as i8) << 4 >> 4), &[Elem::S32]),
+            Elem::B1 => of("b1", 1, |b| f64::from(b as u8 & 1), &[Elem::S32]),
+            Elem::S32 => of("s32", 32, |b| f64::from(b as i32), &[]),
         }
     }
 
     pub(crate) fn parse(name: &str) -> Option<Elem> {
         use Elem::{B1, Bf16, E4m3, E5m2, F16, F32, F64, S4, S8, S32, Tf32, U4, U8};
-        [F16, Bf16, Tf32, F32, F64, E4m3, E5m2, U8, S8, U4, S4, B1, S32].into_iter().find(|e| e.row().0 == name)
+        [F16, Bf16, Tf32, F32, F64, E4m3, E5m2, U8, S8, U4, S4, B1, S32]
+            .into_iter()
+            .find(|e| e.properties().name == name)
     }
 
     pub(crate) fn bits(self) -> usize {
-        self.row().1
+        self.properties().bits
     }
 
     /// Bits of the registers that hold it.
@@ -64,12 +76,12 @@ impl Elem {
 
     /// What the bits stand for; those above an element's are ignored.
     pub(crate) fn value(self) -> fn(u64) -> f64 {
-        self.row().2
+        self.properties().value
     }
 
     /// Types that sums of products have.
     pub(crate) fn sums(self) -> &'static [Elem] {
-        self.row().3
+        self.properties().sums
     }
 }
 

@@ -214,6 +214,14 @@ impl<'a> Parser<'a> {
                     return Err(self.error("only 64-bit addresses are executed"));
                 }
             }
+            "alias" => {
+                self.next();
+                let line = self.line();
+                let name = self.word()?.to_owned();
+                self.expect(b',')?;
+                ast.aliases.push((name, self.word()?.to_owned(), line));
+                self.expect(b';')?;
+            }
             _ => {
                 let mut external = false;
                 while let Tok::Dot(link @ ("visible" | "extern" | "weak" | "common")) = self.peek() {

@@ -3,6 +3,7 @@
 
 use crate::alu::approximate::Row;
 use crate::alu::integer::Chain;
+use crate::alu::video::Video;
 use crate::alu::{MapFn, TestFn};
 use crate::counters::Class;
 use crate::matrix::Elem;
@@ -272,11 +273,29 @@ pub(crate) struct CpAsync {
     pub(crate) skip: Option<PredRef>,
 }
 
+/// Between which memories a bulk copy goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BulkKind {
+    /// From global to shared memory, signalling an mbarrier.
+    Load,
+    /// From shared to global memory, in a bulk group.
+    Store,
+    /// Within shared memory, signalling an mbarrier.
+    Shared,
+}
+
+/// `st.async` or `red.async`: to shared memory, signalling an mbarrier.
+#[derive(Debug)]
+pub(crate) struct AsyncStore {
+    /// Target, element type and values; the operation of `red.async`, for `st.async` an exchange.
+    pub(crate) atomic: Atomic,
+    pub(crate) mbarrier: Address,
+}
+
 /// `cp.async.bulk`.
 #[derive(Debug)]
 pub(crate) struct Bulk {
-    /// To shared memory, signalling an mbarrier; otherwise to global memory, in a bulk group.
-    pub(crate) load: bool,
+    pub(crate) kind: BulkKind,
     pub(crate) target: Address,
     pub(crate) source: Address,
     pub(crate) bytes: Reg,
@@ -394,6 +413,11 @@ pub(crate) enum Op {
         carry_in: bool,
         carry_out: bool,
     },
+    Video {
+        video: Box<Video>,
+        d: Reg,
+        s: [Reg; 3],
+    },
     Insert {
         bits: u32,
         d: Reg,
@@ -485,6 +509,7 @@ pub(crate) enum Op {
         keep: Option<u64>,
     },
     Bulk(Box<Bulk>),
+    AsyncStore(Box<AsyncStore>),
     BulkCommit,
     BulkWait {
         keep: u64,
@@ -507,9 +532,11 @@ pub(crate) enum Op {
     },
     Product(Box<Product>),
     Tile(Box<Tile>),
-    /// The rank of a CTA in a cluster must be that of the only one.
-    OwnRank {
-        rank: Reg,
+    /// What names CTAs of a cluster must name the only one.
+    OwnCta {
+        /// A rank, 0, or a mask of ranks, 1.
+        operand: Reg,
+        want: u32,
     },
     /// Whether a generic address is in a space.
     IsSpace {

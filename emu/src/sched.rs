@@ -3,7 +3,7 @@
 //! under all of them. Launches run in order; those that overlap run together, up to [`FLIGHTS`] of them.
 
 use crate::alu::FULL;
-use crate::clock::{AgentSet, Clock, Epoch, Source, Strength, join};
+use crate::clock::{AgentSet, Clock, Epoch, Strength, join};
 use crate::counters::{Counters, Tally};
 use crate::exec::Stop;
 use crate::exec::state::{Cta, Ctx, Flight, Grid, State, Team};
@@ -517,7 +517,7 @@ fn land(team: &mut Team, index: usize) {
     team.shared.store.data[at..at + len].copy_from_slice(&l.data);
     team.shared.store.set_written(at, len);
     if let Some(b) = team.mbarriers.get(&l.mbarrier) {
-        let epoch = Epoch::new(b.agent, b.phase + 1, 0, Strength::Weak).by(Source::Bulk);
+        let epoch = Epoch::new(b.agent, b.phase + 1, 0, Strength::Weak).by(l.by);
         team.shared.races.stamp_write(epoch, at, len);
     }
     team.complete_tx(l.mbarrier, len as u64);

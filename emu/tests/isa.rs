@@ -295,9 +295,8 @@ st.global.v4.u32 [%rd1],{%r5,%r6,%r7,%r8};",
     assert_eq!(got, [0x4400_4000, 3f32.to_bits(), (-3i32) as u32, 9]);
 }
 
-/// A fragment element: which register and bits of which lane, as the ISA draws it, from the other side.
 #[test]
-fn matrices_move_and_multiply() {
+fn matrices_move() {
     // ldmatrix of a matrix of counting numbers; movmatrix and .trans agree; stmatrix writes it back.
     let body = "\
 mov.u32 %r2,s; shl.b32 %r3,%r1,2; add.u32 %r4,%r2,%r3;
@@ -317,96 +316,6 @@ st.global.v4.u32 [%rd1],{%r8,%r9,%r10,%r11};";
         let turned = at(2 * (lane % 4), lane / 4) | at(2 * (lane % 4) + 1, lane / 4) << 16;
         assert_eq!(*got, [plain, turned, turned, plain], "lane {lane}");
     }
-}
-
-/// Multiplies matrices of made-up numbers, whose fragments are put together here from their definition.
-fn mma(form: &str, k: usize, bits: usize, decode: fn(u32) -> f64, encode: fn(usize, usize) -> u32) {
-    let per = 32 / bits;
-    let a = |row: usize, col: usize| encode(row * 3 + 1, col);
-    let b = |row: usize, col: usize| encode(row + 5, col * 7);
-    let c = |row: usize, col: usize| (row as i32 * 8 + col as i32 - 60) as f64;
-    let integer = bits == 8;
-    let half = form.contains("f16.f16.f16.f16");
-    // Tables of the fragments, in global memory: a (4 words a lane at most), b (2), c (4).
-    let mut words = vec![0u32; 32 * 10];
-    let (a_regs, b_regs) = (16 * k / 32 / per, 8 * k / 32 / per);
-    for lane in 0..32 {
-        let (group, member) = (lane / 4, lane % 4);
-        for i in 0..a_regs * per {
-            // The ISA: row is group for even registers and group + 8 for odd ones; columns jump after two registers.
-            let (reg, e) = (i / per, i % per);
-            let (row, col) = (group + 8 * (reg % 2), member * per + e + 4 * per * (reg / 2));
-            words[lane * 10 + reg] |= a(row, col) << (bits * e);
-        }
-        for i in 0..b_regs * per {
-            let (reg, e) = (i / per, i % per);
-            words[lane * 10 + 4 + reg] |= b(member * per + e + 4 * per * reg, group) << (bits * e);
-        }
-        for i in 0..4 {
-            let value = c(group + 8 * (i / 2), 2 * member + i % 2);
-            if half {
-                words[lane * 10 + 6 + i / 2] |= u32::from(half::f16::from_f64(value).to_bits()) << (16 * (i % 2));
-            } else {
-                words[lane * 10 + 6 + i] = if integer { value as i32 as u32 } else { (value as f32).to_bits() };
-            }
-        }
-    }
-    let list: Vec<String> = words.iter().map(u32::to_string).collect();
-    let top = format!(".global .align 16 .u32 t[320] = {{{}}};", list.join(","));
-    let regs = |from: usize, n: usize| (from..from + n).map(|i| format!("%r{i}")).collect::<Vec<_>>().join(",");
-    let n = if half { 2 } else { 4 };
-    let loads: String = (0..10).map(|i| format!("ld.global.u32 %r{},[%rd4+{}];\n", 10 + i, 4 * i)).collect();
-    let (c_name, d_name, extra) = if half || integer {
-        (regs(16, n), regs(30, n), String::new())
-    } else {
-        let moves: String = (0..4).map(|i| format!("mov.b32 %f{i},%r{};\n", 16 + i)).collect();
-        ("%f0,%f1,%f2,%f3".to_owned(), "%f4,%f5,%f6,%f7".to_owned(), moves)
-    };
-    let results: String = (0..n)
-        .map(|i| match half || integer {
-            true => format!("st.global.u32 [%rd1+{}],%r{};\n", 4 * i, 30 + i),
-            false => format!("st.global.f32 [%rd1+{}],%f{};\n", 4 * i, 4 + i),
-        })
-        .collect();
-    let body = format!(
-        "mov.u64 %rd4,t; mul.wide.u32 %rd5,%r1,40; add.s64 %rd4,%rd4,%rd5;\n{loads}{extra}mma.sync.aligned.{form} {{{d_name}}},{{{}}},{{{}}},{{{c_name}}};\n{results}",
-        regs(10, a_regs),
-        regs(14, b_regs)
-    );
-    for (lane, got) in run(&top, &body).iter().enumerate() {
-        for i in 0..4 {
-            let (row, col) = (lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2);
-            let want = c(row, col) + (0..k).map(|j| decode(a(row, j)) * decode(b(j, col))).sum::<f64>();
-            let value = if half {
-                half::f16::from_bits((got[i / 2] >> (16 * (i % 2))) as u16).to_f64()
-            } else if integer {
-                f64::from(got[i] as i32)
-            } else {
-                f64::from(f32::from_bits(got[i]))
-            };
-            assert_eq!(value, want, "{form} lane {lane} element {i}");
-        }
-    }
-}
-
-#[test]
-fn matrix_products_of_every_shape() {
-    fn small(row: usize, col: usize) -> f64 {
-        ((row * 5 + col * 3) % 9) as f64 / 4.0 - 1.0
-    }
-    let half = |row, col| u32::from(half::f16::from_f64(small(row, col)).to_bits());
-    let brain = |row, col| u32::from(half::bf16::from_f64(small(row, col)).to_bits());
-    let from_half = |v| half::f16::from_bits(v as u16).to_f64();
-    let from_brain = |v| half::bf16::from_bits(v as u16).to_f64();
-    mma("m16n8k16.row.col.f32.f16.f16.f32", 16, 16, from_half, half);
-    mma("m16n8k8.row.col.f32.f16.f16.f32", 8, 16, from_half, half);
-    mma("m16n8k16.row.col.f16.f16.f16.f16", 16, 16, from_half, half);
-    mma("m16n8k16.row.col.f32.bf16.bf16.f32", 16, 16, from_brain, brain);
-    mma("m16n8k8.row.col.f32.bf16.bf16.f32", 8, 16, from_brain, brain);
-    let byte = |row: usize, col: usize| ((row * 37 + col * 101) % 256) as u32;
-    mma("m16n8k32.row.col.s32.s8.s8.s32", 32, 8, |v| f64::from(v as u8 as i8), byte);
-    mma("m16n8k32.row.col.satfinite.s32.u8.u8.s32", 32, 8, |v| f64::from(v as u8), byte);
-    mma("m16n8k16.row.col.s32.s8.s8.s32", 16, 8, |v| f64::from(v as u8 as i8), byte);
 }
 
 #[test]
@@ -493,4 +402,210 @@ st.global.v4.u32 [%rd1],{%r2,%r3,%r4,%r5};";
     first("", "cvt.s8.s32 %r2,%r1; mul.lo.s32 %r3,%r1,9; cvt.s32.s8 %r3,%r3; st.global.u32 [%rd1],%r3;", |l| {
         i32::from((l * 9) as i8) as u32
     });
+}
+
+/// One word in every lane: what an instruction makes of `%r2`, `%r3` and `%r4`.
+fn one(instruction: &str, sources: [u32; 3]) -> u32 {
+    let moves: String = sources.iter().enumerate().map(|(i, v)| format!("mov.u32 %r{},{v};\n", i + 2)).collect();
+    let got = run("", &format!("{moves}{instruction}\nst.global.u32 [%rd1],%r5;"));
+    assert!(got.iter().all(|w| w[0] == got[0][0]), "{instruction}");
+    got[0][0]
+}
+
+#[test]
+fn rare_integer_instructions() {
+    let minus = |n: i32| n as u32;
+    for (instruction, sources, want) in [
+        ("max.s16x2.relu %r5,%r2,%r3;", [0x0005_fffe, 0xfff0_fff0, 0], 0x0005_0000),
+        ("min.relu.s16x2 %r5,%r2,%r3;", [0x0005_0007, 0xfff0_0003, 0], 0x0000_0003),
+        ("max.s32.relu %r5,%r2,%r3;", [minus(-5), minus(-3), 0], 0),
+        ("min.s32.relu %r5,%r2,%r3;", [5, 3, 0], 3),
+        ("mad24.hi.u32 %r5,%r2,%r3,%r4;", [0xff80_0001, 0x00ff_fff0, 9], ((0x80_0001u64 * 0xff_fff0) >> 16) as u32 + 9),
+        ("mad24.hi.s32 %r5,%r2,%r3,%r4;", [0x0080_0000, 0x0040_0000, 9], minus(-(1 << 29)) + 9),
+        ("mad24.hi.sat.s32 %r5,%r2,%r3,%r4;", [0x0080_0000, 0x0080_0000, 0x7fff_ffff], 0x7fff_ffff),
+        ("szext.wrap.u32 %r5,%r2,%r3;", [0xffff_ffff, 36, 0], 15),
+        ("szext.wrap.s32 %r5,%r2,%r3;", [0x0000_0008, 36, 0], 0xffff_fff8),
+        ("szext.wrap.s32 %r5,%r2,%r3;", [0x0000_0008, 32, 0], 0),
+        ("szext.clamp.s32 %r5,%r2,%r3;", [0x0000_0008, 32, 0], 8),
+        ("bmsk.wrap.b32 %r5,%r2,%r3;", [36, 3, 0], 0x70),
+        // The n-th set bit from a position on, upwards or downwards.
+        ("fns.b32 %r5,%r2,%r3,%r4;", [0b1011_0100, 0, 1], 2),
+        ("fns.b32 %r5,%r2,%r3,%r4;", [0b1011_0100, 3, 2], 5),
+        ("fns.b32 %r5,%r2,%r3,%r4;", [0b1011_0100, 5, minus(-2)], 4),
+        ("fns.b32 %r5,%r2,%r3,%r4;", [0b1011_0100, 4, 0], 4),
+        ("fns.b32 %r5,%r2,%r3,%r4;", [0b1011_0100, 3, 0], u32::MAX),
+        ("fns.b32 %r5,%r2,%r3,%r4;", [0b1011_0100, 6, 2], u32::MAX),
+        ("fns.b32 %r5,%r2,%r3,%r4;", [0b1011_0100, 32, 1], u32::MAX),
+        ("fns.b32 %r5,%r2,%r3,%r4;", [u32::MAX, 0, 0x8000_0000], u32::MAX),
+        ("cvt.pack.sat.s4.s32.b32 %r5,%r2,%r3,%r4;", [100, minus(-3), 0x1234_5678], 0x3456_787d),
+        ("cvt.pack.sat.u4.s32.b32 %r5,%r2,%r3,%r4;", [100, minus(-3), 0x1234_5678], 0x3456_78f0),
+        ("cvt.pack.sat.s2.s32.b32 %r5,%r2,%r3,%r4;", [100, minus(-3), 0x1234_5678], 0x2345_6786),
+        ("cvt.pack.sat.u2.s32.b32 %r5,%r2,%r3,%r4;", [100, 2, 0x1234_5678], 0x2345_678e),
+    ] {
+        assert_eq!(one(instruction, sources), want, "{instruction} {sources:x?}");
+    }
+}
+
+#[test]
+fn video_instructions() {
+    let minus = |n: i32| n as u32;
+    for (instruction, sources, want) in [
+        ("vadd.s32.s32.s32 %r5,%r2.b0,%r3.h1;", [0x80, 0xfffe_0000, 0], minus(-130)),
+        ("vadd.u32.u32.u32.sat %r5,%r2,%r3;", [0xffff_fff0, 0x20, 0], u32::MAX),
+        ("vadd.s32.u32.u32.sat %r5,%r2,%r3;", [0xffff_fff0, 0x20, 0], 0x7fff_ffff),
+        ("vsub.u32.u32.u32.sat %r5,%r2,%r3;", [3, 5, 0], 0),
+        ("vsub.s32.u32.u32 %r5,%r2,%r3;", [3, 5, 0], minus(-2)),
+        ("vabsdiff.s32.s32.s32 %r5,%r2,%r3;", [minus(-3), 5, 0], 8),
+        ("vabsdiff.u32.u32.s32 %r5,%r2,%r3;", [0xffff_ffff, 0xffff_ffff, 0], 0),
+        ("vmin.s32.s32.u32 %r5,%r2,%r3;", [minus(-3), 5, 0], minus(-3)),
+        ("vmax.u32.u32.u32.add %r5,%r2.b3,%r3.b0,%r4;", [0x7f00_0000, 0x80, 1000], 1128),
+        ("vadd.s32.s32.s32.min %r5,%r2,%r3,%r4;", [1, 2, minus(-9)], minus(-9)),
+        ("vadd.u32.u32.u32.max %r5,%r2,%r3,%r4;", [1, 2, minus(-9)], minus(-9)),
+        ("vadd.s32.s32.s32.sat %r5.b1,%r2,%r3,%r4;", [100, 100, 0x1111_1111], 0x1111_7f11),
+        ("vsub.u32.u32.u32.sat %r5.h1,%r2,%r3,%r4;", [0x1_0000, 0, 0x1111_1111], 0xffff_1111),
+        ("vadd.u32.u32.u32 %r5.h0,%r2,%r3,%r4;", [0x1_0001, 1, 0x1111_1111], 0x1111_0002),
+        ("vset.s32.s32.lt %r5,%r2,%r3;", [minus(-1), 1, 0], 1),
+        ("vset.u32.u32.lt %r5,%r2,%r3;", [minus(-1), 1, 0], 0),
+        ("vset.s32.u32.ge.add %r5,%r2.b1,%r3.b1,%r4;", [0x0000_7f00, 0x0000_7f00, 41], 42),
+        ("vshl.u32.u32.u32.clamp %r5,%r2,%r3;", [0xff, 40, 0], 0),
+        ("vshl.u32.u32.u32.wrap %r5,%r2,%r3;", [0xff, 40, 0], 0xff00),
+        ("vshl.u32.u32.u32.sat.clamp %r5,%r2,%r3;", [0xff, 28, 0], u32::MAX),
+        ("vshr.s32.s32.u32.clamp %r5,%r2,%r3;", [0x8000_0000, 40, 0], u32::MAX),
+        ("vshr.u32.u32.u32.wrap %r5,%r2,%r3.h1;", [0x8000_0000, 0x0021_0000, 0], 0x4000_0000),
+        ("vmad.s32.s32.s32 %r5,%r2.h0,%r3.b0,%r4;", [0xffff_fffd, 0x85, 7], 3 * 0x7b + 7),
+        ("vmad.u32.u32.u32.po.shr7 %r5,%r2,%r3,%r4;", [1000, 1000, 23], 1_000_024 >> 7),
+        ("vmad.u32.u32.u32.shr15 %r5,%r2,%r3,%r4;", [u32::MAX, u32::MAX, 0], (0xffff_fffe_0000_0001u64 >> 15) as u32),
+        ("vmad.s32.u32.u32.sat %r5,-%r2,%r3,%r4;", [0x8000_0000, 2, 5], 0x8000_0000),
+        ("vmad.u32.u32.u32 %r5,%r2,%r3,-%r4;", [5, 6, 31], minus(-1)),
+        ("vadd2.s32.s32.s32 %r5,%r2,%r3,%r4;", [0x7fff_0001, 0x0001_ffff, 0], 0x8000_0000),
+        ("vadd2.s32.s32.s32.sat %r5,%r2,%r3,%r4;", [0x7fff_0001, 0x0001_ffff, 0], 0x7fff_0000),
+        ("vsub2.u32.u32.u32.sat %r5.h1,%r2.h01,%r3,%r4;", [0x0001_0005, 0x0002_0002, 0x0000_abcd], 0x0003_abcd),
+        ("vavrg2.s32.s32.s32 %r5,%r2,%r3,%r4;", [0x0003_fffd, 0x0004_fffc, 0], 0x0004_fffc),
+        ("vavrg4.u32.u32.u32 %r5,%r2,%r3,%r4;", [0xff01_0203, 0xff02_0205, 0], 0xff02_0204),
+        ("vadd4.s32.s32.s32.add %r5,%r2,%r3,%r4;", [0x0102_03ff, 0x0101_01ff, 100], 107),
+        ("vabsdiff4.u32.u32.u32 %r5,%r2,%r3,%r4;", [0xff00_0510, 0x00ff_0a05, 0], 0xffff_050b),
+        ("vabsdiff4.u32.u32.u32.add %r5,%r2,%r3,%r4;", [0xff00_0510, 0x00ff_0a05, 1], 527),
+        ("vabsdiff4.u32.u32.u32.add %r5.b20,%r2,%r3,%r4;", [0xff00_0510, 0x00ff_0a05, 1], 267),
+        ("vmin4.s32.s32.s32 %r5,%r2,%r3,%r4;", [0x80ff_7f01, 0x0000_0000, 9], 0x80ff_0000),
+        ("vmax4.u32.u32.u32 %r5,%r2.b0123,%r3.b4567,%r4;", [0x0102_0304, 0x0400_0201, 9], 0x0403_0204),
+        ("vset4.u32.u32.lt %r5,%r2,%r3,%r4;", [0x0102_0304, 0x0202_0401, 0], 0x0100_0100),
+        ("vset2.s32.s32.ne.add %r5,%r2,%r3,%r4;", [0x0001_ffff, 0x0002_ffff, 40], 41),
+    ] {
+        assert_eq!(one(instruction, sources), want, "{instruction} {sources:x?}");
+    }
+}
+
+#[test]
+fn constants_are_computed() {
+    for (text, want) in [
+        ("WARP_SZ", 32i64),
+        ("(1+2)*3", 9),
+        ("(4-1)", 3),
+        ("1<<4", 16),
+        ("-1>>1", -1),
+        ("0xffffffffffffffff>>63", 1),
+        ("(.u64)-1>>63", 1),
+        ("~0&0xff|0x100^0x1", 0x1ff & !0 | 0x101),
+        ("7/2*2%5", 1),
+        ("17 % 5 % 0x2", 0),
+        ("-7/2", -3),
+        ("2+3*4-5", 9),
+        ("1<2==1", 1),
+        ("3>4||2>=2&&!0", 1),
+        ("0?5:1?6:7", 6),
+        ("(.s64)-1<0", 1),
+        ("0xffffffffffffffff<1", 0),
+        ("1<<64", 0),
+        ("10-4-3", 3),
+        ("!1!=-(-1)", 1),
+    ] {
+        let body = format!("mov.u32 %r2,{text}; st.global.u32 [%rd1],%r2;");
+        first("", &body, |_| want as u32);
+    }
+    let top = ".global .align 4 .u32 a[WARP_SZ/8] = {1+1, WARP_SZ, (3)*4, -1+3};";
+    first(
+        top,
+        "ld.global.u32 %r2,[a+2*4]; ld.global.u32 %r3,[a+8-4]; add.u32 %r2,%r2,%r3; st.global.u32 [%rd1],%r2;",
+        |_| 44,
+    );
+}
+
+#[test]
+fn registers_that_nothing_sets_are_zero() {
+    let names = "%tid.w %ntid.w %ctaid.w %nctaid.w %clusterid.w %envreg0 %envreg31 %pm7 %reserved_smem_offset_begin \
+                 %reserved_smem_offset_end %reserved_smem_offset_cap %reserved_smem_offset_1";
+    for name in names.split_whitespace() {
+        first("", &format!("mov.u32 %r2,{name}; st.global.u32 [%rd1],%r2;"), |_| 0);
+    }
+    for name in ["%current_graph_exec", "%pm0_64"] {
+        first("", &format!("mov.u64 %rd4,{name}; st.global.u64 [%rd1],%rd4;"), |_| 0);
+    }
+}
+
+#[test]
+fn warps_of_before_volta_take_the_lanes_that_are_there() {
+    let body = "\
+mov.u32 %r5,0; setp.lt.u32 %p1,%r1,20; @!%p1 bra OVER;
+shfl.idx.b32 %r2|%p2,%r1,3,0x1f; setp.gt.u32 %p3,%r1,9; vote.ballot.b32 %r3,%p3; vote.all.pred %p4,%p1; vote.any.pred %p5,%p3;
+selp.u32 %r4,1,0,%p4; selp.u32 %r6,2,0,%p5; add.u32 %r5,%r3,%r2; add.u32 %r5,%r5,%r4; add.u32 %r5,%r5,%r6;
+OVER: st.global.u32 [%rd1],%r5;";
+    first("", body, |l| if l < 20 { 0xffc00 + 6 } else { 0 });
+}
+
+/// A cluster of one CTA: its shared memory by way of the cluster, and stores that signal its mbarriers.
+#[test]
+fn a_cluster_is_one_cta() {
+    let body = "\
+mov.u32 %r2,s; add.u32 %r3,%r2,64; shl.b32 %r4,%r1,2; add.u32 %r5,%r2,256; add.u32 %r5,%r5,%r4;
+setp.eq.u32 %p1,%r1,0;
+@%p1 mbarrier.init.shared::cta.b64 [%r3],1;
+fence.mbarrier_init.release.cluster;
+barrier.cluster.arrive; barrier.cluster.wait;
+@%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _,[%r3],128;
+bar.warp.sync -1;
+mapa.shared::cluster.u32 %r6,%r5,%cluster_ctarank; mapa.shared::cluster.u32 %r7,%r3,0;
+mul.lo.u32 %r8,%r1,3;
+st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%r6],%r8,[%r7];
+W: mbarrier.try_wait.parity.shared::cta.b64 %p2,[%r3],0;
+@!%p2 bra W;
+xor.b32 %r9,%r4,124; add.u32 %r9,%r9,%r2; ld.shared::cluster.u32 %r10,[%r9+256];
+getctarank.shared::cluster.u32 %r11,%r6; add.u32 %r10,%r10,%r11;
+mov.pred %p3,%is_explicit_cluster; selp.u32 %r12,1000,0,%p3; add.u32 %r10,%r10,%r12;
+pmevent 1; pmevent.mask 3; discard.global.L2 [%rd2],128;
+st.global.u32 [%rd1],%r10;";
+    first("", body, |l| 3 * (31 - l));
+    // All lanes add to one word, and to another mbarrier's bytes; then a copy within shared memory.
+    let body = "\
+mov.u32 %r2,s; add.u32 %r3,%r2,64; setp.eq.u32 %p1,%r1,0; add.u32 %r5,%r2,256;
+@%p1 mbarrier.init.shared::cta.b64 [%r3],1; @%p1 st.shared.v4.u32 [%r5],{5,6,7,8};
+fence.mbarrier_init.release.cluster; fence.proxy.async.shared::cta;
+bar.warp.sync -1;
+@%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _,[%r3],128;
+bar.warp.sync -1;
+red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [%r5],%r1,[%r3];
+W: mbarrier.try_wait.parity.shared::cta.b64 %p2,[%r3],0;
+@!%p2 bra W;
+ld.shared.u32 %r6,[%r5];
+fence.proxy.async.shared::cta;
+bar.warp.sync -1;
+@!%p1 bra WAIT;
+mbarrier.arrive.expect_tx.shared::cta.b64 _,[%r3],16;
+cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%r5+64],[%r5],16,[%r3];
+WAIT: mbarrier.try_wait.parity.shared::cta.b64 %p2,[%r3],1;
+@!%p2 bra WAIT;
+ld.shared.v4.u32 {%r7,%r8,%r9,%r10},[%r5+64];
+st.global.v4.u32 [%rd1],{%r6,%r7,%r8,%r10};";
+    for got in run("", body) {
+        assert_eq!(got, [5 + 496, 5 + 496, 6, 8]);
+    }
+    let multicast = "\
+mov.u32 %r2,s; add.u32 %r3,%r2,64; setp.eq.u32 %p1,%r1,0; add.u32 %r5,%r2,256; mov.b16 %h1,1;
+@%p1 mbarrier.init.shared::cta.b64 [%r3],1;
+fence.mbarrier_init.release.cluster; bar.warp.sync -1;
+@%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _,[%r3],128;
+@%p1 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%r5],[%rd2],128,[%r3],%h1;
+W: mbarrier.try_wait.parity.shared::cta.b64 %p2,[%r3],0;
+@!%p2 bra W;
+add.u32 %r5,%r5,%r1; ld.shared.u8 %r6,[%r5]; st.global.u32 [%rd1],%r6;";
+    first("", multicast, |l| l);
 }

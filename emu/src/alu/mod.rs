@@ -9,6 +9,7 @@ pub(crate) mod integer;
 pub(crate) mod soft;
 #[cfg(test)]
 mod tests;
+pub(crate) mod video;
 
 /// Lanes of a warp.
 pub(crate) const WARP: usize = 32;

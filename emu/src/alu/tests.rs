@@ -179,6 +179,10 @@ fn f32_and_f16_arithmetic_rounds_in_every_direction() {
             for _ in 0..20_000 {
                 let (a, b) = (r.next() & 0xffff, r.next() & 0xffff);
                 let want = exact(F16.value(a), F16.value(b));
+                // An exact sum of zero is -0 when rounding down, but that of two +0.
+                let positive = a == 0 && b == if op == "sub" { 0x8000 } else { 0 };
+                let minus = op != "mul" && want == 0.0 && round == Round::Down && !positive;
+                let want = if minus { -0.0 } else { want };
                 let want = if want.is_nan() { 0x7fff } else { round_to(want, F16, round) };
                 assert_eq!(apply(f, [a, b, 0], mode.pack()), want, "{op} {a:#x} {b:#x} {round:?}");
             }

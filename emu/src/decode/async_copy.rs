@@ -1,12 +1,13 @@
 //! Asynchronous copies and the mbarriers that they signal.
 
 use super::body::Body;
+use super::memory::{exists, rmw};
 use super::mods::Mods;
 use crate::ast::{Arg, Instr};
 use crate::counters::Class;
 use crate::parse::ParseError;
-use crate::program::{Bulk, CpAsync, Mbarrier, MbarrierOp, NOBODY, Op, SINK};
-use crate::types::{Order, Space, Ty};
+use crate::program::{AsyncStore, Atomic, Bulk, BulkKind, CpAsync, Mbarrier, MbarrierOp, NOBODY, Op, Rmw, SINK};
+use crate::types::{Order, Scope, Space, Ty};
 
 type Result<T> = std::result::Result<T, ParseError>;
 
@@ -23,6 +24,8 @@ impl Body<'_, '_> {
                 }
             }
             "mbarrier" => self.mbarrier(a, m),
+            "st" if m.take("async") => self.async_store(a, m, false),
+            "red" if m.take("async") => self.async_store(a, m, true),
             _ => Ok(false),
         }
     }
@@ -111,27 +114,74 @@ impl Body<'_, '_> {
             return Ok(true);
         }
         let (target, source) = (m.space(), m.space());
-        let hint = m.cache();
-        let count = a.len() - usize::from(hint && !a.is_empty());
-        match (target, source, &a[..count]) {
-            (Space::Shared, Space::Global, [target, source, bytes, mbarrier])
-                if m.take("mbarrier::complete_tx::bytes") =>
-            {
-                let (target, _) = self.address_in(target, Space::Shared)?;
-                let (source, _) = self.address_in(source, Space::Global)?;
-                let (mbarrier, _) = self.address_in(mbarrier, Space::Shared)?;
-                let bytes = self.src(bytes, Ty::U(32))?;
-                self.emit(Op::Bulk(Box::new(Bulk { load: true, target, source, bytes, mbarrier })), Class::GlobalLoad);
-            }
-            (Space::Global, Space::Shared, [target, source, bytes]) if m.take("bulk_group") => {
-                let (target, _) = self.address_in(target, Space::Global)?;
-                let (source, _) = self.address_in(source, Space::Shared)?;
-                let bytes = self.src(bytes, Ty::U(32))?;
-                let bulk = Bulk { load: false, target, source, bytes, mbarrier: source };
-                self.emit(Op::Bulk(Box::new(bulk)), Class::GlobalStore);
-            }
+        let signals = m.take("mbarrier::complete_tx::bytes");
+        let kind = match (target, source) {
+            (Space::Shared, Space::Global) if signals => BulkKind::Load,
+            (Space::Shared, Space::Shared) if signals => BulkKind::Shared,
+            (Space::Global, Space::Shared) if m.take("bulk_group") => BulkKind::Store,
             _ => return Err(m.unknown()),
+        };
+        let multicast = kind == BulkKind::Load && m.take("multicast::cluster");
+        let hint = m.cache();
+        let (to, from, bytes, rest) = match a {
+            [to, from, bytes, rest @ ..] => (to, from, bytes, rest),
+            _ => return Err(m.error(format!("{} operands", a.len()))),
+        };
+        let wanted = usize::from(signals) + usize::from(multicast) + usize::from(hint);
+        if rest.len() != wanted {
+            return Err(m.error(format!("{} operands", a.len())));
         }
+        let (to, _) = self.address_in(to, target)?;
+        let (from, _) = self.address_in(from, source)?;
+        let bytes = self.src(bytes, Ty::U(32))?;
+        let mbarrier = if signals { self.address_in(&rest[0], Space::Shared)?.0 } else { from };
+        if multicast {
+            let operand = self.src(&rest[1], Ty::U(16))?;
+            self.emit(Op::OwnCta { operand, want: 1 }, Class::Control);
+        }
+        let class = if kind == BulkKind::Store { Class::GlobalStore } else { Class::GlobalLoad };
+        self.emit(Op::Bulk(Box::new(Bulk { kind, target: to, source: from, bytes, mbarrier })), class);
+        Ok(true)
+    }
+
+    /// `st.async` and `red.async`.
+    fn async_store(&mut self, a: &[Arg], m: &mut Mods, reduces: bool) -> Result<bool> {
+        let (order, scope) = (m.order(), m.scope());
+        let space = m.space();
+        let allowed = match order {
+            None => true,
+            Some(Order::Weak) => !reduces && scope.is_none(),
+            Some(Order::Relaxed) => reduces && scope.is_some(),
+            Some(_) => false,
+        };
+        let op = if reduces { m.find(rmw).ok_or_else(|| m.error("an operation is missing"))? } else { Rmw::Exch };
+        let count = match m.one_of(&["v2", "v4"]) {
+            None => 1,
+            Some("v2") => 2,
+            Some(_) => 4,
+        };
+        let signals = m.take("mbarrier::complete_tx::bytes");
+        let ty = m.ty()?;
+        let exists = match (reduces, ty) {
+            (false, Ty::B(32 | 64) | Ty::U(32 | 64) | Ty::S(32 | 64) | Ty::F32 | Ty::F64) => true,
+            (true, Ty::U(32) | Ty::S(32) | Ty::U(64)) => count == 1 && exists(op, ty),
+            (true, Ty::B(32)) => count == 1 && matches!(op, Rmw::And | Rmw::Or | Rmw::Xor),
+            _ => false,
+        };
+        // A store that signals no mbarrier is another instruction, for memory of the system.
+        if ![allowed, signals, exists, matches!(space, Space::Shared | Space::Generic)].iter().all(|&holds| holds) {
+            return Err(m.unknown());
+        }
+        let [target, value, mbarrier] = a else { return Err(m.error(format!("{} operands", a.len()))) };
+        let (address, _) = self.address_in(target, Space::Shared)?;
+        let values = self.regs(value, ty, false)?;
+        if values.len() != count {
+            return Err(m.error(format!("a vector of {}", values.len())));
+        }
+        let (mbarrier, _) = self.address_in(mbarrier, Space::Shared)?;
+        let (space, order, scope) = (Space::Shared, Order::Relaxed, Scope::Cta);
+        let atomic = Atomic { op, ty, space, address, old: Vec::new(), values, swap: SINK, order, scope };
+        self.emit(Op::AsyncStore(Box::new(AsyncStore { atomic, mbarrier })), Class::SharedStore);
         Ok(true)
     }
 

@@ -31,6 +31,8 @@ pub(super) enum Symbol {
     /// A parameter of the kernel.
     Param(u64),
     Global(u32),
+    /// A variable that another module defines.
+    Elsewhere,
     Function(u32),
     Label(u32),
     Targets(Vec<String>),
@@ -415,6 +417,7 @@ impl<'a, 'm> Body<'a, 'm> {
                 self.emit_always(Op::FrameAddress { d, offset: at.wrapping_add_signed(offset) });
                 d
             }
+            Symbol::Elsewhere => return Err(self.error(format!("the variable {name} is defined in another module"))),
             _ => return Err(self.error(format!("{name} has no address"))),
         })
     }
@@ -499,9 +502,10 @@ impl<'a, 'm> Body<'a, 'm> {
         super::refused::check(&instr.op, &instr.mods, &m)?;
         let known = self.arithmetic(instr, &mut m)?
             || self.control(instr, &mut m)?
-            || self.memory(instr, &mut m)?
             || self.async_copy(instr, &mut m)?
+            || self.memory(instr, &mut m)?
             || self.matrix(instr, &mut m)?
+            || self.video(instr, &mut m)?
             || self.sync(instr, &mut m)?;
         if known { m.finish() } else { Err(self.error(format!("the instruction {} is unknown", m.spelling()))) }
     }

@@ -62,7 +62,7 @@ impl Body<'_, '_> {
                 m.space();
                 let ty = m.ty()?;
                 let rank = self.src(rank, Ty::U(32))?;
-                self.emit(Op::OwnRank { rank }, Class::Control);
+                self.emit(Op::OwnCta { operand: rank, want: 0 }, Class::Control);
                 let (d, s) = (self.dst(d, ty)?, self.src(s, ty)?);
                 Op::Map { f: crate::alu::map!(u64, |a| a), d, s: [s, SINK, SINK], k: 0 }
             }

@@ -29,7 +29,7 @@ pub(super) fn rmw(name: &str) -> Option<Rmw> {
 }
 
 /// Whether an atomic operation exists for a type.
-fn exists(op: Rmw, ty: Ty) -> bool {
+pub(super) fn exists(op: Rmw, ty: Ty) -> bool {
     match op {
         Rmw::Add => {
             matches!(ty, Ty::U(32 | 64) | Ty::S(32) | Ty::F16 | Ty::F16x2 | Ty::Bf16 | Ty::Bf16x2 | Ty::F32 | Ty::F64)

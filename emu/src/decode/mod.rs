@@ -10,6 +10,7 @@ mod memory;
 mod mods;
 mod refused;
 mod sync;
+mod video;
 
 use crate::ast::{Ast, Function, Init, Param, Var};
 use crate::parse::{MAX_VARIABLE, ParseError};
@@ -107,14 +108,21 @@ pub(crate) fn decode(ast: &Ast) -> Result<Program, ParseError> {
             }
         }
     }
-    for (at, f) in functions.iter().enumerate() {
-        scope.insert(&f.name, Symbol::Function(at as u32), f.line)?;
+    for (name, function, line) in &ast.aliases {
+        match (shared.names.get(function.as_str()).copied(), shared.names.get_mut(name.as_str())) {
+            (Some(target), Some(at)) if functions[*at as usize].body.is_none() => *at = target,
+            _ => return Err(ParseError::new(*line, format!("{name} cannot be another name of {function}"))),
+        }
+    }
+    for f in &functions {
+        scope.insert(&f.name, Symbol::Function(shared.names[f.name.as_str()]), f.line)?;
         shared.signatures.push(signature(&f.params, &f.returns));
     }
     // Functions before kernels, so that all shared variables of functions have their places.
     for (at, f) in functions.iter().enumerate() {
         let signature = shared.signatures[at].clone();
-        let signature = shared.kind(&signature);
+        // A kernel is launched, not called.
+        let signature = if f.entry { u32::MAX } else { shared.kind(&signature) };
         let missing = f.body.is_none().then(|| f.name.clone());
         shared.program.functions.push(Code { start: 0, registers: 0, predicates: 0, frame: 0, signature, missing });
     }
@@ -186,7 +194,8 @@ fn declare_static<'a>(
             Symbol::DynamicShared
         }
         Space::Shared => Symbol::Shared(layout.add(var.bytes, var.align)),
-        _ if var.external || var.unsized_array => {
+        _ if var.external => Symbol::Elsewhere,
+        _ if var.unsized_array => {
             return Err(ParseError::new(var.line, format!("the variable {} is defined nowhere", var.name)));
         }
         _ if globals.iter().map(|g| g.bytes.len() as u64).sum::<u64>() + var.bytes > MAX_VARIABLE => {

@@ -18,6 +18,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("tensormap", "", "tensor maps"),
     ("cp", "tensor", "tensor maps"),
     ("cp", "cp_mask", "copies of masked bytes"),
+    ("cp", "reduce", "bulk copies that reduce"),
     ("mma", "sp", "sparse products"),
     ("mma", "block_scale", "block-scaled products"),
     ("alloca", "", "allocation on the stack"),

@@ -92,7 +92,7 @@ impl Ctx<'_> {
     }
 
     /// The turns of lanes at one address.
-    fn atomic_word(&mut self, window: Window, a: &Atomic, mask: u32, address: u64, shared: bool) -> Done {
+    pub(super) fn atomic_word(&mut self, window: Window, a: &Atomic, mask: u32, address: u64, shared: bool) -> Done {
         let first = mask.trailing_zeros();
         let width = a.ty.bytes();
         let bytes = width as usize * a.values.len();

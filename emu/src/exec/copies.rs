@@ -7,18 +7,18 @@
 use super::access::classify;
 use super::state::{Bad, Ctx, Done, Group, lanes};
 use crate::clock::{
-    BULK_READ, BULK_WRITE, CP_ASYNC, Epoch, FENCED_CP_ASYNC, FENCED_GLOBAL, FENCED_SHARED, MAX_TIME, Source, Strength,
-    Width,
+    Agent, BULK_READ, BULK_WRITE, CP_ASYNC, Epoch, FENCED_CP_ASYNC, FENCED_GLOBAL, FENCED_SHARED, MAX_TIME, Source,
+    Strength, Width,
 };
 use crate::fault::FaultKind;
 use crate::memory::Region;
-use crate::program::{Bulk, CpAsync};
+use crate::program::{AsyncStore, Bulk, BulkKind, CpAsync, Rmw};
 use crate::race::Conflict;
 use crate::types::Space;
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// A bulk load on its way.
+/// Bytes on their way to shared memory that signal an mbarrier.
 #[derive(Debug)]
 pub(crate) struct Landing {
     pub(crate) target: u64,
@@ -27,6 +27,7 @@ pub(crate) struct Landing {
     pub(crate) lane: u32,
     pub(crate) warp: u32,
     pub(crate) pc: u32,
+    pub(crate) by: Source,
 }
 
 /// Bytes on their way to shared memory, from `cp.async`.
@@ -262,37 +263,73 @@ impl Ctx<'_> {
                 let what = format!("a bulk copy of {len} bytes");
                 return Err(Bad::new(FaultKind::Misaligned, l, Some(target[lane]), what));
             }
-            if b.load {
-                let mbarrier = self.mbarrier_address(Space::Shared, mbarrier[lane], l)?;
-                self.bulk_load(l, pc, shared(target[lane]), source[lane], len, mbarrier)?;
-            } else {
+            if b.kind == BulkKind::Store {
                 self.bulk_store(l, target[lane], shared(source[lane]), len)?;
+                continue;
             }
+            let mbarrier = self.mbarrier_address(Space::Shared, shared(mbarrier[lane]), l)?;
+            let to = self.shared_range(shared(target[lane]), len, l)?;
+            let (agent, phase) = self.signalled(mbarrier, l)?;
+            let reading = Epoch::new(agent, phase, 0, Strength::Weak).by(Source::Bulk);
+            let data = if b.kind == BulkKind::Load {
+                self.count_bulk(source[lane], len, false);
+                self.read_source(source[lane], len as usize, l, Some(reading))?
+            } else {
+                let from = self.read_shared(shared(source[lane]), len, l, reading)?;
+                self.team.shared.store.data[from..from + len as usize].to_vec()
+            };
+            self.land_later((l, pc), to, data, (mbarrier, agent), Source::Bulk)?;
         }
         self.memory.agents.progress += 1;
         Ok(())
     }
 
-    fn bulk_load(&mut self, lane: u32, pc: u32, target: u64, source: u64, len: u64, mbarrier: u64) -> Done {
-        let (agent, phase) = self.signalled(mbarrier, lane)?;
-        let offset = self.shared_range(target, len, lane)?;
-        let reading = Epoch::new(agent, phase, 0, Strength::Weak).by(Source::Bulk);
-        self.count_bulk(source, len, false);
-        let data = self.read_source(source, len as usize, lane, Some(reading))?;
+    /// Bytes are on their way to shared memory, and will signal an mbarrier.
+    fn land_later(
+        &mut self,
+        (lane, pc): (u32, u32),
+        target: usize,
+        data: Vec<u8>,
+        (mbarrier, agent): (u64, Agent),
+        by: Source,
+    ) -> Done {
         // Until it lands no wait covers it.
-        let writing = Epoch::new(agent, MAX_TIME, 0, Strength::Weak).by(Source::Bulk).wide(Width::OTHER);
-        self.claim_target(offset, len as usize, lane, writing, None)?;
-        let warp = self.warp.index;
-        self.team.landings.push(Landing { target, data, mbarrier, lane, warp, pc });
+        let writing = Epoch::new(agent, MAX_TIME, 0, Strength::Weak).by(by).wide(Width::OTHER);
+        self.claim_target(target, data.len(), lane, writing, None)?;
+        let (warp, target) = (self.warp.index, target as u64);
+        self.team.landings.push(Landing { target, data, mbarrier, lane, warp, pc, by });
         Ok(())
     }
 
-    fn bulk_store(&mut self, lane: u32, target: u64, source: u64, len: u64) -> Done {
-        let group = self.copies(lane).bulk_group;
+    /// `st.async` and `red.async`. A store lands late; a reduction happens at once, which is legal as well.
+    pub(crate) fn async_store(&mut self, g: usize, s: &AsyncStore) -> Done {
+        let Group { mask, window, pc, .. } = self.warp.groups[g];
+        let (target, mbarrier) = (self.addresses(window, s.atomic.address), self.addresses(window, s.mbarrier));
+        let (target, mbarrier) = (target.map(shared), mbarrier.map(shared));
+        let width = s.atomic.ty.bytes();
+        let bytes = width * s.atomic.values.len() as u32;
+        self.aligned(&target, mask, bytes)?;
+        for lane in lanes(mask) {
+            let l = lane as u32;
+            let signalled = self.mbarrier_address(Space::Shared, mbarrier[lane], l)?;
+            if s.atomic.op != Rmw::Exch {
+                self.atomic_word(window, &s.atomic, 1 << lane, target[lane], true)?;
+                self.complete_by(signalled, l, bytes.into())?;
+                continue;
+            }
+            let to = self.shared_range(target[lane], bytes.into(), l)?;
+            let agent = self.initialised(signalled, l)?.agent;
+            let word = |r: &u32| self.get(window, *r)[lane].to_le_bytes().into_iter().take(width as usize);
+            let data = s.atomic.values.iter().flat_map(word).collect();
+            self.land_later((l, pc), to, data, (signalled, agent), Source::CpAsync)?;
+        }
+        self.memory.agents.progress += 1;
+        Ok(())
+    }
+
+    /// Reads shared memory for a bulk copy: checked as a read of the thread, and noted as one of the copy.
+    fn read_shared(&mut self, source: u64, len: u64, lane: u32, reading: Epoch) -> Done<usize> {
         let offset = self.shared_range(source, len, lane)?;
-        let agent = self.warp.order.agent;
-        let reading = Epoch::new(agent + BULK_READ, group, lane, Strength::Weak).by(Source::Bulk);
-        let writing = Epoch::new(agent + BULK_WRITE, group, lane, Strength::Weak).by(Source::Bulk);
         let (n, shared) = (len as usize, &mut self.team.shared);
         let mut who = self.warp.order.who();
         if let Err(c) = shared.races.read(&mut who, 1 << lane, offset, n, Strength::Weak) {
@@ -305,6 +342,15 @@ impl Ctx<'_> {
         if let Some(at) = shared.store.first_unwritten(offset, n) {
             return Err(Bad::new(FaultKind::UninitShared, lane, Some(at as u64), format!("copies {len} bytes")));
         }
+        Ok(offset)
+    }
+
+    fn bulk_store(&mut self, lane: u32, target: u64, source: u64, len: u64) -> Done {
+        let group = self.copies(lane).bulk_group;
+        let agent = self.warp.order.agent;
+        let reading = Epoch::new(agent + BULK_READ, group, lane, Strength::Weak).by(Source::Bulk);
+        let writing = Epoch::new(agent + BULK_WRITE, group, lane, Strength::Weak).by(Source::Bulk);
+        let (n, offset) = (len as usize, self.read_shared(source, len, lane, reading)?);
         self.count_bulk(target, len, true);
         let Some((index, to)) = self.memory.locate(target, len) else {
             return Err(self.unmapped(lane, target, len));

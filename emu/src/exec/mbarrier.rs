@@ -291,6 +291,15 @@ impl Ctx<'_> {
         Ok(Next::Step)
     }
 
+    /// Bytes of an asynchronous operation of a lane land at once; who waits for them knows what the lane has done.
+    pub(crate) fn complete_by(&mut self, address: u64, lane: u32, bytes: u64) -> Done {
+        let order = &self.warp.order;
+        let clock = order.snapshot(1 << lane, order.now);
+        join(&mut self.initialised(address, lane)?.arriving, &clock);
+        self.team.complete_tx(address, bytes);
+        self.warp.order.tick(lane)
+    }
+
     /// The mbarrier that bulk copies signal, for a copy that a lane issues.
     pub(crate) fn signalled(&mut self, address: u64, lane: u32) -> Done<(Agent, u32)> {
         let b = self.initialised(address, lane)?;

@@ -229,6 +229,12 @@ impl Ctx<'_> {
                 }
                 self.warp.set(window, *d, active, &out);
             }
+            Op::Video { video, d, s } => {
+                let x = s.map(|r| *self.get(window, r));
+                let out =
+                    std::array::from_fn(|l| u64::from(video.apply(x[0][l] as u32, x[1][l] as u32, x[2][l] as u32)));
+                self.warp.set(window, *d, active, &out);
+            }
             Op::Insert { bits, d, s } => {
                 let x = s.map(|r| *self.get(window, r));
                 let out = std::array::from_fn(|l| insert(*bits, x[0][l], x[1][l], x[2][l] as u32, x[3][l] as u32));
@@ -298,10 +304,10 @@ impl Ctx<'_> {
                 let value = (0..WARP).fold(0, |m, l| m | u32::from(is(s[l])) << l);
                 self.warp.set_predicate(window, *p, active, value);
             }
-            Op::OwnRank { rank } => {
-                let ranks = self.get(window, *rank);
-                if let Some(lane) = lanes(active).find(|&l| ranks[l] as u32 != 0) {
-                    let what = format!("CTA {} of a cluster of one", ranks[lane] as u32);
+            Op::OwnCta { operand, want } => {
+                let values = self.get(window, *operand);
+                if let Some(lane) = lanes(active).find(|&l| values[l] as u32 != *want) {
+                    let what = format!("{} names another CTA than the only one of the cluster", values[lane] as u32);
                     return Err(Bad::new(FaultKind::BadOperand, lane as u32, None, what));
                 }
             }
@@ -365,6 +371,7 @@ impl Ctx<'_> {
             }
             Op::CpAsync(c) => self.cp_async(g, c)?,
             Op::Bulk(b) => self.bulk(g, b)?,
+            Op::AsyncStore(s) => self.async_store(g, s)?,
             Op::Mbarrier(m) => return self.mbarrier(g, m),
             Op::Barrier(b) => {
                 if b.aligned && !self.whole_warp(g)? {

@@ -70,12 +70,13 @@ impl Ctx<'_> {
                 return Err(Bad::new(FaultKind::BadOperand, lane as u32, Some(bases[lane]), what));
             }
         }
-        // Each line of the matrix begins at a multiple of the bytes of a lane's registers.
+        // A matrix begins at a multiple of the bytes of a lane's registers, and its lines do as far as those of all shapes can.
         let size = u64::from(t.access.width / 8) * t.regs.len() as u64;
         let line = u64::from(strides[0] as u32) * u64::from(t.bits) / 8;
-        if !bases[0].is_multiple_of(size) || !line.is_multiple_of(size) {
+        let step = size.min(16);
+        if !bases[0].is_multiple_of(size) || !line.is_multiple_of(step) {
             let what =
-                format!("a matrix of lines of {line} bytes, which must be multiples of {size} as the address is");
+                format!("a matrix with lines of {line} bytes; it must be at a multiple of {size}, lines of {step}");
             return Err(Bad::new(FaultKind::Misaligned, 0, Some(bases[0]), what));
         }
         let units = t.access.width / (8 * t.access.bytes);

@@ -1,7 +1,7 @@
 //! Constant expressions: 64-bit integers, signed unless a literal is too large for that, combined by the operators of C.
 
 use super::{Parser, Result};
-use crate::lex::Tok;
+use crate::lex::{Tok, Token, tokens};
 
 /// Operators within each other.
 const MAX_DEPTH: usize = 32;
@@ -25,8 +25,11 @@ const OPERATORS: &[(&[u8], u8)] = &[
     (b"-", SUM),
     (b"*", 10),
     (b"/", 10),
-    (b"%", 10),
+    (REMAINDER, 10),
 ];
+
+/// The lexer takes it for the start of a name.
+const REMAINDER: &[u8] = b"%";
 
 /// How tightly sums bind.
 pub(super) const SUM: u8 = 9;
@@ -105,16 +108,34 @@ impl Parser<'_> {
     /// The operator that stands here, and how tightly it binds.
     fn operator(&self) -> Option<(&'static [u8], u8)> {
         let stands = |op: &[u8]| {
+            if op == REMAINDER {
+                return matches!(self.peek(), Tok::Word(w) if w.starts_with('%'));
+            }
             let mut tokens = self.tokens[self.at..].iter();
             op.iter().all(|&c| tokens.next().is_some_and(|t| t.tok == Tok::Punct(c)))
         };
         OPERATORS.iter().copied().find(|(op, _)| stands(op))
     }
 
+    fn skip_operator(&mut self, op: &[u8]) -> Result<()> {
+        let (Tok::Word(word), line) = (self.peek(), self.line()) else {
+            self.at += op.len();
+            return Ok(());
+        };
+        // What the lexer took for a name goes on with a number.
+        match tokens(word.trim_start_matches('%'))?.first() {
+            Some(Token { tok: tok @ Tok::Int(_), .. }) => self.tokens[self.at] = Token { tok: *tok, line },
+            _ => {
+                self.next();
+            }
+        }
+        Ok(())
+    }
+
     /// What operators that bind at least so tightly make of a left operand.
     fn binary(&mut self, mut left: Value, least: u8, depth: usize) -> Result<Value> {
         while let Some((op, binds)) = self.operator().filter(|o| o.1 >= least) {
-            self.at += op.len();
+            self.skip_operator(op)?;
             let mut right = self.unary(depth + 1)?;
             while self.operator().is_some_and(|next| next.1 > binds) {
                 right = self.binary(right, binds + 1, depth + 1)?;
