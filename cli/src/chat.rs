@@ -10,7 +10,7 @@ use crate::run::Session;
 use crate::text;
 use anyhow::{Context, Result};
 use ir::gguf::Metadata;
-use runtime::chat::{ChatTemplate, Conversation, Message, Reply, SYSTEM, SpecialTexts, USER};
+use runtime::chat::{ChatTemplate, Conversation, Message, Renderer, Reply, SYSTEM, SpecialTexts, USER};
 use runtime::generate::StopReason;
 use runtime::tokenizer::Tokenizer;
 use rustyline::error::ReadlineError;
@@ -18,6 +18,11 @@ use rustyline::{Behavior, Config, DefaultEditor};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// This program, for the process that renders templates.
+const SELF: &str = "/proc/self/exe";
+/// The argument that makes it one.
+pub const RENDERER: &str = "--render-chat-template";
 
 /// Flags of a conversation.
 #[derive(Debug, clap::Args)]
@@ -48,11 +53,12 @@ impl ChatArgs {
     /// The conversation that the flags ask for with a model of this header.
     pub fn conversation(&self, metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Chat> {
         let (special, now) = (SpecialTexts::from(tokenizer), runtime::sys::time::local());
+        let renderer = Renderer::new(SELF, [RENDERER]);
         let template = match &self.template {
-            None => ChatTemplate::from_metadata(metadata, special, now)?,
+            None => ChatTemplate::from_metadata(metadata, special, now, renderer)?,
             Some(path) => {
                 let name = path.display();
-                ChatTemplate::from_text(&text::file(path)?, name.to_string(), special, now)?
+                ChatTemplate::from_text(&text::file(path)?, name.to_string(), special, now, renderer)?
             }
         };
         let opening: Vec<_> = self.system.iter().map(|text| Message::new(SYSTEM, text)).collect();

@@ -66,6 +66,9 @@ rigc compiles a model's kernels for this machine and runs them.
 ";
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|first| first == chat::RENDERER) {
+        return runtime::chat::renderer::serve();
+    }
     signals::on_lost_file(failure::lost_file);
     signals::file_limit_is_an_error();
     let result = match Cli::try_parse() {

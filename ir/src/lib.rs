@@ -15,6 +15,7 @@ pub mod graph;
 pub mod kernel;
 pub mod plan;
 pub mod quant;
+pub mod quote;
 pub mod spec;
 pub mod target;
 pub mod tensor;

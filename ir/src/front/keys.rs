@@ -3,6 +3,7 @@
 
 use crate::gguf::Metadata;
 use crate::graph::F32;
+use crate::quote::quoted;
 use crate::{Error, Result};
 
 /// Keys of one architecture.
@@ -112,7 +113,7 @@ impl<'a> Keys<'a> {
             Some("none") => Ok(()),
             Some("linear") | None if !scaled => Ok(()),
             kind => {
-                refuse(format!("RoPE scaling '{}' ('{}')", kind.unwrap_or("linear"), self.full("rope.scaling.type")))
+                refuse(format!("RoPE scaling {} ('{}')", quoted(kind.unwrap_or("linear")), self.full("rope.scaling.type")))
             }
         }
     }
