@@ -70,7 +70,9 @@ pub fn compile(model: &ModelFile, args: &CompileArgs, stages: &[&str]) -> Result
     let path = std::path::absolute(model.path()).unwrap_or_else(|_| model.path().to_owned());
     let Some(path) = path.to_str() else {
         let path = path.display();
-        return Err(usage(format!("{path} is not UTF-8, as an artifact has to name it; rename the file or its folder")));
+        return Err(usage(format!(
+            "{path} is not UTF-8, as an artifact has to name it; rename the file or its folder"
+        )));
     };
     let options = Options {
         target: &target(args)?,
@@ -79,12 +81,7 @@ pub fn compile(model: &ModelFile, args: &CompileArgs, stages: &[&str]) -> Result
         schedules: &args.schedules()?,
     };
     let identity = model.identity();
-    let model = codegen::Model {
-        metadata: model.metadata(),
-        tensors: &tensors,
-        identity: &identity,
-        path,
-    };
+    let model = codegen::Model { metadata: model.metadata(), tensors: &tensors, identity: &identity, path };
     codegen::compile(model, options, stages).map_err(|e| match e {
         ir::Error::Malformed { what, at } => {
             ir::Error::Malformed { what: format!("{path} cannot be used: {what}"), at }.into()

@@ -62,8 +62,7 @@ fn cases() {
                     add_generation_prompt,
                     tools: tools.map(Cow::Borrowed),
                 };
-                let request =
-                    Request { source: source.into(), special: Cow::Borrowed(&special), now, ask: Some(ask) };
+                let request = Request { source: source.into(), special: Cow::Borrowed(&special), now, ask: Some(ask) };
                 if request.answer().as_ref() != Ok(expected) {
                     others.insert((case.template.clone(), case.case.clone()), request.answer());
                 }
@@ -76,7 +75,9 @@ fn cases() {
         }
         used.insert(case.template.clone());
     }
-    for (k, v) in &others { println!("{k:?}: {v:?}"); }
+    for (k, v) in &others {
+        println!("{k:?}: {v:?}");
+    }
     for entry in std::fs::read_dir(&dir).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(!name.ends_with(".jinja") || used.contains(&name), "{name} has no case");

@@ -315,7 +315,9 @@ fn measure(
         s.bounds.measure(machine);
         if let Some(peer) = peer {
             bar.set_message("llama-bench");
-            let Some((prefill, decode)) = peer.run(peer::patience(start.elapsed()), work.interrupted)? else { return Ok(None) };
+            let Some((prefill, decode)) = peer.run(peer::patience(start.elapsed()), work.interrupted)? else {
+                return Ok(None);
+            };
             s.peer_prefill.push(prefill);
             s.peer_decode.push(decode);
         }

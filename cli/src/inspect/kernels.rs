@@ -237,7 +237,8 @@ impl Report {
             ("roofline", 8, |r| r.share_of_roofline.map(|share| format!("{:.0} %", share * 100.0))),
         ];
         // A CPU has neither grids nor a prediction.
-        let columns: Vec<_> = columns.iter().filter(|(.., figure)| kernels.iter().any(|r| figure(r).is_some())).collect();
+        let columns: Vec<_> =
+            columns.iter().filter(|(.., figure)| kernels.iter().any(|r| figure(r).is_some())).collect();
         write!(s, "{:<20}", "kernel")?;
         for (head, width, _) in &columns {
             write!(s, " {head:>width$}")?;

@@ -94,7 +94,12 @@ fn memory(s: &mut String, r: &Report, c: &ModelConfig) -> Result<()> {
     let context = CONTEXT.min(c.context as u64);
     let token = KV_BYTES * 2 * (c.layers * c.kv_heads * c.head) as u64;
     let need = r.bytes.saturating_add(token.saturating_mul(context));
-    write!(s, "KV cache: {:.1} KiB a token in f16, {:.2} GiB at {context}", token as f64 / 1024.0, gib(token * context))?;
+    write!(
+        s,
+        "KV cache: {:.1} KiB a token in f16, {:.2} GiB at {context}",
+        token as f64 / 1024.0,
+        gib(token * context)
+    )?;
     let gpus = target::ALL.iter().filter_map(|t| t.gpu());
     let mut cards: Vec<&Card> = gpus.flat_map(|gpu| gpu.cards).filter(|c| free(c.memory_bytes) >= need).collect();
     cards.sort_by_key(|c| c.memory_bytes);

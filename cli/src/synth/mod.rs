@@ -117,12 +117,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
         return Ok(ExitCode::from(INTERRUPTED));
     }
     let named = if args.force { Temporary::replace } else { Temporary::create };
-    written.and_then(|()| named(temporary, path)).map_err(|e| {
-        match e.kind() {
-            ErrorKind::AlreadyExists => usage(format!("{} exists; remove it or add --force", path.display())),
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => no_room(path, total, &e),
-            _ => runtime::Error::io(path, e).into(),
-        }
+    written.and_then(|()| named(temporary, path)).map_err(|e| match e.kind() {
+        ErrorKind::AlreadyExists => usage(format!("{} exists; remove it or add --force", path.display())),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => no_room(path, total, &e),
+        _ => runtime::Error::io(path, e).into(),
     })?;
     let elements: u64 = writer.tensors.iter().map(|t| t.shape.iter().map(|&d| d as u64).product::<u64>()).sum();
     note!(

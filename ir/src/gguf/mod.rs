@@ -115,7 +115,9 @@ pub fn parse(bytes: &[u8]) -> Result<Header> {
     let metadata = Metadata::read(&mut r, entry_count)?;
     let alignment = u64::from(metadata.opt_u32("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT));
     if !alignment.is_power_of_two() || alignment > MAX_ALIGNMENT {
-        return Err(Error::malformed(format!("general.alignment is {alignment}, not a power of two up to {MAX_ALIGNMENT}")));
+        return Err(Error::malformed(format!(
+            "general.alignment is {alignment}, not a power of two up to {MAX_ALIGNMENT}"
+        )));
     }
 
     let mut tensors = Vec::new();

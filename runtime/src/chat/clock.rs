@@ -82,10 +82,7 @@ pub(super) fn format(at: &DateTime, directives: &str) -> Result<String, Error> {
             Some('Z' | 'z') => String::new(),
             other => {
                 let other = other.map(String::from).unwrap_or_default();
-                return Err(Error::new(
-                    ErrorKind::InvalidOperation,
-                    format!("strftime_now: %{other} is not known"),
-                ));
+                return Err(Error::new(ErrorKind::InvalidOperation, format!("strftime_now: %{other} is not known")));
             }
         });
     }

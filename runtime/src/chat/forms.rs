@@ -151,7 +151,8 @@ fn keeps_all(program: &mut Program, variables: &Variables<'_>) -> Result<(), Str
     }
     let text = program.render(&Variables { messages: &messages, ..*variables })?;
     // A list of parts that is shown as a value has the texts too, among its names.
-    let shown = |mark: &str| [format!("\"text\": \"{mark}"), format!("'text': '{mark}")].iter().any(|t| text.contains(t));
+    let shown =
+        |mark: &str| [format!("\"text\": \"{mark}"), format!("'text': '{mark}")].iter().any(|t| text.contains(t));
     match marks.iter().find(|(_, mark)| !text.contains(mark) || shown(mark)) {
         None => Ok(()),
         Some(&(i, _)) => {
@@ -170,8 +171,7 @@ mod tests {
     fn answer(source: &str, messages: Json, tools: Option<Json>) -> Result<String, String> {
         let now = DateTime { year: 2026, month: 11, day: 22, hour: 12, minute: 0, second: 0 };
         let messages: Vec<Message> = serde_json::from_value(messages).unwrap();
-        let ask =
-            Ask { messages: Cow::Owned(messages), add_generation_prompt: false, tools: tools.map(Cow::Owned) };
+        let ask = Ask { messages: Cow::Owned(messages), add_generation_prompt: false, tools: tools.map(Cow::Owned) };
         render(&mut Program::new(source, now)?, &ask, &SpecialTexts::default())
     }
 
@@ -186,7 +186,8 @@ mod tests {
 
     const PLAIN: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim | upper }}{% endfor %}";
     const TYPED: &str = "{% for m in messages %}[{{ m.role }}]{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}{% endfor %}";
-    const NO_SYSTEM: &str = "{% for m in messages %}{% if m.role != 'system' %}[{{ m.role }}]{{ m.content }}{% endif %}{% endfor %}";
+    const NO_SYSTEM: &str =
+        "{% for m in messages %}{% if m.role != 'system' %}[{{ m.role }}]{{ m.content }}{% endif %}{% endfor %}";
     const REFUSES_SYSTEM: &str = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}";
     const LAST: &str = "{{ messages[-1].content }}";
     const THINKING: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content.split('</think>')[-1] }}{% endfor %}";
@@ -195,14 +196,19 @@ mod tests {
     fn a_form_that_keeps_all() {
         let two = || json!([{"role": "system", "content": "S"}, {"role": "user", "content": " u "}]);
         let talk = || json!([{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]);
-        let parts = || json!([{"role": "user", "content": [{"type": "text", "text": "u"}, {"type": "text", "text": "v"}]}]);
+        let parts =
+            || json!([{"role": "user", "content": [{"type": "text", "text": "u"}, {"type": "text", "text": "v"}]}]);
         check(PLAIN, two(), Ok("[system]S[user]U"));
         check(PLAIN, parts(), Ok("[user]U\nV"));
         check(TYPED, two(), Ok("[system]S[user] u "));
         check(TYPED, parts(), Ok("[user]uv"));
         check(NO_SYSTEM, two(), Ok("[user]S\n\n u "));
         check(NO_SYSTEM, talk(), Ok("[user]u[assistant]a"));
-        check(&TYPED.replace("[{{ m.role }}]", "{% if m.role == 'system' %}{% continue %}{% endif %}"), two(), Ok("S u "));
+        check(
+            &TYPED.replace("[{{ m.role }}]", "{% if m.role == 'system' %}{% continue %}{% endif %}"),
+            two(),
+            Ok("S u "),
+        );
         check(REFUSES_SYSTEM, two(), Ok("[user]S\n\n u "));
         check(REFUSES_SYSTEM, talk(), Ok("[user]u[assistant]a"));
         check(THINKING, json!([{"role": "assistant", "content": "x</think>y"}]), Ok("[assistant]y"));
@@ -220,7 +226,11 @@ mod tests {
         check("", talk(), Err("it leaves out message 1 of 2"));
         let users = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}";
         check(users, talk(), Err("it leaves out message 2 of 2, of the role 'assistant'"));
-        check(users, json!([{"role": "user", "content": "u"}, {"role": "tool\u{1b}", "content": "t"}]), Err("'tool\\u{1b}'"));
+        check(
+            users,
+            json!([{"role": "user", "content": "u"}, {"role": "tool\u{1b}", "content": "t"}]),
+            Err("'tool\\u{1b}'"),
+        );
         let late = json!([{"role": "user", "content": "u"}, {"role": "system", "content": "S"}]);
         check(NO_SYSTEM, late, Err("it leaves out message 2 of 2, of the role 'system'"));
         check(REFUSES_SYSTEM, json!([{"role": "assistant", "content": "a"}]), Err("roles must alternate"));

@@ -20,10 +20,12 @@ pub fn exchange(a: &Path, b: &Path) -> Result<()> {
 pub fn rename_to_new(from: &Path, to: &Path) -> Result<()> {
     match rename(from, to, libc::RENAME_NOREPLACE) {
         // File systems that cannot do it in one step.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => match std::fs::symlink_metadata(to) {
-            Ok(_) => Err(ErrorKind::AlreadyExists.into()),
-            Err(_) => std::fs::rename(from, to),
-        },
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
+            match std::fs::symlink_metadata(to) {
+                Ok(_) => Err(ErrorKind::AlreadyExists.into()),
+                Err(_) => std::fs::rename(from, to),
+            }
+        }
         result => result,
     }
 }
@@ -32,8 +34,7 @@ fn rename(from: &Path, to: &Path, flags: libc::c_uint) -> Result<()> {
     let from = CString::new(from.as_os_str().as_bytes())?;
     let to = CString::new(to.as_os_str().as_bytes())?;
     // SAFETY: both strings end with a zero byte and outlive the call.
-    let failed =
-        unsafe { libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), flags) != 0 };
+    let failed = unsafe { libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), flags) != 0 };
     if failed { Err(Error::last_os_error()) } else { Ok(()) }
 }
 
