@@ -3,21 +3,28 @@
 //! On a terminal, an error in one message is reported and the conversation goes on; a script that pipes its lines in gets
 //! the exit code of the first error.
 
-use crate::failure::{self, usage};
+use crate::failure::{self, INTERRUPTED, usage};
 use crate::interrupt::Interrupt;
 use crate::output::{self, note};
 use crate::session::Session;
+use crate::temporary::Temporary;
 use crate::text;
 use anyhow::{Context, Result};
 use ir::gguf::Metadata;
-use runtime::chat::{ChatTemplate, Conversation, Message, Reply, SYSTEM, SpecialTexts, USER};
+use ir::quote;
+use runtime::chat::{ChatTemplate, Conversation, Message, Renderer, Reply, SYSTEM, SpecialTexts, USER};
 use runtime::generate::StopReason;
 use runtime::tokenizer::Tokenizer;
 use rustyline::error::ReadlineError;
 use rustyline::{Behavior, Config, DefaultEditor};
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// This program, for the process that renders templates.
+const SELF: &str = "/proc/self/exe";
+/// The argument that makes it one.
+pub const RENDERER: &str = "--render-chat-template";
 
 /// Flags of a conversation.
 #[derive(Debug, clap::Args)]
@@ -37,6 +44,8 @@ pub struct ChatArgs {
 pub struct Chat {
     conversation: Conversation,
     opening: Vec<Message>,
+    /// Whether the last reply was interrupted.
+    stopped: bool,
 }
 
 impl ChatArgs {
@@ -48,15 +57,16 @@ impl ChatArgs {
     /// The conversation that the flags ask for with a model of this header.
     pub fn conversation(&self, metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Chat> {
         let (special, now) = (SpecialTexts::from(tokenizer), runtime::sys::time::local());
+        let renderer = Renderer::new(SELF, [RENDERER]);
         let template = match &self.template {
-            None => ChatTemplate::from_metadata(metadata, special, now)?,
+            None => ChatTemplate::from_metadata(metadata, special, now, renderer)?,
             Some(path) => {
                 let name = path.display();
-                ChatTemplate::from_text(&text::file(path)?, name.to_string(), special, now)?
+                ChatTemplate::from_text(&text::file(path)?, name.to_string(), special, now, renderer)?
             }
         };
         let opening: Vec<_> = self.system.iter().map(|text| Message::new(SYSTEM, text)).collect();
-        Ok(Chat { conversation: Conversation::new(template, opening.clone()), opening })
+        Ok(Chat { conversation: Conversation::new(template, opening.clone()), opening, stopped: false })
     }
 }
 
@@ -82,7 +92,13 @@ pub fn run(mut session: Session, mut chat: Chat, message: Option<String>, interr
         note!("{}, context {context}, seed {}; /help lists commands", session.name, session.seed());
     }
     while let Some(line) = lines.next()? {
-        match chat.line(&line, &mut session, interrupt) {
+        let done = chat.line(&line, &mut session, interrupt);
+        // At a terminal Ctrl-C only ends a reply.
+        if interrupt.is_ending() || (chat.stopped && !lines.interactive()) {
+            done?;
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        match done {
             Ok(note) if lines.interactive() => output::tell(format_args!("{note}")),
             Err(e) if lines.interactive() && !failure::is_broken_pipe(&e) => {
                 failure::report(&e);
@@ -124,7 +140,10 @@ impl Chat {
             }
             ("save" | "load", _) => Err(usage(format!("/{name} needs a file: /{name} FILE"))),
             ("help" | "clear", _) => Err(usage(format!("/{name} takes nothing after it"))),
-            _ => Err(usage(format!("/{name} is no command; /help lists them, and //{command} is a message"))),
+            _ => {
+                let (name, command) = (quote::plain(name, 40), quote::plain(command, 40));
+                Err(usage(format!("/{name} is no command; /help lists them, and //{command} is a message")))
+            }
         }
     }
 
@@ -151,6 +170,7 @@ impl Chat {
             Ok(reply) => reply,
         };
         let generation = &reply.generation;
+        self.stopped = generation.stop_reason == StopReason::Interrupted;
         session.print_end(&reply.prompt_ids, generation)?;
         match generation.stop_reason {
             StopReason::Context => note!(
@@ -169,20 +189,29 @@ impl Chat {
     }
 }
 
-/// Writes messages as JSON; the file is whole or as it was.
+/// Writes messages as JSON; the file is whole or as it was, and keeps its permissions. Through a link, the file that it
+/// names is written.
 fn save(path: &Path, messages: &[Message]) -> Result<()> {
     let text = serde_json::to_string_pretty(messages).context("the conversation")? + "\n";
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let write = || {
-        std::fs::File::create(&partial)?.write_all(text.as_bytes())?;
-        std::fs::rename(&partial, path)
+    let io = |e| runtime::Error::io(path, e);
+    let old = match std::fs::canonicalize(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound && !path.is_symlink() => None,
+        old => Some(old.map_err(io)?),
     };
-    write().map_err(|e| {
-        let _ = std::fs::remove_file(&partial);
-        runtime::Error::io(path, e).into()
-    })
+    let mode = old.as_ref().map(std::fs::metadata).transpose().map_err(io)?;
+    if mode.as_ref().is_some_and(|old| !old.is_file()) {
+        return Err(usage(format!("{} is not a regular file; choose another name", path.display())));
+    }
+    let target = old.as_deref().unwrap_or(path);
+    let write = || {
+        let temporary = if mode.is_some() { Temporary::beside(target) } else { Temporary::public(target) }?;
+        temporary.file().write_all(text.as_bytes())?;
+        if let Some(old) = &mode {
+            temporary.file().set_permissions(old.permissions())?;
+        }
+        temporary.replace(target)
+    };
+    Ok(write().map_err(io)?)
 }
 
 /// Reads messages that [`save`] has written, or others of that form.
@@ -225,6 +254,9 @@ impl Lines {
                     }
                     Err(ReadlineError::Eof) => return Ok(None),
                     Err(ReadlineError::Interrupted) => note!("Ctrl-D leaves"),
+                    Err(ReadlineError::Io(e)) if e.kind() == ErrorKind::InvalidData => {
+                        note!("rigc: the line is not UTF-8 and was left out");
+                    }
                     Err(e) => return Err(terminal(e)),
                 }
             },

@@ -5,6 +5,7 @@ use crate::interrupt::Interrupt;
 use crate::model::{self, CompileArgs};
 use crate::output::{self, note};
 use anyhow::Result;
+use ir::quote;
 use runtime::ModelFile;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,16 +21,20 @@ pub struct Args {
     /// Artifact to write [default: the model's name with .rig, in this directory]
     #[arg(short, long, value_name = "NAME.rig")]
     output: Option<PathBuf>,
-    /// Print stages instead of writing the artifact: graph,fused,kernel,plan,clif,asm,ptx
-    #[arg(long, value_name = "STAGES", value_delimiter = ',')]
+    /// Print stages instead of writing the artifact: graph,fused,kernel,plan for every target, clif,asm for CPUs, ptx for
+    /// GPUs
+    #[arg(long, value_name = "STAGES", value_delimiter = ',', conflicts_with = "output")]
     emit: Vec<String>,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<ExitCode> {
     let stages: Vec<&str> = args.emit.iter().map(String::as_str).collect();
-    if let Some(unknown) = stages.iter().find(|s| !codegen::STAGES.contains(s)) {
-        return Err(usage(format!("--emit knows no stage '{unknown}'; the stages are {}", codegen::STAGES.join(", "))));
+    let target = model::target(&args.compile)?;
+    let has = codegen::stages(&target);
+    if let Some(unknown) = stages.iter().find(|s| !has.contains(s)) {
+        let (name, has) = (target.name, has.join(", "));
+        return Err(usage(format!("--emit knows no stage {} of {name}; the stages are {has}", quote::quoted(unknown))));
     }
     if model::is_artifact(&args.model) {
         let path = args.model.display();

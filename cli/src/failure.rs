@@ -1,11 +1,15 @@
 //! From errors to a sentence and an exit code: 2 for what the user can mend, 1 for what rigc got wrong.
 
 use crate::output::note;
+use ir::quote;
 use std::path::Path;
 use std::process::ExitCode;
 
 /// Exit code of an interrupted command.
 pub const INTERRUPTED: u8 = 130;
+
+/// Most characters of a sentence: names in it may be long.
+const SENTENCE: usize = 2000;
 
 /// Bad usage that the argument parser cannot see.
 #[derive(Debug, thiserror::Error)]
@@ -22,14 +26,13 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if is_broken_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    let text = error.to_string();
-    note!("rigc: {}", text.trim_end());
+    note!("rigc: {}", quote::plain(error.to_string().trim_end(), SENTENCE));
     ExitCode::from(code(error))
 }
 
 /// Says that a file was cut short, or that its disk failed, while it was read, and gives the exit code.
 pub fn lost_file(path: &Path) -> i32 {
-    let path = path.display();
+    let path = quote::plain(&path.to_string_lossy(), SENTENCE);
     note!("rigc: {path} was cut short while it was in use, or its disk fails; run again with the whole file");
     2
 }

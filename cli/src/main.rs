@@ -19,6 +19,7 @@ mod progress;
 mod run;
 mod session;
 mod synth;
+mod temporary;
 mod text;
 
 use clap::{Parser, Subcommand};
@@ -67,6 +68,9 @@ rigc compiles a model's kernels for this machine and runs them.
 ";
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|first| first == chat::RENDERER) {
+        return runtime::chat::renderer::serve();
+    }
     signals::on_lost_file(failure::lost_file);
     signals::file_limit_is_an_error();
     let result = match Cli::try_parse() {
@@ -90,9 +94,15 @@ fn command(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What the argument parser says, up to its first empty line, as one sentence.
+/// What the argument parser says, up to its first empty line, and its tip, as one sentence.
 fn sentence(error: &clap::Error) -> String {
+    // Flags of llama.cpp that would read as `-n gl`.
+    if std::env::args_os().skip(2).any(|arg| arg == "-ngl" || arg == "--n-gpu-layers") {
+        return "rigc has no -ngl: a model runs on one device whole; --device chooses it".into();
+    }
     let text = error.render().to_string();
     let lines: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-    format!("{}; rigc help lists commands and flags", lines.join(" ").trim_start_matches("error: "))
+    let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+    let hint = tip.filter(|tip| tip.contains("similar")).unwrap_or("rigc help lists commands and flags");
+    format!("{}; {hint}", lines.join(" ").trim_start_matches("error: "))
 }

@@ -8,6 +8,7 @@ use codegen::{Compiled, Options};
 use ir::artifact::Artifact;
 use ir::front::Tensors;
 use ir::quant::{self, Format};
+use ir::target::Target;
 use runtime::{Executor, ModelFile, executor};
 use std::path::{Path, PathBuf};
 
@@ -56,26 +57,34 @@ impl CompileArgs {
     }
 }
 
+/// The target that the flags ask for: a card alone stands for its target.
+pub fn target(args: &CompileArgs) -> Result<Target> {
+    let card = args.card.as_deref();
+    let of_card = card.and_then(Target::of_card).filter(|_| args.target.is_none());
+    of_card.map_or_else(|| machine::target(args.target.as_deref().unwrap_or(args.default_target), card), Ok)
+}
+
 /// Compiles a model; `stages` names the texts wanted.
 pub fn compile(model: &ModelFile, args: &CompileArgs, stages: &[&str]) -> Result<Compiled> {
     let tensors = Tensors::new(model.tensors().map(|(_, t)| t))?;
     let path = std::path::absolute(model.path()).unwrap_or_else(|_| model.path().to_owned());
+    let Some(path) = path.to_str() else {
+        let path = path.display();
+        return Err(usage(format!(
+            "{path} is not UTF-8, as an artifact has to name it; rename the file or its folder"
+        )));
+    };
     let options = Options {
-        target: &machine::target(args.target.as_deref().unwrap_or(args.default_target), args.card.as_deref())?,
+        target: &target(args)?,
         context: args.ctx.map(|n| n as usize),
         kv: args.format()?,
         schedules: &args.schedules()?,
     };
     let identity = model.identity();
-    let model = codegen::Model {
-        metadata: model.metadata(),
-        tensors: &tensors,
-        identity: &identity,
-        path: &path.to_string_lossy(),
-    };
+    let model = codegen::Model { metadata: model.metadata(), tensors: &tensors, identity: &identity, path };
     codegen::compile(model, options, stages).map_err(|e| match e {
         ir::Error::Malformed { what, at } => {
-            ir::Error::Malformed { what: format!("{} cannot be used: {what}", path.display()), at }.into()
+            ir::Error::Malformed { what: format!("{path} cannot be used: {what}"), at }.into()
         }
         e => e.into(),
     })

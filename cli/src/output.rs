@@ -1,14 +1,15 @@
 //! Writing to stdout, where a closed pipe or a full disk is an error like any other and not a panic, and to stderr, where
 //! there is nobody to tell of either.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 /// Writes all of `text` now.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| match e.kind() {
+        ErrorKind::BrokenPipe => e.into(),
+        _ => runtime::Error::io("standard output", e).into(),
+    })
 }
 
 /// Writes to stderr, if that is possible.

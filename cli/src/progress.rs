@@ -13,11 +13,9 @@ pub fn count(what: &'static str, quiet: bool) -> ProgressBar {
     bar(what, quiet, "{msg} {wide_bar} {pos}/{len} {eta} left")
 }
 
+/// Not drawn before its [`start`].
 fn bar(what: &'static str, quiet: bool, template: &str) -> ProgressBar {
-    if quiet || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    let bar = ProgressBar::with_draw_target((!quiet).then_some(0), ProgressDrawTarget::hidden());
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
@@ -25,10 +23,20 @@ fn bar(what: &'static str, quiet: bool, template: &str) -> ProgressBar {
     bar
 }
 
+/// Begins a bar over `total`, unless it is quiet or has begun.
+pub fn start(bar: &ProgressBar, total: u64) {
+    if total > 0 && bar.length() == Some(0) {
+        bar.set_length(total);
+        if std::io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+    }
+}
+
 /// A callback that moves a bar.
 pub fn callback(bar: &ProgressBar) -> impl FnMut(u64, u64) + '_ {
     |done, total| {
-        bar.set_length(total);
+        start(bar, total);
         bar.set_position(done);
     }
 }

@@ -25,7 +25,8 @@ pub fn read(source: impl Read, name: &Path) -> Result<String> {
 /// The next line with its end, `None` after the last; `name` stands for it in messages.
 pub fn line(source: &mut impl BufRead, name: &str) -> Result<Option<String>> {
     let mut bytes = Vec::new();
-    match source.take(MOST + 1).read_until(b'\n', &mut bytes)? {
+    let read = source.take(MOST + 1).read_until(b'\n', &mut bytes);
+    match read.map_err(|e| runtime::Error::io(name, e))? {
         0 => Ok(None),
         _ => utf8(bytes, name).map(Some),
     }

@@ -20,6 +20,15 @@ const CHUNK: usize = 128;
 
 /// The stages that have a text form, in order.
 pub const STAGES: &[&str] = &["graph", "fused", "kernel", "plan", "clif", "asm", "ptx"];
+/// How many of them, from the front, every target has.
+const COMMON: usize = 4;
+
+/// The [`STAGES`] of a target.
+pub fn stages(target: &Target) -> Vec<&'static str> {
+    let (common, own) = STAGES.split_at(COMMON);
+    let own = own.iter().filter(|&&stage| (stage == "ptx") == target.gpu().is_some());
+    common.iter().chain(own).copied().collect()
+}
 
 /// What is known of a model without its weights.
 #[derive(Debug, Clone, Copy)]

@@ -13,6 +13,6 @@ mod memory;
 pub mod passes;
 pub mod predict;
 
-pub use compile::{Compiled, Listing, Model, Options, STAGES, compile};
+pub use compile::{Compiled, Listing, Model, Options, STAGES, compile, stages};
 pub use kernels_gen::schedule;
 pub use lower::{KernelTable, TableKernel, lower};

@@ -16,6 +16,7 @@ pub mod graph;
 pub mod kernel;
 pub mod plan;
 pub mod quant;
+pub mod quote;
 pub mod role;
 pub mod spec;
 pub mod target;

@@ -156,19 +156,25 @@ impl Target {
         let refusal = |hint: String| {
             Err(Error::Unsupported { feature: format!("card '{name}'"), target: Some(self.name.into()), hint })
         };
-        if let Some(gpu) = self.gpu()
-            && let Some(card) = gpu.cards.iter().find(|c| c.name == name)
-        {
-            return Ok(Target { machine: Machine::Gpu(Gpu { card, ..*gpu }), ..*self });
+        if let Some(target) = Target::of_card(name) {
+            if target.name == self.name {
+                return Ok(target);
+            }
+            return refusal(format!("it is a card of {0}: compile with --target {0}", target.name));
         }
         let gpus = || ALL.iter().filter_map(|t| Some((t.name, t.gpu()?.cards)));
-        let owner = gpus().find(|(_, cards)| cards.iter().any(|c| c.name == name));
-        if let Some((target, _)) = owner {
-            return refusal(format!("it is a card of {target}: compile with --target {target}"));
-        }
         let list = |cards: &[Card]| cards.iter().map(|c| c.name).collect::<Vec<_>>().join(", ");
         let all = gpus().map(|(target, cards)| format!("{target}: {}", list(cards)));
         refusal(format!("the cards are {}", all.collect::<Vec<_>>().join("; ")))
+    }
+
+    /// The target with the card of this name, whichever has it.
+    pub fn of_card(name: &str) -> Option<Target> {
+        ALL.iter().find_map(|target| {
+            let gpu = target.gpu()?;
+            let card = gpu.cards.iter().find(|c| c.name == name)?;
+            Some(Target { machine: Machine::Gpu(Gpu { card, ..*gpu }), ..*target })
+        })
     }
 
     /// The instruction set, if it is a CPU.

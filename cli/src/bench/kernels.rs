@@ -177,6 +177,7 @@ pub fn run(args: &Args, mut bench: Bench, interrupted: &AtomicBool) -> Result<Op
     let bounds = measure(&mut bench, &mut entries, &work, &bar, args.reps);
     bar.finish_and_clear();
     let Some(machine) = bounds? else { return Ok(None) };
+    bench.file.check_unchanged()?;
     let manifest = bench.executor.manifest();
     let device = bench.executor.device();
     Ok(Some(Report {

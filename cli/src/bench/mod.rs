@@ -27,6 +27,8 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// The context that models are compiled for where nothing else is asked for and theirs is not smaller.
+const CONTEXT: u32 = 8192;
 /// How often the bar is drawn.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -96,8 +98,8 @@ impl Bench {
         let compile = CompileArgs {
             target: args.target.clone(),
             card: None,
-            // An artifact's context is its own; it only has to be large enough.
-            ctx: (!model::is_artifact(&args.model)).then_some(context),
+            // An artifact's context is its own; it only has to be large enough. A model is compiled as for one.
+            ctx: (!model::is_artifact(&args.model) && context > CONTEXT).then_some(context),
             kv: args.kv.clone(),
             schedules: None,
             default_target: "native",
@@ -131,7 +133,7 @@ impl Bench {
 fn bar(args: &Args) -> ProgressBar {
     let bar = progress::count("warm-up", args.json);
     bar.enable_steady_tick(TICK);
-    bar.set_length(u64::from(args.reps));
+    progress::start(&bar, u64::from(args.reps));
     bar
 }
 
@@ -251,6 +253,7 @@ fn phases(args: &Args, mut bench: Bench, interrupted: &AtomicBool) -> Result<Opt
     let samples = measure(&mut bench.executor, &mut bench.machine, peer.as_ref(), &work, &bar, args.reps);
     bar.finish_and_clear();
     let Some(s) = samples? else { return Ok(None) };
+    bench.file.check_unchanged()?;
 
     let executor = &bench.executor;
     let (decode, prefill) = (Spread::of(&s.decode), Spread::of(&s.prefill));
@@ -297,6 +300,7 @@ fn measure(
         return Ok(None);
     }
     for _ in 0..reps {
+        let start = Instant::now();
         bar.set_message("prefill");
         let Some(prefill) = work.prefill(executor)? else { return Ok(None) };
         s.prefill.push(prefill);
@@ -309,7 +313,9 @@ fn measure(
         s.bounds.measure(machine);
         if let Some(peer) = peer {
             bar.set_message("llama-bench");
-            let Some((prefill, decode)) = peer.run(work.interrupted)? else { return Ok(None) };
+            let Some((prefill, decode)) = peer.run(peer::patience(start.elapsed()), work.interrupted)? else {
+                return Ok(None);
+            };
             s.peer_prefill.push(prefill);
             s.peer_decode.push(decode);
         }

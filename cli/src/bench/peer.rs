@@ -2,16 +2,22 @@
 
 use crate::failure::usage;
 use anyhow::Result;
+use ir::quote;
 use serde::Deserialize;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often Ctrl-C is looked at while llama-bench runs.
 const POLL: Duration = Duration::from_millis(20);
+
+/// How long llama-bench may take where rigc took `ours`: it loads the model each time, and may be slower.
+pub fn patience(ours: Duration) -> Duration {
+    Duration::from_secs(600) + ours * 20
+}
 
 /// Most bytes that are read of each of its outputs; llama-bench prints a few thousand.
 const MOST: u64 = 1 << 20;
@@ -53,7 +59,10 @@ impl Drop for Running {
 
 impl Peer<'_> {
     /// Prompt tokens and generated tokens a second; `None` if interrupted.
-    pub fn run(&self, interrupted: &AtomicBool) -> Result<Option<(f64, f64)>> {
+    ///
+    /// # Errors
+    /// If it cannot be started, fails, prints something else, or takes longer than `patience`.
+    pub fn run(&self, patience: Duration, interrupted: &AtomicBool) -> Result<Option<(f64, f64)>> {
         let mut command = Command::new(self.program);
         command.arg("-m").arg(self.model);
         let mut numbers = vec![("-t", self.threads), ("-p", self.prompt), ("-n", self.tokens), ("-r", 1)];
@@ -71,12 +80,16 @@ impl Peer<'_> {
         let mut running = Running(child);
         let out = collect(running.0.stdout.take());
         let err = collect(running.0.stderr.take());
+        let end = Instant::now() + patience;
         let status = loop {
             if let Some(status) = running.0.try_wait()? {
                 break status;
             }
             if interrupted.load(Ordering::Relaxed) {
                 return Ok(None);
+            }
+            if Instant::now() >= end {
+                return Err(failed(&format!("has not ended after {:.0} s, and was stopped", patience.as_secs_f64())));
             }
             std::thread::sleep(POLL);
         };
@@ -87,7 +100,7 @@ impl Peer<'_> {
         let (out, err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
         if !status.success() {
             let said = err.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
-            let said: String = said.trim().chars().take(SAID).collect();
+            let said = quote::plain(said.trim(), SAID);
             return Err(failed(&format!("ended with {status}: {said}")));
         }
         self.rates(&out).map(Some).ok_or_else(|| failed("did not print the figures of llama-bench -o json; is it one?"))
@@ -130,5 +143,19 @@ mod tests {
         assert_eq!(peer.rates(&format!("[{}]", test(16, 0, 1.0))), None);
         assert_eq!(peer.rates(&format!("[{}, {}]", test(16, 0, 0.0), test(0, 4, 7.0))), None);
         assert_eq!(peer.rates("no JSON"), None);
+    }
+
+    #[test]
+    fn one_that_hangs_is_stopped() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("llama-bench");
+        std::fs::write(&path, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let peer = Peer { program: &path, model: &path, threads: 2, prompt: 16, tokens: 4, depth: 8, kv: "f16" };
+        let (start, never) = (Instant::now(), AtomicBool::new(false));
+        let error = peer.run(Duration::from_millis(300), &never).unwrap_err().to_string();
+        assert!(error.contains("llama-bench has not ended after 0 s"), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(100));
     }
 }

@@ -159,10 +159,20 @@ impl Memory {
         }
     }
 
-    /// Whether weights and KV caches fit the card.
+    /// Whether weights and KV caches fit what is free of the card.
     fn fits(&self) -> bool {
-        self.card_bytes.is_none_or(|has| self.weight_bytes.saturating_add(self.kv_bytes) <= has)
+        self.card_bytes.is_none_or(|has| self.weight_bytes.saturating_add(self.kv_bytes) <= free(has))
     }
+}
+
+/// What of a card's memory its driver leaves to a program: 0.6 GiB go to its context and to the desktop.
+pub fn free(card_bytes: u64) -> u64 {
+    card_bytes.saturating_sub((6 << 30) / 10)
+}
+
+/// Bytes in GiB.
+pub fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
 }
 
 /// The target of an artifact, with the card that is asked for, or else its own.
@@ -208,47 +218,49 @@ impl Report {
 
     /// For people.
     pub fn table(&self) -> Result<String> {
-        fn or_dash<T>(figure: Option<T>, text: impl FnOnce(T) -> String) -> String {
-            figure.map_or_else(|| "-".into(), text)
-        }
         let Report { artifact, target, entry, position, kernels, step, .. } = self;
         let card = self.card.map(|card| format!(" ({card})")).unwrap_or_default();
         let mut s = String::new();
         writeln!(s, "{artifact} for {target}{card}, {entry} at position {position}\n")?;
         let counted = self.instructions.map_or("instr/32w".into(), |i| format!("{}/32w", i.to_uppercase()));
-        writeln!(
-            s,
-            "{:<20} {:>10} {:>8} {:>5} {:>8} {:>7} {counted:>9} {:>12} {:>9} {:>8}",
-            "kernel", "grid", "launches", "regs", "shared", "spills", "bytes", "us", "roofline"
-        )?;
-        for r in kernels {
-            writeln!(
-                s,
-                "{:<20} {:>10} {:>8} {:>5} {:>8} {:>7} {:>9} {:>12} {:>9} {:>8}",
-                r.name,
-                or_dash(r.ctas.zip(r.threads), |(ctas, threads)| format!("{ctas} x {threads}")),
-                r.launches,
-                or_dash(r.registers, |n| n.to_string()),
-                or_dash(r.shared_bytes, |n| n.to_string()),
-                or_dash(r.spill_bytes, |n| n.to_string()),
-                or_dash(r.instructions_per_32_weights, |n| format!("{n:.1}")),
-                r.bytes,
-                or_dash(r.microseconds, |us| format!("{us:.2}")),
-                or_dash(r.share_of_roofline, |share| format!("{:.0} %", share * 100.0)),
-            )?;
+        // Head, width, and the figure of a kernel.
+        type Figure = fn(&Row) -> Option<String>;
+        let columns: [(&str, usize, Figure); 9] = [
+            ("grid", 10, |r| r.ctas.zip(r.threads).map(|(ctas, threads)| format!("{ctas} x {threads}"))),
+            ("launches", 8, |r| Some(r.launches.to_string())),
+            ("regs", 5, |r| r.registers.map(|n| n.to_string())),
+            ("shared", 8, |r| r.shared_bytes.map(|n| n.to_string())),
+            ("spills", 7, |r| r.spill_bytes.map(|n| n.to_string())),
+            (&counted, 9, |r| r.instructions_per_32_weights.map(|n| format!("{n:.1}"))),
+            ("bytes", 12, |r| Some(r.bytes.to_string())),
+            ("us", 9, |r| r.microseconds.map(|us| format!("{us:.2}"))),
+            ("roofline", 8, |r| r.share_of_roofline.map(|share| format!("{:.0} %", share * 100.0))),
+        ];
+        // A CPU has neither grids nor a prediction.
+        let columns: Vec<_> =
+            columns.iter().filter(|(.., figure)| kernels.iter().any(|r| figure(r).is_some())).collect();
+        write!(s, "{:<20}", "kernel")?;
+        for (head, width, _) in &columns {
+            write!(s, " {head:>width$}")?;
         }
+        for r in kernels {
+            write!(s, "\n{:<20}", r.name)?;
+            for (_, width, figure) in &columns {
+                write!(s, " {:>width$}", figure(r).unwrap_or_else(|| "-".into()))?;
+            }
+        }
+        writeln!(s)?;
         write!(s, "\nstep: {} launches, {:.3} GB", step.launches, step.bytes as f64 / 1e9)?;
         if let (Some(us), Some(share), Some(rate)) = (step.microseconds, step.share_of_roofline, step.tokens_per_second)
         {
             write!(s, "; predicted {us:.1} us, {rate:.1} tok/s, {:.0} % of the roofline", share * 100.0)?;
         }
         let Memory { weight_bytes, kv_bytes, card_bytes } = self.memory;
-        let gb = |bytes: u64| bytes as f64 / 1e9;
-        write!(s, "\nmemory: {:.3} GB of weights, {:.3} GB of KV cache", gb(weight_bytes), gb(kv_bytes))?;
+        write!(s, "\nmemory: {:.2} GiB of weights, {:.2} GiB of KV cache", gib(weight_bytes), gib(kv_bytes))?;
         if let Some(has) = card_bytes {
             let fits =
                 if self.memory.fits() { "" } else { ", too little: the prediction is for a card that holds them" };
-            write!(s, "; the card has {:.1} GB{fits}", gb(has))?;
+            write!(s, "; the card has {:.0} GiB, of which {:.1} are free{fits}", gib(has), gib(free(has)))?;
         }
         writeln!(s)?;
         Ok(s)

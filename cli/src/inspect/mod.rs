@@ -1,6 +1,7 @@
-//! `rigc inspect`: what is in a model or an artifact; with `--kernels`, what its kernels cost (`kernels`).
+//! `rigc inspect`: what is in a model or an artifact (`summary`); with `--kernels`, what its kernels cost (`kernels`).
 
 mod kernels;
+mod summary;
 mod tools;
 
 use crate::failure::usage;
@@ -11,7 +12,6 @@ use ir::front::{self, ModelConfig, Tensors};
 use runtime::ModelFile;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -39,7 +39,10 @@ pub struct Args {
     /// With --kernels, the position of the step [default: the context's last]
     #[arg(long, value_name = "N", requires = "kernels")]
     position: Option<u32>,
-    /// Print one JSON object
+    /// List every tensor
+    #[arg(long, conflicts_with = "kernels")]
+    tensors: bool,
+    /// Print one JSON object, with every tensor
     #[arg(long)]
     json: bool,
 }
@@ -49,6 +52,8 @@ struct Report {
     model: String,
     bytes: u64,
     shards: usize,
+    /// Whether there is a chat template.
+    chat_template: bool,
     config: Option<ModelConfig>,
     /// Why the model cannot be compiled, where it cannot.
     unsupported: Option<String>,
@@ -138,7 +143,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         let (name, elements) = (t.type_name(), t.elements());
         let share = formats.entry(name.clone()).or_default();
         share.tensors += 1;
-        share.elements += elements;
+        share.elements = share.elements.saturating_add(elements);
         share.bytes += t.bytes;
         tensors.push(Tensor { name: t.name.clone(), format: name, shape: t.shape(), bytes: t.bytes });
     }
@@ -161,6 +166,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         model: file.path().display().to_string(),
         bytes: file.bytes(),
         shards: file.shards().len(),
+        chat_template: file.metadata().get(runtime::chat::KEY).is_some(),
         config,
         unsupported,
         formats,
@@ -168,55 +174,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         artifact,
         sha256,
     };
-    let text = if args.json { serde_json::to_string(&report)? + "\n" } else { describe(&report)? };
+    let text = if args.json { serde_json::to_string(&report)? + "\n" } else { summary::text(&report, args.tensors)? };
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn describe(r: &Report) -> Result<String> {
-    let mut s = String::new();
-    writeln!(s, "{}: {:.3} GB in {} file(s)", r.model, r.bytes as f64 / 1e9, r.shards)?;
-    for hash in &r.sha256 {
-        writeln!(s, "sha256 {hash}")?;
-    }
-    if let Some(why) = &r.unsupported {
-        writeln!(s, "cannot be compiled: {why}")?;
-    }
-    if let Some(c) = &r.config {
-        writeln!(
-            s,
-            "{}: {} layers, width {}, {} heads of {} ({} KV), FFN {}, vocabulary {}, context {}{}",
-            c.architecture,
-            c.layers,
-            c.width,
-            c.heads,
-            c.head,
-            c.kv_heads,
-            c.ffn,
-            c.vocab,
-            c.context,
-            if c.tied { ", tied output" } else { "" },
-        )?;
-    }
-    writeln!(s, "\n{:<10} {:>8} {:>16} {:>14} {:>6}", "format", "tensors", "elements", "bytes", "bits")?;
-    for (name, f) in &r.formats {
-        let bits = if f.elements > 0 { f.bytes as f64 * 8.0 / f.elements as f64 } else { 0.0 };
-        writeln!(s, "{name:<10} {:>8} {:>16} {:>14} {bits:>6.2}", f.tensors, f.elements, f.bytes)?;
-    }
-    if let Some(a) = &r.artifact {
-        writeln!(s, "\nfor {}, context {}, KV {} ({} bytes)", a.machine, a.context, a.kv, a.kv_bytes)?;
-        for (name, launches, arena) in &a.entries {
-            writeln!(s, "  {name:<14} {launches:>4} launches, {arena} bytes of activations")?;
-        }
-        for (name, bytes, hash) in &a.kernels {
-            writeln!(s, "  {name:<20} {bytes:>7} bytes  {}", &hash[..12])?;
-        }
-        return Ok(s);
-    }
-    writeln!(s)?;
-    for t in &r.tensors {
-        let shape: Vec<String> = t.shape.iter().map(usize::to_string).collect();
-        writeln!(s, "{:<32} {:<8} [{}] {} bytes", t.name, t.format, shape.join(", "), t.bytes)?;
-    }
-    Ok(s)
 }

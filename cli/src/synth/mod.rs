@@ -11,6 +11,7 @@ use crate::failure::{INTERRUPTED, usage};
 use crate::interrupt::Interrupt;
 use crate::output::note;
 use crate::progress;
+use crate::temporary::Temporary;
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 use ir::gguf::{Metadata, NewTensor, Value, Writer};
@@ -91,30 +92,6 @@ fn metadata(shape: &Shape, mix: &Mix) -> Metadata {
     metadata
 }
 
-/// A file beside `path` that takes its name when it is whole, and is removed otherwise.
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn new(path: &Path) -> Result<(Temporary, File)> {
-        let Some(name) = path.file_name() else {
-            return Err(usage(format!("{} is no name for a file; give -o FILE.gguf", path.display())));
-        };
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}.tmp", std::process::id()));
-        let temporary = path.with_file_name(hidden);
-        let file = File::create(&temporary).map_err(|e| runtime::Error::io(path, e))?;
-        Ok((Temporary(temporary), file))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // After the renaming there is nothing to remove.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 /// Runs the command.
 pub fn run(args: Args) -> Result<ExitCode> {
     let absent = || usage("no such shape or mix");
@@ -130,16 +107,20 @@ pub fn run(args: Args) -> Result<ExitCode> {
     check_room(path, total, args.sparse)?;
     let interrupt = Interrupt::new();
     let interrupted = interrupt.flag();
-    let (temporary, file) = Temporary::new(path)?;
-    let written = if args.sparse { holes(&writer, &file) } else { fill(&writer, &file, shape, args.seed, interrupted) };
+    if path.file_name().is_none() {
+        return Err(usage(format!("{} is no name for a file; give -o FILE.gguf", path.display())));
+    }
+    let temporary = Temporary::public(path).map_err(|e| runtime::Error::io(path, e))?;
+    let file = temporary.file();
+    let written = if args.sparse { holes(&writer, file) } else { fill(&writer, file, shape, args.seed, interrupted) };
     if interrupted.load(Ordering::Relaxed) {
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    written.and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&temporary.0, path)).map_err(|e| {
-        match e.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => no_room(path, total, &e),
-            _ => runtime::Error::io(path, e).into(),
-        }
+    let named = if args.force { Temporary::replace } else { Temporary::create };
+    written.and_then(|()| named(temporary, path)).map_err(|e| match e.kind() {
+        ErrorKind::AlreadyExists => usage(format!("{} exists; remove it or add --force", path.display())),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => no_room(path, total, &e),
+        _ => runtime::Error::io(path, e).into(),
     })?;
     let elements: u64 = writer.tensors.iter().map(|t| t.shape.iter().map(|&d| d as u64).product::<u64>()).sum();
     note!(
@@ -182,7 +163,7 @@ fn holes(writer: &Writer, file: &File) -> std::io::Result<()> {
 fn fill(writer: &Writer, file: &File, shape: &Shape, seed: u64, interrupted: &AtomicBool) -> std::io::Result<()> {
     let total: u64 = writer.tensors.iter().map(NewTensor::bytes).sum();
     let bar = progress::bytes("writing", false);
-    bar.set_length(total);
+    progress::start(&bar, total);
     let mut tick = |bytes: u64| {
         bar.inc(bytes);
         if interrupted.load(Ordering::Relaxed) { Err(std::io::Error::other("interrupted")) } else { Ok(()) }

@@ -45,6 +45,15 @@ fn written_whole_or_not_at_all() {
         assert_eq!(names(dir), before, "-o {path}");
     }
     assert_eq!(names(&dir.join("full.rig")), ["mine.txt"]);
+    // A manifest makes an artifact, but does not make all else part of it.
+    std::fs::create_dir_all(dir.join("p.rig/src")).unwrap();
+    std::fs::write(dir.join("p.rig/manifest.ron"), "a").unwrap();
+    std::fs::write(dir.join("p.rig/src/t"), "b").unwrap();
+    check_refused(dir, &["compile", "m.gguf", "-o", "p.rig"], &["p.rig holds 'src'", "move it away"]);
+    std::fs::remove_dir_all(dir.join("p.rig/src")).unwrap();
+    std::fs::create_dir(dir.join("p.rig/cpu.bin")).unwrap();
+    check_refused(dir, &["compile", "m.gguf", "-o", "p.rig"], &["p.rig holds 'cpu.bin'"]);
+    std::fs::remove_dir_all(dir.join("p.rig")).unwrap();
     let mut files = Vec::new();
     for _ in 0..2 {
         let o = rigc(dir, &["compile", "m.gguf"]);
@@ -56,6 +65,30 @@ fn written_whole_or_not_at_all() {
     assert!(files[0] == files[1], "compiling twice gives other bytes");
     let after = names(dir);
     assert_eq!(after.iter().filter(|n| !before.contains(n)).collect::<Vec<_>>(), ["m.rig"]);
+}
+
+/// Several writers of one name, and a reader: each writer succeeds, and what is read is what one of them wrote.
+#[test]
+fn writers_and_readers_beside_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    std::fs::write(dir.join("m.gguf"), small().gguf()).unwrap();
+    let compile = |target: &str| command(dir, &["compile", "m.gguf", "--target", target]).spawn().unwrap();
+    for round in 0..3 {
+        let writers: Vec<_> = ["x86-64", "sm_90", "x86-64", "sm_120"].map(compile).into();
+        if round > 0 {
+            for _ in 0..200 {
+                let artifact = runtime::artifact::read(&dir.join("m.rig")).unwrap();
+                assert_eq!(artifact.modules.len(), 1);
+            }
+        }
+        for writer in writers {
+            let o = wait(writer);
+            assert_eq!(o.code, Some(0), "{}", o.err);
+        }
+        assert_eq!(names(dir), ["m.gguf", "m.rig"]);
+        assert_eq!(names(&dir.join("m.rig")).len(), 2);
+    }
 }
 
 #[test]
@@ -73,6 +106,11 @@ fn inspected() {
             assert!(o.text().contains(word), "'{word}' is not in {}", o.text());
         }
     }
+    // Layers are one line, unless all tensors are asked for.
+    let (few, all) = (rigc(dir, &["inspect", "demo.gguf"]), rigc(dir, &["inspect", "demo.gguf", "--tensors"]));
+    assert!(few.text().contains("blk.*.attn_q.weight") && few.text().contains("3 x ["), "{}", few.text());
+    assert!(!few.text().contains("blk.0.") && all.text().contains("blk.2.attn_q.weight"), "{}", all.text());
+    assert!(few.text().contains("KV cache: ") && few.text().contains("chat template: yes"), "{}", few.text());
     let o = rigc(dir, &["inspect", "m.gguf", "--json"]).json();
     assert_eq!((&o["config"]["layers"], &o["shards"]), (&1.into(), &1.into()));
     assert!(o["tensors"].as_array().is_some_and(|t| !t.is_empty()));
@@ -154,7 +192,11 @@ fn costs_of_kernels_without_tools() {
     }
     assert_eq!(json["memory"]["card_bytes"], 32u64 << 30);
     let memory = json["memory"]["weight_bytes"].as_u64();
-    assert!(memory > Some(weights) && o.text().contains("the card has 34.4 GB\n"), "{memory:?} {}", o.text());
+    assert!(
+        memory > Some(weights) && o.text().contains("the card has 32 GiB, of which 31.4 are free\n"),
+        "{memory:?} {}",
+        o.text()
+    );
     // The KV cache grows with the position, and a card with less bandwidth takes longer.
     let first = report(&["--position", "0"]);
     assert!(first["step"]["bytes"].as_u64() < json["step"]["bytes"].as_u64());
@@ -200,9 +242,9 @@ fn models_that_fit_no_card() {
     shape.sparse(&dir.join("huge.gguf")).unwrap();
     assert_eq!(rigc(dir, &["compile", "huge.gguf", "--target", "sm_120", "--card", "rtx5080"]).code, Some(0));
     let o = rigc(dir, &["inspect", "huge.rig", "--kernels"]);
-    assert!(o.text().contains("the card has 17.2 GB, too little"), "{}", o.text());
+    assert!(o.text().contains("the card has 16 GiB, of which 15.4 are free, too little"), "{}", o.text());
     let o = rigc(dir, &["inspect", "huge.rig", "--kernels", "--card", "rtxpro6000"]);
-    assert!(o.text().contains("the card has 103.1 GB\n"), "{}", o.text());
+    assert!(o.text().contains("the card has 96 GiB, of which 95.4 are free\n"), "{}", o.text());
 }
 
 #[test]
@@ -210,6 +252,10 @@ fn costs_of_kernels_of_cpus() {
     let o = rigc(shared(), &["inspect", "demo.rig", "--kernels"]);
     assert_eq!((o.code, o.err.as_str()), (Some(0), ""));
     assert!(o.text().contains("decode at position 511") && !o.text().contains("tok/s"), "{}", o.text());
+    let table = o.text().lines().skip(2).take_while(|l| !l.is_empty());
+    for line in table {
+        assert_eq!(line.split_whitespace().count(), 3, "name, launches and bytes: {line}");
+    }
     let json = rigc(shared(), &["inspect", "demo.rig", "--kernels", "--json"]).json();
     assert!(json["step"]["bytes"].as_u64() > Some(4_000_000) && json["step"]["tokens_per_second"].is_null(), "{json}");
 }
@@ -232,6 +278,9 @@ fn cards() {
         let target = ir::target::Target::by_name("sm_120").and_then(|t| t.with_card(card)).unwrap();
         assert_eq!(grids.max(), target.gpu().map(|gpu| gpu.card.sms), "{card}");
     }
+    // A card alone stands for its target.
+    let o = rigc(dir, &["compile", "m.gguf", "--card", "rtx4090", "-o", "card.rig"]);
+    assert!(o.code == Some(0) && o.err.contains("sm_89 (rtx4090)"), "{}", o.err);
     // Cards that differ only in bandwidth and memory have the same kernels.
     let module = |card: &str| {
         let artifact = format!("{card}.rig");

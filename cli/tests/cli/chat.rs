@@ -1,6 +1,6 @@
 //! `rigc run --chat`: one message, lines over a pipe, commands, templates.
 
-use crate::harness::{Outcome, check_refused, command, rigc, rigc_reading, shared, wait};
+use crate::harness::{Outcome, check_refused, check_said, command, names, rigc, rigc_reading, shared, signal, wait};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -121,6 +121,11 @@ fn templates() {
     file("bad.jinja", "{% for %}");
     file("refuses.jinja", "{{ raise_exception('no talking') }}");
     file("endless.jinja", "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}");
+    file("inside.jinja", "{% set ns=namespace() %}{% set ns.x=ns %}{{ ns }}");
+    file(
+        "first.jinja",
+        "{% if messages[0].role != 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[1].content }}",
+    );
     std::fs::write(dir.join("latin1.jinja"), b"\xe9").unwrap();
     let reply = one(&["--template", "roles.jinja", "-p", "ROMEO:"]);
     let plain = rigc(dir, &["run", "demo.rig", "--json", "-n", "1", "-p", "[u]ROMEO:"]).json();
@@ -130,6 +135,11 @@ fn templates() {
         (&["--chat", "-p", "x", "--template", "bad.jinja"], &["bad.jinja", "is not valid"]),
         (&["--chat", "-p", "x", "--template", "refuses.jinja"], &["refuses.jinja", "no talking"]),
         (&["--chat", "-p", "x", "--template", "endless.jinja"], &["endless.jinja", "too much work"]),
+        (&["--chat", "-p", "x", "--template", "inside.jinja"], &["inside.jinja", "nests too deeply"]),
+        (
+            &["--chat", "-p", "x", "--template", "first.jinja", "--system", "y"],
+            &["first.jinja", "leaves out message 1 of 2"],
+        ),
         (&["--chat", "-p", "x", "--template", "latin1.jinja"], &["latin1.jinja", "UTF-8"]),
         (&["--chat", "-p", "x", "--template", "nothing.jinja"], &["nothing.jinja"]),
         (&["-p", "x", "--system", "y"], &["--chat"]),
@@ -157,22 +167,71 @@ fn a_full_context() {
     assert!(said.len() == 2 && said[0].contains("is full") && said[1].contains("the message was left out"), "{o:?}");
 }
 
-/// Ctrl-C ends the reply, and the next line is read.
+/// Through a pipe, Ctrl-C ends the conversation, as do other signals.
 #[test]
 fn interrupted_replies() {
-    let args = ["run", "demo.rig", "--chat", "--ignore-eos", "--temp", "0", "--threads", "1"];
-    let mut child = command(shared(), &args).stdin(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"Hello\n").unwrap();
-    child.stdout.as_mut().unwrap().read_exact(&mut [0; 2]).unwrap();
-    let kill = format!("kill -INT {}", child.id());
-    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-    stdin.write_all(b"/save stopped.json\n").unwrap();
-    drop(stdin);
-    let o = wait(child);
-    assert_eq!((o.code, o.err.as_str()), (Some(0), ""));
-    let saved: Value = serde_json::from_slice(&std::fs::read(shared().join("stopped.json")).unwrap()).unwrap();
-    assert_eq!(saved.as_array().unwrap().len(), 2);
+    for name in ["INT", "TERM", "HUP"] {
+        let args = ["run", "demo.rig", "--chat", "--ignore-eos", "--temp", "0", "--threads", "1"];
+        let mut child = command(shared(), &args).stdin(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(b"Hello\n").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0; 2]).unwrap();
+        signal(&child, name);
+        stdin.write_all(b"/save never.json\n").unwrap();
+        drop(stdin);
+        let o = wait(child);
+        assert_eq!((o.code, o.err.as_str()), (Some(130), ""), "{name}");
+        assert!(!shared().join("never.json").exists());
+    }
+}
+
+/// What `/save` writes takes the place of a regular file only, and leaves all else as it is.
+#[test]
+fn saved_beside_other_files() {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    for name in ["secret.json", "secret.json.partial", "target.json"] {
+        fs::write(dir.join(name), "mine").unwrap();
+    }
+    fs::set_permissions(dir.join("secret.json"), Permissions::from_mode(0o600)).unwrap();
+    symlink("target.json", dir.join("link.json")).unwrap();
+    symlink("nowhere/x.json", dir.join("dangling.json")).unwrap();
+    fs::create_dir(dir.join("folder.json")).unwrap();
+    assert!(Command::new("mkfifo").arg(dir.join("pipe.json")).status().unwrap().success());
+    let input = format!("/save {}\n/save {}\n/save {}\n", path("secret.json"), path("link.json"), path("new.json"));
+    let (_, o) = lines(&[], &input);
+    assert_eq!(o.code, Some(0), "{}", o.err);
+    for name in ["secret.json", "target.json", "new.json"] {
+        assert_eq!(fs::read_to_string(dir.join(name)).unwrap(), "[]\n", "{name}");
+    }
+    assert_eq!(fs::metadata(dir.join("secret.json")).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(dir.join("new.json")).unwrap().permissions().mode() & 0o400, 0o400);
+    assert_eq!(fs::read_to_string(dir.join("secret.json.partial")).unwrap(), "mine");
+    assert!(dir.join("link.json").is_symlink());
+    for (name, words) in [
+        ("pipe.json", "pipe.json is not a regular file"),
+        ("folder.json", "folder.json is not a regular file"),
+        ("dangling.json", "dangling.json"),
+    ] {
+        let (_, o) = lines(&[], &format!("/save {}\n", path(name)));
+        check_said(&o, &[words]);
+    }
+    assert_eq!(
+        names(dir),
+        [
+            "dangling.json",
+            "folder.json",
+            "link.json",
+            "new.json",
+            "pipe.json",
+            "secret.json",
+            "secret.json.partial",
+            "target.json"
+        ]
+    );
 }
 
 /// A conversation at a terminal: the prompt and notes are not on standard output, which holds the answers.
@@ -206,8 +265,12 @@ fn at_a_terminal() {
         ("", "> "),
         ("/nope\r", "/nope is no command"),
         ("", "> "),
+        ("\u{1}\r", "not UTF-8"),
+        ("", "> "),
     ] {
-        stdin.write_all(line.as_bytes()).unwrap();
+        // What text cannot hold: a byte that no character has.
+        let typed: Vec<u8> = line.bytes().map(|b| if b == 1 { 0xff } else { b }).collect();
+        stdin.write_all(&typed).unwrap();
         wait_for(words);
     }
     stdin.write_all(b"\x04").unwrap();

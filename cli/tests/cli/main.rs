@@ -12,3 +12,4 @@ mod perplexity;
 mod refusals;
 mod run;
 mod synth;
+mod templates;

@@ -1,6 +1,6 @@
 //! What is refused: exit code 2 and one sentence.
 
-use crate::harness::{check_refused, rigc, shared};
+use crate::harness::{check_refused, check_said, command, rigc, shared, small, wait};
 use ir::target;
 use runtime::device::Kind;
 
@@ -47,6 +47,18 @@ fn bad_arguments() {
         (&["run", "x", "--device", "cuda:0"], &["'cuda:0'", "cpu"]),
         (&["compile", "m.gguf", "--emit", "graph,poem"], &["'poem'", "graph", "kernel", "plan"]),
         (&["compile"], &["<MODEL>"]),
+        (&["compile", "m.gguf", "--emit", "ptx", "--target", "x86-64"], &["no stage 'ptx' of x86-64;", "clif, asm"]),
+        (
+            &["compile", "m.gguf", "--emit", "graph,asm", "--target", "sm_90"],
+            &["no stage 'asm' of sm_90;", "plan, ptx"],
+        ),
+        (&["compile", "m.gguf", "--emit", "clif", "--card", "rtx5090"], &["no stage 'clif' of sm_120;"]),
+        (&["compile", "m.gguf", "--emit", "graph", "-o", "x.rig"], &["--emit", "--output"]),
+        (&["compile", "m.gguf", "--emit", "a\u{1b}[2J"], &["'a\\u{1b}[2J'"]),
+        (&["compile", "m.gguf", "--card", "rtx9"], &["'rtx9'", "rtx5090, rtx5080", "sm_90: h100"]),
+        (&["inspec", "m.gguf"], &["unrecognized subcommand 'inspec'", "similar", "'inspect'"]),
+        (&["run", "x", "--tmep", "1"], &["'--tmep'", "similar", "'--temp'"]),
+        (&["run", "x", "-ngl", "40"], &["no -ngl", "--device"]),
         // Prompts.
         (&["run", "a", "b"], &["'a' is no file"]),
         (&["run", "a", "-p", "b"], &["more than one prompt"]),
@@ -121,8 +133,85 @@ fn targets_of_other_machines() {
 #[test]
 fn too_little_memory() {
     let dir = shared();
-    let spec = tests::synthetic::Synthetic { context: 1 << 24, layers: 64, kv_heads: 4, ..crate::harness::small() };
+    let spec = tests::synthetic::Synthetic { context: 1 << 24, layers: 64, kv_heads: 4, ..small() };
     std::fs::write(dir.join("long.gguf"), spec.gguf()).unwrap();
     let args = ["run", "long.gguf", "x", "--ctx", "16777216"];
     check_refused(dir, &args, &["KV cache", "GB"]);
+}
+
+/// Names from files are shown and not obeyed, and long ones are cut.
+#[test]
+fn names_from_files() {
+    use ir::gguf::{Value, Writer};
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let write = |metadata: &[(&str, Value)], tensor: &str| {
+        let mut w = Writer::new(metadata.iter().cloned().collect());
+        w.tensor(tensor, [4], ir::quant::F32);
+        std::fs::write(dir.join("m.gguf"), w.to_vec(&[[0u8; 16]]).unwrap()).unwrap();
+    };
+    let architecture = |name: &str| ("general.architecture", Value::from(name));
+    let long = "long\u{7}".repeat(1 << 20);
+    for (name, words) in [
+        ("ev\u{1b}[2Jil\nname", &["architecture 'ev\\u{1b}[2Jil\\nname'"][..]),
+        (&long, &["architecture 'long\\u{7}long", "…", "the architectures are"]),
+    ] {
+        write(&[architecture(name)], "t");
+        check_refused(dir, &["compile", "m.gguf"], words);
+        let o = rigc(dir, &["inspect", "m.gguf"]);
+        assert!(o.code == Some(0) && o.text().len() < 2000 && !o.text().contains(['\u{1b}', '\u{7}']), "{}", o.text());
+    }
+    write(&[], "blk.\u{1b}]0;x\u{7}");
+    for flags in [&[][..], &["--tensors"]] {
+        let o = rigc(dir, &[&["inspect", "m.gguf"], flags].concat());
+        assert!(o.text().contains("blk.\\u{1b}]0;x\\u{7}"), "{}", o.text());
+    }
+    std::fs::write(dir.join("b\u{1b}[31m.gguf"), "no").unwrap();
+    check_refused(dir, &["inspect", "b\u{1b}[31m.gguf"], &["b\\u{1b}[31m.gguf is not a GGUF file"]);
+    let bad: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"n\xff.gguf".as_slice());
+    std::fs::write(dir.join(bad), small().gguf()).unwrap();
+    let mut command = command(dir, &["compile"]);
+    check_said(&wait(command.arg(bad).spawn().unwrap()), &["is not UTF-8", "rename"]);
+    let long = format!("{}.rig", "n".repeat(252));
+    std::fs::write(dir.join("m.gguf"), small().gguf()).unwrap();
+    check_refused(dir, &["compile", "m.gguf", "-o", &long], &["nnn", "File name too long"]);
+    let fits = format!("{}.rig", "n".repeat(251));
+    assert_eq!(rigc(dir, &["compile", "m.gguf", "-o", &fits]).code, Some(0));
+}
+
+/// A header that declares more than is there, in a file that is long and has no data.
+#[test]
+fn sparse_headers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let head = |tensors: u64, entries: u64| {
+        [b"GGUF".as_slice(), &3u32.to_le_bytes(), &tensors.to_le_bytes(), &entries.to_le_bytes()].concat()
+    };
+    let array = |kind: u32, count: u64| {
+        let key = [1u64.to_le_bytes().as_slice(), b"k", &9u32.to_le_bytes(), &kind.to_le_bytes()].concat();
+        [head(0, 1), key, count.to_le_bytes().to_vec()].concat()
+    };
+    let billions = 5_000_000_000;
+    for (header, words) in [
+        (head(billions, 0), "5000000000 tensors"),
+        (head(0, billions), "5000000000 metadata entries"),
+        (head(200_000, 60_000), "'' occurs twice"),
+        (array(8, billions), "5000000000 elements"),
+        (array(8, 30_000_000), "cut short"),
+        (array(9, 20_000_000), "cut short"),
+        (array(0, billions), "5000000000 elements"),
+        (array(12, 33_000_000), "cut short"),
+    ] {
+        let mut file = std::fs::File::create(&path).unwrap();
+        std::io::Write::write_all(&mut file, &header).unwrap();
+        file.set_len(42 << 30).unwrap();
+        // Addresses for the mapping, and little more.
+        let script = "ulimit -v 45500000; exec \"$0\" inspect m.gguf";
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_rigc")]).current_dir(dir.path());
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let o = wait(command.spawn().unwrap());
+        println!("{:?}: {}", o.code, o.err);
+        check_said(&o, &["m.gguf", words]);
+    }
 }

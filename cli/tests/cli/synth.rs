@@ -1,6 +1,6 @@
 //! `rigc synth`: files that load, are what they say, and are whole or absent.
 
-use crate::harness::{check_refused, command, names, rigc, wait};
+use crate::harness::{check_refused, check_said, command, names, rigc, wait};
 use std::time::Duration;
 
 /// Every tiny shape, in mixes that together have all kinds of formats: made, read, run.
@@ -85,23 +85,42 @@ fn refusals() {
     assert_eq!(std::fs::read(dir.join("old.gguf")).unwrap(), b"mine");
 }
 
-/// Ctrl-C leaves nothing behind.
+/// Signals leave nothing behind.
 #[test]
 fn interrupted() {
-    let dir = tempfile::tempdir().unwrap();
-    // Some 16 GB, of which little is written.
-    let child =
-        command(dir.path(), &["synth", "--shape", "llama-8b", "--quant", "f16", "-o", "m.gguf"]).spawn().unwrap();
-    // Once there is a file, Ctrl-C is looked at; a small disk has it refused before.
-    for _ in 0..500 {
-        if !names(dir.path()).is_empty() {
-            break;
+    for name in ["INT", "TERM", "HUP"] {
+        let dir = tempfile::tempdir().unwrap();
+        // Some 16 GB, of which little is written.
+        let child =
+            command(dir.path(), &["synth", "--shape", "llama-8b", "--quant", "f16", "-o", "m.gguf"]).spawn().unwrap();
+        // Once there is a file, signals are looked at; a small disk has it refused before.
+        for _ in 0..500 {
+            if !names(dir.path()).is_empty() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
-        std::thread::sleep(Duration::from_millis(10));
+        let _ =
+            std::process::Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
+        let o = wait(child);
+        let refused = o.code == Some(2) && o.err.contains("no room");
+        assert!(o.code == Some(130) || refused, "{name}: {:?}, {}", o.code, o.err);
+        assert!(names(dir.path()).is_empty(), "{name}");
     }
-    let _ = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    let o = wait(child);
-    let refused = o.code == Some(2) && o.err.contains("no room");
-    assert!(o.code == Some(130) || refused, "{:?}, {}", o.code, o.err);
-    assert!(names(dir.path()).is_empty());
+}
+
+/// Of several at once, one writes the file.
+#[test]
+fn one_wins() {
+    let dir = tempfile::tempdir().unwrap();
+    let synth = |seed: &str| {
+        let args = ["synth", "--shape", "tiny-llama", "--quant", "q4_0", "-o", "m.gguf", "--seed", seed];
+        command(dir.path(), &args).spawn().unwrap()
+    };
+    let outcomes = ["1", "2", "3", "4"].map(synth).map(wait);
+    assert_eq!(outcomes.iter().filter(|o| o.code == Some(0)).count(), 1, "{outcomes:?}");
+    for o in outcomes.iter().filter(|o| o.code != Some(0)) {
+        check_said(o, &["m.gguf exists", "--force"]);
+    }
+    assert_eq!(names(dir.path()), ["m.gguf"]);
 }

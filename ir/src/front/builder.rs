@@ -3,6 +3,7 @@
 use super::{EntryShape, Tensors};
 use crate::graph::{Graph, Input, Op, Ref};
 use crate::quant;
+use crate::quote::quoted;
 use crate::tensor::{Elem, TensorType};
 use crate::{Error, Result, Verified};
 use std::collections::BTreeSet;
@@ -75,7 +76,7 @@ impl<'a> Builder<'a> {
     pub fn finish(self, architecture: &str) -> Result<Verified<Graph>> {
         if let Some((name, ty)) = self.tensors.iter().find(|(name, _)| !self.used.contains(*name)) {
             let hint = format!("'{architecture}' models are built without it, so the results would be wrong");
-            return Err(Error::unsupported(format!("tensor '{name}' {ty}"), hint));
+            return Err(Error::unsupported(format!("tensor {} {ty}", quoted(name)), hint));
         }
         self.graph.verify()
     }

@@ -3,6 +3,7 @@
 
 use crate::gguf::Metadata;
 use crate::graph::F32;
+use crate::quote::quoted;
 use crate::{Error, Result};
 
 /// Keys of one architecture.
@@ -111,9 +112,11 @@ impl<'a> Keys<'a> {
         match self.metadata.opt_str(&self.full("rope.scaling.type"))? {
             Some("none") => Ok(()),
             Some("linear") | None if !scaled => Ok(()),
-            kind => {
-                refuse(format!("RoPE scaling '{}' ('{}')", kind.unwrap_or("linear"), self.full("rope.scaling.type")))
-            }
+            kind => refuse(format!(
+                "RoPE scaling {} ('{}')",
+                quoted(kind.unwrap_or("linear")),
+                self.full("rope.scaling.type")
+            )),
         }
     }
 }

@@ -12,6 +12,7 @@ mod models;
 use crate::gguf::{Metadata, TensorInfo};
 use crate::graph::{F32, Graph, RopeStyle};
 use crate::quant::{self, Format};
+use crate::quote::quoted;
 use crate::tensor::{Elem, TensorType};
 use crate::{Error, Result, Verified};
 use builder::Builder;
@@ -146,7 +147,7 @@ fn architecture(name: &str) -> Result<&'static Architecture> {
     models::ALL.iter().copied().find(|a| a.name == name).ok_or_else(|| {
         let names: Vec<_> = models::ALL.iter().map(|a| a.name).collect();
         Error::unsupported(
-            format!("model architecture '{name}'"),
+            format!("model architecture {}", quoted(name)),
             format!("the architectures are {}", names.join(", ")),
         )
     })

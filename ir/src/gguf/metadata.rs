@@ -1,8 +1,8 @@
 //! The key-value part of a GGUF file.
 
-use super::quoted;
 use super::read::Reader;
 use super::strings::Strings;
+use crate::quote::quoted;
 use crate::{Error, Result};
 use std::collections::HashMap;
 
@@ -199,7 +199,7 @@ impl Array {
             8 | 10..=12 => 8,
             _ => return r.error(at, format!("{what} is an array of value type {id}, which GGUF does not define")),
         };
-        let n = r.count(min_bytes, format_args!("elements of {what}"))?;
+        let n = r.count(min_bytes, usize::MAX, format_args!("elements of {what}"))?;
         Ok(match id {
             0 => Array::U8(r.many(n, what, u8::from_le_bytes)?),
             1 => Array::I8(r.many(n, what, i8::from_le_bytes)?),
@@ -226,11 +226,7 @@ impl<S: AsRef<[u8]>> FromIterator<S> for Array {
 }
 
 fn collect<T>(n: usize, mut get: impl FnMut() -> Result<T>) -> Result<Vec<T>> {
-    let mut v = Vec::with_capacity(n);
-    for _ in 0..n {
-        v.push(get()?);
-    }
-    Ok(v)
+    (0..n).map(|_| get()).collect()
 }
 
 fn boolean(r: &mut Reader<'_>, what: Of<'_>) -> Result<bool> {
@@ -376,7 +372,7 @@ impl Metadata {
 
     /// Reads `count` entries.
     pub(super) fn read(r: &mut Reader<'_>, count: usize) -> Result<Metadata> {
-        let mut metadata = Metadata { entries: Vec::with_capacity(count), index: HashMap::with_capacity(count) };
+        let mut metadata = Metadata::new();
         for i in 0..count {
             let at = r.at();
             let key = r.utf8(format_args!("the name of metadata key {i}"))?;

@@ -1,8 +1,8 @@
 //! GGUF: a model file's metadata and tensor table, over the bytes of a mapped file.
 //!
 //! [`parse`] reads versions 2 and 3, little-endian. Invariant: every count, length and offset is checked before it is
-//! used, so no input panics or allocates more than a small multiple of its own length, and the data of every tensor whose
-//! type GGML defines lies inside the file. [`Writer`] makes files. Next hop: `front` builds a graph from the metadata;
+//! used, so no input panics; vectors grow with what was read, so none allocates more than a small multiple of the header,
+//! which is bounded; and the data of every tensor whose type GGML defines lies inside the file. [`Writer`] makes files. Next hop: `front` builds a graph from the metadata;
 //! the runtime maps files and merges shards. Source: docs/gguf.md of github.com/ggml-org/ggml.
 
 mod identity;
@@ -19,6 +19,7 @@ pub use strings::Strings;
 pub use write::{NewTensor, Writer};
 
 use crate::quant::{Format, GgmlType, ggml_type};
+use crate::quote::quoted;
 use crate::{Error, Result};
 use read::Reader;
 use std::collections::HashMap;
@@ -27,6 +28,13 @@ use std::collections::HashMap;
 pub const MAGIC: [u8; 4] = *b"GGUF";
 /// Alignment of tensor data where `general.alignment` does not say otherwise.
 pub const DEFAULT_ALIGNMENT: u32 = 32;
+/// Largest alignment: that of huge pages.
+const MAX_ALIGNMENT: u64 = 2 << 20;
+/// Most bytes of a header. Vocabularies take some 30 MB; a file may be sparse, so that its length bounds nothing.
+const MAX_HEADER: usize = 256 << 20;
+/// Most tensors, and most metadata entries; models of many experts have some 50,000 tensors.
+const MAX_TENSORS: usize = 1 << 18;
+const MAX_ENTRIES: usize = 1 << 16;
 /// Dimensions that a tensor may have.
 pub const MAX_DIMS: usize = 4;
 
@@ -96,34 +104,24 @@ impl Header {
     }
 }
 
-/// A name in quotes for messages, with control characters escaped and the middle of long names left out.
-fn quoted(name: &str) -> String {
-    const MAX: usize = 100;
-    let count = name.chars().count();
-    if count <= MAX {
-        return format!("'{}'", name.escape_debug());
-    }
-    let head: String = name.chars().take(MAX / 2).collect();
-    let tail: String = name.chars().skip(count - MAX / 2).collect();
-    format!("'{}…{}'", head.escape_debug(), tail.escape_debug())
-}
-
 /// Reads the header of a file given whole.
 pub fn parse(bytes: &[u8]) -> Result<Header> {
-    let mut r = Reader::new(bytes);
+    let mut r = Reader::new(&bytes[..bytes.len().min(MAX_HEADER)]);
     let version = signature(&mut r)?;
     // Each tensor takes at least a name length, a dimension count, one dimension, a type and an offset; each entry a key
     // length, a type and one byte.
-    let tensor_count = r.count(32, "tensors")?;
-    let entry_count = r.count(13, "metadata entries")?;
+    let tensor_count = r.count(32, MAX_TENSORS, "tensors")?;
+    let entry_count = r.count(13, MAX_ENTRIES, "metadata entries")?;
     let metadata = Metadata::read(&mut r, entry_count)?;
     let alignment = u64::from(metadata.opt_u32("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT));
-    if !alignment.is_power_of_two() {
-        return Err(Error::malformed(format!("general.alignment is {alignment}, not a power of two")));
+    if !alignment.is_power_of_two() || alignment > MAX_ALIGNMENT {
+        return Err(Error::malformed(format!(
+            "general.alignment is {alignment}, not a power of two up to {MAX_ALIGNMENT}"
+        )));
     }
 
-    let mut tensors = Vec::with_capacity(tensor_count);
-    let mut seen = HashMap::with_capacity(tensor_count);
+    let mut tensors = Vec::new();
+    let mut seen = HashMap::new();
     for i in 0..tensor_count {
         let at = r.at();
         let tensor = tensor(&mut r, i, alignment)?;

@@ -1,6 +1,6 @@
 //! A cursor over the bytes of a file that checks every length before it reads, counts or allocates.
 
-use super::quoted;
+use crate::quote::quoted;
 use crate::{Error, Result};
 
 /// Bytes with a position. Every error names what was being read and the byte where it starts.
@@ -55,13 +55,16 @@ impl<'a> Reader<'a> {
         self.array(what).map(u64::from_le_bytes)
     }
 
-    /// A count of things that take at least `min_bytes` each, so that allocating for them is bounded by the file.
-    pub fn count(&mut self, min_bytes: u64, what: impl std::fmt::Display) -> Result<usize> {
+    /// A count of things that take at least `min_bytes` each, and of which there may be `most`.
+    pub fn count(&mut self, min_bytes: u64, most: usize, what: impl std::fmt::Display) -> Result<usize> {
         let at = self.at();
         let n = self.u64(format_args!("the number of {what}"))?;
         let left = (self.bytes.len() - self.at) as u64;
         match usize::try_from(n) {
-            Ok(count) if n <= left / min_bytes => Ok(count),
+            Ok(count) if n <= left / min_bytes && count <= most => Ok(count),
+            Ok(count) if n <= left / min_bytes => {
+                self.error(at, format!("the file declares {count} {what}, where {most} are allowed"))
+            }
             _ => self.error(
                 at,
                 format!("the file is cut short or damaged: it declares {n} {what}, but has only {left} bytes left"),

@@ -190,6 +190,12 @@ fn refuses() {
     check(array(4, 1 << 60).data(32), "declares 1152921504606846976 elements of metadata key 'k'");
     check(array(8, huge).data(32), "declares 18446744073709551615 elements of metadata key 'k'");
     check(array(9, huge).data(32), "declares 18446744073709551615 elements of metadata key 'k'");
+    check(Raw::head(MAX_TENSORS as u64 + 1, 0).data(9 << 20), "declares 262145 tensors, where 262144 are allowed");
+    check(
+        Raw::head(0, MAX_ENTRIES as u64 + 1).data(9 << 20),
+        "declares 65537 metadata entries, where 65536 are allowed",
+    );
+    check(array(0, MAX_HEADER as u64).data(MAX_HEADER), "but has only 268435411 bytes left");
     // Keys and values.
     check(Raw::head(0, 1).u64(huge).data(32), "the name of metadata key 0 needs 18446744073709551615 bytes");
     check(Raw::head(0, 1).u64(1).bytes(b"\xff").data(32), "the name of metadata key 0 is not UTF-8");
@@ -202,6 +208,7 @@ fn refuses() {
     let alignment = |a: u32| Raw::head(0, 1).str("general.alignment").u32(4).u32(a);
     check(alignment(0), "general.alignment is 0, not a power of two");
     check(alignment(48), "general.alignment is 48, not a power of two");
+    check(alignment(1 << 22), "general.alignment is 4194304, not a power of two up to 2097152");
     check(Raw::head(0, 1).str("general.alignment").u32(8).str("32"), "'general.alignment' is of type string");
     // Tensors.
     let tensor = |dims: &[u64], type_id, offset| Raw::head(1, 0).tensor(dims, type_id, offset).data(64);

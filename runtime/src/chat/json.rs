@@ -1,7 +1,7 @@
 //! The filter `tojson` as Hugging Face's renderer has it: `json.dumps` of Python, which by default leaves characters
 //! as they are.
 
-use super::BYTES_MAX;
+use super::jinja::BYTES_MAX;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Error, ErrorKind, State};
 use serde::Serialize;

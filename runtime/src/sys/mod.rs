@@ -1,14 +1,16 @@
 //! Thin wrappers over the operating system: mapped files, directories replaced in one step, memory that can be executed,
-//! large anonymous memory, thread placement, memory limits, signals, the time.
+//! large anonymous memory, thread placement, limits, signals, the terminal, the time.
 //!
 //! Invariant: nothing here knows what the memory holds. Next hop: `device` builds the CPU device on it.
 
 pub mod arena;
 pub mod code;
 pub mod fs;
+pub mod limits;
 pub mod map;
 pub mod memory;
 pub mod signals;
+pub mod terminal;
 pub mod thread;
 pub mod time;
 

@@ -1,7 +1,8 @@
-//! Signals that would end the process without a word: a mapped file that is cut short, a limit on file sizes.
+//! Signals that would end the process without a word: a mapped file that is cut short, a limit on file sizes, a wish that
+//! the process end.
 //!
-//! A program asks for this once ([`on_lost_file`], [`file_limit_is_an_error`]); a library that is part of another program
-//! leaves its signals alone. Invariant: every living [`Mapping`](super::Mapping) of a file is in `MAPPED`.
+//! A program asks for this once ([`on_lost_file`], [`file_limit_is_an_error`], [`on_end`]); a library that is part of
+//! another program leaves its signals alone. Invariant: every living [`Mapping`](super::Mapping) of a file is in `MAPPED`.
 
 use std::mem::zeroed;
 use std::ops::Range;
@@ -69,4 +70,37 @@ extern "C" fn lost(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *m
 pub fn file_limit_is_an_error() {
     // SAFETY: ignoring a signal runs no code.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// From now on, a thread of its own calls `handle` when Ctrl-C, SIGTERM or SIGHUP asks the process to end; `true` stands
+/// for Ctrl-C. One that is ignored, as by `nohup`, stays so. To be called before any thread is started: those that are
+/// running may still end the process.
+///
+/// # Errors
+/// That of the system. The signals then end the process.
+pub fn on_end(mut handle: impl FnMut(bool) + Send + 'static) -> std::io::Result<()> {
+    // SAFETY: a sigset_t and a sigaction are plain data, for which zero is valid; the calls write no more than these.
+    let (set, failed) = unsafe {
+        let (mut set, mut action): (libc::sigset_t, libc::sigaction) = (zeroed(), zeroed());
+        libc::sigemptyset(&mut set);
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            if libc::sigaction(signal, std::ptr::null(), &mut action) == 0 && action.sa_sigaction != libc::SIG_IGN {
+                libc::sigaddset(&mut set, signal);
+            }
+        }
+        (set, libc::pthread_sigmask(libc::SIG_BLOCK, &set, null_mut()))
+    };
+    if failed != 0 {
+        return Err(std::io::Error::from_raw_os_error(failed));
+    }
+    let wait = move || {
+        loop {
+            let mut signal = 0;
+            // SAFETY: the call reads the set and writes the number, both of which outlive it.
+            if unsafe { libc::sigwait(&set, &mut signal) } == 0 {
+                handle(signal == libc::SIGINT);
+            }
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
 }

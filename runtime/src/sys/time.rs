@@ -1,6 +1,23 @@
 //! What the clock on the wall shows.
 
-use crate::chat::DateTime;
+use serde::{Deserialize, Serialize};
+
+/// A date and time of day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DateTime {
+    /// Of the common era.
+    pub year: i32,
+    /// 1 to 12.
+    pub month: u32,
+    /// 1 to 31.
+    pub day: u32,
+    /// 0 to 23.
+    pub hour: u32,
+    /// 0 to 59.
+    pub minute: u32,
+    /// 0 to 60.
+    pub second: u32,
+}
 
 /// Date and time here and now; in UTC where the system does not tell the zone.
 pub fn local() -> DateTime {
