@@ -22,10 +22,10 @@ pub const Q8_SCALE: usize = Q8_BLOCK;
 pub const Q8_SUMS: usize = Q8_SCALE + 4;
 /// Where the sum of all codes times the scale is, f32; for atoms alone, as are the starts.
 pub const Q8_SCALED_SUM: usize = Q8_SUMS + 4;
-/// Where dots of codes with an offset find what to begin with: the sum of all codes times the first of [`Q8_STARTS`], and
-/// those of the first and of the last 16 times the second, i32.
+/// Where the starts are, i32: what a dot with weight codes that have an offset begins with in place of 0. They are the sum of
+/// all codes times the first of [`Q8_STARTS`], then those of the first and of the last 16 codes times the second.
 pub const Q8_STARTS_AT: usize = Q8_SCALED_SUM + 4;
-/// What the sum of a block's codes is multiplied by there; and what the sum of half a block's codes is.
+/// Factor of the sum of a block's codes in its start, and of the sums of half a block's codes in theirs.
 pub const Q8_STARTS: [i32; 2] = [-128, -32];
 
 /// Bytes of one row of `k` int8 activations (`k` a multiple of 32): an odd number of cache lines, so that the same block of

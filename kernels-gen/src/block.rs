@@ -115,7 +115,8 @@ impl<'b> BlockView<'b> {
         }
     }
 
-    /// The same for a reader that takes unsigned codes times a power of two, and looked up ones in pairs.
+    /// The view for a reader that undoes shifts itself: codes stay where they are in their bytes, unsigned and times a power
+    /// of two, and those that are looked up come in pairs.
     pub fn codes_as_they_are(self) -> Self {
         BlockView { as_they_are: true, ..self }
     }

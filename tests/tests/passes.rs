@@ -1,8 +1,8 @@
 //! Every pass keeps the meaning of a graph: the interpreter gives the same bits before and after. Lowering gives constant
 //! operands of kernels nothing but weights.
 
-use codegen::lower::{KernelTable, lower};
 use codegen::passes::{self, PassContext};
+use codegen::{KernelTable, lower};
 use ir::graph::interp::{self, KvCache, Step, Weights};
 use ir::graph::{Graph, Op};
 use ir::plan::Plan;

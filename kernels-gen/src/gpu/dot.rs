@@ -115,7 +115,8 @@ struct Int<'a> {
     columns: usize,
 }
 
-/// Sums of products by what they are yet to be multiplied by, of a whole block often: a factor and a power of two.
+/// Sums of products that are still to be multiplied: a factor, often that of a whole block, how many times to halve, and
+/// the sum of all that share both.
 #[derive(Default)]
 struct Sums(Vec<(Value, u8, Value)>);
 

@@ -83,8 +83,8 @@ pub(crate) fn for_threads(b: &mut Builder, at: &Thread, count: usize, f: impl Fn
     b.for_(at.thread, end, at.threads() as u32, f);
 }
 
-/// Counts this CTA in; for every thread how many came before, of which all is there that they wrote before a wait of their
-/// CTA. `flag` has a word.
+/// Counts this CTA in and gives every thread how many CTAs came before it. What those wrote before a wait of their CTA is
+/// visible after. `flag` is a word of shared memory.
 pub(crate) fn arrive(b: &mut Builder, at: &Thread, (counters, counter): (Buf, Value), flag: Buf) -> Value {
     let (zero, one) = (b.int(0), b.int(1));
     if_below(b, at.thread, 1, |b| {

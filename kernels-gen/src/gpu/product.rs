@@ -51,9 +51,9 @@ impl Segment {
     }
 }
 
-/// The sums of a unit, in the order of its rows: 32 for each tile, from this element on of the shared memory of a
-/// warp. A lane has those of its rows; those of others it has after a wait of the warp, which also comes before the
-/// end.
+/// The sums of a unit in shared memory, from this element on: 32 for each tile, in the order of its rows. A lane has stored
+/// those of its own rows; those of other lanes it may read after a wait of the warp. The sums of the next unit come to the
+/// same place, so an epilogue that reads other lanes' ends with a wait of the warp too.
 pub(crate) type Sums = (Buf, Value);
 
 /// A whole kernel of one product; `epilogue(row, sum)` finishes each row, in one thread.

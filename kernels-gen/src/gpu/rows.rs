@@ -1,8 +1,8 @@
 //! The input row of matrix products in the shared memory of each CTA: normalised, and quantised where products want it.
 //!
-//! Every CTA prepares the whole row by itself, from the L2 cache, so that no barrier of the grid stands between. What a thread
-//! reads it loads at once, and holds it if it can, as the CTA waits for that. Float rows without a norm are read where they
-//! are.
+//! Every CTA prepares the whole row by itself, from the L2 cache, so that no barrier of the grid is needed. A thread starts
+//! all its loads before it uses the first, as the whole CTA waits for them, and keeps what it has loaded if the row is short
+//! enough. Float rows without a norm are read where they are.
 
 use super::{LANES, Thread, cta_sum, if_below, lanes_isum, lanes_max, maybe};
 use crate::body::Linear;
@@ -100,7 +100,7 @@ struct Four {
     /// The first's column.
     column: Value,
     v: Value,
-    /// Whether it is this thread's, unless all are; those that are not repeat a four of the last block.
+    /// Whether it is this thread's; `None`: all are. A thread that has none reads one of the last block, and writes nothing.
     inside: Option<Value>,
 }
 

@@ -44,7 +44,7 @@ struct Lowering<'a, 'b> {
 #[derive(Clone, Copy)]
 enum Base {
     Address(V),
-    /// Taken anew for each access, an instruction that needs no register in between.
+    /// Its address is computed again for each access: that is one instruction, and holds no register in between.
     Constant(GlobalValue),
 }
 

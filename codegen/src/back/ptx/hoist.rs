@@ -68,7 +68,7 @@ impl Hoist<'_> {
     }
 }
 
-/// Whether it gives the same wherever it stands, if its operands do.
+/// Whether the instruction gives the same value wherever its operands are known.
 fn movable(inst: &Inst) -> bool {
     !matches!(
         inst,
