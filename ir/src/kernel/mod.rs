@@ -7,6 +7,8 @@
 //! only a [`Verified`](crate::Verified) one is emitted.
 
 mod builder;
+pub mod eval;
+pub mod interp;
 mod names;
 mod parse;
 mod text;
