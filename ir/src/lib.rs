@@ -9,6 +9,7 @@
 pub mod abi;
 mod activation;
 pub mod artifact;
+mod cursor;
 pub mod error;
 pub mod front;
 pub mod gguf;
