@@ -13,6 +13,7 @@ pub mod front;
 pub mod gguf;
 pub mod graph;
 pub mod kernel;
+pub mod numerics;
 pub mod plan;
 pub mod quant;
 pub mod spec;

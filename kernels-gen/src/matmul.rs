@@ -101,15 +101,14 @@ pub(crate) fn inverse_rms(b: &mut Builder, buf: Buf, base: Value, columns: usize
     inverse_root(b, squares, columns, eps)
 }
 
-/// 1 / sqrt(squares / n + eps).
+/// 1 / sqrt(squares / n + eps), as the root over its square: NaN, not 0, where the squares have overflowed.
 pub(crate) fn inverse_root(b: &mut Builder, squares: Value, n: usize, eps: f32) -> Value {
     let n = b.float(n as f32);
     let mean = b.fdiv(squares, n);
     let eps = b.float(eps);
     let mean = b.fadd(mean, eps);
     let root = b.sqrt(mean);
-    let one = b.float(1.0);
-    b.fdiv(one, root)
+    b.fdiv(root, mean)
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -177,7 +176,7 @@ fn prepare_row(
     }
 }
 
-/// max |x| / 127 over a block of vectors, and its reciprocal (0 for 0).
+/// max |x| / 127 over a block of vectors, and its reciprocal as [`scale_of`] gives it.
 pub(crate) fn block_scale(b: &mut Builder, parts: &[Value]) -> (Value, Value) {
     let magnitudes: Vec<Value> = parts.iter().map(|&p| b.fabs(p)).collect();
     let largest = magnitudes.into_iter().reduce(|x, y| b.fmax(x, y)).expect("a block is not empty");
@@ -185,12 +184,12 @@ pub(crate) fn block_scale(b: &mut Builder, parts: &[Value]) -> (Value, Value) {
     scale_of(b, largest)
 }
 
-/// The scale of a block whose largest magnitude is this, and its reciprocal (0 for 0).
+/// The scale of a block whose largest magnitude is this, and its reciprocal, 0 for a scale that is zero or subnormal.
 pub(crate) fn scale_of(b: &mut Builder, largest: Value) -> (Value, Value) {
-    let (zero, one, steps) = (b.float(0.0), b.float(1.0), b.float(127.0));
+    let (zero, one, steps, least) = (b.float(0.0), b.float(1.0), b.float(127.0), b.float(f32::MIN_POSITIVE));
     let scale = b.fdiv(largest, steps);
     let inverse = b.fdiv(one, scale);
-    let empty = b.compare(Compare::FEq, scale, zero);
+    let empty = b.compare(Compare::FLt, scale, least);
     (scale, b.select(empty, zero, inverse))
 }
 
