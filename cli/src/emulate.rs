@@ -18,6 +18,9 @@ pub struct Args {
     /// Who runs when: 0 is round robin, every other number an adversary
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Errors of approximate instructions, as large as the ISA allows: 0 is none, every other number a choice
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    approx_seed: u64,
     /// Print one JSON array, an object for each case and target
     #[arg(long)]
     json: bool,
@@ -69,7 +72,8 @@ impl Line {
 /// Runs the command.
 pub fn run(args: Args) -> Result<ExitCode> {
     let unreadable = |e: case::CaseError| failure::usage(e.to_string());
-    let options = Options { schedule: Schedule { seed: args.seed }, ..Options::default() };
+    let options =
+        Options { schedule: Schedule { seed: args.seed }, approx_seed: args.approx_seed, ..Options::default() };
     let mut cases = Vec::new();
     for dir in &args.dirs {
         for folder in case::find(dir).map_err(unreadable)? {

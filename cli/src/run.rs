@@ -82,6 +82,10 @@ pub struct Args {
     /// Device: auto, cpu, or emu (emulates a GPU: slow, and checks every access)
     #[arg(long, default_value = "auto")]
     device: String,
+    /// With --device emu, errors of approximate instructions as large as the PTX ISA allows: 0 is none, every other number
+    /// a choice
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    approx_seed: u64,
     /// Print one JSON object instead of text; with --chat, one for each reply
     #[arg(long)]
     json: bool,
@@ -213,7 +217,11 @@ impl Session {
         };
         let sampler = Sampler::new(config.clone(), artifact.manifest.config.vocab)?;
         let bar = progress::bytes("loading", args.json);
-        let options = Options { threads: args.threads.map_or(0, usize::from), device: machine::device(&args.device)? };
+        let options = Options {
+            threads: args.threads.map_or(0, usize::from),
+            device: machine::device(&args.device)?,
+            approx_seed: args.approx_seed,
+        };
         let executor = Executor::new(artifact, &file, &options, &mut progress::callback(&bar))?;
         bar.finish_and_clear();
         let options = generate::Options {

@@ -1,9 +1,8 @@
 //! Whose accesses the race detector notes, and what they have released to each other: the part of memory that is neither
 //! bytes nor notes of accesses. Numbers of agents are never used again before a boundary ([`crate::memory`]).
 
-use crate::clock::{Agent, AgentSet, Clock, HOST, MAX_AGENT, join};
-use crate::exec::state::{AGENTS_PER_WARP, Bad, CP_ASYNC, Done, Grid, thread_of};
-use crate::fault::FaultKind;
+use crate::clock::{AGENTS_PER_WARP, Agent, AgentSet, CP_ASYNC, Clock, HOST, MAX_AGENT, join};
+use crate::fault::{Bad, Done, FaultKind, Label, thread_of};
 use crate::types::Scope;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,7 +48,9 @@ impl Published {
 /// Whose agents start at a number.
 #[derive(Debug, Clone)]
 pub(crate) enum Owner {
-    Cta([u32; 3], Arc<Grid>),
+    Cta([u32; 3], Arc<Label>),
+    /// Loads through the non-coherent cache, of a launch.
+    NonCoherent(Arc<Label>),
     /// Copies that signal an mbarrier.
     Mbarrier,
 }
@@ -62,6 +63,8 @@ pub(crate) struct Agents {
     /// The last number in use.
     last: Agent,
     pub(crate) published: HashMap<u64, Published>,
+    /// What is known after the sequentially consistent fences of all CTAs.
+    pub(crate) sc_fences: Arc<Clock>,
     /// Counts what other threads may see.
     pub(crate) progress: u64,
 }
@@ -69,7 +72,7 @@ pub(crate) struct Agents {
 impl Agents {
     /// None but the host.
     pub(crate) fn new() -> Agents {
-        Agents { owners: Vec::new(), last: HOST, published: HashMap::new(), progress: 0 }
+        Agents { owners: Vec::new(), last: HOST, published: HashMap::new(), sc_fences: Arc::default(), progress: 0 }
     }
 
     /// Forgets all but the host.
@@ -90,21 +93,24 @@ impl Agents {
     }
 
     /// Who an agent is, for a fault of a launch: a thread of a CTA, or an asynchronous copy.
-    pub(crate) fn describe(&self, agent: Agent, lane: u32, here: Option<&Grid>) -> (bool, String) {
+    pub(crate) fn describe(&self, agent: Agent, lane: u32, here: Option<&Arc<Label>>) -> (bool, String) {
         let index = self.owners.partition_point(|(first, _)| *first <= agent);
         let Some((first, owner)) = self.owners.get(index.wrapping_sub(1)) else {
             return (false, "the host".into());
         };
+        let of = |label: &Arc<Label>| match here {
+            Some(here) if Arc::ptr_eq(label, here) => String::new(),
+            _ => format!(" of another launch, of {}", label.kernel),
+        };
         match owner {
             Owner::Mbarrier => (true, "an asynchronous copy that no wait on its mbarrier covers".into()),
-            Owner::Cta(cta, grid) => {
+            Owner::NonCoherent(label) => {
+                (false, format!("a load.nc{}, which is for memory that nobody writes while the kernel runs", of(label)))
+            }
+            Owner::Cta(cta, label) => {
                 let warp = (agent - first) / AGENTS_PER_WARP;
-                let tid = thread_of(grid.block, warp * 32 + lane);
-                let of = if here.is_some_and(|here| std::ptr::eq(&**grid, here)) {
-                    String::new()
-                } else {
-                    format!(" of another launch, of {}", grid.kernel)
-                };
+                let tid = thread_of(label.block, warp * 32 + lane);
+                let of = of(label);
                 let whose = format!("thread {tid:?} of CTA {cta:?}{of}");
                 match (agent - first) % AGENTS_PER_WARP {
                     0 => (false, whose),

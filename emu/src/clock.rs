@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// Number of an agent.
 pub(crate) type Agent = u32;
 
-/// An access: agent, time, lane, source, strength; 0 is none.
+/// An access: agent, time, width, lane, source, strength; 0 is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Epoch(pub(crate) u64);
 
@@ -34,16 +34,53 @@ pub(crate) enum Source {
     Bulk = 2,
 }
 
+/// How wide the scalar accesses are that an access is made of: two writes of one width at one place write the same bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Width(u8);
+
+impl Width {
+    /// Of bytes: 1 to 16, a power of two.
+    pub(crate) fn of(bytes: u32) -> Width {
+        Width(bytes.trailing_zeros().min(5) as u8)
+    }
+
+    /// Of a `cp.async`.
+    pub(crate) const COPY: Width = Width(7);
+    /// Of anything else, which never counts as a repetition.
+    pub(crate) const OTHER: Width = Width(6);
+}
+
+/// Agents of a warp: its threads, its `cp.async`, reads and writes of its bulk stores, and its proxy fences.
+pub(crate) const AGENTS_PER_WARP: u32 = 7;
+pub(crate) const CP_ASYNC: u32 = 1;
+pub(crate) const BULK_READ: u32 = 2;
+pub(crate) const BULK_WRITE: u32 = 3;
+/// An agent of fences stands for accesses of another one, at their times: who knows it knows that the async proxy sees
+/// what a thread wrote to shared memory, to global memory, and what its `cp.async` wrote.
+pub(crate) const FENCED_SHARED: u32 = 4;
+pub(crate) const FENCED_GLOBAL: u32 = 5;
+pub(crate) const FENCED_CP_ASYNC: u32 = 6;
+
 /// The agent that is the host.
 pub(crate) const HOST: Agent = 1;
 /// Largest number of an agent.
 pub(crate) const MAX_AGENT: Agent = (1 << 26) - 1;
 /// Latest time.
-pub(crate) const MAX_TIME: u32 = (1 << 28) - 1;
+pub(crate) const MAX_TIME: u32 = (1 << 25) - 1;
 
 impl Epoch {
     pub(crate) fn new(agent: Agent, time: u32, lane: u32, strength: Strength) -> Epoch {
-        Epoch(u64::from(agent) << 37 | u64::from(time) << 9 | u64::from(lane) << 4 | strength as u64)
+        Epoch(u64::from(agent) << 37 | u64::from(time) << 12 | u64::from(lane) << 4 | strength as u64)
+    }
+
+    /// The same access, of a width.
+    #[inline]
+    pub(crate) fn wide(self, width: Width) -> Epoch {
+        Epoch(self.0 & !(7 << 9) | u64::from(width.0) << 9)
+    }
+
+    pub(crate) fn width(self) -> Width {
+        Width((self.0 >> 9 & 7) as u8)
     }
 
     /// The same access from another source than a thread.
@@ -64,7 +101,7 @@ impl Epoch {
     }
 
     pub(crate) fn time(self) -> u32 {
-        (self.0 >> 9) as u32 & MAX_TIME
+        (self.0 >> 12) as u32 & MAX_TIME
     }
 
     pub(crate) fn lane(self) -> u32 {

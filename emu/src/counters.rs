@@ -59,6 +59,9 @@ pub struct Counters {
     pub bank_conflicts: u64,
     /// Atomic operations of threads.
     pub atomics: u64,
+    /// Plain loads of a word that a `cas` of the kernel exchanges: where other threads exchange it too, a race by the letter
+    /// of the memory model, though the `cas` checks what was loaded.
+    pub plain_cas_loads: u64,
 }
 
 impl Counters {

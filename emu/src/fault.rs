@@ -115,3 +115,36 @@ impl fmt::Display for Fault {
         Ok(())
     }
 }
+
+/// A launch as messages name it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) kernel: String,
+    /// Threads of a CTA in each direction.
+    pub(crate) block: [u32; 3],
+}
+
+/// A fault before its place is filled in.
+#[derive(Debug)]
+pub(crate) struct Bad {
+    pub(crate) kind: FaultKind,
+    pub(crate) lane: u32,
+    pub(crate) address: Option<u64>,
+    pub(crate) detail: String,
+}
+
+/// The result of executing something.
+pub(crate) type Done<T = ()> = Result<T, Box<Bad>>;
+
+impl Bad {
+    #[cold]
+    pub(crate) fn new(kind: FaultKind, lane: u32, address: Option<u64>, detail: impl Into<String>) -> Box<Bad> {
+        Box::new(Bad { kind, lane, address, detail: detail.into() })
+    }
+}
+
+/// Coordinates of a thread by its number in the block.
+pub(crate) fn thread_of(block: [u32; 3], linear: u32) -> [u32; 3] {
+    let (x, y) = (block[0].max(1), block[1].max(1));
+    [linear % x, linear / x % y, linear / x / y]
+}

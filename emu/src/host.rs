@@ -2,12 +2,12 @@
 //! the host did before it, and the host comes after a launch once it has waited for it. In between only accesses in system
 //! scope to host-shared memory order the two.
 
-use crate::clock::{Clock, HOST, Knowledge, Strength};
+use crate::clock::{Clock, HOST, Strength, Width};
 use crate::exec::state::{Bad, Order};
 use crate::fault::{Fault, FaultKind};
 use crate::memory::{Memory, MemoryError};
 use crate::queue::{Card, Machine, pause};
-use crate::race::{Conflict, Memo};
+use crate::race::Conflict;
 use crate::types::Scope;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,18 +52,7 @@ pub enum HostError {
 
 /// What the host knows, as if it were a warp of one lane.
 pub(crate) fn order() -> Order {
-    Order {
-        agent: HOST,
-        now: 1,
-        knowledge: Knowledge::of(Arc::default()),
-        memo: Memo::default(),
-        fenced: Vec::new(),
-        seen: Knowledge::default(),
-        cta: HOST..HOST + 1,
-        waited: Box::new(std::array::from_fn(|kind| [if kind == 0 { u32::MAX } else { 0 }; 32])),
-        exist: 1,
-        live: 1,
-    }
+    Order::new(HOST, HOST..HOST + 1, &Arc::default(), 1)
 }
 
 /// Time goes on for the host: what it knows and did so far.
@@ -88,7 +77,9 @@ pub(crate) fn touch(
     let place = memory.locate(address, bytes).ok_or(MemoryError::Unmapped { address, bytes })?;
     let races = &mut memory.region(place.0).0.races;
     let checked = if write {
-        races.write(&mut host.who(), 0, place.1, bytes as usize, strength)
+        let who = &mut host.who();
+        let mine = who.epoch(0, strength, Width::OTHER);
+        races.write(who, 1, (place.1, bytes as usize), mine, |_| false)
     } else {
         races.read(&mut host.who(), 1, place.1, bytes as usize, strength)
     };

@@ -2,15 +2,12 @@
 
 use crate::agents::Owner;
 use crate::alu::{FULL, Lanes, WARP};
-use crate::clock::{Agent, Knowledge};
+use crate::clock::{AGENTS_PER_WARP, Agent};
 use crate::exec::barrier::CtaBarrier;
-use crate::exec::state::{
-    AGENTS_PER_WARP, Cta, Done, Flight, Grid, Group, Order, State, Team, Warp, Window, thread_of,
-};
-use crate::fault::Fault;
+use crate::exec::state::{Cta, Flight, Grid, Group, Order, State, Team, Warp, Window};
+use crate::fault::{Done, Fault, Label, thread_of};
 use crate::memory::{Memory, Region};
 use crate::program::{Constant, Entry, Program, Special};
-use crate::race::Memo;
 use crate::store::Store;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -66,11 +63,14 @@ pub struct Options {
     pub resident_ctas: usize,
     /// Instructions of warps, at most.
     pub max_steps: u64,
+    /// The error of approximate instructions (`ex2.approx`, `rcp.approx`, `div.full`): 0 for none, otherwise one that the
+    /// ISA allows, a fixed function of the instruction, the bits of its operands and this number.
+    pub approx_seed: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { schedule: Schedule { seed: 0 }, resident_ctas: 192, max_steps: 1 << 34 }
+        Options { schedule: Schedule { seed: 0 }, resident_ctas: 192, max_steps: 1 << 34, approx_seed: 0 }
     }
 }
 
@@ -200,15 +200,15 @@ pub(crate) fn prepare(
     let shared = check(entry, launch, target)?;
     let value = |c: &Constant| [constant(*c, entry, launch, shared, globals); WARP];
     Ok(Arc::new(Grid {
-        kernel: entry.name.clone(),
+        label: Arc::new(Label { kernel: entry.name.clone(), block: launch.block }),
         program: Arc::clone(program),
         constants: program.constants.iter().map(value).collect::<Vec<Lanes>>(),
         params: launch.params.clone(),
         ctas: launch.grid,
-        block: launch.block,
         function: entry.code,
         shared,
         max_steps: options.max_steps,
+        approx_seed: options.approx_seed,
     }))
 }
 
@@ -216,28 +216,17 @@ pub(crate) fn prepare(
 pub(crate) fn start(flight: &mut Flight, memory: &mut Memory, linear: u32) -> Done<Cta> {
     let grid = &flight.grid;
     let code = &grid.program.functions[grid.function as usize];
-    let threads: u32 = grid.block.iter().product();
+    let threads: u32 = grid.label.block.iter().product();
     let warps = threads.div_ceil(32);
     let id = thread_of(grid.ctas, linear);
-    let owner = Owner::Cta(id, Arc::clone(grid));
+    let owner = Owner::Cta(id, Arc::clone(&grid.label));
     let first = memory.agents.start(warps * AGENTS_PER_WARP, owner, &mut flight.agents)?;
     let agents = first..first + warps * AGENTS_PER_WARP;
     let warps = (0..warps).map(|index| {
         let agent: Agent = first + index * AGENTS_PER_WARP;
         let left = threads - index * 32;
         let exist = if left >= 32 { FULL } else { (1 << left) - 1 };
-        let order = Order {
-            agent,
-            now: 1,
-            knowledge: Knowledge::of(Arc::clone(&flight.before)),
-            memo: Memo::default(),
-            fenced: Vec::new(),
-            seen: Knowledge::default(),
-            cta: agents.clone(),
-            waited: Box::new(std::array::from_fn(|kind| [if kind == 0 { u32::MAX } else { 0 }; WARP])),
-            exist,
-            live: exist,
-        };
+        let order = Order::new(agent, agents.clone(), &flight.before, exist);
         let window = Window { registers: 0, predicates: 0, frame: 0, function: grid.function };
         let group = Group {
             pc: code.start,
@@ -279,6 +268,7 @@ pub(crate) fn start(flight: &mut Flight, memory: &mut Memory, linear: u32) -> Do
         phases: 0,
         landings: Vec::new(),
         published: HashMap::new(),
+        sc_fences: Arc::default(),
         let_next: false,
     };
     Ok(Cta { flight: flight.id, team, warps })

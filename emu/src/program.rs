@@ -1,6 +1,7 @@
 //! Decoded code: names are slots, types are lane functions, labels are positions. Made by [`crate::decode`], executed by
 //! [`crate::exec`]. All functions of a module stand in one list of instructions.
 
+use crate::alu::approximate::Row;
 use crate::alu::integer::Chain;
 use crate::alu::{MapFn, TestFn};
 use crate::counters::Class;
@@ -121,8 +122,12 @@ pub(crate) struct Access {
     pub(crate) regs: Vec<Reg>,
     pub(crate) order: Order,
     pub(crate) scope: Scope,
-    /// Neither weak nor ordered: a poll, if it is a load.
+    /// Not weak: a poll, if it is a load.
     pub(crate) strong: bool,
+    /// `ld.global.nc`: of memory that nobody writes while the kernel runs.
+    pub(crate) non_coherent: bool,
+    /// A weak load whose address a `cas` of the function has as well: the first value of a loop, which the `cas` checks.
+    pub(crate) before_cas: bool,
 }
 
 /// What an atomic operation does with the old value.
@@ -332,6 +337,14 @@ pub(crate) enum Op {
         s: [Reg; 3],
         k: u32,
     },
+    /// An approximate instruction on registers of a type.
+    Approximate {
+        row: &'static Row,
+        ty: Ty,
+        d: Reg,
+        s: [Reg; 2],
+        k: u32,
+    },
     Chain {
         op: Chain,
         bits: u32,
@@ -414,6 +427,8 @@ pub(crate) enum Op {
     Atomic(Box<Atomic>),
     Fence {
         scope: Scope,
+        /// Sequentially consistent: ordered with all others.
+        sc: bool,
     },
     /// What threads wrote becomes visible to the async proxy, and the mbarriers that they initialised.
     ProxyFence {

@@ -3,11 +3,13 @@
 //! touched the region, and are forgotten at the end of a launch, which orders everything.
 //!
 //! The rule: two accesses to a cell, one of them a write, race unless one happens before the other (the later thread's
-//! clock covers the earlier epoch) or both are strong in a scope that has both threads. A copy of the async proxy needs
-//! more: of what threads wrote to its source and its target it must know that they fenced it after they wrote it.
+//! clock covers the earlier epoch), or both are strong in a scope that has both threads, or both are writes of one width that
+//! write the same bytes: then it does not matter who was last. A copy of the async proxy needs more: of what threads wrote to its source and its target it must know that they fenced it after they wrote it.
 
-use crate::clock::{Agent, Clock, Epoch, HOST, Knowledge, Source, Strength};
-use crate::exec::state::{AGENTS_PER_WARP, CP_ASYNC, FENCED_CP_ASYNC, FENCED_GLOBAL, FENCED_SHARED};
+use crate::clock::{
+    AGENTS_PER_WARP, Agent, CP_ASYNC, Clock, Epoch, FENCED_CP_ASYNC, FENCED_GLOBAL, FENCED_SHARED, HOST, Knowledge,
+    Source, Strength, Width,
+};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -39,7 +41,9 @@ struct Note {
     time: u32,
     lanes: u32,
     strength: Strength,
-    /// A strong write that another strong write did not order.
+    width: Width,
+    source: Source,
+    /// A write that the last one did not order: both were strong, or wrote the same.
     write: bool,
 }
 
@@ -71,6 +75,11 @@ pub(crate) struct Who<'a> {
 }
 
 impl Who<'_> {
+    /// An access of a lane.
+    pub(crate) fn epoch(&self, lane: u32, strength: Strength, width: Width) -> Epoch {
+        Epoch::new(self.agent, self.now, lane, strength).wide(width)
+    }
+
     /// Whether an access of `lane` of another agent at `time` happened before those of all `lanes`.
     #[inline]
     fn after(&mut self, agent: Agent, lane: u32, time: u32, lanes: u32) -> bool {
@@ -187,9 +196,9 @@ impl Races {
         while at < end {
             let stop = end.min((at / PAGE + 1) * PAGE);
             let (index, range) = self.cells(at, stop - at);
-            let mut sets = Sets { sets: &mut self.sets, free: &mut self.free };
             if let Some(page) = &mut self.pages[index] {
                 let shift = page.shift;
+                let mut sets = Sets { sets: &mut self.sets, free: &mut self.free, size: 1 << shift };
                 for i in range {
                     f(&mut page.cells[i], &mut sets, index * PAGE + (i << shift))?;
                 }
@@ -211,7 +220,7 @@ impl Races {
     ) -> Result<(), Conflict> {
         let single = lanes & (lanes - 1) == 0;
         let mine = Epoch::new(who.agent, who.now, lanes.trailing_zeros(), strength);
-        let note = Note { agent: who.agent, time: who.now, lanes, strength, write: false };
+        let note = Note { lanes, ..note_of(mine, false) };
         self.each(offset, len, |cell, sets, place| {
             let w = cell.write;
             if w.0 != 0 && !who.after_epoch(w, lanes) && !who.both_strong(strength, w.agent(), w.strength()) {
@@ -242,43 +251,36 @@ impl Races {
         })
     }
 
-    /// Checks and notes a write of one lane.
+    /// Checks and notes a write by the lanes of one, or by several that update the same bytes atomically. `mine` is its
+    /// epoch, with its width; `same` says of the cell at an offset whether it holds what is to be written already.
     #[inline]
     pub(crate) fn write(
         &mut self,
         who: &mut Who,
-        lane: u32,
-        offset: usize,
-        len: usize,
-        strength: Strength,
-    ) -> Result<(), Conflict> {
-        self.update(who, 1 << lane, offset, len, strength)
-    }
-
-    /// Checks and notes writes of the same bytes by lanes that do not race with each other: one, or several that update
-    /// them atomically.
-    #[inline]
-    pub(crate) fn update(
-        &mut self,
-        who: &mut Who,
         lanes: u32,
-        offset: usize,
-        len: usize,
-        strength: Strength,
+        (offset, len): (usize, usize),
+        mine: Epoch,
+        same: impl Fn(Range<usize>) -> bool,
     ) -> Result<(), Conflict> {
-        let mine = Epoch::new(who.agent, who.now, lanes.trailing_zeros(), strength);
+        let strength = mine.strength();
         let others = lanes & (lanes - 1);
         let others = (others != 0).then(|| Note { lanes: others, ..note_of(mine, true) });
+        let end = offset + len;
         self.each(offset, len, |cell, sets, place| {
             let w = cell.write;
             let mut earlier = None;
+            // Part of a cell may be that of the write before.
+            let repeats = |width: Width, size: usize| {
+                width == mine.width() && width != Width::OTHER && same(place.max(offset)..end.min(place + size))
+            };
             if w.0 != 0 && w != mine && !who.after_epoch(w, lanes) {
-                if !who.both_strong(strength, w.agent(), w.strength()) {
+                if !who.both_strong(strength, w.agent(), w.strength()) && !repeats(w.width(), sets.size) {
                     return Err(conflict(place, w, true));
                 }
                 earlier = Some(note_of(w, true));
             }
             if cell.read & SET != 0 {
+                let size = sets.size;
                 let notes = sets.of(cell.read);
                 let mut race = None;
                 let crowded = notes.len() > CROWD;
@@ -289,7 +291,7 @@ impl Races {
                         return true;
                     }
                     let Some(lane) = who.unordered(n, lanes) else { return false };
-                    if !strong {
+                    if !strong && !(n.write && repeats(n.width, size)) {
                         race = Some(Conflict { offset: place, agent: n.agent, lane, time: n.time, write: n.write });
                     }
                     true
@@ -332,20 +334,23 @@ impl Races {
         let fenced = if shared { FENCED_SHARED } else { FENCED_GLOBAL };
         self.each(offset, len, |cell, sets, place| {
             let w = cell.write;
-            let fence = match w.source() {
-                // The host needs none.
-                _ if w.0 == 0 || w.agent() == HOST => None,
+            // The host needs none.
+            let fence = |source, agent| match source {
+                _ if agent == HOST => None,
                 Source::Thread => Some(fenced),
                 Source::CpAsync => Some(FENCED_CP_ASYNC - CP_ASYNC),
                 Source::Bulk => None,
             };
-            if fence.is_some_and(|f| !who.after(w.agent() + f, w.lane(), w.time(), 1 << lane)) {
+            if w.0 != 0
+                && fence(w.source(), w.agent())
+                    .is_some_and(|f| !who.after(w.agent() + f, w.lane(), w.time(), 1 << lane))
+            {
                 return Err(conflict(place, w, true));
             }
             if cell.read & SET != 0 {
-                for n in sets.of(cell.read).iter().filter(|n| n.write && n.agent != HOST) {
-                    let fence = Note { agent: n.agent + fenced, ..*n };
-                    if let Some(lane) = who.unordered(&fence, 1 << lane) {
+                for n in sets.of(cell.read).iter().filter(|n| n.write) {
+                    let Some(fence) = fence(n.source, n.agent) else { continue };
+                    if let Some(lane) = who.unordered(&Note { agent: n.agent + fence, ..*n }, 1 << lane) {
                         return Err(Conflict { offset: place, agent: n.agent, lane, time: n.time, write: true });
                     }
                 }
@@ -383,12 +388,13 @@ fn conflict(offset: usize, e: Epoch, write: bool) -> Conflict {
 }
 
 fn note_of(e: Epoch, write: bool) -> Note {
-    Note { agent: e.agent(), time: e.time(), lanes: 1 << e.lane(), strength: e.strength(), write }
+    let (agent, time, lanes) = (e.agent(), e.time(), 1 << e.lane());
+    Note { agent, time, lanes, strength: e.strength(), width: e.width(), source: e.source(), write }
 }
 
 /// Adds a note; those of the same agent that it makes superfluous go.
 fn add_note(notes: &mut Vec<Note>, who: &mut Who, new: Note) {
-    let alike = |n: &Note| n.agent == new.agent && n.strength == new.strength && n.write == new.write;
+    let alike = |n: &Note| (n.agent, n.strength, n.width, n.write) == (new.agent, new.strength, new.width, new.write);
     for n in notes.iter_mut().filter(|n| alike(n)) {
         if n.time == new.time {
             n.lanes |= new.lanes;
@@ -409,6 +415,8 @@ fn add_note(notes: &mut Vec<Note>, who: &mut Who, new: Note) {
 struct Sets<'a> {
     sets: &'a mut Vec<Vec<Note>>,
     free: &'a mut Vec<u32>,
+    /// Bytes of a cell.
+    size: usize,
 }
 
 impl Sets<'_> {

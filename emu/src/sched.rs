@@ -6,8 +6,8 @@ use crate::alu::FULL;
 use crate::clock::{AgentSet, Clock, Epoch, Source, Strength, join};
 use crate::counters::{Counters, Tally};
 use crate::exec::Stop;
-use crate::exec::state::{Bad, Cta, Ctx, Flight, Grid, State, Team, thread_of};
-use crate::fault::{Fault, FaultKind, ThreadId};
+use crate::exec::state::{Cta, Ctx, Flight, Grid, State, Team};
+use crate::fault::{Bad, Fault, FaultKind, ThreadId, thread_of};
 use crate::launch::start;
 use crate::memory::Memory;
 use std::collections::VecDeque;
@@ -247,6 +247,7 @@ impl Scheduler {
                 let_next: 0,
                 before,
                 previous: (!early).then(|| Arc::clone(&self.last.1)),
+                non_coherent: None,
                 knew: Arc::default(),
                 agents: AgentSet::default(),
                 steps: 0,
@@ -472,7 +473,7 @@ impl Scheduler {
             stories.push(format!("{more} more"));
         }
         for f in self.flights.iter().filter(|f| !f.waiting.is_empty()) {
-            stories.push(format!("{} CTAs of {} do not fit", f.waiting.len(), f.grid.kernel));
+            stories.push(format!("{} CTAs of {} do not fit", f.waiting.len(), f.grid.label.kernel));
         }
         let detail = format!("nobody can go on: {}", stories.join("; "));
         match where_ {
@@ -485,8 +486,8 @@ impl Scheduler {
 /// A fault with its place: a warp of a CTA, if it is that of one.
 fn place(grid: &Grid, who: Option<([u32; 3], u32)>, line: u32, bad: Bad) -> Box<Fault> {
     let Bad { kind, lane, address, detail } = bad;
-    let thread = who.map(|(cta, warp)| ThreadId { cta, tid: thread_of(grid.block, warp * 32 + lane) });
-    Box::new(Fault { kind, kernel: grid.kernel.clone(), line, thread, address, detail })
+    let thread = who.map(|(cta, warp)| ThreadId { cta, tid: thread_of(grid.label.block, warp * 32 + lane) });
+    Box::new(Fault { kind, kernel: grid.label.kernel.clone(), line, thread, address, detail })
 }
 
 /// Whether a group may go on without other lanes of its warp.

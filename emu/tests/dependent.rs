@@ -53,8 +53,12 @@ fn run(text: &str, kernels: usize, overlaps: bool, seed: u64) -> Result<Option<V
         .enumerate()
         .map(|(i, launch)| Step { loaded: &loaded, launch, overlaps: overlaps && i > 0 })
         .collect();
-    let options =
-        Options { schedule: Schedule { seed }, resident_ctas: CTAS as usize + seed as usize % 3, max_steps: 1 << 20 };
+    let options = Options {
+        schedule: Schedule { seed },
+        resident_ctas: CTAS as usize + seed as usize % 3,
+        max_steps: 1 << 20,
+        ..Options::default()
+    };
     match emu::run(&mut memory, &steps, &options) {
         Ok(_) => Ok(memory.read(b, bytes).ok().map(<[u8]>::to_vec)),
         Err(Error::Fault(f)) => Err(f),

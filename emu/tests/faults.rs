@@ -42,7 +42,12 @@ fn run(ptx: &str, grid: u32, seed: u64) -> Result<Counters, Error> {
     memory.protect(c).unwrap();
     let params = [p, q, c].iter().flat_map(|a| a.to_le_bytes()).collect();
     let launch = Launch { entry: "k".into(), grid: [grid, 1, 1], block: [64, 1, 1], dynamic_shared: 0, params };
-    let options = Options { schedule: Schedule { seed }, resident_ctas: 1 + seed as usize % 3, max_steps: 100_000 };
+    let options = Options {
+        schedule: Schedule { seed },
+        resident_ctas: 1 + seed as usize % 3,
+        max_steps: 100_000,
+        ..Options::default()
+    };
     loaded.run(&mut memory, &launch, &options)
 }
 
@@ -158,6 +163,118 @@ fn races_in_shared_memory() {
 }
 
 #[test]
+fn writes_of_the_same_bytes_do_not_race() {
+    let same = "st.global.v2.u32 [%rd1],{7,8}; //!\nSYNC\nld.global.u32 %r9,[%rd1+4]; //!";
+    clean(&same.replace("SYNC", "bar.sync 0;"), 1);
+    clean("st.global.u32 [%rd1],7;", 4);
+    clean("st.shared.u16 [%r2+2],%h1;\nbar.sync 0;\nst.shared.u16 [%r2+2],%h1;", 1);
+    // Who reads has to come after all that wrote.
+    fault(&same.replace("SYNC", "bar.warp.sync 0xffffffff;"), 1, FaultKind::RaceGlobal);
+    // Other bytes, or the same bytes by stores of other sizes.
+    fault("st.global.u32 [%rd1],%r8; //!", 1, FaultKind::RaceGlobal);
+    fault("st.global.u32 [%rd1],%r4; //!", 2, FaultKind::RaceGlobal);
+    let sizes = "setp.eq.u32 %p2,%r8,0;\n@%p2 st.shared.u32 [%r2],0; //!\n@!%p2 st.shared.v2.u16 [%r2],{0,0}; //!";
+    fault(sizes, 1, FaultKind::RaceShared);
+    // Copies by two warps of one source, and of two.
+    let copies = "\
+and.b32 %r9,%r5,124; cvt.u64.u32 %rd7,%r9; add.s64 %rd7,%rd7,BASE; add.u32 %r9,%r9,%r2;
+cp.async.ca.shared.global [%r9],[%rd7],4; //!
+cp.async.wait_all;
+SYNC
+ld.shared.u32 %r10,[%r9]; //!";
+    let with = |base: &str, sync: &str| copies.replace("BASE", base).replace("SYNC", sync);
+    clean(&with("%rd3", "bar.sync 0;"), 1);
+    fault(
+        &with("%rd1", "").replace(
+            "add.u32 %r9",
+            "and.b32 %r10,%r5,128; cvt.u64.u32 %rd8,%r10; add.s64 %rd7,%rd7,%rd8;\nadd.u32 %r9",
+        ),
+        1,
+        FaultKind::AsyncCopy,
+    );
+    fault(&with("%rd3", ""), 1, FaultKind::AsyncCopy);
+    // Rows of a matrix.
+    let rows = "and.b32 %r9,%r7,1; shl.b32 %r9,%r9,4; add.u32 %r9,%r9,%r2;\nstmatrix.sync.aligned.m8n8.x1.shared.b16 [%r9],{VALUE}; //!";
+    clean(&rows.replace("VALUE", "%r2"), 1);
+    fault(&rows.replace("VALUE", "%r7"), 1, FaultKind::RaceShared);
+}
+
+#[test]
+fn member_masks_may_differ_at_one_instruction() {
+    let masks = "and.b32 %r9,%r7,24; mov.u32 %r10,255; shl.b32 %r10,%r10,%r9;";
+    for exchange in
+        ["shfl.sync.bfly.b32 %r11,%r1,1,31,%r10;", "redux.sync.add.u32 %r11,%r1,%r10;", "bar.warp.sync %r10;"]
+    {
+        clean(&format!("{masks}\n{exchange}"), 1);
+    }
+    // Memory is ordered among those of one mask, no further.
+    let write = "st.shared.u32 [%r6],%r1;\nbar.warp.sync %r10;\nxor.b32 %r12,%r5,BY; add.u32 %r12,%r12,%r2;\nld.shared.u32 %r13,[%r12]; //!";
+    clean(&format!("{masks}\n{}", write.replace("BY", "28")), 1);
+    fault(&format!("{masks}\n{}", write.replace("BY", "32")), 1, FaultKind::RaceShared);
+}
+
+#[test]
+fn sequentially_consistent_fences_are_ordered() {
+    // Every thread of CTA 0 writes and fences, and only then one of them tells the other CTA.
+    let body = "\
+mov.u64 %rd7,flag; setp.eq.u32 %p2,%r4,1;
+@%p2 bra READ;
+st.global.u32 [%rd6],%r1; //!
+WRITERS
+bar.sync 0;
+@%p1 st.relaxed.gpu.global.u32 [%rd7],1;
+bra DONE;
+READ:
+@!%p1 bra MET;
+W: ld.relaxed.gpu.global.u32 %r9,[%rd7];
+setp.eq.u32 %p3,%r9,0;
+@%p3 bra W;
+READERS
+MET:
+bar.sync 0;
+ld.global.u32 %r9,[%rd6]; //!
+DONE:";
+    let with = |writers: &str, readers: &str| body.replace("WRITERS", writers).replace("READERS", readers);
+    for good in ["fence.sc.gpu;", "membar.gl;", "membar.sys;"] {
+        clean(&with(good, good), 2);
+    }
+    for (writers, readers) in
+        [("fence.acq_rel.gpu;", "fence.acq_rel.gpu;"), ("fence.sc.cta;", "fence.sc.gpu;"), ("fence.sc.gpu;", "")]
+    {
+        fault(&with(writers, readers), 2, FaultKind::RaceGlobal);
+    }
+}
+
+#[test]
+fn a_cas_loop_may_begin_with_a_plain_load() {
+    let body = "\
+ld.global.u32 %r9,[%rd1]; //!
+L: add.u32 %r10,%r9,1;
+atom.global.cas.b32 %r11,[PLACE],%r9,%r10; //!
+setp.ne.u32 %p2,%r11,%r9; mov.u32 %r9,%r11;
+@%p2 bra L;";
+    for seed in 0..SEEDS {
+        let counters = run(&text(&body.replace("PLACE", "%rd1")), 2, seed).unwrap();
+        assert_eq!(counters.plain_cas_loads, 128);
+    }
+    let f = fault(
+        &body.replace("PLACE", "%rd1+0").replace("[%rd1];", "[%rd7];").replacen("ld", "mov.u64 %rd7,%rd1;\nld", 1),
+        2,
+        FaultKind::RaceGlobal,
+    );
+    let Some(thread) = f.thread else { panic!("{f}") };
+    assert!(!f.detail.contains(&format!("thread {:?} of CTA {:?}", thread.tid, thread.cta)), "{f}");
+}
+
+#[test]
+fn loads_through_the_non_coherent_cache() {
+    clean("ld.global.nc.u32 %r9,[%rd5];", 2);
+    // What the kernel itself writes, before or after, ordered or not.
+    fault("st.global.u32 [%rd5],%r1;\nbar.sync 0;\nld.global.nc.u32 %r9,[%rd5]; //!", 1, FaultKind::RaceGlobal);
+    fault("ld.global.nc.u32 %r9,[%rd5];\nbar.sync 0;\nst.global.u32 [%rd5],%r1; //!", 1, FaultKind::RaceGlobal);
+}
+
+#[test]
 fn races_in_global_memory() {
     // Two CTAs write what the other reads; they have no barrier.
     fault(
@@ -221,7 +338,16 @@ fn barriers() {
         1,
         FaultKind::Barrier,
     );
-    fault("setp.lt.u32 %p2,%r1,32;\n@%p2 bra OUT;\nbar.sync 0; //!\nOUT:\nret; //!", 1, FaultKind::Barrier);
+    // Threads that exit do not hold up the others, early or late, whole warps or parts of them.
+    for (exited, early) in [(32, "exit"), (40, "exit"), (40, "bra OUT")] {
+        let exchange = format!(
+            "setp.lt.u32 %p2,%r1,{exited};\n@%p2 {early};\nst.shared.u32 [%r6],%r1;\nbar.sync 0;\n\
+             xor.b32 %r9,%r5,28; add.u32 %r9,%r9,%r2;\nld.shared.u32 %r10,[%r9];\nbar.sync 0;\nOUT:"
+        );
+        clean(&exchange, 1);
+        clean(&exchange.replace("bar.sync 0", "barrier.sync 1"), 1);
+        fault(&exchange.replace("bar.sync 0;", "").replace("%r10,[%r9];", "%r10,[%r9]; //!"), 1, FaultKind::RaceShared);
+    }
     fault("setp.lt.u32 %p2,%r1,16;\n@%p2 bar.sync 0; //!\n", 1, FaultKind::Divergence);
     fault(
         "setp.lt.u32 %p2,%r7,16;\n@%p2 bra A;\nbar.sync 0; //!\nbra B;\nA:\nbar.sync 0; //!\nB:",
@@ -271,7 +397,8 @@ fn a_barrier_of_the_grid_needs_its_fence_and_room() {
         let loaded = module.load(&mut memory).unwrap();
         let params = [(); 3].map(|()| memory.alloc(1024, 256).unwrap().to_le_bytes()).concat();
         let launch = Launch { entry: "k".into(), grid: [24, 1, 1], block: [64, 1, 1], dynamic_shared: 0, params };
-        let options = Options { schedule: Schedule { seed }, resident_ctas, max_steps: 1_000_000 };
+        let options =
+            Options { schedule: Schedule { seed }, resident_ctas, max_steps: 1_000_000, ..Options::default() };
         match loaded.run(&mut memory, &launch, &options) {
             Ok(_) => None,
             Err(Error::Fault(f)) => Some(f.kind),
@@ -485,9 +612,17 @@ fn proxies() {
     clean(&again("st.shared.u32 [%r6],%r1;\nfence.proxy.async;\nbar.sync 0;"), 1);
     // An mbarrier that nobody announced.
     let init = "mbarrier.init.shared::cta.b64 [%r3],1;";
-    clean(&copy(&[("INIT", &format!("{init}\nfence.proxy.async;"))]), 1);
+    let other = |init: &str| {
+        let body = copy(&[("INIT", init)]);
+        let (first, second) = body.rsplit_once("@!%p1 bra D;").unwrap();
+        format!("{first}setp.ne.u32 %p3,%r1,32;\n@%p3 bra D;{second}")
+    };
+    // Its own initialisation the thread knows, and so do its copies.
+    clean(&copy(&[("INIT", init)]), 1);
+    clean(&other(&format!("{init}\nfence.proxy.async;")), 1);
+    clean(&other(&format!("{init}\nfence.mbarrier_init.release.cluster;")), 1);
     for fences in [("", ""), ("fence.mbarrier_init.release.cluster;", ""), ("", "fence.proxy.async.global;")] {
-        let f = fault(&copy(&[("INIT", &format!("{}\n{init}\n{}", fences.0, fences.1))]), 1, FaultKind::ProxyFence);
+        let f = fault(&other(&format!("{}\n{init}\n{}", fences.0, fences.1)), 1, FaultKind::ProxyFence);
         assert!(f.detail.contains("initialised"), "{f}");
     }
     // A source in shared memory, written by a thread or by its cp.async.

@@ -39,7 +39,12 @@ fn run(ptx: &str, seed: u64) -> Result<(), String> {
         dynamic_shared: 4416 + TILES as u64 * 32,
         params,
     };
-    let options = Options { schedule: Schedule { seed }, resident_ctas: 1 + seed as usize % 3, max_steps: 1 << 20 };
+    let options = Options {
+        schedule: Schedule { seed },
+        resident_ctas: 1 + seed as usize % 3,
+        max_steps: 1 << 20,
+        ..Options::default()
+    };
     match loaded.run(&mut memory, &launch, &options) {
         Ok(_) => {}
         Err(Error::Fault(f)) => return Err(f.to_string()),

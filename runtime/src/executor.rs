@@ -23,6 +23,8 @@ pub struct Options {
     pub threads: usize,
     /// Where.
     pub device: device::Kind,
+    /// On the emulator: the errors of approximate instructions ([`device::EmuDevice::with_approximations`]).
+    pub approx_seed: u64,
 }
 
 /// An entry point, ready to run.
@@ -125,7 +127,8 @@ impl Executor {
         options: &Options,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Executor> {
-        let device = device::for_target(&artifact.manifest.target, options.device, options.threads)?;
+        let device =
+            device::for_target(&artifact.manifest.target, options.device, options.threads, options.approx_seed)?;
         Self::on_device(device, artifact, model, progress)
     }
 

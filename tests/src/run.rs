@@ -70,7 +70,7 @@ pub fn compile(file: &ModelFile, settings: Settings) -> ir::Result<Artifact> {
 pub fn load(file: &ModelFile, artifact: Artifact, threads: usize) -> runtime::Result<Executor> {
     let gpu = target::ALL.iter().any(|t| t.name == artifact.manifest.target && t.gpu().is_some());
     let device = if gpu { Kind::Emu } else { Kind::Cpu };
-    Executor::new(artifact, file, &executor::Options { threads, device }, &mut |_, _| ())
+    Executor::new(artifact, file, &executor::Options { threads, device, ..Default::default() }, &mut |_, _| ())
 }
 
 /// Compiles and loads.

@@ -107,7 +107,7 @@ fn targets_of_other_machines() {
             check_refused(dir, &["run", "m.gguf", "x", "--target", target.name], &["needs a GPU", target.name]);
             let o = rigc(dir, &["run", &artifact, "x", "-n", "2", "--ignore-eos", "--device", "emu"]);
             assert_eq!(o.code, Some(0), "{}: {}", target.name, o.err);
-        } else if runtime::device::for_target(target.name, Kind::Cpu, 1).is_ok() {
+        } else if runtime::device::for_target(target.name, Kind::Cpu, 1, 0).is_ok() {
             let o = rigc(dir, &["run", &artifact, "x", "-n", "2", "--ignore-eos"]);
             assert_eq!(o.code, Some(0), "{}: {}", target.name, o.err);
         } else {

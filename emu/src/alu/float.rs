@@ -1,5 +1,5 @@
-//! Float arithmetic: f16, bf16, their pairs, f32 and f64, in every rounding mode, and the approximate functions, which are
-//! computed in f64 and rounded once.
+//! Float arithmetic: f16, bf16, their pairs, f32 and f64, in every rounding mode. Approximate
+//! functions are in [`super::approximate`].
 
 use super::soft::{self, BF16, F16, Format, odd_add, odd_div, odd_fma, odd_sqrt, round_to, to_f32};
 use super::{Bits, Lanes, MapFn, WARP, map};
@@ -207,7 +207,7 @@ pub(crate) fn arithmetic(op: &str, ty: Ty, mode: Mode) -> Option<MapFn> {
     }
 }
 
-/// The lane function of an approximate function.
+/// The lane function of an approximate function of f64; the others are in [`super::approximate`].
 pub(crate) fn approximate(op: &str, ty: Ty) -> Option<MapFn> {
     if ty == Ty::F64 {
         // The hardware gives the upper 32 bits only.
@@ -217,18 +217,7 @@ pub(crate) fn approximate(op: &str, ty: Ty) -> Option<MapFn> {
             _ => return None,
         });
     }
-    match op {
-        "rcp" => narrow_map!(ty, |x| 1.0 / x[0]),
-        "rsqrt" => narrow_map!(ty, |x| 1.0 / x[0].sqrt()),
-        "sqrt" => narrow_map!(ty, |x| x[0].sqrt()),
-        "div" => narrow_map!(ty, |x| x[0] / x[1]),
-        "ex2" => narrow_map!(ty, |x| x[0].exp2()),
-        "lg2" => narrow_map!(ty, |x| x[0].log2()),
-        "sin" => narrow_map!(ty, |x| x[0].sin()),
-        "cos" => narrow_map!(ty, |x| x[0].cos()),
-        "tanh" => narrow_map!(ty, |x| x[0].tanh()),
-        _ => None,
-    }
+    None
 }
 
 /// `fma` of two operands in `T` and one in f32.

@@ -1,6 +1,7 @@
 //! Arithmetic: functions over the 32 lanes of a warp, chosen once per instruction at decode time. A register holds its value
 //! zero-extended to 64 bits; a lane function computes all lanes, and the caller keeps those that are active.
 
+pub(crate) mod approximate;
 pub(crate) mod compare;
 pub(crate) mod convert;
 pub(crate) mod float;

@@ -57,6 +57,12 @@ impl Format {
         if away && !self.finite { self.infinity() } else { self.largest() }
     }
 
+    /// The distance of neighbours at a number, not zero.
+    pub(crate) fn ulp(self, x: f64) -> f64 {
+        let exponent = (x.to_bits() >> 52 & 0x7ff) as i32 - 1023;
+        f64::from(exponent.max(self.min_exponent()) - self.mantissa as i32).exp2()
+    }
+
     /// The value of the bits; exact for all formats here.
     pub(crate) fn value(self, bits: u64) -> f64 {
         let sign = if bits & self.sign() != 0 { -1.0 } else { 1.0 };

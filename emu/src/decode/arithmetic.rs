@@ -3,7 +3,7 @@
 use super::body::Body;
 use super::mods::Mods;
 use crate::alu::integer::Chain;
-use crate::alu::{MapFn, TestFn, compare, convert, float, integer, map};
+use crate::alu::{MapFn, TestFn, approximate, compare, convert, float, integer, map};
 use crate::ast::{Arg, Instr};
 use crate::counters::Class;
 use crate::parse::ParseError;
@@ -173,7 +173,7 @@ impl Body<'_, '_> {
     /// Arithmetic that has one name and one type, for integers or floats.
     fn plain(&mut self, op: &str, a: &[Arg], m: &mut Mods) -> Result<bool> {
         let part = m.one_of(&["lo", "hi", "wide", "shiftamt", "clamp", "wrap"]);
-        let approximate = m.take("approx") | m.take("full");
+        let approximate = m.one_of(&["approx", "full"]);
         let nan = m.take("NaN");
         let xor_sign = m.take("xorsign") && m.take("abs");
         let mode = m.mode();
@@ -194,7 +194,10 @@ impl Body<'_, '_> {
                     k |= if nan { float::KEEP_NAN } else { 0 } | if xor_sign { float::XOR_SIGN } else { 0 };
                     float::extreme(op, ty, sources.len() == 3)
                 }
-                "div" if approximate => float::approximate(op, ty),
+                "div" if approximate.is_some() => {
+                    let name = if approximate == Some("full") { "div.full" } else { "div.approx" };
+                    return self.approximate(name, ty, mode, a, m);
+                }
                 _ if sources.len() == 3 && !matches!(op, "fma" | "mad") => None,
                 _ => float::arithmetic(op, ty, mode),
             };
@@ -202,7 +205,7 @@ impl Body<'_, '_> {
         }
         // Integers have none of the modifiers of floats but `.sat`.
         let as_integer = Mode { sat: mode.sat, ..Mode::NEAR };
-        if mode != as_integer || nan || xor_sign || approximate {
+        if mode != as_integer || nan || xor_sign || approximate.is_some() {
             return Err(m.unknown());
         }
         let mut name = op.to_owned();
@@ -249,7 +252,9 @@ impl Body<'_, '_> {
         let approximate = m.take("approx");
         let mode = m.mode();
         let ty = m.ty()?;
-        let f = if approximate {
+        let f = if approximate && (ty != Ty::F64 || mode.ftz) {
+            return self.approximate(op, ty, mode, a, m);
+        } else if approximate {
             float::approximate(op, ty)
         } else if matches!(op, "rcp" | "sqrt") {
             float::arithmetic(op, ty, mode)
@@ -257,6 +262,18 @@ impl Body<'_, '_> {
             None
         };
         self.map(m, f, (&a[0], ty), &[(&a[1], ty)], mode.pack(), Class::Float)
+    }
+
+    /// An approximate instruction of one or two operands.
+    fn approximate(&mut self, op: &str, ty: Ty, mode: Mode, a: &[Arg], m: &Mods) -> Result<bool> {
+        let row = approximate::approximate(op, ty).ok_or_else(|| m.unknown())?;
+        let d = self.dst(&a[0], ty)?;
+        let mut s = [SINK; 2];
+        for (slot, arg) in s.iter_mut().zip(&a[1..]) {
+            *slot = self.src(arg, ty)?;
+        }
+        self.emit(Op::Approximate { row, ty, d, s, k: mode.pack() }, Class::Float);
+        Ok(true)
     }
 
     fn sign(&mut self, op: &str, a: &[Arg], m: &mut Mods) -> Result<bool> {

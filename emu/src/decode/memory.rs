@@ -70,7 +70,7 @@ impl Body<'_, '_> {
                     "gl" => Scope::Gpu,
                     _ => Scope::Sys,
                 };
-                self.emit(Op::Fence { scope }, Class::Sync);
+                self.emit(Op::Fence { scope, sc: true }, Class::Sync);
                 Ok(true)
             }
             "fence" => self.fence(m),
@@ -96,7 +96,7 @@ impl Body<'_, '_> {
         let order = m.order();
         let scope = m.scope();
         let space = m.space();
-        m.take("nc");
+        let non_coherent = m.take("nc");
         let hint = m.cache();
         let count = match m.one_of(&["v2", "v4", "v8"]) {
             Some("v2") => 2,
@@ -150,6 +150,8 @@ impl Body<'_, '_> {
             order: order.unwrap_or(Order::Weak),
             scope: scope.unwrap_or(if volatile { Scope::Sys } else { Scope::Gpu }),
             strong,
+            non_coherent,
+            before_cas: false,
         };
         self.emit(Op::Access(Box::new(access)), class(space, store));
         Ok(true)
@@ -219,9 +221,10 @@ impl Body<'_, '_> {
             self.emit(Op::MbarrierFence, Class::Sync);
             return Ok(true);
         }
-        let ordered = m.order().is_some() | m.take("sc");
+        let sc = m.take("sc");
+        let ordered = m.order().is_some() | sc;
         let scope = m.scope().filter(|_| ordered).ok_or_else(|| m.unknown())?;
-        self.emit(Op::Fence { scope }, Class::Sync);
+        self.emit(Op::Fence { scope, sc }, Class::Sync);
         Ok(true)
     }
 }

@@ -11,10 +11,10 @@ mod sync;
 
 use crate::ast::{Ast, Function, Init, Param, Var};
 use crate::parse::{MAX_VARIABLE, ParseError};
-use crate::program::{Code, Constant, Entry, GlobalVar, ParamLayout, Place, Program};
+use crate::program::{Code, Constant, Entry, GlobalVar, Instr, Op, ParamLayout, Place, Program, Rmw};
 use crate::types::{LOCAL_WINDOW, SHARED_WINDOW, Space, Ty};
 use body::{Body, Scope, Symbol};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Frames start at multiples of this.
 const FRAME_ALIGN: u64 = 256;
@@ -108,6 +108,7 @@ pub(crate) fn decode(ast: &Ast) -> Result<Program, ParseError> {
             body.declare_params(f)?;
             body.block(stmts)?;
             let (registers, predicates, frame) = body.finish(start)?;
+            mark_cas_loops(&mut shared.program.code[start as usize..]);
             shared.program.functions[at] = Code { start, registers, predicates, frame };
         }
         if !f.entry {
@@ -128,6 +129,24 @@ pub(crate) fn decode(ast: &Ast) -> Result<Program, ParseError> {
     }
     initialise(ast, &scope, &mut shared.program.globals)?;
     Ok(shared.program)
+}
+
+/// Finds the weak loads of a function that begin a loop with `cas`.
+fn mark_cas_loops(code: &mut [Instr]) {
+    let of = |a: &crate::program::Address, bytes| (a.base, a.offset, bytes);
+    let cas: HashSet<_> = code
+        .iter()
+        .filter_map(|i| match &i.op {
+            Op::Atomic(a) if a.op == Rmw::Cas => Some(of(&a.address, a.ty.bytes())),
+            _ => None,
+        })
+        .collect();
+    for instr in code {
+        if let Op::Access(a) = &mut instr.op {
+            let plain = !a.store && !a.strong && !a.non_coherent && a.regs.len() == 1;
+            a.before_cas = plain && cas.contains(&of(&a.address, a.bytes));
+        }
+    }
 }
 
 /// Gives a shared, global or constant variable its place.

@@ -1,13 +1,17 @@
 //! Loads and stores: spaces, bounds, alignment, initialisation, races, traffic.
 
-use super::state::{Bad, Ctx, Done, Window, lanes};
+use super::state::{self, Bad, Ctx, Done, Window, lanes};
+use crate::agents::Owner;
 use crate::alu::{FULL, Lanes, WARP};
-use crate::clock::{MAX_AGENT, Strength};
+use crate::clock::{MAX_AGENT, Strength, Width, join};
 use crate::fault::FaultKind;
+use crate::memory::Region;
 use crate::program::Access;
-use crate::race::Conflict;
+use crate::race::{Conflict, Who};
 use crate::store::Store;
 use crate::types::{LOCAL_WINDOW, Order, PARAM_WINDOW, SHARED_WINDOW, Scope, Space, WINDOW, mask_of};
+use std::ops::Range;
+use std::sync::Arc;
 
 /// The space of a generic address, and its address there.
 pub(crate) fn classify(address: u64) -> (Space, u64) {
@@ -100,7 +104,16 @@ impl Ctx<'_> {
     fn load_global(&mut self, window: Window, mask: u32, a: &Access, addresses: &Lanes) -> Done {
         let bytes = (a.bytes * a.regs.len() as u32) as usize;
         self.count_global(addresses, mask, bytes as u64, false);
-        let strength = strength(a.strong, a.scope);
+        let strength = strength(a.strong || a.before_cas, a.scope);
+        if a.before_cas {
+            self.tally.counters.plain_cas_loads += u64::from(mask.count_ones());
+        }
+        if a.non_coherent && self.flight.non_coherent.is_none() {
+            let owner = Owner::NonCoherent(Arc::clone(&self.grid.label));
+            let agent = self.memory.agents.start(1, owner, &mut self.flight.agents)?;
+            self.flight.non_coherent =
+                Some(Box::new(state::Order::new(agent, agent..agent + 1, &self.flight.before, 1)));
+        }
         let (mut rest, same) = (mask, Self::broadcast(addresses, mask));
         while rest != 0 {
             let lane = rest.trailing_zeros();
@@ -113,6 +126,8 @@ impl Ctx<'_> {
             let (region, read_only) = self.memory.region(index);
             let raced = if read_only {
                 Ok(())
+            } else if let Some(order) = self.flight.non_coherent.as_mut().filter(|_| a.non_coherent) {
+                region.races.read(&mut order.who(), 1, offset, bytes, strength)
             } else {
                 region.races.read(&mut self.warp.order.who(), who, offset, bytes, strength)
             };
@@ -138,7 +153,6 @@ impl Ctx<'_> {
         let bytes = (a.bytes * a.regs.len() as u32) as usize;
         self.count_global(addresses, mask, bytes as u64, true);
         self.memory.agents.progress += 1;
-        let strength = strength(a.strong, a.scope);
         for lane in lanes(mask) {
             let address = addresses[lane];
             let Some((index, offset)) = self.memory.locate(address, bytes as u64) else {
@@ -150,14 +164,9 @@ impl Ctx<'_> {
                 let what = format!("writes {bytes} bytes of read-only memory");
                 return Err(Bad::new(FaultKind::ReadOnly, lane as u32, Some(address), what));
             }
-            let order = &mut self.warp.order;
-            let raced = region.races.write(&mut order.who(), lane as u32, offset, bytes, strength);
-            if let Err(conflict) = raced
-                && !repeats(order.agent, order.now, conflict, &region.store, offset, a, &values)
-            {
+            if let Err(conflict) = put(region, &mut self.warp.order.who(), lane, offset, a, &values) {
                 return Err(self.race(false, true, lane as u32, address, offset, conflict));
             }
-            put(&mut region.store, offset, a, &values);
         }
         if a.strong {
             self.publish(mask, addresses, false, a.order, a.scope, true)?;
@@ -168,7 +177,10 @@ impl Ctx<'_> {
     fn load_shared(&mut self, window: Window, mask: u32, a: &Access, addresses: &Lanes) -> Done {
         let bytes = (a.bytes * a.regs.len() as u32) as usize;
         self.count_shared(addresses, mask, bytes as u32);
-        let strength = strength(a.strong, a.scope);
+        let strength = strength(a.strong || a.before_cas, a.scope);
+        if a.before_cas {
+            self.tally.counters.plain_cas_loads += u64::from(mask.count_ones());
+        }
         let size = self.team.shared.store.len() as u64;
         let (mut rest, same) = (mask, Self::broadcast(addresses, mask));
         while rest != 0 {
@@ -201,7 +213,6 @@ impl Ctx<'_> {
         let bytes = (a.bytes * a.regs.len() as u32) as usize;
         self.count_shared(addresses, mask, bytes as u32);
         self.memory.agents.progress += 1;
-        let strength = strength(a.strong, a.scope);
         let size = self.team.shared.store.len() as u64;
         for lane in lanes(mask) {
             let address = addresses[lane];
@@ -210,14 +221,9 @@ impl Ctx<'_> {
             }
             let offset = address as usize;
             let values = self.values(window, a, lane);
-            let (shared, order) = (&mut self.team.shared, &mut self.warp.order);
-            let raced = shared.races.write(&mut order.who(), lane as u32, offset, bytes, strength);
-            if let Err(conflict) = raced
-                && !repeats(order.agent, order.now, conflict, &shared.store, offset, a, &values)
-            {
+            if let Err(conflict) = put(&mut self.team.shared, &mut self.warp.order.who(), lane, offset, a, &values) {
                 return Err(self.race(true, true, lane as u32, address, offset, conflict));
             }
-            put(&mut self.team.shared.store, offset, a, &values);
         }
         if a.strong {
             self.publish(mask, addresses, true, a.order, a.scope, true)?;
@@ -237,7 +243,7 @@ impl Ctx<'_> {
             let offset = address as usize;
             if a.store {
                 let values = self.values(window, a, lane);
-                put(&mut self.warp.local[lane], offset, a, &values);
+                store_values(&mut self.warp.local[lane], offset, a, &values);
                 continue;
             }
             let store = &self.warp.local[lane];
@@ -310,7 +316,7 @@ impl Ctx<'_> {
         if c.agent == MAX_AGENT {
             return Bad::new(FaultKind::Mbarrier, lane, Some(at), "the bytes of an mbarrier are used as data");
         }
-        let (asynchronous, whose) = self.memory.agents.describe(c.agent, c.lane, Some(self.grid));
+        let (asynchronous, whose) = self.memory.agents.describe(c.agent, c.lane, Some(&self.grid.label));
         let kind = match (asynchronous, shared) {
             (true, _) => FaultKind::AsyncCopy,
             (false, true) => FaultKind::RaceShared,
@@ -398,7 +404,7 @@ impl Ctx<'_> {
                 } else {
                     let seen = &mut self.warp.order.seen;
                     if seen.of_lane(lane as u32).is_none() {
-                        seen.set(1 << lane, std::sync::Arc::clone(clock));
+                        seen.set(1 << lane, Arc::clone(clock));
                     } else {
                         seen.join(1 << lane, clock);
                     }
@@ -429,8 +435,8 @@ impl Ctx<'_> {
             } else {
                 let fence = warp.fenced.iter().find(|f| f.lanes & bit != 0);
                 fence.map(|f| {
-                    let mut clock = std::sync::Arc::clone(&f.clock);
-                    std::sync::Arc::make_mut(&mut clock).see(warp.agent, bit, f.time);
+                    let mut clock = Arc::clone(&f.clock);
+                    Arc::make_mut(&mut clock).see(warp.agent, bit, f.time);
                     (clock, scope.min(f.scope))
                 })
             };
@@ -447,10 +453,19 @@ impl Ctx<'_> {
         if order.releases() { warp.tick(mask.trailing_zeros()) } else { Ok(()) }
     }
 
-    /// `fence`: relaxed reads before it become acquires, relaxed writes after it releases.
-    pub(crate) fn fence(&mut self, mask: u32, scope: Scope) -> Done {
+    /// `fence`: relaxed reads before it become acquires, relaxed writes after it releases. Those that are sequentially
+    /// consistent happen one after the other, and each knows what those before it knew that are in its scope.
+    pub(crate) fn fence(&mut self, mask: u32, scope: Scope, sc: bool) -> Done {
+        if sc {
+            let clock = self.warp.order.snapshot(mask, self.warp.order.now);
+            let all = (scope >= Scope::Gpu).then_some(&mut self.memory.agents.sc_fences);
+            for fences in [Some(&mut self.team.sc_fences), all].into_iter().flatten() {
+                self.warp.order.acquire(mask, fences);
+                join(fences, &clock);
+            }
+        }
         let order = &mut self.warp.order;
-        let seen: Vec<_> = order.seen.parts(mask).map(|(m, c)| (m, std::sync::Arc::clone(c))).collect();
+        let seen: Vec<_> = order.seen.parts(mask).map(|(m, c)| (m, Arc::clone(c))).collect();
         for (part, clock) in seen {
             order.acquire(part, &clock);
         }
@@ -459,21 +474,34 @@ impl Ctx<'_> {
             f.lanes &= !mask;
             f.lanes != 0
         });
-        let (time, parts) = (order.now, order.knowledge.parts(mask).map(|(m, c)| (m, std::sync::Arc::clone(c))));
+        let (time, parts) = (order.now, order.knowledge.parts(mask).map(|(m, c)| (m, Arc::clone(c))));
         let parts: Vec<_> = parts.collect();
         order.fenced.extend(parts.into_iter().map(|(lanes, clock)| super::state::Fenced { lanes, clock, time, scope }));
         order.tick(mask.trailing_zeros())
     }
 }
 
-/// Whether a lane of the same warp has just written the same bytes: then it does not matter who was last.
-fn repeats(agent: u32, now: u32, c: Conflict, store: &Store, offset: usize, a: &Access, values: &[u64; 8]) -> bool {
-    let bytes = a.bytes;
-    let same = |(i, v): (usize, &u64)| store.get(offset + i * bytes as usize, bytes) == v & mask_of(8 * bytes);
-    c.write && c.agent == agent && c.time == now && values[..a.regs.len()].iter().enumerate().all(same)
+/// Checks and makes a store of one lane.
+fn put(
+    region: &mut Region,
+    who: &mut Who,
+    lane: usize,
+    offset: usize,
+    a: &Access,
+    values: &[u64; 8],
+) -> Result<(), Conflict> {
+    let Region { store, races } = region;
+    let mine = who.epoch(lane as u32, strength(a.strong, a.scope), Width::of(a.bytes));
+    let byte = |at: usize| (values[at / a.bytes as usize] >> (8 * (at % a.bytes as usize))) as u8;
+    let same = |at: Range<usize>| {
+        store.first_unwritten(at.start, at.len()).is_none() && at.into_iter().all(|i| store.data[i] == byte(i - offset))
+    };
+    races.write(who, 1 << lane, (offset, a.bytes as usize * a.regs.len()), mine, same)?;
+    store_values(store, offset, a, values);
+    Ok(())
 }
 
-fn put(store: &mut Store, offset: usize, a: &Access, values: &[u64; 8]) {
+fn store_values(store: &mut Store, offset: usize, a: &Access, values: &[u64; 8]) {
     for (i, v) in values[..a.regs.len()].iter().enumerate() {
         store.put(offset + i * a.bytes as usize, a.bytes, *v);
     }

@@ -4,6 +4,7 @@ use super::access::{by_space, strength};
 use super::state::{Bad, Ctx, Done, Window, lanes};
 use crate::alu::Lanes;
 use crate::alu::float::{arithmetic, extreme};
+use crate::clock::Width;
 use crate::fault::FaultKind;
 use crate::program::{Atomic, Rmw};
 use crate::types::{Mode, Order, Space, Ty, mask_of};
@@ -114,8 +115,13 @@ impl Ctx<'_> {
             return Err(Bad::new(FaultKind::ReadOnly, first, Some(address), what));
         }
         let strength = strength(true, a.scope);
-        if let Err(c) = region.races.update(&mut self.warp.order.who(), mask, offset, bytes, strength) {
-            return Err(self.race(shared, true, first, address, offset, c));
+        let who = &mut self.warp.order.who();
+        let mine = who.epoch(first, strength, Width::OTHER);
+        if let Err(c) = region.races.write(who, mask, (offset, bytes), mine, |_| false) {
+            // Of the lanes one that is not the other thread.
+            let others = if c.agent == self.warp.order.agent { mask & !(1 << c.lane) } else { mask };
+            let lane = if others == 0 { first } else { others.trailing_zeros() };
+            return Err(self.race(shared, true, lane, address, offset, c));
         }
         if let Some(at) = region.store.first_unwritten(offset, bytes) {
             let kind = if shared { FaultKind::UninitShared } else { FaultKind::UninitGlobal };

@@ -1,6 +1,6 @@
 //! CTA barriers: `bar`, `barrier`, and the cluster barrier of a cluster of one CTA.
 
-use super::state::{Bad, Cta, Ctx, Done, Group, State};
+use super::state::{Bad, Cta, Ctx, Done, Group, State, Team};
 use crate::alu::FULL;
 use crate::clock::{Clock, join};
 use crate::fault::FaultKind;
@@ -26,6 +26,12 @@ impl CtaBarrier {
     /// How far it is, if somebody waits.
     pub(crate) fn status(&self) -> Option<(u32, u32)> {
         self.expected.map(|e| (self.arrived, e))
+    }
+
+    /// Whether all have arrived: of a barrier of all threads, those that will not come do not count.
+    fn is_complete(&self, absent: u32) -> bool {
+        let absent = if self.everyone { absent } else { 0 };
+        self.expected.is_some_and(|expected| self.arrived + absent >= expected)
     }
 }
 
@@ -63,12 +69,8 @@ impl Ctx<'_> {
                 Some(count)
             }
         };
-        if count.is_none() && self.team.exited > 0 {
-            let what = format!("barrier {id} waits for all threads, {} have exited", self.team.exited);
-            return bad(FaultKind::Barrier, what);
-        }
-        // Warps arrive as a whole, even the last, which may have less than 32 threads.
-        let whole = mask == self.warp.order.exist;
+        // Warps arrive at a barrier of a number of threads as a whole, even those of less than 32 threads.
+        let whole = count.is_some() && mask == self.warp.order.live;
         let arrivals = if whole { 32 } else { mask.count_ones() };
         let expected = count.unwrap_or(self.team.threads.next_multiple_of(32));
         let votes = match &b.reduce {
@@ -91,11 +93,13 @@ impl Ctx<'_> {
         }
         join(&mut barrier.clock, &clock);
         self.memory.agents.progress += 1;
+        let absent = self.team.absent();
+        let barrier = &mut self.team.barriers[id as usize];
         if barrier.arrived > expected {
             let what = format!("{} threads arrive at barrier {id} of {expected}", barrier.arrived);
             return bad(FaultKind::Barrier, what);
         }
-        let complete = barrier.arrived == expected;
+        let complete = barrier.is_complete(absent);
         let group = &mut self.warp.groups[g];
         if b.arrive {
             group.pc += 1;
@@ -112,8 +116,7 @@ impl Ctx<'_> {
         if !arrive {
             self.team.cluster.arrived += mask.count_ones();
             self.warp.groups[g].state = State::Cluster;
-            let all = self.team.threads - self.team.exited;
-            return Ok((self.team.cluster.arrived >= all).then_some(Completed::Cluster));
+            return Ok(self.team.cluster_is_complete().then_some(Completed::Cluster));
         }
         if !relaxed {
             let clock = self.warp.order.release(mask)?;
@@ -122,13 +125,24 @@ impl Ctx<'_> {
         self.warp.groups[g].pc += 1;
         Ok(None)
     }
+}
 
-    /// Threads exit: nobody may wait for them.
-    pub(crate) fn exited(&self, lanes: u32) -> Done {
-        let waiting = self.team.barriers.iter().position(|b| b.expected.is_some() && b.everyone);
-        let Some(id) = waiting else { return Ok(()) };
-        let what = format!("threads exit while others wait for them at barrier {id}");
-        Err(Bad::new(FaultKind::Barrier, lanes.trailing_zeros(), None, what))
+impl Team {
+    /// Threads that a barrier of all does not wait for: those that have exited, and those that the last warp lacks.
+    fn absent(&self) -> u32 {
+        self.exited + self.threads.next_multiple_of(32) - self.threads
+    }
+
+    fn cluster_is_complete(&self) -> bool {
+        self.cluster.arrived > 0 && self.cluster.arrived + self.exited >= self.threads
+    }
+
+    /// The barrier that waited only for threads that have exited, if there is one.
+    pub(crate) fn released(&self) -> Option<Completed> {
+        let absent = self.absent();
+        let barrier = self.barriers.iter().position(|b| b.everyone && b.is_complete(absent));
+        let cluster = || self.cluster_is_complete().then_some(Completed::Cluster);
+        barrier.map(|id| Completed::Barrier(id as u32)).or_else(cluster)
     }
 }
 

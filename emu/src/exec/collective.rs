@@ -24,14 +24,15 @@ fn collective(code: &[Instr], pc: u32) -> Option<&Collective> {
 impl Ctx<'_> {
     /// A group comes to an exchange; whether it happens at once.
     pub(crate) fn arrive_at_collective(&mut self, g: usize, c: &Collective) -> Done<bool> {
-        let Group { mask, window, .. } = self.warp.groups[g];
+        let Group { mask, window, pc, .. } = self.warp.groups[g];
         let masks = self.get(window, c.members);
-        let first = mask.trailing_zeros();
-        let members = masks[first as usize] as u32;
-        if let Some(lane) = lanes(mask).find(|&l| masks[l] as u32 != members) {
-            let what = "lanes at one instruction have different member masks";
-            return Err(Bad::new(FaultKind::Divergence, lane as u32, None, what));
+        let members = masks[mask.trailing_zeros() as usize] as u32;
+        // Lanes of other masks exchange among themselves.
+        let others = lanes(mask).filter(|&l| masks[l] as u32 != members).fold(0, |m, l| m | 1 << l);
+        if others != 0 {
+            self.split(g, others, pc);
         }
+        let mask = mask & !others;
         if mask & !members != 0 {
             let lane = (mask & !members).trailing_zeros();
             let what = format!("the lane is not in its member mask {members:#010x}");

@@ -5,15 +5,18 @@
 //! somebody waits for them.
 
 use super::access::classify;
-use super::state::{
-    BULK_READ, BULK_WRITE, Bad, CP_ASYNC, Ctx, Done, FENCED_CP_ASYNC, FENCED_GLOBAL, FENCED_SHARED, Group, lanes,
+use super::state::{Bad, Ctx, Done, Group, lanes};
+use crate::clock::{
+    BULK_READ, BULK_WRITE, CP_ASYNC, Epoch, FENCED_CP_ASYNC, FENCED_GLOBAL, FENCED_SHARED, MAX_TIME, Source, Strength,
+    Width,
 };
-use crate::clock::{Epoch, MAX_TIME, Source, Strength};
 use crate::fault::FaultKind;
+use crate::memory::Region;
 use crate::program::{Bulk, CpAsync};
 use crate::race::Conflict;
 use crate::types::Space;
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// A bulk load on its way.
 #[derive(Debug)]
@@ -132,7 +135,7 @@ impl Ctx<'_> {
     /// The fault of a bulk copy and a write by a thread without a proxy fence between them.
     #[cold]
     fn unfenced(&self, reads: bool, lane: u32, address: u64, offset: usize, c: Conflict) -> Box<Bad> {
-        let (_, whose) = self.memory.agents.describe(c.agent, c.lane, Some(self.grid));
+        let (_, whose) = self.memory.agents.describe(c.agent, c.lane, Some(&self.grid.label));
         let verb = if reads { "reads" } else { "writes over" };
         let at = address + (c.offset as u64).saturating_sub(offset as u64);
         let what = format!(
@@ -143,19 +146,25 @@ impl Ctx<'_> {
     }
 
     /// Writes shared memory for a copy: checked as a write of the thread, and from then on the copy's.
-    fn claim_target(&mut self, offset: usize, len: usize, lane: u32, copy: Epoch) -> Done {
+    /// Until it lands nobody can read it. `data` are its bytes, if it may repeat what another copy writes.
+    fn claim_target(&mut self, offset: usize, len: usize, lane: u32, copy: Epoch, data: Option<&[u8]>) -> Done {
         let shared = &mut self.team.shared;
         let mut who = self.warp.order.who();
         let bulk = copy.source() == Source::Bulk;
         let unfenced = if bulk { shared.races.unfenced(&mut who, lane, offset, len, true) } else { None };
-        if let Err(c) = shared.races.write(&mut who, lane, offset, len, Strength::Weak) {
+        let Region { store, races } = shared;
+        let same = |at: Range<usize>| data.is_some_and(|d| d[at.start - offset..at.end - offset] == store.data[at]);
+        if let Err(c) = races.write(&mut who, 1 << lane, (offset, len), copy, same) {
             return Err(self.race(true, true, lane, offset as u64, offset, c));
         }
         if let Some(c) = unfenced {
             return Err(self.unfenced(false, lane, offset as u64, offset, c));
         }
-        shared.races.stamp_write(copy, offset, len);
-        shared.store.set_unwritten(offset, len);
+        store.set_unwritten(offset, len);
+        if let Some(data) = data {
+            // For the copies that repeat it.
+            store.data[offset..offset + len].copy_from_slice(data);
+        }
         Ok(())
     }
 
@@ -181,13 +190,13 @@ impl Ctx<'_> {
             let target = self.shared_range(shared[lane], u64::from(c.bytes), l)?;
             let group = self.copies(l).group;
             let agent = self.warp.order.agent + CP_ASYNC;
-            let epoch = Epoch::new(agent, group, l, Strength::Weak).by(Source::CpAsync);
+            let epoch = Epoch::new(agent, group, l, Strength::Weak).by(Source::CpAsync).wide(Width::COPY);
             let mut data = [0; 16];
             if len > 0 {
                 let bytes = self.read_source(global[lane], len as usize, l, Some(epoch))?;
                 data[..bytes.len()].copy_from_slice(&bytes);
             }
-            self.claim_target(target, c.bytes as usize, l, epoch)?;
+            self.claim_target(target, c.bytes as usize, l, epoch, Some(&data[..c.bytes as usize]))?;
             let pending = Pending { group, target: target as u64, data, len: c.bytes as usize };
             self.copies(l).pending.push_back(pending);
         }
@@ -271,8 +280,8 @@ impl Ctx<'_> {
         self.count_bulk(source, len, false);
         let data = self.read_source(source, len as usize, lane, Some(reading))?;
         // Until it lands no wait covers it.
-        let writing = Epoch::new(agent, MAX_TIME, 0, Strength::Weak).by(Source::Bulk);
-        self.claim_target(offset, len as usize, lane, writing)?;
+        let writing = Epoch::new(agent, MAX_TIME, 0, Strength::Weak).by(Source::Bulk).wide(Width::OTHER);
+        self.claim_target(offset, len as usize, lane, writing, None)?;
         let warp = self.warp.index;
         self.team.landings.push(Landing { target, data, mbarrier, lane, warp, pc });
         Ok(())
@@ -307,7 +316,8 @@ impl Ctx<'_> {
         }
         let mut who = self.warp.order.who();
         let unfenced = region.races.unfenced(&mut who, lane, to, n, false);
-        if let Err(c) = region.races.write(&mut who, lane, to, n, Strength::Weak) {
+        let mine = who.epoch(lane, Strength::Weak, Width::OTHER);
+        if let Err(c) = region.races.write(&mut who, 1 << lane, (to, n), mine, |_| false) {
             return Err(self.race(false, true, lane, target, to, c));
         }
         if let Some(c) = unfenced {

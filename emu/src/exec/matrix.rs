@@ -4,10 +4,12 @@ use super::access::classify;
 use super::state::{Bad, Ctx, Done, Window};
 use crate::alu::soft::{BF16, F16, round_to};
 use crate::alu::{FULL, Lanes, WARP};
-use crate::clock::Strength;
+use crate::clock::{Strength, Width};
 use crate::fault::FaultKind;
+use crate::memory::Region;
 use crate::program::{Matrices, Mma, MmaType, Reg};
 use crate::types::{Round, Space};
+use std::ops::Range;
 
 /// Bytes of a row of an 8x8 matrix of 16-bit elements.
 const ROW: usize = 16;
@@ -80,9 +82,15 @@ impl Ctx<'_> {
         for (i, &address) in rows.iter().enumerate() {
             let lane = (8 * matrix + i) as u32;
             let offset = self.row(address, lane)?;
-            let shared = &mut self.team.shared;
+            let Region { store, races } = &mut self.team.shared;
             let who = &mut self.warp.order.who();
-            if let Err(c) = shared.races.write(who, lane, offset, ROW, Strength::Weak) {
+            let mine = who.epoch(lane, Strength::Weak, Width::of(2));
+            let byte = |at: usize| (elements[i][at / 2] >> (8 * (at % 2))) as u8;
+            let same = |at: Range<usize>| {
+                store.first_unwritten(at.start, at.len()).is_none()
+                    && at.into_iter().all(|i| store.data[i] == byte(i - offset))
+            };
+            if let Err(c) = races.write(who, 1 << lane, (offset, ROW), mine, same) {
                 return Err(self.race(true, true, lane, address, offset, c));
             }
             for (j, e) in elements[i].iter().enumerate() {

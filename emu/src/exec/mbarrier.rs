@@ -5,7 +5,7 @@ use super::access::classify;
 use super::state::{Bad, Ctx, Done, Group, State, Team, lanes};
 use super::{Next, Stop};
 use crate::agents::Owner;
-use crate::clock::{Agent, Clock, Epoch, MAX_AGENT, MAX_TIME, Strength, join};
+use crate::clock::{Agent, Clock, Epoch, MAX_AGENT, MAX_TIME, Strength, Width, join};
 use crate::fault::FaultKind;
 use crate::program::{Mbarrier, MbarrierOp};
 use crate::types::Space;
@@ -95,7 +95,7 @@ impl Ctx<'_> {
             return Err(Bad::new(FaultKind::Mbarrier, lane, Some(address), "the mbarrier is not initialised"));
         };
         if !self.warp.order.knows(lane, init) {
-            let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), Some(self.grid));
+            let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), Some(&self.grid.label));
             let what = format!("its use is not ordered with its initialisation by {whose}");
             return Err(Bad::new(FaultKind::RaceShared, lane, Some(address), what));
         }
@@ -219,7 +219,9 @@ impl Ctx<'_> {
         }
         let (shared, order) = (&mut self.team.shared, &mut self.warp.order);
         let offset = address as usize;
-        if let Err(c) = shared.races.write(&mut order.who(), lane, offset, BYTES, Strength::Weak) {
+        let who = &mut order.who();
+        let mine = who.epoch(lane, Strength::Weak, Width::OTHER);
+        if let Err(c) = shared.races.write(who, 1 << lane, (offset, BYTES), mine, |_| false) {
             return Err(self.race(true, true, lane, address, offset, c));
         }
         // From now on its bytes are no data: nobody's clock covers this.
@@ -293,10 +295,12 @@ impl Ctx<'_> {
     pub(crate) fn signalled(&mut self, address: u64, lane: u32) -> Done<(Agent, u32)> {
         let b = self.initialised(address, lane)?;
         let (agent, phase, init, announced) = (b.agent, b.phase + 1, b.init, b.announced);
-        if announced.is_some_and(|fence| self.warp.order.knows(lane, fence)) {
+        // The copy of a thread follows its own initialisation without a fence.
+        let own = init.agent() == self.warp.order.agent && init.lane() == lane;
+        if own || announced.is_some_and(|fence| self.warp.order.knows(lane, fence)) {
             return Ok((agent, phase));
         }
-        let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), Some(self.grid));
+        let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), Some(&self.grid.label));
         let what = format!(
             "the copy signals an mbarrier that it need not see: {whose} initialised it, and no fence.mbarrier_init or \
              fence.proxy.async of that thread came between"

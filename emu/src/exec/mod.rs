@@ -13,11 +13,11 @@ pub(crate) mod state;
 
 use crate::alu::integer::{chain, insert};
 use crate::alu::{FULL, Lanes, TestFn, WARP};
-use crate::fault::FaultKind;
+use crate::fault::{FaultKind, thread_of};
 use crate::program::{Call, Mask, Op, Place, Reg, Special};
 use crate::types::{Space, mask_of};
 use barrier::Completed;
-use state::{Bad, Ctx, Done, Frame, Group, State, Window, lanes, thread_of};
+use state::{Bad, Ctx, Done, Frame, Group, State, Window, lanes};
 
 /// Nested calls.
 const MAX_CALLS: usize = 256;
@@ -196,6 +196,11 @@ impl Ctx<'_> {
                 f([self.get(window, s[0]), self.get(window, s[1]), self.get(window, s[2])], &mut out, *k);
                 self.warp.set(window, *d, active, &out);
             }
+            Op::Approximate { row, ty, d, s, k } => {
+                let mut out = [0; WARP];
+                row.lanes(*ty, s.map(|r| self.get(window, r)), &mut out, *k, self.grid.approx_seed);
+                self.warp.set(window, *d, active, &out);
+            }
             Op::Chain { op, bits, d, s, carry_in, carry_out } => {
                 let x = s.map(|r| *self.get(window, r));
                 let mut out = [0; WARP];
@@ -299,7 +304,7 @@ impl Ctx<'_> {
                 self.warp.groups[g].pc = pc + 1;
                 return Ok(Next::Stop(if a.old.is_empty() { Stop::Spent } else { Stop::Polled }));
             }
-            Op::Fence { scope } => self.fence(active, *scope)?,
+            Op::Fence { scope, sc } => self.fence(active, *scope, *sc)?,
             Op::ProxyFence { shared, global } => self.proxy_fence(active, *shared, *global)?,
             Op::MbarrierFence => self.announce(active),
             Op::CpCommit => self.cp_commit(active),
@@ -311,6 +316,10 @@ impl Ctx<'_> {
             Op::Return if self.warp.groups[g].calls.is_empty() => return self.exit(g, active, pc),
             Op::Exit => return self.exit(g, active, pc),
             Op::Trap => return Err(Bad::new(FaultKind::Trap, active.trailing_zeros(), None, "")),
+            Op::Barrier(b) if b.aligned && active != mask => {
+                let what = "an .aligned barrier whose predicate does not hold for all lanes";
+                return Err(Bad::new(FaultKind::Divergence, active.trailing_zeros(), None, what));
+            }
             // Where only some lanes execute one of these, they part from the others.
             _ if active != mask => {
                 self.split(g, mask & !active, pc + 1);
@@ -382,16 +391,12 @@ impl Ctx<'_> {
         (low, if halves { f(x, k | crate::alu::compare::HIGH) } else { !low })
     }
 
-    /// Whether all threads of the warp are here; if not, the group waits for them.
+    /// Whether all threads of the warp are here that have not exited; if not, the group waits for them.
     fn whole_warp(&mut self, g: usize) -> Done<bool> {
         let order = &self.warp.order;
         let group = &self.warp.groups[g];
-        if group.mask == order.exist {
+        if group.mask == order.live {
             return Ok(true);
-        }
-        if order.live != order.exist {
-            let what = "an .aligned instruction, and lanes of the warp have exited";
-            return Err(Bad::new(FaultKind::Divergence, group.mask.trailing_zeros(), None, what));
         }
         self.warp.groups[g].state = State::Aligned;
         Ok(false)
@@ -399,8 +404,8 @@ impl Ctx<'_> {
 
     /// [`Ctx::whole_warp`], of 32 threads.
     fn full_warp(&mut self, g: usize) -> Done<bool> {
-        if self.warp.order.exist != FULL {
-            let what = "a matrix instruction in a warp of less than 32 threads";
+        if self.warp.order.live != FULL {
+            let what = "a matrix instruction in a warp of less than 32 threads, or of which some have exited";
             return Err(Bad::new(FaultKind::Divergence, 0, None, what));
         }
         self.whole_warp(g)
@@ -444,7 +449,6 @@ impl Ctx<'_> {
         self.memory.agents.progress += 1;
         self.team.exited += active.count_ones();
         self.warp.order.live &= !active;
-        self.exited(active)?;
         for lane in lanes(active) {
             self.land_stores(lane as u32, u32::MAX);
             if self.warp.cp_async.get(lane).is_some_and(|c| c.reads_shared()) {
@@ -458,7 +462,7 @@ impl Ctx<'_> {
         if group.mask == 0 {
             self.warp.groups.remove(g);
         }
-        Ok(Next::Choose)
+        Ok(self.team.released().map_or(Next::Choose, |c| Next::Stop(Stop::Completed(c))))
     }
 
     fn call(&mut self, g: usize, call: &Call, pc: u32) -> Done {
@@ -553,9 +557,9 @@ impl Ctx<'_> {
         match special {
             Special::LaneId => std::array::from_fn(|l| l as u64),
             Special::WarpId => [u64::from(self.warp.index); WARP],
-            Special::Tid(axis) => {
-                std::array::from_fn(|l| u64::from(thread_of(self.grid.block, first + l as u32)[usize::from(axis)]))
-            }
+            Special::Tid(axis) => std::array::from_fn(|l| {
+                u64::from(thread_of(self.grid.label.block, first + l as u32)[usize::from(axis)])
+            }),
             Special::Ctaid(axis) => [u64::from(self.team.id[usize::from(axis)]); WARP],
             Special::SmId => [u64::from(self.team.linear); WARP],
             Special::LaneMask(mask) => lane_mask(match mask {

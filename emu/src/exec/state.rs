@@ -3,12 +3,13 @@
 
 use crate::agents::Published;
 use crate::alu::{FULL, Lanes, WARP};
-use crate::clock::{Agent, AgentSet, Clock, Epoch, Knowledge, MAX_TIME, join};
+use crate::clock::{AGENTS_PER_WARP, Agent, AgentSet, CP_ASYNC, Clock, Epoch, Knowledge, MAX_TIME, join};
 use crate::counters::Tally;
 use crate::exec::barrier::CtaBarrier;
 use crate::exec::copies::{CpAsyncState, Landing};
 use crate::exec::mbarrier::MbarrierState;
-use crate::fault::FaultKind;
+pub(crate) use crate::fault::{Bad, Done};
+use crate::fault::{FaultKind, Label};
 use crate::memory::{Memory, Region};
 use crate::program::{CONSTANT, PredRef, Program, Reg};
 use crate::race::{Memo, Who};
@@ -17,36 +18,6 @@ use crate::types::Scope;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// Agents of a warp: its threads, its `cp.async`, reads and writes of its bulk stores, and its proxy fences.
-pub(crate) const AGENTS_PER_WARP: u32 = 7;
-pub(crate) const CP_ASYNC: u32 = 1;
-pub(crate) const BULK_READ: u32 = 2;
-pub(crate) const BULK_WRITE: u32 = 3;
-/// An agent of fences stands for accesses of another one, at their times: who knows it knows that the async proxy sees
-/// what a thread wrote to shared memory, to global memory, and what its `cp.async` wrote.
-pub(crate) const FENCED_SHARED: u32 = 4;
-pub(crate) const FENCED_GLOBAL: u32 = 5;
-pub(crate) const FENCED_CP_ASYNC: u32 = 6;
-
-/// A fault before its place is filled in.
-#[derive(Debug)]
-pub(crate) struct Bad {
-    pub(crate) kind: FaultKind,
-    pub(crate) lane: u32,
-    pub(crate) address: Option<u64>,
-    pub(crate) detail: String,
-}
-
-/// The result of executing something.
-pub(crate) type Done<T = ()> = Result<T, Box<Bad>>;
-
-impl Bad {
-    #[cold]
-    pub(crate) fn new(kind: FaultKind, lane: u32, address: Option<u64>, detail: impl Into<String>) -> Box<Bad> {
-        Box::new(Bad { kind, lane, address, detail: detail.into() })
-    }
-}
 
 /// Lanes of a mask, in order.
 pub(crate) fn lanes(mask: u32) -> impl Iterator<Item = usize> {
@@ -142,6 +113,22 @@ pub(crate) struct Order {
 }
 
 impl Order {
+    /// Of a warp, or something like it, that has done nothing yet.
+    pub(crate) fn new(agent: Agent, cta: Range<Agent>, before: &Arc<Clock>, exist: u32) -> Order {
+        Order {
+            agent,
+            now: 1,
+            knowledge: Knowledge::of(Arc::clone(before)),
+            memo: Memo::default(),
+            fenced: Vec::new(),
+            seen: Knowledge::default(),
+            cta,
+            waited: Box::new(std::array::from_fn(|kind| [if kind == 0 { u32::MAX } else { 0 }; WARP])),
+            exist,
+            live: exist,
+        }
+    }
+
     /// The warp as the race detector sees it.
     #[inline]
     pub(crate) fn who(&mut self) -> Who<'_> {
@@ -291,6 +278,8 @@ pub(crate) struct Team {
     pub(crate) phases: u64,
     pub(crate) landings: Vec<Landing>,
     pub(crate) published: HashMap<u64, Published>,
+    /// What is known after the sequentially consistent fences of the CTA.
+    pub(crate) sc_fences: Arc<Clock>,
     /// Whether a thread let the next launch begin.
     pub(crate) let_next: bool,
 }
@@ -307,17 +296,18 @@ pub(crate) struct Cta {
 /// What a launch asked for; the same while it runs.
 #[derive(Debug)]
 pub(crate) struct Grid {
-    pub(crate) kernel: String,
+    pub(crate) label: Arc<Label>,
     pub(crate) program: Arc<Program>,
     pub(crate) constants: Vec<Lanes>,
     pub(crate) params: Vec<u8>,
     pub(crate) ctas: [u32; 3],
-    pub(crate) block: [u32; 3],
     /// The function that it runs.
     pub(crate) function: u32,
     /// Bytes of shared memory of a CTA.
     pub(crate) shared: u64,
     pub(crate) max_steps: u64,
+    /// Chooses the errors of approximate instructions; 0: none.
+    pub(crate) approx_seed: u64,
 }
 
 /// A launch that runs.
@@ -339,6 +329,8 @@ pub(crate) struct Flight {
     pub(crate) before: Arc<Clock>,
     /// What those know that wait for the launch before; nothing while that one runs.
     pub(crate) previous: Option<Arc<Clock>>,
+    /// Its loads through the non-coherent cache, which see what happened before it began.
+    pub(crate) non_coherent: Option<Box<Order>>,
     /// What the threads that have exited knew.
     pub(crate) knew: Arc<Clock>,
     pub(crate) agents: AgentSet,
@@ -353,12 +345,6 @@ impl Flight {
         Arc::make_mut(&mut self.knew).end(&self.agents);
         self.knew
     }
-}
-
-/// Coordinates of a thread by its number in the block.
-pub(crate) fn thread_of(block: [u32; 3], linear: u32) -> [u32; 3] {
-    let (x, y) = (block[0].max(1), block[1].max(1));
-    [linear % x, linear / x % y, linear / x / y]
 }
 
 /// One warp with all that it can touch.

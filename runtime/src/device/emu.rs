@@ -51,13 +51,22 @@ impl EmuDevice {
     /// # Errors
     /// [`Error::Device`] if the target is no GPU.
     pub fn new(target: &Target, seed: u64) -> Result<EmuDevice> {
+        EmuDevice::with_approximations(target, seed, 0)
+    }
+
+    /// [`EmuDevice::new`], with errors of approximate instructions that `approx_seed` chooses: 0 for none, otherwise as
+    /// large as the PTX ISA allows.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_approximations(target: &Target, seed: u64, approx_seed: u64) -> Result<EmuDevice> {
         let Some(gpu) = target.gpu() else {
             return Err(Error::device(format!(
                 "the emulator runs code of GPUs, not of {}; leave out --device or give --target sm_120",
                 target.name
             )));
         };
-        let options = Options { schedule: Schedule { seed }, ..Options::default() };
+        let options = Options { schedule: Schedule { seed }, approx_seed, ..Options::default() };
         let mut machine = Machine::new(emu::Memory::new(CAPACITY), options);
         let control = machine.alloc(size_of::<Control>() as u64, ALIGN).map_err(refused)?;
         let queue = machine.queue().map_err(refused)?;

@@ -34,11 +34,12 @@ impl Kind {
     pub const ALL: &[(&str, Kind)] = &[("auto", Kind::Auto), ("cpu", Kind::Cpu), ("emu", Kind::Emu)];
 }
 
-/// The device for code of the target of this name: on a CPU `workers` workers, or one for each core if that is 0.
+/// The device for code of the target of this name: on a CPU `workers` workers, or one for each core if that is 0; on
+/// the emulator errors of approximate instructions by `approx_seed`.
 ///
 /// # Errors
 /// [`Error::Ir`] for a target that is not known, [`Error::Device`] if this machine cannot run its code.
-pub fn for_target(target: &str, kind: Kind, workers: usize) -> Result<Box<dyn Device>> {
+pub fn for_target(target: &str, kind: Kind, workers: usize, approx_seed: u64) -> Result<Box<dyn Device>> {
     let target = ir::target::Target::by_name(target)?;
     match kind {
         Kind::Auto if target.gpu().is_some() => Err(Error::device(format!(
@@ -49,7 +50,7 @@ pub fn for_target(target: &str, kind: Kind, workers: usize) -> Result<Box<dyn De
             let workers = if workers == 0 { crate::sys::thread::cores() } else { workers };
             Ok(Box::new(CpuDevice::new(target, workers)?))
         }
-        Kind::Emu => Ok(Box::new(EmuDevice::new(target, 0)?)),
+        Kind::Emu => Ok(Box::new(EmuDevice::with_approximations(target, 0, approx_seed)?)),
     }
 }
 
