@@ -10,26 +10,28 @@ use ir::spec::{GpuSchedule, KernelSpec, Schedule};
 use ir::target::Target;
 use ir::tensor::{Elem, TensorType};
 use runtime::device::{CpuDevice, Device, Launch, Region};
-use tests::kernels::{self, Trial};
+use tests::kernels::{self, Draw, Trial};
 use tests::synthetic::{Synthetic, zoo};
 
 /// Compares one kernel with the interpreter, in full and in part.
 fn check_kernel(name: &str, kernel: &TableKernel, context: usize, target: &Target) {
     let capacity = kernel.spec.tokens;
     let mut seed = u64::from_str_radix(&kernel.hash[..8], 16).unwrap();
-    for (tokens, workers) in [(capacity, 1), (capacity.div_ceil(2), 3)] {
-        for position in [0, context - tokens] {
+    for (tokens, workers, draws) in
+        [(capacity, 1, [Draw::Usual, Draw::Edges]), (capacity.div_ceil(2), 3, [Draw::NotFinite, Draw::Usual])]
+    {
+        for (position, draw) in [0, context - tokens].into_iter().zip(draws) {
             seed += 1;
-            check_trial(name, kernel, target, Trial { position, tokens, workers, seed });
+            check_trial(name, kernel, target, Trial { position, tokens, workers, seed }, draw);
         }
     }
 }
 
-fn check_trial(name: &str, kernel: &TableKernel, target: &Target, trial: Trial) {
-    for (i, d) in kernels::run(kernel, target, trial).iter().enumerate() {
+fn check_trial(name: &str, kernel: &TableKernel, target: &Target, trial: Trial, draw: Draw) {
+    for (i, d) in kernels::run(kernel, target, trial, draw).iter().enumerate() {
         assert!(
             d.error <= d.bound,
-            "{name} {} {} output {i}, {trial:?}, {}: off by {}, bound {}",
+            "{name} {} {} output {i}, {trial:?}, {draw:?}, {}: off by {}, bound {}",
             target.name,
             kernel.kernel.name,
             kernel.schedule,
@@ -110,7 +112,7 @@ fn schedules_of_gpus() {
             let kernel = TableKernel::new(k.spec, (schedule, made), 0).unwrap();
             for workers in 0..4 {
                 let (position, seed) = (shape.context - 1, 7 * workers as u64 + number as u64);
-                check_trial(&name, &kernel, target, Trial { position, tokens: 1, workers, seed });
+                check_trial(&name, &kernel, target, Trial { position, tokens: 1, workers, seed }, Draw::Usual);
             }
         }
     }
@@ -132,7 +134,7 @@ fn the_largest_of_long_rows() {
         let kernel = TableKernel::new(spec, (schedule, made), 0).unwrap();
         for workers in 0..5 {
             let seed = (columns + workers) as u64;
-            check_trial("top", &kernel, target, Trial { position: 0, tokens: 1, workers, seed });
+            check_trial("top", &kernel, target, Trial { position: 0, tokens: 1, workers, seed }, Draw::Usual);
         }
     }
 }
