@@ -220,7 +220,9 @@ mod tests {
         assert!((nll(&even, 5) - 8f64.ln()).abs() < 1e-12);
         assert!((nll(&[0.0, 1000.0], 1)).abs() < 1e-12);
         assert!((nll(&[0.0, 1000.0], 0) - 1000.0).abs() < 1e-9);
-        for bad in [[f32::NAN, 0.0, 1.0], [0.0, f32::NAN, 1.0], [0.0, 1.0, f32::INFINITY], [f32::NEG_INFINITY, 0.0, 0.0]] {
+        for bad in
+            [[f32::NAN, 0.0, 1.0], [0.0, f32::NAN, 1.0], [0.0, 1.0, f32::INFINITY], [f32::NEG_INFINITY, 0.0, 0.0]]
+        {
             assert!(!nll(&bad, 0).is_finite(), "{bad:?}");
         }
     }

@@ -130,10 +130,7 @@ const EXP: Contract = Contract {
     )
 };
 const ROUND: Contract = Contract {
-    exceptions: &[
-        (&[Is::Between(-4_194_303.0, 4_194_303.0)], Gives::Within(EXACT)),
-        (&[Is::Any], Gives::Anything),
-    ],
+    exceptions: &[(&[Is::Between(-4_194_303.0, 4_194_303.0)], Gives::Within(EXACT)), (&[Is::Any], Gives::Anything)],
     ..contract("round", "a to the nearest i32, ties to even", |x| plain(x[0].round_ties_even()), EXACT)
 };
 const TO_FLOAT: Contract = contract("to_float", "the i32 a", |x| plain(x[0]), ROUNDED);
@@ -145,12 +142,8 @@ const TO_HALF: Contract = contract(
     |x| plain(f16::from_f32(x[0] as f32).to_f64()),
     EXACT,
 );
-const FROM_BF16: Contract = contract(
-    "from_bf16",
-    "the bf16 with bits a",
-    |x| plain(f64::from(f32::from_bits((x[0] as u32) << 16))),
-    EXACT,
-);
+const FROM_BF16: Contract =
+    contract("from_bf16", "the bf16 with bits a", |x| plain(f64::from(f32::from_bits((x[0] as u32) << 16))), EXACT);
 /// Beyond a turn, nothing.
 const TURN: &[(&[Is], Gives)] = &[
     (&[Is::Magnitude(0.0, 3.1416)], Gives::Within(Bound { relative: 0.0, spread: 0.0, absolute: 1e-6 })),
@@ -158,12 +151,8 @@ const TURN: &[(&[Is], Gives)] = &[
 ];
 const SIN: Contract = Contract { exceptions: TURN, ..contract("sin", "sin(a)", |x| plain(x[0].sin()), EXACT) };
 const COS: Contract = Contract { exceptions: TURN, ..contract("cos", "cos(a)", |x| plain(x[0].cos()), EXACT) };
-const LOG: Contract = contract(
-    "log",
-    "ln(a)",
-    |x| plain(x[0].ln()),
-    Bound { relative: 4e-7, spread: 0.0, absolute: 4e-7 },
-);
+const LOG: Contract =
+    contract("log", "ln(a)", |x| plain(x[0].ln()), Bound { relative: 4e-7, spread: 0.0, absolute: 4e-7 });
 const AS_FLOAT: Contract =
     contract("as_float", "the f32 with bits a", |x| plain(f64::from(f32::from_bits(x[0] as i64 as u32))), EXACT);
 const FADD: Contract = contract("fadd", "a + b", |x| plain(x[0] + x[1]), ROUNDED);
@@ -369,13 +358,7 @@ pub const OPS: &[OpContract] = &[
     OpContract { name: "reshape", error: 0.0, domain: EVERY, not_finite: ITS_ELEMENT, edges: "" },
     OpContract { name: "last_token", error: 0.0, domain: EVERY, not_finite: ITS_ELEMENT, edges: "" },
     OpContract { name: "repack", error: 0.0, domain: EVERY, not_finite: ITS_ELEMENT, edges: "bytes are only moved" },
-    OpContract {
-        name: "embed",
-        error: 0.0,
-        domain: EVERY,
-        not_finite: ITS_ELEMENT,
-        edges: "blocks of scale 0 are 0",
-    },
+    OpContract { name: "embed", error: 0.0, domain: EVERY, not_finite: ITS_ELEMENT, edges: "blocks of scale 0 are 0" },
     OpContract {
         name: "rms_norm",
         error: SUMS,

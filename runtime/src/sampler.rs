@@ -460,7 +460,8 @@ mod tests {
     fn logits_that_are_not_finite() {
         const VOCAB: usize = 700;
         let refused = |result: Result<u32>| matches!(result, Err(Error::NotFinite { after: None }));
-        let configs = [config(0.0, 0, 1.0, 0.0), config(1.0, 0, 0.9, 0.1), config(1.0, 0, 1.0, 0.0), SamplerConfig::default()];
+        let configs =
+            [config(0.0, 0, 1.0, 0.0), config(1.0, 0, 0.9, 0.1), config(1.0, 0, 1.0, 0.0), SamplerConfig::default()];
         for config in configs {
             let mut sampler = Sampler::new(config.clone(), VOCAB).unwrap();
             for at in [0, 1, VOCAB / 2, VOCAB - 1] {

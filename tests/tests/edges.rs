@@ -62,7 +62,8 @@ fn kernel(case: &Case<'_>, gpu: bool, vector: bool, count: usize) -> Verified<Ke
     // The type of the result is known once it is there: as bytes any type can be stored.
     let y = b.param("y", Mem::U8, count as u64 * 4, Access::Write);
     let body = |b: &mut Builder, i: Value| {
-        let load = |b: &mut Builder, &(buf, mem): &(Buf, Mem)| if vector { b.load4(buf, i, mem) } else { b.load(buf, i, mem) };
+        let load =
+            |b: &mut Builder, &(buf, mem): &(Buf, Mem)| if vector { b.load4(buf, i, mem) } else { b.load(buf, i, mem) };
         let operands: Vec<Value> = inputs.iter().map(|x| load(b, x)).collect();
         let mut result = (case.build)(b, &operands);
         if b.ty(result).scalar() == Ty::Bool {
@@ -87,8 +88,24 @@ fn kernel(case: &Case<'_>, gpu: bool, vector: bool, count: usize) -> Verified<Ke
     b.finish().verify().unwrap_or_else(|e| panic!("{}: {e}", case.name))
 }
 
-/// The results of lines of operands.
-fn results(case: &Case<'_>, target: &Target, approx_seed: u64, vector: bool, lines: &[Vec<u32>]) -> Vec<u32> {
+/// How a case is run.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    /// Four lanes at once.
+    vector: bool,
+    /// The errors of a GPU's approximate instructions.
+    approx_seed: u64,
+}
+
+/// The results of lines of operands, by code that is edited.
+fn results(
+    case: &Case<'_>,
+    target: &Target,
+    run: Run,
+    lines: &[Vec<u32>],
+    edit: impl Fn(&[u8]) -> Vec<u8>,
+) -> Vec<u32> {
+    let Run { vector, approx_seed } = run;
     let gpu = target.gpu().is_some();
     let kernel = kernel(case, gpu, vector, lines.len());
     let device: runtime::Result<Box<dyn Device>> = match gpu {
@@ -96,7 +113,7 @@ fn results(case: &Case<'_>, target: &Target, approx_seed: u64, vector: bool, lin
         false => CpuDevice::new(target, 1).map(|d| Box::new(d) as _),
     };
     let mut device = device.unwrap_or_else(|e| panic!("{e}"));
-    let loaded = kernels::load(&mut *device, &kernel, target, Clone::clone).unwrap_or_else(|e| panic!("{e}"));
+    let loaded = kernels::load(&mut *device, &kernel, target, |code| edit(code)).unwrap_or_else(|e| panic!("{e}"));
     let bytes = lines.len() as u64 * 4;
     let mut buffer = |words: Vec<u32>| {
         let memory = device.alloc(bytes, "operands").unwrap();
@@ -120,18 +137,83 @@ fn results(case: &Case<'_>, target: &Target, approx_seed: u64, vector: bool, lin
 fn float_edges() -> Vec<f32> {
     let tiny = f32::MIN_POSITIVE;
     let magnitudes = [
-        0.0, f32::from_bits(1), f32::from_bits(77), tiny / 2.0, tiny * (1.0 - f32::EPSILON), tiny, tiny * 1.5, 2f32.powi(-102),
-        5.96e-8, 6.1e-5, 1e-20, 0.25, 0.5, 1.0 - f32::EPSILON / 2.0, 1.0, 1.0 + f32::EPSILON, 1.5, 2.0 - f32::EPSILON, 2.5,
-        3.0, std::f32::consts::PI, 17.25, 86.9, 87.3, 87.34, 87.68, 87.69, 88.0, 88.02, 88.37, 88.38, 88.73, 89.0, 89.1,
-        103.0, 104.0, 127.0, 1000.5, 65504.0, 65519.9, 65520.0, 4_194_302.5, 4_194_303.0, 8_388_607.5, 1.7e7, 2.2e9, 1e19,
-        1.9e19, 1e30, 8.5e37, 1.8e38, f32::MAX, f32::INFINITY, f32::NAN,
+        0.0,
+        f32::from_bits(1),
+        f32::from_bits(77),
+        tiny / 2.0,
+        tiny * (1.0 - f32::EPSILON),
+        tiny,
+        tiny * 1.5,
+        2f32.powi(-102),
+        5.96e-8,
+        6.1e-5,
+        1e-20,
+        0.25,
+        0.5,
+        1.0 - f32::EPSILON / 2.0,
+        1.0,
+        1.0 + f32::EPSILON,
+        1.5,
+        2.0 - f32::EPSILON,
+        2.5,
+        3.0,
+        std::f32::consts::PI,
+        17.25,
+        86.9,
+        87.3,
+        87.34,
+        87.68,
+        87.69,
+        88.0,
+        88.02,
+        88.37,
+        88.38,
+        88.73,
+        89.0,
+        89.1,
+        103.0,
+        104.0,
+        127.0,
+        1000.5,
+        65504.0,
+        65519.9,
+        65520.0,
+        4_194_302.5,
+        4_194_303.0,
+        8_388_607.5,
+        1.7e7,
+        2.2e9,
+        1e19,
+        1.9e19,
+        1e30,
+        8.5e37,
+        1.8e38,
+        f32::MAX,
+        f32::INFINITY,
+        f32::NAN,
     ];
     magnitudes.into_iter().flat_map(|x| [x, -x]).collect()
 }
 
 const INT_EDGES: [u32; 18] = [
-    0, 1, 2, 7, 0x7f, 0x80, 0xff, 0x100, 0x7fff, 0x8000, 0xffff, 0x00ff_ffff, 0x0100_0001, 0x7fff_ffff, 0x8000_0000,
-    0x8080_8080, 0x7f80_ff01, 0xffff_ffff,
+    0,
+    1,
+    2,
+    7,
+    0x7f,
+    0x80,
+    0xff,
+    0x100,
+    0x7fff,
+    0x8000,
+    0xffff,
+    0x00ff_ffff,
+    0x0100_0001,
+    0x7fff_ffff,
+    0x8000_0000,
+    0x8080_8080,
+    0x7f80_ff01,
+    0xffff_ffff,
 ];
 
 /// One operand at random: any bits, or a number of ordinary size.
@@ -507,6 +589,18 @@ fn cases() -> Vec<Case<'static>> {
     UNARY.iter().map(|&op| unary(op)).chain(binaries()).chain(others()).collect()
 }
 
+/// What is said of the first wrong result.
+fn first_wrong(
+    case: &Case<'_>,
+    target: &Target,
+    run: Run,
+    lines: &[Vec<u32>],
+    edit: impl Fn(&[u8]) -> Vec<u8>,
+) -> Option<String> {
+    let results = results(case, target, run, lines, edit);
+    lines.iter().zip(results).find_map(|(l, r)| (case.check)(target, l, r).err())
+}
+
 /// All cases on a target. With an error seed, the approximate instructions of a GPU err.
 fn check_target(name: &str, approx_seeds: &[u64]) {
     let target = Target::by_name(name).unwrap();
@@ -518,11 +612,11 @@ fn check_target(name: &str, approx_seeds: &[u64]) {
     let mut wrong = Vec::new();
     for case in cases().iter().filter(|c| c.has == Has::Both || (c.has == Has::Gpu) == gpu) {
         let lines = lines(&case.operands);
-        for &seed in approx_seeds {
+        for &approx_seed in approx_seeds {
             for vector in [false, true].into_iter().filter(|v| !v || case.lanes) {
-                let results = results(case, target, seed, vector, &lines);
-                let first = lines.iter().zip(results).find_map(|(l, r)| (case.check)(target, l, r).err());
-                wrong.extend(first.map(|e| format!("{}, lanes: {vector}, seed {seed}: {e}", case.name)));
+                let run = Run { vector, approx_seed };
+                let first = first_wrong(case, target, run, &lines, <[u8]>::to_vec);
+                wrong.extend(first.map(|e| format!("{}, {run:?}: {e}", case.name)));
             }
         }
     }
@@ -538,4 +632,80 @@ fn cpus() {
 fn gpus() {
     check_target("sm_80", &[0, 1, 2]);
     check_target("sm_120", &[3]);
+}
+
+/// A mistake in the code of an instruction: bytes that are replaced wherever they are, which is somewhere.
+struct Mistake {
+    case: &'static str,
+    from: Vec<u8>,
+    to: Vec<u8>,
+    what: &'static str,
+}
+
+/// Each is found, and nothing is without it.
+#[track_caller]
+fn check_mistakes(target: &str, mistakes: &[Mistake]) {
+    let target = Target::by_name(target).unwrap();
+    let cases = cases();
+    let mut missed = Vec::new();
+    for m in mistakes {
+        let case = cases.iter().find(|c| c.name == m.case).unwrap();
+        let lines = lines(&case.operands);
+        let run = Run { vector: case.lanes, approx_seed: 0 };
+        assert_eq!(first_wrong(case, target, run, &lines, <[u8]>::to_vec), None, "{}", m.case);
+        let edit = |code: &[u8]| {
+            let mut code = code.to_vec();
+            let places: Vec<usize> = (0..code.len()).filter(|&i| code[i..].starts_with(&m.from)).collect();
+            assert!(!places.is_empty(), "{}: there is no such code", m.what);
+            // From the back, so that places stay where they are.
+            places.into_iter().rev().for_each(|at| drop(code.splice(at..at + m.from.len(), m.to.iter().copied())));
+            code
+        };
+        let found = first_wrong(case, target, run, &lines, edit);
+        eprintln!("{} ({}): {}", m.what, m.case, found.as_deref().unwrap_or("-"));
+        missed.extend(found.is_none().then_some(m.what));
+    }
+    assert!(missed.is_empty(), "{missed:?}");
+}
+
+#[test]
+fn mistakes_in_ptx_are_found() {
+    let mistake = |case, from: &str, to: &str, what| Mistake { case, from: from.into(), to: to.into(), what };
+    let mistakes = [
+        mistake("Exp", "0f3FB8AA3B", "0f3FB8AA3F", "log2 e is four units in the last place off"),
+        mistake("Exp", "ex2.approx.ftz.f32", "lg2.approx.ftz.f32", "another function"),
+        mistake("FMax", "max.NaN.f32", "max.f32", "the larger of NaN and a number is the number"),
+        mistake("Max", "max.NaN.f32", "max.f32", "the largest lane is so"),
+        mistake("FDiv", "setp.nan.f32", "setp.gt.f32", "division by infinity is NaN"),
+        mistake("FDiv", "rcp.approx.f32", "rcp.approx.ftz.f32", "division by the largest numbers"),
+        mistake("Round", "cvt.rni", "cvt.rzi", "towards zero"),
+        mistake("ToHalf", "cvt.rn.f16", "cvt.rz.f16", "towards zero"),
+        mistake("ToHalf", "cvt.rn.f16", "cvt.rn.satfinite.f16", "an overflow is the largest number"),
+        mistake("Sqrt", "sqrt.approx.f32", "sqrt.approx.ftz.f32", "subnormal numbers are zero"),
+        mistake("FLt", "setp.lt.f32", "setp.ltu.f32", "NaN is less"),
+        mistake("FAdd", "add.rn.f32", "add.rz.f32", "towards zero"),
+        mistake("FMul", "mul.rn.f32", "mul.rn.ftz.f32", "subnormal products are zero"),
+        mistake("Log", "0f3F317218", "0f3F31721C", "ln 2 is four units in the last place off"),
+    ];
+    check_mistakes("sm_80", &mistakes);
+}
+
+/// Constants that code of CPUs holds.
+#[test]
+fn mistakes_in_machine_code_are_found() {
+    let float = |x: f32| x.to_le_bytes().to_vec();
+    let mistake = |case, from, to, what| Mistake { case, from, to, what };
+    let int = |x: u32| x.to_le_bytes().to_vec();
+    let infinity = f32::INFINITY.to_bits();
+    let mistakes = [
+        mistake("Exp", float(numerics::exp::HIGH), float(87.0), "e^88 is that of 87"),
+        mistake("Exp", float(numerics::exp::LOW), float(-80.0), "e^-1e30 is not 0"),
+        mistake("Exp", float(numerics::exp::POLYNOMIAL[4]), float(0.166_67), "a coefficient has five digits"),
+        mistake("FromHalf", int(infinity), int(0), "infinity is 65536"),
+        mistake("FromHalf", float(f32::from_bits(239 << 23)), float(f32::from_bits(238 << 23)), "half of each"),
+        mistake("ToHalf", int(infinity), int(infinity | 0x00ff_ffff), "NaN is infinity"),
+        mistake("ToHalf", int(143 << 23), int(144 << 23), "an overflow is not infinity"),
+        mistake("Round", float(12_582_912.0), float(8_388_608.0), "negative numbers are another's"),
+    ];
+    check_mistakes("x86-64", &mistakes);
 }

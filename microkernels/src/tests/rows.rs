@@ -19,7 +19,9 @@ fn quantize_follows_its_definition() {
                     32 => x.fill(0.0),
                     160 => {
                         let sizes = [1e-45, 1e-37, 1.6e-36, 1e-35, 3e38];
-                        x.chunks_mut(Q8_BLOCK).zip(sizes).for_each(|(block, size)| block.iter_mut().for_each(|x| *x *= size / 2.0));
+                        x.chunks_mut(Q8_BLOCK)
+                            .zip(sizes)
+                            .for_each(|(block, size)| block.iter_mut().for_each(|x| *x *= size / 2.0));
                     }
                     64 => x[..4].copy_from_slice(&[127.0, 0.5, -1.5, -127.0]),
                     _ => {}
@@ -64,7 +66,11 @@ fn quantize_keeps_what_is_not_finite() {
                 for block in 0..K / Q8_BLOCK {
                     let scale = &out[block * Q8_BYTES + Q8_SCALE..][..4];
                     let scale = f32::from_le_bytes(scale.try_into().expect("four bytes"));
-                    assert_eq!(scale.is_finite(), block != at / Q8_BLOCK, "{isa:?}: {bad} at {at}, block {block}: {scale}");
+                    assert_eq!(
+                        scale.is_finite(),
+                        block != at / Q8_BLOCK,
+                        "{isa:?}: {bad} at {at}, block {block}: {scale}"
+                    );
                 }
             }
         }

@@ -80,7 +80,9 @@ fn rms_norm(x: &[f32], w: &[f32], eps: f64) -> Vec<f32> {
     let mut out = Vec::with_capacity(x.len());
     for row in x.chunks_exact(w.len()) {
         let squares: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-        let inverse = 1.0 / (squares / w.len() as f64 + eps).sqrt();
+        // The root over its square: NaN, not 0, of an infinity.
+        let mean = squares / w.len() as f64 + eps;
+        let inverse = mean.sqrt() / mean;
         out.extend(row.iter().zip(w).map(|(&x, &w)| (f64::from(x) * inverse * f64::from(w)) as f32));
     }
     out
