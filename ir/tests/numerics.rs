@@ -17,8 +17,12 @@ fn tables() -> [(&'static str, String); 2] {
             format!("{}: {}", operands.join(", "), gives.text(c.spread))
         };
         let exceptions: Vec<String> = c.exceptions.iter().map(exception).collect();
+        let exceptions = exceptions.join("; ");
         let error = Gives::Within(c.bound).text(c.spread);
-        _ = writeln!(instructions, "| `{}` | {} | {error} | {} |", c.name, c.meaning, exceptions.join("; "));
+        // A magnitude is not the end of a column.
+        let [meaning, error, exceptions] =
+            [c.meaning, error.as_str(), exceptions.as_str()].map(|text| text.replace('|', "\\|"));
+        _ = writeln!(instructions, "| `{}` | {meaning} | {error} | {exceptions} |", c.name);
     }
     let mut ops = String::from("| op | error | where | NaN and infinities | other edges |\n|---|---|---|---|---|\n");
     for c in OPS {

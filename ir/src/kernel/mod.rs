@@ -122,7 +122,7 @@ pub enum Unary {
     Log,
     /// The bits of an i32 as f32. GPU only.
     AsFloat,
-    /// The number of bits that are set in an i32.
+    /// The number of bits that are set in an i32. On CPUs of scalars only.
     CountOnes,
     /// Each byte of an i32 with its top bit in all places.
     FillBytes,
