@@ -94,7 +94,7 @@ impl Score {
     }
 }
 
-/// -ln of the probability that softmax of `logits` gives to `token`.
+/// -ln of the probability that softmax of `logits` gives to `token`; not finite if a logit is NaN or infinity.
 fn nll(logits: &[f32], token: u32) -> f64 {
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&x| f64::from((x - most).exp())).sum();
@@ -126,8 +126,13 @@ fn chunk(
             return Ok(None);
         }
         executor.step(step)?;
-        for (i, &answer) in answers.by_ref().take(step.len()).enumerate() {
-            score.add(nll(executor.logits_of(i)?, answer));
+        let start = executor.position() - step.len();
+        for (i, (&token, &answer)) in step.iter().zip(answers.by_ref()).enumerate() {
+            let nll = nll(executor.logits_of(i)?, answer);
+            if !nll.is_finite() {
+                return Err(runtime::Error::NotFinite { after: Some((token, start + i)) }.into());
+            }
+            score.add(nll);
         }
     }
     Ok(Some(()))
@@ -213,6 +218,11 @@ mod tests {
         assert!((nll(&even, 5) - 8f64.ln()).abs() < 1e-12);
         assert!((nll(&[0.0, 1000.0], 1)).abs() < 1e-12);
         assert!((nll(&[0.0, 1000.0], 0) - 1000.0).abs() < 1e-9);
+        for bad in
+            [[f32::NAN, 0.0, 1.0], [0.0, f32::NAN, 1.0], [0.0, 1.0, f32::INFINITY], [f32::NEG_INFINITY, 0.0, 0.0]]
+        {
+            assert!(!nll(&bad, 0).is_finite(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -103,8 +103,8 @@ pub type SoftmaxFn =
 /// silu(x) = x / (1 + exp(-x)).
 pub type SiluTimesFn = unsafe extern "C" fn(up: *const f32, y: *mut f32, tokens: usize, y_stride: usize);
 /// One row of `k` int8 activations, of [`q8_row_bytes`], from floats: of `x[c] * factor * weights[c]`, of `x[c]` if `weights`
-/// is null. `k` is a multiple of [`Q8_BLOCK`]. The scale of a block is its largest magnitude / 127, a code `round(x / scale)`,
-/// ties to even.
+/// is null. `k` is a multiple of [`Q8_BLOCK`]. Scales and codes are those of
+/// [`crate::graph::Op::Quantize`].
 pub type QuantizeFn = unsafe extern "C" fn(x: *const f32, out: *mut u8, k: usize, factor: f32, weights: *const f32);
 /// `out[t * dim + 2 i] = cos`, `out[t * dim + 2 i + 1] = sin` of `(position + t) * theta^(-2 i / dim) / factors[i]`
 /// (factors null: 1), i < dim / 2. Computed in f64.

@@ -193,6 +193,11 @@ impl Target {
         }
     }
 
+    /// Whether [`Fma`](crate::kernel::Inst::Fma) rounds once; else the product is rounded too.
+    pub fn fuses_fma(&self) -> bool {
+        self.cpu().is_none_or(|isa| isa >= Isa::X86_64V3)
+    }
+
     /// The microkernel with this meaning, if the target has it.
     pub fn atom(&self, meaning: Meaning) -> Option<Atom> {
         self.atoms.iter().copied().find(|a| a.meaning() == meaning)

@@ -2,22 +2,21 @@
 
 use ir::kernel::{Builder, Compare, Value};
 
-/// 1 / sqrt(squares / n + eps).
+/// 1 / sqrt(squares / n + eps), as the root over its square: NaN, not 0, where the squares have overflowed.
 pub(crate) fn inverse_root(b: &mut Builder, squares: Value, n: usize, eps: f32) -> Value {
     let n = b.float(n as f32);
     let mean = b.fdiv(squares, n);
     let eps = b.float(eps);
     let mean = b.fadd(mean, eps);
     let root = b.sqrt(mean);
-    let one = b.float(1.0);
-    b.fdiv(one, root)
+    b.fdiv(root, mean)
 }
 
-/// The scale of a block whose largest magnitude is this, and its reciprocal (0 for 0).
+/// The scale of a block whose largest magnitude is this, and its reciprocal, 0 for a scale that is zero or subnormal.
 pub(crate) fn scale_of(b: &mut Builder, largest: Value) -> (Value, Value) {
-    let (zero, one, steps) = (b.float(0.0), b.float(1.0), b.float(127.0));
+    let (zero, one, steps, least) = (b.float(0.0), b.float(1.0), b.float(127.0), b.float(f32::MIN_POSITIVE));
     let scale = b.fdiv(largest, steps);
     let inverse = b.fdiv(one, scale);
-    let empty = b.compare(Compare::FEq, scale, zero);
+    let empty = b.compare(Compare::FLt, scale, least);
     (scale, b.select(empty, zero, inverse))
 }

@@ -4,6 +4,7 @@
 
 use crate::simd::Simd;
 use ir::abi::{KV_BLOCK, TILE_ROWS};
+use ir::numerics::exp::{HIGH, LN_2, LOG2_E, LOW, POLYNOMIAL};
 
 /// Elements of a vector.
 const LANES: usize = 16;
@@ -16,20 +17,19 @@ fn splat<S: Simd>(s: S, x: f32) -> S::Float {
     s.float_of_bits(s.splat(x.to_bits()))
 }
 
-/// e^x for x up to 88 and from -88, where it is 0 and to which x is brought: 2^n e^r with x = n ln 2 + r, and a polynomial
-/// in r (Cephes `expf`).
+/// e^x by the method of [`ir::numerics::exp`], for x up to [`HIGH`] or NaN.
 #[inline(always)]
 fn exp<S: Simd>(s: S, x: S::Float) -> S::Float {
-    let x = s.max(x, splat(s, -88.0));
+    let x = s.max(splat(s, LOW), x);
     // Adding 1.5 * 2^23 leaves an integer, n, in the low bits; 127 more, the exponent of 2^n.
     const ROUND: f32 = 12_582_912.0 + 127.0;
-    let n = s.fma_splat(x, s.splat_float(std::f32::consts::LOG2_E), splat(s, ROUND));
+    let n = s.fma_splat(x, s.splat_float(LOG2_E), splat(s, ROUND));
     let whole = s.sub(n, splat(s, ROUND));
-    // ln 2 in two parts, so that n * part is exact.
-    let r = s.fnma_splat(whole, s.splat_float(0.693_359_4), x);
-    let r = s.fnma_splat(whole, s.splat_float(-2.121_944_4e-4), r);
-    let mut p = splat(s, 1.987_569_1e-4);
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+    let r = s.fnma_splat(whole, s.splat_float(LN_2[0]), x);
+    let r = s.fnma_splat(whole, s.splat_float(LN_2[1]), r);
+    let [first, rest @ ..] = POLYNOMIAL;
+    let mut p = splat(s, first);
+    for c in rest {
         p = s.fma(p, r, splat(s, c));
     }
     let p = s.add(s.fma(p, s.mul(r, r), r), splat(s, 1.0));
@@ -94,7 +94,7 @@ pub unsafe fn silu_times<S: Simd>(s: S, up: *const f32, y: *mut f32, tokens: usi
         unsafe {
             let y = y.add(t * y_stride);
             let (gate, up) = (s.load_f32(y.cast()), s.load_f32(up.add(t * TILE_ROWS).cast()));
-            let power = exp(s, s.sub(s.zero_float(), s.max(gate, splat(s, -88.0))));
+            let power = exp(s, s.sub(s.zero_float(), s.max(splat(s, -HIGH), gate)));
             s.store_f32(y, s.mul(s.div(gate, s.add(splat(s, 1.0), power)), up));
         }
     }

@@ -38,15 +38,19 @@ pub unsafe extern "C" fn row(x: *const f32, out: *mut u8, k: usize, factor: f32,
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn block(v: [__m256; Q8_BLOCK / LANES], out: *mut u8) {
-    let size = |v: __m256| _mm256_andnot_ps(_mm256_set1_ps(-0.0), v);
-    let largest = _mm256_max_ps(_mm256_max_ps(size(v[0]), size(v[1])), _mm256_max_ps(size(v[2]), size(v[3])));
+    // As integers, magnitudes are in order, and NaN is larger than any of them.
+    let size = |v: __m256| _mm256_castps_si256(_mm256_andnot_ps(_mm256_set1_ps(-0.0), v));
+    let larger = |a, b| _mm256_max_epi32(a, b);
+    let largest = larger(larger(size(v[0]), size(v[1])), larger(size(v[2]), size(v[3])));
     // In every lane.
-    let largest = _mm256_max_ps(largest, _mm256_permute2f128_ps::<1>(largest, largest));
-    let largest = _mm256_max_ps(largest, _mm256_permute_ps::<0b01_00_11_10>(largest));
-    let largest = _mm256_max_ps(largest, _mm256_permute_ps::<0b10_11_00_01>(largest));
-    let scale = _mm256_div_ps(largest, _mm256_set1_ps(127.0));
+    let largest = larger(largest, _mm256_permute2x128_si256::<1>(largest, largest));
+    let largest = larger(largest, _mm256_shuffle_epi32::<0b01_00_11_10>(largest));
+    let largest = larger(largest, _mm256_shuffle_epi32::<0b10_11_00_01>(largest));
+    let scale = _mm256_div_ps(_mm256_castsi256_ps(largest), _mm256_set1_ps(127.0));
     let inverse = _mm256_div_ps(_mm256_set1_ps(1.0), scale);
-    let inverse = _mm256_and_ps(inverse, _mm256_cmp_ps::<_CMP_NEQ_OQ>(scale, _mm256_setzero_ps()));
+    // 0 for a scale that is zero or subnormal.
+    let normal = _mm256_cmp_ps::<_CMP_NLT_UQ>(scale, _mm256_set1_ps(f32::MIN_POSITIVE));
+    let inverse = _mm256_and_ps(inverse, normal);
     let words = v.map(|v| _mm256_cvtps_epi32(_mm256_mul_ps(v, inverse)));
     // Packing works in each half: words of elements 0 to 3, 8 to 11, ..., then 4 to 7, ...
     let halves = (_mm256_packs_epi32(words[0], words[1]), _mm256_packs_epi32(words[2], words[3]));

@@ -217,7 +217,7 @@ pub trait Simd: Copy {
     fn mul(self, a: Self::Float, b: Self::Float) -> Self::Float;
     /// `a / b`.
     fn div(self, a: Self::Float, b: Self::Float) -> Self::Float;
-    /// The larger of each lane.
+    /// The larger of each lane, `b` where one is NaN.
     fn max(self, a: Self::Float, b: Self::Float) -> Self::Float;
     /// The largest lane.
     fn largest_lane(self, a: Self::Float) -> f32;

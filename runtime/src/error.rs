@@ -50,6 +50,12 @@ pub enum Error {
         /// Bytes at hand, where known.
         have: Option<u64>,
     },
+    /// The model gave logits that no token can be chosen by: NaN, infinity, or nothing but -infinity.
+    #[error("the logits{} are not finite; a number in the model file is not, or has grown too large: compare the file with its source, or take another --kv", after.map_or(String::new(), |(id, position)| format!(" after token {id} at position {position}")))]
+    NotFinite {
+        /// The token after which they came, and its position, where known.
+        after: Option<(u32, usize)>,
+    },
     /// The device cannot do it, or this machine is not fit for it.
     #[error("{what}")]
     Device {
@@ -65,6 +71,15 @@ impl Error {
     /// An [`Error::Input`].
     pub fn input(what: impl Into<String>) -> Self {
         Error::Input { what: what.into() }
+    }
+
+    /// This error, if it is [`Error::NotFinite`] with the token that the logits came after.
+    #[must_use]
+    pub fn after(self, id: u32, position: usize) -> Self {
+        match self {
+            Error::NotFinite { .. } => Error::NotFinite { after: Some((id, position)) },
+            other => other,
+        }
     }
 
     /// An [`Error::Device`].

@@ -3,7 +3,7 @@
 //! Invariant: the ids of a [`Generation`] are those whose text was handed out, in order; a token that ends generation is
 //! not among them. Next hop: the command line prints it.
 
-use crate::sampler::{Sampler, top_logits};
+use crate::sampler::{Sampler, largest_first, top_logits};
 use crate::text::TextStream;
 use crate::tokenizer::Tokenizer;
 use crate::{Executor, Result};
@@ -107,8 +107,8 @@ fn largest(executor: &mut Executor, k: usize) -> Result<Vec<(u32, f32)>> {
         return Ok(Vec::new());
     }
     match executor.top(k)? {
-        Some(top) => Ok(top.iter().take(k).filter(|&(_, logit)| logit > f32::NEG_INFINITY).collect()),
-        None => Ok(top_logits(executor.logits()?, k)),
+        Some(top) => largest_first(top.iter(), k),
+        None => top_logits(executor.logits()?, k),
     }
 }
 
@@ -127,7 +127,7 @@ fn next(executor: &mut Executor, sampler: &mut Sampler) -> Result<u32> {
 /// goes on from here begins with it.
 ///
 /// # Errors
-/// Those of [`Executor::prefill`] and [`Sampler::sample`].
+/// Those of [`Executor::prefill`] and [`Sampler::sample`], with the token that logits came after.
 pub fn generate(
     executor: &mut Executor,
     tokenizer: &Tokenizer,
@@ -151,7 +151,9 @@ pub fn generate(
         let (ids, text, stop_reason) = (Vec::new(), String::new(), StopReason::Interrupted);
         return Ok(Generation { ids, text, stop_reason, timings, top_logits: Vec::new() });
     }
-    let top_logits = largest(executor, options.top_logits)?;
+    let mut last = prompt.last().copied().unwrap_or_default();
+    let at = executor.position().saturating_sub(1);
+    let top_logits = largest(executor, options.top_logits).map_err(|e| e.after(last, at))?;
     prompt.iter().for_each(|&id| sampler.accept(id));
 
     let start = Instant::now();
@@ -173,14 +175,16 @@ pub fn generate(
         if is_interrupted() {
             break StopReason::Interrupted;
         }
-        if let Some(&last) = ids.last() {
+        if let Some(&id) = ids.last() {
             if executor.position() == executor.context() {
                 break StopReason::Context;
             }
-            executor.step(&[last])?;
+            executor.step(&[id])?;
             timings.decode_steps += 1;
+            last = id;
         }
-        let id = next(executor, sampler)?;
+        let at = executor.position().saturating_sub(1);
+        let id = next(executor, sampler).map_err(|e| e.after(last, at))?;
         if !options.ignore_eos && tokenizer.is_end(id) {
             break StopReason::Eos;
         }

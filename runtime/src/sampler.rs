@@ -45,9 +45,14 @@ fn order(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.id.cmp(&b.id))
 }
 
-/// A logit that compares and subtracts: NaN counts as impossible.
+/// A logit that compares: NaN and infinity become the largest float, as in [`ir::graph::Op::TopK`], and are refused as that.
 fn sane(logit: f32) -> f32 {
-    if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) }
+    if logit < f32::MAX { logit } else { f32::MAX }
+}
+
+/// Refuses the largest of all logits if it says that one is NaN or infinite, or that none is finite.
+fn check(largest: Option<f32>) -> Result<f32> {
+    largest.filter(|l| *l > f32::NEG_INFINITY && *l < f32::MAX).ok_or(Error::NotFinite { after: None })
 }
 
 /// A chain of sampling steps, with its random state and the tokens seen so far.
@@ -112,7 +117,7 @@ impl Sampler {
     /// by id, as many as the sampler [`needs`](Self::needs) or more.
     ///
     /// # Errors
-    /// [`Error::Input`] if every one is NaN or -infinity.
+    /// [`Error::NotFinite`] if one is NaN or infinite or every one -infinity.
     pub fn sample_top(&mut self, top: impl Iterator<Item = (u32, f32)>) -> Result<u32> {
         let top = top.take(self.kept()).map(|(id, logit)| Candidate { logit: sane(logit), id });
         self.candidates.clear();
@@ -121,10 +126,11 @@ impl Sampler {
     }
 
     /// The next token for `logits` (one for each token id), in which the penalty is left applied. It is not
-    /// [`accept`](Self::accept)ed. NaN counts as impossible.
+    /// [`accept`](Self::accept)ed. -infinity counts as impossible.
     ///
     /// # Errors
-    /// [`Error::Input`] if `logits` has another length than the vocabulary, or every one is NaN or -infinity.
+    /// [`Error::Input`] if `logits` has another length than the vocabulary; [`Error::NotFinite`] if one is NaN or infinite or
+    /// every one -infinity.
     pub fn sample(&mut self, logits: &mut [f32]) -> Result<u32> {
         if logits.len() != self.n_vocab {
             return Err(Error::input(format!("{} logits for a vocabulary of {}", logits.len(), self.n_vocab)));
@@ -145,14 +151,14 @@ impl Sampler {
 
     /// One of the candidates.
     fn choose(&mut self) -> Result<u32> {
-        let Some(first) = self.candidates.first() else {
-            return Err(Error::input("the model gave no finite logit"));
-        };
         if self.config.temperature == 0.0 {
-            return Ok(first.id);
+            let first = self.candidates.first();
+            check(first.map(|c| c.logit))?;
+            return Ok(first.map_or(0, |c| c.id));
         }
         self.truncate();
-        Ok(self.draw())
+        let largest = check(self.candidates.iter().map(|c| c.logit).reduce(f32::max))?;
+        Ok(self.draw(largest))
     }
 
     fn penalise(&self, logits: &mut [f32]) {
@@ -204,10 +210,9 @@ impl Sampler {
         }
     }
 
-    /// Draws one of the candidates.
-    fn draw(&mut self) -> u32 {
+    /// Draws one of the candidates, of which there are some; `largest` is their largest logit.
+    fn draw(&mut self, largest: f32) -> u32 {
         let temperature = self.config.temperature;
-        let largest = self.candidates.iter().map(|c| c.logit).fold(f32::NEG_INFINITY, f32::max);
         let weigh = |c: &Candidate| weight(c.logit, largest, temperature);
         let total: f64 = self.candidates.iter().map(weigh).sum();
         let mut left = self.rng.uniform() * total;
@@ -236,7 +241,7 @@ fn buffer_len(k: usize) -> usize {
     k.saturating_mul(2).max(512)
 }
 
-/// Fills `out` with the `k` largest of `logits`, in order unless they are all of them; -infinity and NaN are left out.
+/// Fills `out` with the `k` largest of `logits`, in order unless they are all of them; -infinity is left out.
 fn select(logits: &[f32], k: usize, out: &mut Vec<Candidate>) {
     out.clear();
     let candidates = (0u32..).zip(logits).map(|(id, logit)| Candidate { logit: sane(*logit), id });
@@ -267,12 +272,27 @@ fn keep_largest(candidates: &mut Vec<Candidate>, k: usize) {
     candidates.truncate(k);
 }
 
-/// The `k` largest logits with their ids, largest first, equal ones by id. NaN and -infinity are left out.
-pub fn top_logits(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
+/// The `k` largest logits with their ids, largest first, equal ones by id. -infinity is left out.
+///
+/// # Errors
+/// [`Error::NotFinite`] if one is NaN or infinite, or every one -infinity.
+pub fn top_logits(logits: &[f32], k: usize) -> Result<Vec<(u32, f32)>> {
     let mut candidates = Vec::new();
     select(logits, k, &mut candidates);
     candidates.sort_unstable_by(order);
-    candidates.into_iter().map(|c| (c.id, c.logit)).collect()
+    largest_first(candidates.into_iter().map(|c| (c.id, c.logit)), k)
+}
+
+/// The first `k` of the largest logits with their ids, which come largest first; -infinity is left out.
+///
+/// # Errors
+/// Those of [`top_logits`].
+pub fn largest_first(top: impl Iterator<Item = (u32, f32)>, k: usize) -> Result<Vec<(u32, f32)>> {
+    let top: Vec<_> = top.take(k).filter(|&(_, logit)| logit > f32::NEG_INFINITY).collect();
+    if k > 0 {
+        check(top.first().map(|&(_, logit)| logit))?;
+    }
+    Ok(top)
 }
 
 /// xoshiro256++ 1.0 (Blackman and Vigna), seeded by splitmix64.
@@ -387,15 +407,13 @@ mod tests {
         fn check(logits: &[f32], want: u32) {
             let mut sampler = Sampler::new(config(0.0, 40, 0.95, 0.05), logits.len()).unwrap();
             assert_eq!(sampler.sample(&mut logits.to_vec()).unwrap(), want);
-            assert_eq!(top_logits(logits, 1)[0].0, want);
+            assert_eq!(top_logits(logits, 1).unwrap()[0].0, want);
         }
         check(&[1.0, 3.0, 2.0], 1);
         check(&[1.0, 3.0, 3.0], 1);
         check(&[0.0, -0.0], 0);
         check(&[-0.0, 0.0], 0);
-        check(&[f32::NAN, -1.0, f32::NAN], 1);
         check(&[f32::NEG_INFINITY, f32::MIN], 1);
-        check(&[0.0, f32::INFINITY, f32::INFINITY], 1);
         check(&[[0.5; 5000].as_slice(), &[0.75, 0.75]].concat(), 5000);
     }
 
@@ -426,8 +444,7 @@ mod tests {
                 let mut all = logits(VOCAB, seed);
                 match seed % 4 {
                     1 => all.iter_mut().for_each(|l| *l = l.round()),
-                    2 => all.iter_mut().skip(20).for_each(|l| *l = if *l > 0.0 { f32::NAN } else { f32::NEG_INFINITY }),
-                    3 => all.iter_mut().step_by(50).for_each(|l| *l = f32::INFINITY),
+                    2 => all.iter_mut().skip(20).for_each(|l| *l = f32::NEG_INFINITY),
                     _ => {}
                 }
                 let mut order: Vec<(u32, f32)> = (0..).zip(all.iter().map(|&l| sane(l))).collect();
@@ -436,8 +453,33 @@ mod tests {
                 assert_eq!(top, other.sample(&mut all).unwrap(), "{config:?}, {seed}");
             }
         }
-        let mut sampler = Sampler::new(config(0.0, 0, 1.0, 0.0), 3).unwrap();
-        assert!(sampler.sample_top([(0, f32::NAN), (1, f32::NEG_INFINITY)].into_iter()).is_err());
+    }
+
+    /// Whichever way the sampler takes, one logit that is NaN or infinite is refused, and -infinity is not.
+    #[test]
+    fn logits_that_are_not_finite() {
+        const VOCAB: usize = 700;
+        let refused = |result: Result<u32>| matches!(result, Err(Error::NotFinite { after: None }));
+        let configs =
+            [config(0.0, 0, 1.0, 0.0), config(1.0, 0, 0.9, 0.1), config(1.0, 0, 1.0, 0.0), SamplerConfig::default()];
+        for config in configs {
+            let mut sampler = Sampler::new(config.clone(), VOCAB).unwrap();
+            for at in [0, 1, VOCAB / 2, VOCAB - 1] {
+                for bad in [f32::NAN, -f32::NAN, f32::INFINITY] {
+                    let mut all = logits(VOCAB, 1);
+                    all[at] = bad;
+                    assert!(top_logits(&all, 1).is_err() && top_logits(&all, 900).is_err(), "{bad} at {at}");
+                    assert!(refused(sampler.sample(&mut all)), "{config:?}: {bad} at {at}");
+                }
+                let mut all = logits(VOCAB, 1);
+                all[at] = f32::NEG_INFINITY;
+                assert!(sampler.sample(&mut all).is_ok_and(|id| id as usize != at), "{config:?}: {at}");
+            }
+            assert!(refused(sampler.sample(&mut [f32::NEG_INFINITY; VOCAB])), "{config:?}");
+            assert!(refused(sampler.sample_top([(0, f32::MAX), (1, 0.0)].into_iter())), "{config:?}");
+            assert!(refused(sampler.sample_top([(0, f32::NEG_INFINITY)].into_iter())), "{config:?}");
+        }
+        assert!(top_logits(&[f32::NAN], 0).unwrap().is_empty());
     }
 
     #[test]
@@ -467,14 +509,14 @@ mod tests {
             want.retain(|c| c.1 > f32::NEG_INFINITY);
             want.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
             want.truncate(k);
-            assert_eq!(top_logits(logits, k), want, "{k} of {}", logits.len());
+            assert_eq!(top_logits(logits, k).unwrap(), want, "{k} of {}", logits.len());
         }
-        for n in [0, 1, 511, 512, 513, 3000] {
+        for n in [1, 511, 512, 513, 3000] {
             for k in [0, 1, 2, 300, 600, 3000, usize::MAX] {
                 check(&logits(n, 3), k);
                 check(&(0..n).map(|i| i as f32).collect::<Vec<_>>(), k);
                 check(&(0..n).map(|i| (i % 7) as f32).collect::<Vec<_>>(), k);
-                check(&(0..n).map(|i| if i % 3 == 0 { f32::NAN } else { -(i as f32) }).collect::<Vec<_>>(), k);
+                check(&(0..n).map(|i| if i % 3 == 1 { f32::NEG_INFINITY } else { -(i as f32) }).collect::<Vec<_>>(), k);
             }
         }
     }

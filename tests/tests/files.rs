@@ -13,7 +13,7 @@ use ir::target::Target;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use tests::filetest::{FileTest, Generate, Listing, Run, check};
-use tests::kernels::{self, Trial};
+use tests::kernels::{self, Draw, Trial};
 use tests::{assembler, run};
 
 /// Workers of a CPU, or schedules of the emulator.
@@ -127,7 +127,8 @@ fn check_run(kernel: &Verified<Kernel>, test: &FileTest, run: &Run) -> Result<()
             (result, _) => return Err(format!("interpreter: {result:?}")),
         }
         for target in targets(kernel, test) {
-            let after = kernels::launch(kernel, target, workers, 1, &before, control, Clone::clone)
+            let device = kernels::device(target, workers, 0);
+            let after = kernels::launch(kernel, target, device, 1, &before, control, Clone::clone)
                 .map_err(|e| format!("{}: {e}", target.name))?;
             agree(kernel, run, &after).map_err(|e| format!("{}: {e}", target.name))?;
         }
@@ -213,7 +214,7 @@ fn check_generated(path: &Path) -> Result<(), String> {
     for run in &test.runs {
         for workers in WORKERS {
             let (position, tokens) = (run.position as usize, run.tokens as usize);
-            let trial = Trial { position, tokens, workers, seed: 7 };
+            let trial = Trial { position, tokens, workers, seed: 7, draw: Draw::Usual };
             let mut results = vec![kernels::interpret(&kernel, trial)];
             results.extend(runs.then(|| kernels::attempt(&kernel, target, trial, Clone::clone)));
             for result in results {

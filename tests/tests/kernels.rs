@@ -12,17 +12,19 @@ use ir::tensor::{Elem, TensorType};
 use runtime::device::{CpuDevice, Device, Launch, Region};
 use std::collections::HashSet;
 use tests::card::on_test_card;
-use tests::kernels::{self, Difference, Trial};
+use tests::kernels::{self, Difference, Draw, Trial};
 use tests::synthetic::{Synthetic, zoo};
 
 /// Compares one kernel with the interpreter, in full and in part.
 fn check_kernel(name: &str, kernel: &TableKernel, context: usize, target: &Target) {
     let capacity = kernel.spec.tokens;
     let mut seed = u64::from_str_radix(&kernel.hash[..8], 16).unwrap();
-    for (tokens, workers) in [(capacity, 1), (capacity.div_ceil(2), 3)] {
-        for position in [0, context - tokens] {
+    for (tokens, workers, draws) in
+        [(capacity, 1, [Draw::Usual, Draw::Edges]), (capacity.div_ceil(2), 3, [Draw::NotFinite, Draw::Usual])]
+    {
+        for (position, draw) in [0, context - tokens].into_iter().zip(draws) {
             seed += 1;
-            check_trial(name, kernel, target, Trial { position, tokens, workers, seed });
+            check_trial(name, kernel, target, Trial { position, tokens, workers, seed, draw });
         }
     }
 }
@@ -133,7 +135,7 @@ fn interpreted() {
             let kernels = kernels::table(&shape.model(), target, &[1, 4], quant::Q8_0).kernels;
             for kernel in kernels.into_iter().filter(|k| seen.insert(k.hash.clone())) {
                 let tokens = kernel.spec.tokens.min(3);
-                let trial = Trial { position: shape.context - tokens, tokens, workers: 2, seed: 3 };
+                let trial = Trial { position: shape.context - tokens, tokens, workers: 2, seed: 3, draw: Draw::Edges };
                 let differences = kernels::interpret(&kernel, trial).unwrap_or_else(|e| panic!("{name}: {e}"));
                 check_differences(&name, &kernel, target, trial, &differences);
             }
@@ -160,7 +162,7 @@ fn schedules_of_gpus() {
             }
             for workers in 0..4 {
                 let (position, seed) = (shape.context - 1, 7 * workers as u64 + number as u64);
-                check_trial(&name, &kernel, target, Trial { position, tokens: 1, workers, seed });
+                check_trial(&name, &kernel, target, Trial { position, tokens: 1, workers, seed, draw: Draw::Usual });
             }
         }
     }
@@ -182,7 +184,7 @@ fn the_largest_of_long_rows() {
         let kernel = TableKernel::new(spec, (schedule, made), 0).unwrap();
         for workers in 0..5 {
             let seed = (columns + workers) as u64;
-            check_trial("top", &kernel, target, Trial { position: 0, tokens: 1, workers, seed });
+            check_trial("top", &kernel, target, Trial { position: 0, tokens: 1, workers, seed, draw: Draw::Usual });
         }
     }
 }

@@ -324,7 +324,8 @@ fn check(targets: &[&Target], gpu: bool, fma: bool) {
         let mut expected = params.clone();
         interp::run(&kernel, &mut expected, control, 3).unwrap_or_else(|e| panic!("kernel {number}: {e}\n{}", *kernel));
         for target in targets {
-            let found = kernels::launch(&kernel, target, 3, 1, &params, control, Clone::clone);
+            let found =
+                kernels::launch(&kernel, target, kernels::device(target, 3, 0), 1, &params, control, Clone::clone);
             let found = found.unwrap_or_else(|e| panic!("kernel {number} on {}: {e}\n{}", target.name, *kernel));
             let words = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect::<Vec<_>>();
             let (found, expected) = (words(&found[1]), words(&expected[1]));

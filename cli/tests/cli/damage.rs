@@ -1,8 +1,13 @@
 //! Damaged files: each is refused by name.
 
 use crate::harness::{check_refused, command, rigc, small, wait};
+use half::f16;
+use ir::target;
+use runtime::device::CpuDevice;
 use std::fs;
 use std::path::Path;
+use tests::model::Model;
+use tests::synthetic::{Synthetic, format};
 
 /// A folder with a small model and its artifact.
 fn folder() -> tempfile::TempDir {
@@ -172,5 +177,45 @@ fn full_disk() {
         let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let o = wait(command(Path::new("."), args).stderr(full).spawn().unwrap());
         assert_eq!(o.code, Some(code), "{args:?} with stderr full");
+    }
+}
+
+/// Numbers in the file that are not finite, or grow so large that they are stored as infinity, are an error on every target
+/// that names the token after which no logit is finite; nothing is printed.
+#[test]
+fn numbers_that_are_not_finite() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let whole = Synthetic { format: format("q4_0"), ..small() }.gguf();
+    let words = &["after token", "at position", "not finite"];
+    let text = "Now is the winter of our discontent made glorious summer.\n".repeat(8);
+    fs::write(dir.join("text.txt"), text).unwrap();
+    let targets = target::ALL.iter().filter(|t| t.cpu().is_some() && CpuDevice::new(t, 1).is_ok());
+    let mut devices: Vec<Vec<&str>> = targets.map(|t| vec!["--target", t.name, "--threads", "1"]).collect();
+    devices.push(vec!["--target", "sm_120", "--device", "emu"]);
+    let scale = |bits: u16| bits.to_le_bytes().to_vec();
+    let table: [(&str, Vec<u8>, &[&str]); 7] = [
+        ("blk.0.attn_norm.weight", f32::NAN.to_le_bytes().to_vec(), &["f16", "q8_0"]),
+        ("blk.0.ffn_norm.weight", f32::INFINITY.to_le_bytes().to_vec(), &["f16"]),
+        ("output_norm.weight", f32::NEG_INFINITY.to_le_bytes().to_vec(), &["f16"]),
+        ("blk.0.ffn_down.weight", scale(f16::INFINITY.to_bits()), &["f16"]),
+        ("blk.0.attn_output.weight", scale(f16::NAN.to_bits()), &["f16"]),
+        ("blk.0.attn_k.weight", scale(f16::NAN.to_bits()), &["f16", "q8_0"]),
+        // Finite, but more than the cache holds.
+        ("blk.0.attn_v.weight", scale(f16::from_f32(60000.0).to_bits()), &["f16"]),
+    ];
+    for (tensor, bytes, formats) in table {
+        let mut file = whole.clone();
+        let at = Model::new(whole.clone()).header.tensor(tensor).unwrap().offset as usize;
+        file[at..at + bytes.len()].copy_from_slice(&bytes);
+        fs::write(dir.join("m.gguf"), file).unwrap();
+        for kv in formats {
+            for device in &devices {
+                let run = ["run", "m.gguf", "x", "-n", "2", "--temp", "0", "--kv", kv];
+                check_refused(dir, &[&run[..], device].concat(), words);
+            }
+        }
+        check_refused(dir, &["run", "m.gguf", "x", "-n", "2", "--top-logits", "3", "--seed", "1", "--json"], words);
+        check_refused(dir, &["perplexity", "m.gguf", "text.txt", "--ctx", "32", "--threads", "1"], words);
     }
 }

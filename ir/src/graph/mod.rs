@@ -93,7 +93,7 @@ pub enum Op {
     /// (w\[R, C\], x\[T, C\]) -> \[T, R\]: x times w transposed; x is f32 or q8.
     MatMul,
     /// f32\[T, C\] -> q8\[T, C\]: for each block of 32, scale = max |x| / 127 and code = round-half-to-even(x * (1 / scale)),
-    /// all in f32 (all zero: scale 0, codes 0).
+    /// all in f32. Codes are 0 where the scale is zero or subnormal; a NaN or infinity in a block is one in its scale.
     Quantize,
     /// (a, b) -> a + b: same shape, or b\[n\] along the last dimension of a.
     Add,
@@ -119,8 +119,8 @@ pub enum Op {
         style: RopeStyle,
     },
     /// (state\[H, context, h\], x\[T, H, h\], position) -> state with rows position.. of every head replaced by x, rounded to
-    /// the state's format (8-bit: [`crate::abi::kv_q8_row_bytes`], scale max |x| / 127 rounded to f16, code
-    /// round-half-to-even(x / scale before rounding)).
+    /// the state's format (8-bit: [`crate::abi::kv_q8_row_bytes`], scale and codes as [`Op::Quantize`] makes them, the
+    /// scale then rounded to f16).
     KvAppend,
     /// (q\[T, H, h\], k\[G, context, h\], v, position) -> \[T, H h\]: softmax(q . k * scale) v over positions <= position + t;
     /// H / G query heads share a KV head.
@@ -131,8 +131,8 @@ pub enum Op {
     /// \[T, d\] -> \[1, d\]: the row of the step's last token.
     LastToken,
     /// x\[T, V\] -> \[T, 2 k + 1\]: the k largest elements of a row, largest first, equal ones by their index; then their
-    /// indices; then the logarithm of the sum of the exponentials of the whole row. NaN counts as -infinity, infinity as
-    /// the largest float.
+    /// indices; then the logarithm of the sum of the exponentials of the whole row. NaN and infinity count as the largest
+    /// float, so that it comes first where the row has one.
     TopK {
         /// 1 to [`MOST_TOP`] and V.
         k: usize,

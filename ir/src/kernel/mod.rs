@@ -103,40 +103,40 @@ impl Mem {
     }
 }
 
-/// One-operand instructions, lane by lane.
+/// One-operand instructions, lane by lane. How exact those of floats are, and what their edges give, says [`crate::numerics`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Unary {
     /// |x|, f32.
     Abs,
     /// Square root, f32.
     Sqrt,
-    /// e^x within 2e-7 relative, f32; below -87 exactly 0.
+    /// e^x, f32.
     Exp,
-    /// f32 to the nearest i32, ties to even; |x| < 2^22.
+    /// f32 to the nearest i32, ties to even; of 2^22 and more, and of NaN, any i32.
     Round,
     /// i32 to f32.
     ToFloat,
-    /// The finite f16 in the low 16 bits of an i32 (the rest zero) to f32.
+    /// The f16 in the low 16 bits of an i32 (the rest zero) to f32.
     FromHalf,
-    /// f32 to the nearest f16 (ties to even, overflow to infinity) in the low 16 bits of an i32.
+    /// f32 to the nearest f16 (ties to even, overflow to infinity) in the low 16 bits of an i32, the rest zero.
     ToHalf,
     /// The bf16 in the low 16 bits of an i32 to f32.
     FromBf16,
-    /// Sine of |x| <= pi, f32, within 1e-6. GPU only.
+    /// Sine of |x| <= pi, f32. GPU only.
     Sin,
-    /// Cosine of |x| <= pi, f32, within 1e-6. GPU only.
+    /// Cosine of |x| <= pi, f32. GPU only.
     Cos,
-    /// Natural logarithm of x >= 0, f32, within 3e-7 of 1 or of itself, whichever is more. GPU only.
+    /// Natural logarithm, f32. GPU only.
     Log,
     /// The bits of an i32 as f32. GPU only.
     AsFloat,
-    /// The number of bits that are set in an i32.
+    /// The number of bits that are set in an i32. On CPUs of scalars only.
     CountOnes,
     /// Each byte of an i32 with its top bit in all places.
     FillBytes,
 }
 
-/// Two-operand instructions, lane by lane; integers wrap.
+/// Two-operand instructions, lane by lane; integers wrap, and of floats [`crate::numerics`] says how exact they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Binary {
@@ -164,7 +164,7 @@ pub enum Binary {
     FSub,
     FMul,
     FDiv,
-    /// The larger; undefined for NaN.
+    /// The larger; NaN if one is.
     FMax,
 }
 
@@ -210,7 +210,7 @@ pub enum Inst {
     Compare(Compare, Value, Value),
     /// (condition, if true, if false), lane by lane or by a scalar condition.
     Select(Value, Value, Value),
-    /// a * b + c, rounded once or twice as the target does.
+    /// a * b + c, rounded once where the target [fuses](crate::target::Target::fuses_fma) it, else twice.
     Fma(Value, Value, Value),
     /// A scalar in four lanes.
     Splat(Value),
@@ -220,7 +220,7 @@ pub enum Inst {
     Lane(Value, u8),
     /// Sum of the lanes, (0 + 1) + (2 + 3) or (0 + 2) + (1 + 3) as the target does.
     Sum(Value),
-    /// Largest lane, f32.
+    /// Largest lane, f32; NaN if one is.
     Max(Value),
     /// (a, b, c): c plus, in each 32-bit lane, the dot product of the four signed bytes of a and of b. Scalar on GPUs,
     /// four lanes on CPUs.

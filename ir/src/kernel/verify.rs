@@ -295,7 +295,13 @@ impl Verifier<'_> {
                         (Ty::I32, Ty::F32)
                     }
                     Unary::Round | Unary::ToHalf => (Ty::F32, Ty::I32),
-                    Unary::CountOnes | Unary::FillBytes => (Ty::I32, Ty::I32),
+                    Unary::CountOnes => {
+                        self.ensure(!vector || self.kernel.grid.is_some(), || {
+                            "a CPU counts the ones of a scalar".into()
+                        })?;
+                        (Ty::I32, Ty::I32)
+                    }
+                    Unary::FillBytes => (Ty::I32, Ty::I32),
                     Unary::ToFloat | Unary::FromHalf | Unary::FromBf16 => (Ty::I32, Ty::F32),
                 };
                 self.want(*a, like(from, vector))?;

@@ -211,7 +211,7 @@ impl Input {
     }
 }
 
-/// max |x| / 127 over a block of vectors, and its reciprocal (0 for 0).
+/// max |x| / 127 over a block of vectors, and its reciprocal as [`scale_of`] gives it.
 pub(crate) fn block_scale(b: &mut Builder, parts: &[Value]) -> (Value, Value) {
     let magnitudes: Vec<Value> = parts.iter().map(|&p| b.fabs(p)).collect();
     let largest = magnitudes.into_iter().reduce(|x, y| b.fmax(x, y)).expect("a block is not empty");

@@ -15,8 +15,8 @@ use ir::abi::{Atom, KV_BLOCK, Meaning, f32_row_bytes};
 use ir::graph::{Graph, Op};
 use ir::kernel::{Arg, Buf, Builder, Compare, Mem, Value};
 
-/// Stands for minus infinity: exp of it, less any real score, is 0.
-const NEVER: f32 = -1e30;
+/// The maximum before any score; finite, so that a score of minus infinity, less it, is one too.
+const NEVER: f32 = f32::MIN;
 
 /// Scores that an iteration of the softmax takes, in independent vectors; it divides [`KV_BLOCK`].
 const STRIDE: usize = 16;
@@ -292,7 +292,7 @@ fn soften(
             b.call(atom, memory.into_iter().chain([Arg::Int(head), Arg::Int(seen)]).collect());
             return;
         }
-        let never = b.float(NEVER);
+        let never = b.float(f32::NEG_INFINITY);
         b.for_(seen, block, 1, |b, i| {
             let at = b.iadd(row, i);
             b.store(mem.s, at, Mem::F32, never);

@@ -61,7 +61,7 @@ impl Double {
         Double(sum, b.fsub(low, rounded))
     }
 
-    /// The product and its error: fma rounds once.
+    /// The product and its error, which fma gives exactly as it rounds once.
     fn times(self, b: &mut Builder, other: Double) -> Double {
         let zero = b.float(0.0);
         let product = b.fmul(self.0, other.0);
@@ -86,6 +86,9 @@ impl Double {
 
 /// A thread for each pair. Angles are counted in turns, of which whole ones drop out before the sine.
 fn gpu(g: &mut Generator<'_>, dim: usize, theta: f32, factors: Option<Buf>, y: Buf) -> Result<()> {
+    if !g.target.fuses_fma() {
+        return Err(g.unsupported("products without their exact errors"));
+    }
     let at = gpu::begin(g, 1)?;
     g.b.await_previous();
     let b = &mut g.b;

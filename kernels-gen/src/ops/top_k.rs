@@ -194,8 +194,7 @@ impl Runs {
             let inside = b.compare(Compare::ULt, number, end);
             let from = b.umin(number, last);
             let v = b.load(x, from, Mem::F32);
-            let sane = b.compare(Compare::FEq, v, v);
-            let v = b.select(sane, v, never);
+            // Of NaN nothing holds.
             let below = b.compare(Compare::FLt, v, largest);
             let v = b.select(below, v, largest);
             let v = b.select(inside, v, never);

@@ -183,3 +183,25 @@ fn softmax_matches_the_oracle() {
         }
     }
 }
+
+/// A score that is NaN or infinity leaves no finite result; -infinity counts 0.
+#[test]
+fn softmax_of_what_is_not_finite() {
+    for (name, _, address) in atoms(|m| (m == Meaning::Softmax).then_some(false)) {
+        // SAFETY: the entry of such an atom is of that type.
+        let softmax: SoftmaxFn = unsafe { std::mem::transmute(address) };
+        const HEAD: usize = 24;
+        for at in 0..KV_BLOCK {
+            for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut scores = Rng::new(13).floats(KV_BLOCK);
+                scores[at] = bad;
+                let (mut max, mut sum, mut acc) = (0.5f32, 1.0f32, [1.0f32; HEAD]);
+                // SAFETY: as many floats as it wants.
+                unsafe { softmax(scores.as_mut_ptr(), &raw mut max, &raw mut sum, acc.as_mut_ptr(), HEAD, KV_BLOCK) };
+                let counts = bad != f32::NEG_INFINITY;
+                assert_eq!(sum.is_nan(), counts, "{name}: {bad} at {at}: the sum is {sum}");
+                assert!(counts || scores[at] == 0.0, "{name}: {bad} at {at} counts {}", scores[at]);
+            }
+        }
+    }
+}

@@ -10,7 +10,7 @@ use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 use ir::abi::{Atom, Control, Frame, TICKET_BYTES};
 use ir::kernel::{Access, Arg, Binary, Buf, Compare, Inst, Kernel, Mem, Space, Special, Stmt, Ty, Unary, Value};
-use ir::target::{Isa, Target};
+use ir::target::Target;
 use ir::{Result, Verified};
 use std::collections::HashMap;
 use std::mem::offset_of;
@@ -90,7 +90,7 @@ pub(super) fn lower(
     let vars = kernel.vars.iter().map(|ty| b.declare_var(clif_type(*ty))).collect();
     let mut l = Lowering {
         kernel,
-        has_fma: target.cpu() >= Some(Isa::X86_64V3),
+        has_fma: target.fuses_fma(),
         b,
         values: HashMap::new(),
         vars,

@@ -3,6 +3,7 @@
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::{Endianness, InstBuilder, MemFlagsData, Type, Value, types};
 use cranelift_frontend::FunctionBuilder;
+use ir::numerics::exp;
 
 type B<'a> = FunctionBuilder<'a>;
 
@@ -67,8 +68,15 @@ pub(super) fn select(b: &mut B<'_>, cond: Value, a: Value, c: Value) -> Value {
     }
 }
 
-/// The larger of two floats, `y` if one is NaN: the forms of this and of [`fmin`] become single instructions.
+/// The larger of two floats, NaN if one is.
 pub(super) fn fmax(b: &mut B<'_>, x: Value, y: Value) -> Value {
+    let larger = larger(b, x, y);
+    let nan = b.ins().fcmp(FloatCC::Unordered, x, x);
+    select(b, nan, x, larger)
+}
+
+/// The larger of two floats, `y` if one is NaN: the forms of this and of [`fmin`] become single instructions.
+fn larger(b: &mut B<'_>, x: Value, y: Value) -> Value {
     let more = b.ins().fcmp(FloatCC::LessThan, y, x);
     select(b, more, x, y)
 }
@@ -99,24 +107,24 @@ pub(super) fn round(b: &mut B<'_>, x: Value) -> Value {
     b.ins().isub(bits, base)
 }
 
-/// e^x: 2^n times the Cephes polynomial (expf) of the rest; 0 where n is -127, from about -87.7 down; clamped above 88.
+/// e^x by the method of [`mod@exp`]: 2^n times a polynomial of the rest.
 pub(super) fn exp(b: &mut B<'_>, has_fma: bool, x: Value) -> Value {
-    let (low, high) = (float(b, x, -88.0), float(b, x, 88.0));
+    let (low, high) = (float(b, x, exp::LOW), float(b, x, exp::HIGH));
     let x = fmin(b, high, x);
-    let x = fmax(b, low, x);
-    let log2e = float(b, x, std::f32::consts::LOG2_E);
+    let x = larger(b, low, x);
+    let log2e = float(b, x, exp::LOG2_E);
     let scaled = b.ins().fmul(x, log2e);
     let n = round(b, scaled);
     let fty = float_type(b, x);
     let nf = b.ins().fcvt_from_sint(fty, n);
     let mut r = x;
-    // ln 2 in two parts, so that n * part is exact.
-    for part in [-0.693_359_4_f32, 2.121_944_4e-4] {
-        let part = float(b, x, part);
+    for part in exp::LN_2 {
+        let part = float(b, x, -part);
         r = fma(b, has_fma, nf, part, r);
     }
-    let mut p = float(b, x, 1.987_569_1e-4);
-    for c in [1.398_199_9e-3_f32, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+    let [first, rest @ ..] = exp::POLYNOMIAL;
+    let mut p = float(b, x, first);
+    for c in rest {
         let c = float(b, x, c);
         p = fma(b, has_fma, p, r, c);
     }
@@ -131,8 +139,10 @@ pub(super) fn exp(b: &mut B<'_>, has_fma: bool, x: Value) -> Value {
     b.ins().fmul(p, power)
 }
 
-/// The finite f16 in the low half to f32: exponent and mantissa move into place, a product with 2^112 mends the bias.
+/// The f16 in the low half to f32: exponent and mantissa move into place, a product with 2^112 mends the bias. What has the
+/// largest exponent (infinities and NaN) gets that of f32.
 pub(super) fn from_half(b: &mut B<'_>, bits: Value) -> Value {
+    const LARGEST: i32 = 31 << 23;
     let high = b.ins().ishl_imm_u(bits, 16);
     let moved = b.ins().sshr_imm_u(high, 3);
     let mask = int(b, bits, 0x8fff_e000_u32 as i32);
@@ -140,7 +150,14 @@ pub(super) fn from_half(b: &mut B<'_>, bits: Value) -> Value {
     let ty = float_type(b, bits);
     let v = bitcast(b, ty, masked);
     let scale = float(b, bits, f32::from_bits((127 + 112) << 23));
-    b.ins().fmul(v, scale)
+    let finite = b.ins().fmul(v, scale);
+    let infinite = int(b, bits, f32::INFINITY.to_bits() as i32);
+    let special = b.ins().bor(masked, infinite);
+    let special = bitcast(b, ty, special);
+    let largest = int(b, bits, LARGEST);
+    let exponent = b.ins().band(masked, largest);
+    let is_special = b.ins().icmp(IntCC::Equal, exponent, largest);
+    select(b, is_special, special, finite)
 }
 
 /// The bf16 in the low half to f32.
@@ -176,10 +193,13 @@ pub(super) fn to_half(b: &mut B<'_>, x: Value) -> Value {
     let normal = b.ins().ushr_imm_u(normal, 13);
 
     let (limit, infinity, smallest) = (int(b, x, OVERFLOW), int(b, x, 0x7c00), int(b, x, NORMAL));
+    let (infinite, nan) = (int(b, x, f32::INFINITY.to_bits() as i32), int(b, x, 0x7e00));
     let small = b.ins().icmp(IntCC::SignedLessThan, magnitude, smallest);
     let half = select(b, small, denormal, normal);
     let over = b.ins().icmp(IntCC::SignedGreaterThanOrEqual, magnitude, limit);
     let half = select(b, over, infinity, half);
+    let is_nan = b.ins().icmp(IntCC::SignedGreaterThan, magnitude, infinite);
+    let half = select(b, is_nan, nan, half);
     let sign = b.ins().ushr_imm_u(sign, 16);
     b.ins().bor(half, sign)
 }

@@ -538,7 +538,7 @@ impl Emitter<'_> {
                     if kernel.ty(v) == Ty::F32 { (Class::Float, "add.rn.f32") } else { (Class::Word, "add.s32") };
                 Operands::One(self.reduce(a, class, name))
             }
-            Inst::Max(a) => Operands::One(self.reduce(a, Class::Float, "max.f32")),
+            Inst::Max(a) => Operands::One(self.reduce(a, Class::Float, "max.NaN.f32")),
             Inst::Lut16(a, table) => self.lut16(a, &table)?,
             Inst::LutNibbles(a, half, table) => {
                 let a = self.one(a);
@@ -661,12 +661,13 @@ impl Emitter<'_> {
             Binary::FAdd => (Class::Float, "add.rn.f32"),
             Binary::FSub => (Class::Float, "sub.rn.f32"),
             Binary::FMul => (Class::Float, "mul.rn.f32"),
-            Binary::FMax => (Class::Float, "max.f32"),
+            Binary::FMax => (Class::Float, "max.NaN.f32"),
         };
         self.op(class, name, &[a, b])
     }
 
-    /// a / b correctly rounded for normal numbers (Markstein 1990): the assembler's own rounded division is a call.
+    /// a / b, correctly rounded where all numbers are normal (Markstein 1990): the assembler's own rounded division is a
+    /// call. Where zeros, infinities or an overflow leave the correction NaN, a times the reciprocal is exact or NaN.
     fn float_divide(&mut self, a: Operand, b: Operand) -> Operand {
         let one = Operand::Float(1f32.to_bits());
         let (a, b) = (self.in_register(a), self.in_register(b));
@@ -677,7 +678,10 @@ impl Emitter<'_> {
         let inverse = fma(self, rough, error, rough);
         let quotient = self.op(Class::Float, "mul.rn.f32", &[a, inverse]);
         let rest = fma(self, minus, quotient, a);
-        fma(self, rest, inverse, quotient)
+        let corrected = fma(self, rest, inverse, quotient);
+        let special = self.op(Class::Float, "mul.rn.f32", &[a, rough]);
+        let is_nan = self.op(Class::Pred, "setp.nan.f32", &[corrected, corrected]);
+        self.op(Class::Float, "selp.f32", &[special, corrected, is_nan])
     }
 
     fn divide(&mut self, a: Operand, by: Operand) -> Operand {

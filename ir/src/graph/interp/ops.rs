@@ -80,7 +80,9 @@ fn rms_norm(x: &[f32], w: &[f32], eps: f64) -> Vec<f32> {
     let mut out = Vec::with_capacity(x.len());
     for row in x.chunks_exact(w.len()) {
         let squares: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-        let inverse = 1.0 / (squares / w.len() as f64 + eps).sqrt();
+        // The root over its square: NaN, not 0, of an infinity.
+        let mean = squares / w.len() as f64 + eps;
+        let inverse = mean.sqrt() / mean;
         out.extend(row.iter().zip(w).map(|(&x, &w)| (f64::from(x) * inverse * f64::from(w)) as f32));
     }
     out
@@ -116,15 +118,21 @@ fn quantize(x: &[f32]) -> Q8 {
     let mut out = Q8 { codes: Vec::with_capacity(x.len()), scales: Vec::with_capacity(x.len() / Q8_BLOCK) };
     for block in x.chunks_exact(Q8_BLOCK) {
         let scale = max_abs(block) / 127.0;
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let inverse = inverse_of(scale);
         out.codes.extend(block.iter().map(|x| (x * inverse).round_ties_even() as i8));
         out.scales.push(scale);
     }
     out
 }
 
+/// The largest magnitude, NaN if there is one: the bits of magnitudes are in order, those of NaN last.
 fn max_abs(x: &[f32]) -> f32 {
-    x.iter().fold(0.0, |m, x| x.abs().max(m))
+    f32::from_bits(x.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0))
+}
+
+/// 1 / scale, 0 for a scale that is zero or subnormal.
+fn inverse_of(scale: f32) -> f32 {
+    if scale < f32::MIN_POSITIVE { 0.0 } else { 1.0 / scale }
 }
 
 fn dequantize(x: &Q8) -> Vec<f64> {
@@ -184,10 +192,8 @@ fn kv_append(state: &mut [f32], x: &[f32], position: usize, ty: &TensorType) -> 
 
 fn round_kv_q8(block: &mut [f32]) {
     let scale = max_abs(block) / 127.0;
-    let rounded = half::f16::from_f32(scale).to_f32();
-    for x in block {
-        *x = if scale > 0.0 { rounded * (*x / scale).round_ties_even() } else { 0.0 };
-    }
+    let (rounded, inverse) = (half::f16::from_f32(scale).to_f32(), inverse_of(scale));
+    block.iter_mut().for_each(|x| *x = rounded * (*x * inverse).round_ties_even());
 }
 
 fn check_context(need: usize, have: usize) -> Result<()> {
@@ -237,7 +243,7 @@ fn attention(
 fn top_k(x: &[f32], columns: usize, k: usize) -> Vec<f32> {
     let mut out = Vec::with_capacity(x.len() / columns * (2 * k + 1));
     for row in x.chunks_exact(columns) {
-        let row: Vec<f32> = row.iter().map(|x| if x.is_nan() { f32::NEG_INFINITY } else { x.min(f32::MAX) }).collect();
+        let row: Vec<f32> = row.iter().map(|x| if *x < f32::MAX { *x } else { f32::MAX }).collect();
         let mut ids: Vec<usize> = (0..columns).collect();
         // A stable sort.
         ids.sort_by(|&a, &b| row[b].partial_cmp(&row[a]).unwrap_or(Ordering::Equal));

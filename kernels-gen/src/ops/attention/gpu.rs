@@ -278,12 +278,13 @@ fn attend(
                 b.set(score, sum);
             }
         });
+        let unseen = b.float(f32::NEG_INFINITY);
         let weights: Vec<Value> = scores
             .iter()
             .zip(&running)
             .map(|(&score, r)| {
                 let score = b.get(score);
-                let score = b.select(valid, score, never);
+                let score = b.select(valid, score, unseen);
                 let largest = gpu::lanes_max(b, score, LANES);
                 let old = b.get(r.max);
                 let max = b.fmax(old, largest);
