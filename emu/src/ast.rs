@@ -61,6 +61,8 @@ pub(crate) struct Function {
     pub(crate) params: Vec<Param>,
     pub(crate) max_threads: Option<[u32; 3]>,
     pub(crate) required_threads: Option<[u32; 3]>,
+    /// `.maxnreg`.
+    pub(crate) max_registers: Option<u32>,
     /// `None` for a declaration.
     pub(crate) body: Option<Vec<Stmt>>,
     pub(crate) line: u32,

@@ -256,7 +256,11 @@ impl<'a> Parser<'a> {
                     }
                     *(if name == "maxntid" { &mut f.max_threads } else { &mut f.required_threads }) = Some(dims);
                 }
-                Tok::Dot("minnctapersm" | "maxnctapersm" | "maxnreg" | "maxclusterrank") => {
+                Tok::Dot("maxnreg") => {
+                    self.next();
+                    f.max_registers = Some(self.small(u64::from(u32::MAX))? as u32);
+                }
+                Tok::Dot("minnctapersm" | "maxnctapersm" | "maxclusterrank") => {
                     self.next();
                     self.int()?;
                 }
