@@ -67,6 +67,8 @@ pub(crate) struct Function {
     pub(crate) required_threads: Option<[u32; 3]>,
     /// It is launched in clusters, of one CTA.
     pub(crate) explicit_cluster: bool,
+    /// `.maxnreg`.
+    pub(crate) max_registers: Option<u32>,
     /// `None` for a declaration.
     pub(crate) body: Option<Vec<Stmt>>,
     pub(crate) line: u32,

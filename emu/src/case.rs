@@ -6,10 +6,16 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
 
 /// Bytes of emulated memory of a case.
 const CAPACITY: u64 = 1 << 32;
+/// Bytes of the buffers that no file of the case is as long as.
+const MOST_BLANK: u64 = 1 << 26;
+/// Bytes of `case.json` and of a PTX text.
+const MOST_TEXT: u64 = 1 << 26;
 
 /// Why a case cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -225,10 +231,41 @@ pub fn find(dir: &Path) -> Result<Vec<PathBuf>, CaseError> {
     if found.is_empty() { Err(bad(dir, "neither it nor a folder in it has a case.json")) } else { Ok(found) }
 }
 
-fn array(dir: &Path, file: &str, bytes: usize) -> Result<Vec<u8>, CaseError> {
+/// Opens a file of a case folder, which lies in it and is a file; and its length.
+fn open(dir: &Path, file: &str) -> Result<(PathBuf, File, u64), CaseError> {
     let path = dir.join(file);
-    let data = std::fs::read(&path).map_err(|e| bad(&path, e))?;
-    if data.len() == bytes { Ok(data) } else { Err(bad(&path, format!("{} bytes, {bytes} are declared", data.len()))) }
+    let inside = Path::new(file).components().all(|c| matches!(c, Component::Normal(_)));
+    if !inside || file.is_empty() {
+        return Err(bad(&path, "a file of a case lies in its folder; give its path from there, without \"..\""));
+    }
+    // A pipe or a device would block, or never end.
+    let meta = std::fs::metadata(&path).map_err(|e| bad(&path, e))?;
+    if !meta.is_file() {
+        return Err(bad(&path, "it is no regular file"));
+    }
+    let opened = File::open(&path).map_err(|e| bad(&path, e))?;
+    Ok((path, opened, meta.len()))
+}
+
+fn text(dir: &Path, file: &str) -> Result<String, CaseError> {
+    let (path, opened, bytes) = open(dir, file)?;
+    if bytes > MOST_TEXT {
+        return Err(bad(&path, format!("it has {bytes} bytes, {MOST_TEXT} is the limit")));
+    }
+    let mut text = String::new();
+    opened.take(MOST_TEXT).read_to_string(&mut text).map_err(|e| bad(&path, e))?;
+    Ok(text)
+}
+
+fn array(dir: &Path, file: &str, bytes: u64) -> Result<Vec<u8>, CaseError> {
+    let (path, opened, there) = open(dir, file)?;
+    let declared = |there| bad(&path, format!("it has {there} bytes, {bytes} are declared"));
+    if there != bytes {
+        return Err(declared(there));
+    }
+    let mut data = Vec::new();
+    opened.take(bytes).read_to_end(&mut data).map_err(|e| bad(&path, e))?;
+    if data.len() as u64 == bytes { Ok(data) } else { Err(declared(data.len() as u64)) }
 }
 
 /// The bytes of a scalar.
@@ -252,22 +289,30 @@ impl Case {
     /// If a file is missing, malformed, or not as long as `case.json` says.
     pub fn read(dir: &Path) -> Result<Case, CaseError> {
         let path = dir.join("case.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| bad(&path, e))?;
-        let json: Json = serde_json::from_str(&text).map_err(|e| bad(&path, e))?;
-        let mut params = Vec::new();
+        let json: Json = serde_json::from_str(&text(dir, "case.json")?).map_err(|e| bad(&path, e))?;
+        if json.ptx.is_empty() {
+            return Err(bad(&path, "it names no PTX: \"ptx\" is empty"));
+        }
+        let (mut params, mut blank) = (Vec::new(), 0);
         for p in json.params {
             params.push(match p {
                 JsonParam::Scalar { name, dtype, value, bits } => {
                     let bytes = scalar(dtype, &value, bits.as_deref());
-                    Param::Scalar(bytes.ok_or_else(|| bad(&path, format!("the value of {name} is no {dtype:?}")))?)
+                    Param::Scalar(bytes.ok_or_else(|| bad(&path, format!("the value of {name:?} is no {dtype:?}")))?)
                 }
                 JsonParam::Buffer { name, dtype, count, direction, file, expected, tolerance } => {
                     let bytes = count.checked_mul(dtype.bytes() as u64).filter(|&n| n <= CAPACITY);
-                    let bytes = bytes.ok_or_else(|| bad(&path, format!("{name} has {count} elements")))? as usize;
+                    let bytes = bytes.ok_or_else(|| bad(&path, format!("{name:?} has {count} elements, too many")))?;
                     let read = |f: Option<String>| f.map(|f| array(dir, &f, bytes)).transpose();
                     let (contents, expected) = (read(file)?, read(expected)?);
+                    if contents.is_none() && expected.is_none() {
+                        blank += bytes;
+                    }
+                    if blank > MOST_BLANK {
+                        return Err(bad(&path, format!("buffers without files have more than {MOST_BLANK} bytes")));
+                    }
                     if (direction == Direction::Out) == contents.is_some() {
-                        return Err(bad(&path, format!("{name} needs a file if and only if it is read")));
+                        return Err(bad(&path, format!("{name:?} needs a file if and only if it is read")));
                     }
                     let tolerance = tolerance.unwrap_or(Tolerance::Exact);
                     Param::Buffer(Buffer { name, dtype, count, direction, contents, expected, tolerance })
@@ -276,9 +321,7 @@ impl Case {
         }
         let mut ptx = BTreeMap::new();
         for (target, file) in json.ptx {
-            let path = dir.join(file);
-            let text = std::fs::read_to_string(&path).map_err(|e| bad(&path, e))?;
-            ptx.insert(target, text);
+            ptx.insert(target, text(dir, &file)?);
         }
         let name = dir.file_name().map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
         Ok(Case {
@@ -295,10 +338,21 @@ impl Case {
 
     /// Runs the case with one of its PTX texts.
     pub fn run(&self, ptx: &str, options: &Options) -> Outcome {
-        let (mut memory, ended, buffers) = match self.execute(ptx, options) {
-            Ok(run) => run,
-            Err(refused) => return Outcome::Refused(refused),
-        };
+        self.run_counted(ptx, options).0
+    }
+
+    /// [`Case::run`], and what the kernel executed if it ran to its end.
+    pub fn run_counted(&self, ptx: &str, options: &Options) -> (Outcome, Option<Counters>) {
+        match self.execute(ptx, options) {
+            Ok((memory, ended, buffers)) => {
+                let counters = ended.as_ref().ok().cloned();
+                (self.judge(memory, ended, &buffers), counters)
+            }
+            Err(refused) => (Outcome::Refused(refused), None),
+        }
+    }
+
+    fn judge(&self, mut memory: Memory, ended: Result<Counters, Error>, buffers: &[(&Buffer, u64)]) -> Outcome {
         match (ended, &self.expect_fault) {
             (Err(Error::Fault(fault)), Some(kind)) if fault.kind.name() == *kind => Outcome::Pass,
             (Err(Error::Fault(fault)), _) if fault.kind == FaultKind::Undefined => Outcome::Refused(fault.to_string()),
@@ -313,7 +367,7 @@ impl Case {
                     None => Outcome::NoFault(kind.clone()),
                 }
             }
-            (Ok(_), None) => compare(&mut memory, &buffers).unwrap_or(Outcome::Pass),
+            (Ok(_), None) => compare(&mut memory, buffers).unwrap_or(Outcome::Pass),
         }
     }
 

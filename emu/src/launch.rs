@@ -2,12 +2,12 @@
 
 use crate::agents::Owner;
 use crate::alu::{FULL, Lanes, WARP};
-use crate::clock::{AGENTS_PER_WARP, Agent};
+use crate::clock::{AGENTS_PER_WARP, Agent, MAX_AGENT};
 use crate::exec::barrier::CtaBarrier;
-use crate::exec::state::{Cta, Flight, Grid, Group, Order, State, Team, Warp, Window};
+use crate::exec::state::{Cta, Flight, Grid, Group, MOST_BYTES, Order, State, Team, Warp, Window};
 use crate::fault::{Done, Fault, Label, thread_of};
 use crate::memory::{Memory, Region};
-use crate::program::{Constant, Entry, Program, Special};
+use crate::program::{Code, Constant, Entry, Program, Special};
 use crate::store::Store;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,29 +16,53 @@ use std::sync::Arc;
 const MAX_THREADS: u64 = 1024;
 /// What registers hold before they are written.
 const STALE: u64 = 0xa5a5;
-/// Shared memory of a block in KiB, by target.
-const CARDS: &[(&str, u64)] = &[
-    ("sm_50", 48),
-    ("sm_52", 48),
-    ("sm_53", 48),
-    ("sm_60", 48),
-    ("sm_61", 48),
-    ("sm_62", 48),
-    ("sm_70", 96),
-    ("sm_72", 96),
-    ("sm_75", 64),
-    ("sm_80", 163),
-    ("sm_86", 99),
-    ("sm_87", 163),
-    ("sm_88", 163),
-    ("sm_89", 99),
-    ("sm_90", 227),
-    ("sm_100", 227),
-    ("sm_101", 227),
-    ("sm_103", 227),
-    ("sm_110", 227),
-    ("sm_120", 99),
-    ("sm_121", 99),
+/// Registers of a multiprocessor, of 32 bits.
+const REGISTERS: u64 = 1 << 16;
+/// Registers that a thread is taken to need at most, where `.maxnreg` does not say: PTX has as many as it likes, and how
+/// many are in use at once only the assembler knows.
+const USUAL_REGISTERS: u64 = 64;
+/// Shared memory that each block takes beside its own.
+const RESERVED: u64 = 1024;
+
+/// What the cards of a target have.
+struct Card {
+    target: &'static str,
+    /// KiB of shared memory that a block can have, and that a multiprocessor has.
+    block_shared: u64,
+    shared: u64,
+    /// Threads and blocks of a multiprocessor.
+    threads: u64,
+    blocks: u64,
+    multiprocessors: u64,
+}
+
+const fn card(target: &'static str, (block_shared, shared): (u64, u64), (threads, blocks): (u64, u64), n: u64) -> Card {
+    Card { target, block_shared, shared, threads, blocks, multiprocessors: n }
+}
+
+/// The best-known card of each target.
+const CARDS: &[Card] = &[
+    card("sm_50", (48, 64), (2048, 32), 5),
+    card("sm_52", (48, 96), (2048, 32), 16),
+    card("sm_53", (48, 64), (2048, 32), 1),
+    card("sm_60", (48, 64), (2048, 32), 56),
+    card("sm_61", (48, 96), (2048, 32), 28),
+    card("sm_62", (48, 64), (2048, 32), 2),
+    card("sm_70", (96, 96), (2048, 32), 80),
+    card("sm_72", (96, 96), (2048, 32), 8),
+    card("sm_75", (64, 64), (1024, 16), 40),
+    card("sm_80", (163, 164), (2048, 32), 108),
+    card("sm_86", (99, 100), (1536, 16), 82),
+    card("sm_87", (163, 164), (1536, 16), 16),
+    card("sm_88", (163, 164), (1536, 16), 16),
+    card("sm_89", (99, 100), (1536, 24), 128),
+    card("sm_90", (227, 228), (2048, 32), 132),
+    card("sm_100", (227, 228), (2048, 32), 148),
+    card("sm_101", (227, 228), (1536, 24), 20),
+    card("sm_103", (227, 228), (2048, 32), 148),
+    card("sm_110", (227, 228), (1536, 24), 20),
+    card("sm_120", (99, 100), (1536, 24), 170),
+    card("sm_121", (99, 100), (1536, 24), 48),
 ];
 
 /// A launch of a kernel.
@@ -68,8 +92,10 @@ pub struct Schedule {
 pub struct Options {
     /// Who runs when.
     pub schedule: Schedule,
-    /// CTAs of a launch that fit on the card at once, so that they may wait for each other.
-    pub resident_ctas: usize,
+    /// CTAs of a launch that fit on the card at once, so that they may wait for each other. `None`: as many as the
+    /// best-known card of the target has room for, by threads, shared memory and registers: those of `.maxnreg`, else those
+    /// that the PTX declares, up to 64 a thread.
+    pub resident_ctas: Option<usize>,
     /// Instructions of warps, at most.
     pub max_steps: u64,
     /// The error of approximate instructions (`ex2.approx`, `rcp.approx`, `div.full`): 0 for none, otherwise one that the
@@ -79,7 +105,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { schedule: Schedule { seed: 0 }, resident_ctas: 192, max_steps: 1 << 34, approx_seed: 0 }
+        Options { schedule: Schedule { seed: 0 }, resident_ctas: None, max_steps: 1 << 30, approx_seed: 0 }
     }
 }
 
@@ -120,6 +146,30 @@ pub enum LaunchError {
         /// The target.
         target: String,
     },
+    /// More CTAs than can be told apart.
+    #[error("a grid of {grid:?} has {warps} warps; at most {most} of a launch can be emulated")]
+    Warps {
+        /// CTAs in each direction.
+        grid: [u32; 3],
+        /// Warps of all of them.
+        warps: u64,
+        /// Those that there can be.
+        most: u64,
+    },
+    /// A CTA that takes too much memory of the machine that emulates it.
+    #[error(
+        "the registers and the local memory of a block of {block:?} of {entry} take {bytes} bytes of the emulator; {most} is the limit"
+    )]
+    Memory {
+        /// The kernel.
+        entry: String,
+        /// Threads in each direction.
+        block: [u32; 3],
+        /// Bytes of a CTA.
+        bytes: u64,
+        /// Bytes that it may have.
+        most: u64,
+    },
     /// A target whose cards are not known.
     #[error("the target {0} is unknown")]
     Target(String),
@@ -136,10 +186,27 @@ pub enum Error {
     Fault(#[from] Box<Fault>),
 }
 
-/// Bytes of shared memory that a block can have on a target.
-fn shared_limit(target: &str) -> Option<u64> {
+/// The card of a target.
+fn card_of(target: &str) -> Result<&'static Card, LaunchError> {
     let plain = target.trim_end_matches(['a', 'f']);
-    CARDS.iter().find(|(name, _)| *name == plain).map(|(_, kib)| kib * 1024)
+    CARDS.iter().find(|c| c.target == plain).ok_or_else(|| LaunchError::Target(target.to_owned()))
+}
+
+/// CTAs that are on a card at once.
+fn occupancy(entry: &Entry, code: &Code, threads: u64, shared: u64, card: &Card) -> u64 {
+    let registers = entry.max_registers.map_or(u64::from(code.registers).min(USUAL_REGISTERS), u64::from).max(1);
+    let threads = threads.next_multiple_of(32);
+    let by_registers = REGISTERS / (registers.next_multiple_of(8) * threads);
+    let by_shared = 1024 * card.shared / (shared + RESERVED);
+    let on_one = (card.threads / threads).min(by_registers).min(by_shared).min(card.blocks);
+    on_one.max(1) * card.multiprocessors
+}
+
+/// Bytes that the emulator keeps for the threads of a CTA.
+fn cta_bytes(code: &Code, threads: u64, shared: u64) -> u64 {
+    let registers = threads.div_ceil(32) * u64::from(code.registers) * size_of::<Lanes>() as u64;
+    // Each byte has a bit that says whether it was written.
+    registers + (threads * u64::from(code.frame) + shared) / 8 * 9
 }
 
 /// Checks a launch; the bytes of shared memory of a CTA.
@@ -170,7 +237,7 @@ fn check(entry: &Entry, launch: &Launch, target: &str) -> Result<u64, LaunchErro
     let dynamic = entry.static_shared.next_multiple_of(entry.dynamic_shared_align);
     let bytes =
         if launch.dynamic_shared == 0 { entry.static_shared } else { dynamic.saturating_add(launch.dynamic_shared) };
-    let limit = shared_limit(target).ok_or_else(|| LaunchError::Target(target.to_owned()))?;
+    let limit = 1024 * card_of(target)?.block_shared;
     if bytes > limit {
         return Err(LaunchError::Shared { bytes, limit, target: target.to_owned() });
     }
@@ -207,6 +274,21 @@ pub(crate) fn prepare(
     let entry = program.entries.iter().find(|e| e.name == launch.entry);
     let entry = entry.ok_or_else(|| LaunchError::UnknownEntry(launch.entry.clone()))?;
     let shared = check(entry, launch, target)?;
+    let code = &program.functions[entry.code as usize];
+    let threads: u64 = launch.block.iter().map(|&n| u64::from(n)).product();
+    let (bytes, most) = (cta_bytes(code, threads, shared), MOST_BYTES);
+    if bytes > most {
+        return Err(LaunchError::Memory { entry: entry.name.clone(), block: launch.block, bytes, most });
+    }
+    let ctas: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
+    let (warps, most) = (ctas * threads.div_ceil(32), u64::from(MAX_AGENT / AGENTS_PER_WARP / 2));
+    if warps > most {
+        return Err(LaunchError::Warps { grid: launch.grid, warps, most });
+    }
+    let resident = match options.resident_ctas {
+        Some(n) => n.max(1) as u64,
+        None => occupancy(entry, code, threads, shared, card_of(target)?),
+    };
     let value = |c: &Constant| [constant(*c, entry, launch, shared, globals); WARP];
     Ok(Arc::new(Grid {
         label: Arc::new(Label { kernel: entry.name.clone(), block: launch.block }),
@@ -218,6 +300,7 @@ pub(crate) fn prepare(
         shared,
         max_steps: options.max_steps,
         approx_seed: options.approx_seed,
+        resident: resident.min(MOST_BYTES / bytes.max(1)) as usize,
     }))
 }
 

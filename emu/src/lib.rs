@@ -149,7 +149,7 @@ pub struct Step<'a> {
 /// # Errors
 /// If a launch is not possible, or the first fault of a kernel.
 pub fn run(memory: &mut Memory, steps: &[Step], options: &Options) -> Result<Counters, Error> {
-    let mut scheduler = Scheduler::new(options.schedule.seed, options.resident_ctas);
+    let mut scheduler = Scheduler::new(options.schedule.seed);
     for Step { loaded, launch, overlaps } in steps {
         scheduler.plan(loaded.prepare(launch, options)?, *overlaps, Arc::default());
     }

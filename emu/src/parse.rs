@@ -261,7 +261,11 @@ impl<'a> Parser<'a> {
                     let dims = self.dimensions()?;
                     *(if name == "maxntid" { &mut f.max_threads } else { &mut f.required_threads }) = Some(dims);
                 }
-                Tok::Dot("minnctapersm" | "maxnctapersm" | "maxnreg" | "maxclusterrank" | "abi_preserve") => {
+                Tok::Dot("maxnreg") => {
+                    self.next();
+                    f.max_registers = Some(self.small(u64::from(u32::MAX))? as u32);
+                }
+                Tok::Dot("minnctapersm" | "maxnctapersm" | "maxclusterrank" | "abi_preserve") => {
                     self.next();
                     self.int()?;
                 }

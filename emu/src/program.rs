@@ -595,6 +595,8 @@ pub struct Entry {
     pub max_threads: Option<[u32; 3]>,
     /// What `.reqntid` says.
     pub required_threads: Option<[u32; 3]>,
+    /// What `.maxnreg` says.
+    pub max_registers: Option<u32>,
     pub(crate) dynamic_shared_align: u64,
     pub(crate) code: u32,
 }

@@ -199,7 +199,7 @@ impl Machine {
     /// # Errors
     /// If the system has no more threads.
     pub fn queue(&mut self) -> std::io::Result<Queue> {
-        let scheduler = Scheduler::new(self.options.schedule.seed, self.options.resident_ctas);
+        let scheduler = Scheduler::new(self.options.schedule.seed);
         let line = Line {
             commands: VecDeque::new(),
             scheduler,

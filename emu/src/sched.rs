@@ -1,12 +1,12 @@
 //! Who runs when. Seed 0 is round robin with long slices; any other seed is an adversary: random CTAs, random subsets of
 //! warps, random slices, one warp that runs only when it must, copies that land late. A kernel is correct only if it is
-//! under all of them. Launches run in order; those that overlap run together, up to [`FLIGHTS`] of them.
+//! under all of them. Launches run in order; those that overlap run together.
 
 use crate::alu::FULL;
 use crate::clock::{AgentSet, Clock, Epoch, Strength, join};
 use crate::counters::{Counters, Tally};
 use crate::exec::Stop;
-use crate::exec::state::{Cta, Ctx, Flight, Grid, State, Team};
+use crate::exec::state::{Cta, Ctx, Flight, Grid, State, Team, Waiting};
 use crate::fault::{Bad, Fault, FaultKind, place};
 use crate::launch::start;
 use crate::memory::Memory;
@@ -19,8 +19,6 @@ const SLICE: u32 = 4096;
 const USUAL: usize = 16;
 /// Rounds in which everybody polls and nothing changes, after which nothing will.
 const PATIENCE: u32 = 1000;
-/// Launches that run at once.
-const FLIGHTS: usize = 3;
 /// Waits that give up one after another, all in vain.
 const TIMEOUTS: u32 = 64;
 
@@ -78,8 +76,6 @@ pub(crate) struct Scheduler {
     /// In order of launch.
     flights: Vec<Flight>,
     resident: Vec<Cta>,
-    /// CTAs of a launch that fit.
-    limit: usize,
     /// Launches that have begun.
     begun: u64,
     /// What launches know that overlap others: all that was over when the last began that does not.
@@ -99,14 +95,13 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    pub(crate) fn new(seed: u64, limit: usize) -> Scheduler {
+    pub(crate) fn new(seed: u64) -> Scheduler {
         Scheduler {
             seed,
             random: Random(seed),
             planned: VecDeque::new(),
             flights: Vec::new(),
             resident: Vec::new(),
-            limit: limit.max(1),
             begun: 0,
             base: Arc::default(),
             ended: Arc::default(),
@@ -217,7 +212,7 @@ impl Scheduler {
             let early = match self.flights.last() {
                 None => false,
                 Some(f) => {
-                    let may = next.overlaps && self.flights.len() < FLIGHTS && f.let_next == f.ctas;
+                    let may = next.overlaps && f.let_next == f.ctas;
                     if !may || (self.seed != 0 && self.random.below(4) != 0) {
                         return;
                     }
@@ -231,12 +226,11 @@ impl Scheduler {
             join(&mut before, &self.base);
             self.begun += 1;
             let ctas = grid.ctas.iter().product();
-            let mut waiting: Vec<u32> = (0..ctas).rev().collect();
-            let mut wanted = self.limit.min(USUAL);
+            let mut wanted = grid.resident.min(USUAL);
             if self.seed != 0 {
-                self.random.shuffle(&mut waiting);
                 wanted = 1 + self.random.below(wanted);
             }
+            let waiting = Waiting::new(ctas, (self.seed != 0).then(|| self.random.next()));
             self.flights.push(Flight {
                 grid,
                 id: self.begun,
@@ -251,6 +245,7 @@ impl Scheduler {
                 knew: Arc::default(),
                 agents: AgentSet::default(),
                 steps: 0,
+                stack: 0,
             });
         }
     }
@@ -273,8 +268,8 @@ impl Scheduler {
     /// Lets more CTAs run at once. Whether there are any that fit.
     fn admit(&mut self) -> bool {
         let mut any = false;
-        for flight in self.flights.iter_mut().filter(|f| !f.waiting.is_empty() && f.wanted < self.limit) {
-            flight.wanted = (2 * flight.wanted).min(self.limit);
+        for flight in self.flights.iter_mut().filter(|f| !f.waiting.is_empty() && f.wanted < f.grid.resident) {
+            flight.wanted = (2 * flight.wanted).min(flight.grid.resident);
             any = true;
         }
         any

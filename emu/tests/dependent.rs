@@ -55,7 +55,7 @@ fn run(text: &str, kernels: usize, overlaps: bool, seed: u64) -> Result<Option<V
         .collect();
     let options = Options {
         schedule: Schedule { seed },
-        resident_ctas: CTAS as usize + seed as usize % 3,
+        resident_ctas: Some(CTAS as usize + seed as usize % 3),
         max_steps: 1 << 20,
         ..Options::default()
     };

@@ -44,7 +44,7 @@ fn run(ptx: &str, grid: u32, seed: u64) -> Result<Counters, Error> {
     let launch = Launch { entry: "k".into(), grid: [grid, 1, 1], block: [64, 1, 1], dynamic_shared: 0, params };
     let options = Options {
         schedule: Schedule { seed },
-        resident_ctas: 1 + seed as usize % 3,
+        resident_ctas: Some(1 + seed as usize % 3),
         max_steps: 100_000,
         ..Options::default()
     };
@@ -127,7 +127,7 @@ fn memory_that_nobody_wrote() {
         "and.b32 %r9,%r9,252; add.u32 %r9,%r9,%r2;\nld.shared.u32 %r10,[%r9]; //!",
         "red.global.add.u32 [%rd1],%r9; //!",
         "shfl.sync.bfly.b32 %r10,%r9,1,31,0xffffffff; mad.lo.u32 %r10,%r10,5,%r1; setp.gt.u32 %p2,%r10,9;\n@%p2 bra E; //!\nE:",
-        "mov.b32 %f1,%r9; ex2.approx.f32 %f1,%f1; setp.gt.f32 %p2,%f1,0f3F800000;\n@%p2 bra E; //!\nE:",
+        "cvt.rn.f32.u32 %f1,%r9; lg2.approx.f32 %f1,%f1; setp.gt.f32 %p2,%f1,0f3F800000;\n@%p2 bra E; //!\nE:",
         "st.global.u32 [%rd5],%r9;\nld.global.u32 %r10,[%rd5]; setp.eq.u32 %p2,%r10,0;\n@%p2 bra E; //!\nE:",
         "@%p1 bar.sync 1,32;\nbar.sync %r9; //!",
     ];
@@ -138,7 +138,7 @@ fn memory_that_nobody_wrote() {
         "selp.u32 %r9,%r9,0,%p1; @%p1 mov.u32 %r9,1; setp.eq.u32 %p2,%r9,7;\n@%p2 bra E;\nE:",
         "setp.eq.and.u32 %p2,%r9,7,!%p1; @%p1 bra E;\nmov.u32 %r9,1;\nE:",
         "shfl.sync.idx.b32 %r10,%r9,0,31,0xffffffff; mov.u32 %r10,3; setp.eq.u32 %p2,%r10,7;\n@%p2 bra E;\nE:",
-        "st.shared.u32 [%r6],%r9;\nst.shared.u32 [%r6],%r1;\nld.shared.u32 %r9,[%r6]; setp.eq.u32 %p2,%r9,7;\n@%p2 bra E;\nE:",
+        "st.shared.u32 [%r6+512],%r9;\nst.shared.u32 [%r6+512],%r1;\nld.shared.u32 %r9,[%r6+512]; setp.eq.u32 %p2,%r9,7;\n@%p2 bra E;\nE:",
         "st.global.u32 [%rd5],%r9;",
     ];
     for (load, kind) in loads {
@@ -456,8 +456,12 @@ fn a_barrier_of_the_grid_needs_its_fence_and_room() {
         let loaded = module.load(&mut memory).unwrap();
         let params = [(); 3].map(|()| memory.alloc(1024, 256).unwrap().to_le_bytes()).concat();
         let launch = Launch { entry: "k".into(), grid: [24, 1, 1], block: [64, 1, 1], dynamic_shared: 0, params };
-        let options =
-            Options { schedule: Schedule { seed }, resident_ctas, max_steps: 1_000_000, ..Options::default() };
+        let options = Options {
+            schedule: Schedule { seed },
+            resident_ctas: Some(resident_ctas),
+            max_steps: 1_000_000,
+            ..Options::default()
+        };
         match loaded.run(&mut memory, &launch, &options) {
             Ok(_) => None,
             Err(Error::Fault(f)) => Some(f.kind),
@@ -499,11 +503,61 @@ fn launches_that_are_not_possible() {
     assert!(matches!(refused(Launch { block: [65, 1, 1], ..good.clone() }), LaunchError::Block { .. }));
     assert!(matches!(refused(Launch { block: [0, 1, 1], ..good.clone() }), LaunchError::Block { .. }));
     assert!(matches!(refused(Launch { grid: [1, 0, 1], ..good.clone() }), LaunchError::Grid(_)));
+    let huge = Launch { grid: [1 << 31, 1, 1], ..good.clone() };
+    assert!(matches!(refused(huge), LaunchError::Warps { warps: 0x1_0000_0000, .. }));
     let most = 227 * 1024 - 1040;
     assert!(matches!(refused(Launch { dynamic_shared: most + 1, ..good.clone() }), LaunchError::Shared { .. }));
     let mut memory = Memory::new(1 << 20);
     let loaded = module.load(&mut memory).unwrap();
     loaded.run(&mut memory, &Launch { dynamic_shared: most, ..good }, &Options::default()).unwrap();
+}
+
+#[test]
+fn memory_of_the_emulator_is_bounded() {
+    let run = |registers: &str, body: &str, block| {
+        let text = text(body).replace(".reg .b32 %r<32>;", registers);
+        let module = Module::parse(&text).unwrap_or_else(|e| panic!("{e}"));
+        let mut memory = Memory::new(1 << 20);
+        let loaded = module.load(&mut memory).unwrap();
+        let params = [(); 3].map(|()| memory.alloc(4096, 256).unwrap().to_le_bytes()).concat();
+        let launch = Launch { entry: "k".into(), grid: [16, 1, 1], block: [block, 1, 1], dynamic_shared: 0, params };
+        loaded.run(&mut memory, &launch, &Options::default())
+    };
+    use emu::LaunchError;
+    assert!(run(".reg .b32 %r<65000>;", "", 512).is_ok());
+    let refused = run(".reg .b32 %r<65000>;", "", 1024);
+    assert!(matches!(refused, Err(Error::Launch(LaunchError::Memory { bytes: 532_000_000.., .. }))), "{refused:?}");
+}
+
+#[test]
+fn as_many_ctas_are_there_as_a_card_has_room_for() {
+    // All CTAs wait for each other: 132 multiprocessors, with 64 threads and the registers or shared memory of a block.
+    let meet = |n: u32| {
+        format!(
+            "mov.u64 %rd8,flag;\n@!%p1 bra E;\nred.release.gpu.global.add.u32 [%rd8],1;\n\
+             W: ld.acquire.gpu.global.u32 %r10,[%rd8];\nsetp.lt.u32 %p2,%r10,{n};\n@%p2 bra W;\nE:"
+        )
+    };
+    let run = |ctas: u32, dynamic_shared, registers: &str| {
+        let text = text(&meet(ctas)).replace(
+            "(.param .u64 p, .param .u64 q, .param .u64 c)",
+            &format!("(.param .u64 p, .param .u64 q, .param .u64 c) {registers}"),
+        );
+        let module = Module::parse(&text).unwrap();
+        let mut memory = Memory::new(1 << 20);
+        let loaded = module.load(&mut memory).unwrap();
+        let params = [(); 3].map(|()| memory.alloc(1024, 256).unwrap().to_le_bytes()).concat();
+        let launch = Launch { entry: "k".into(), grid: [ctas, 1, 1], block: [64, 1, 1], dynamic_shared, params };
+        match loaded.run(&mut memory, &launch, &Options::default()) {
+            Ok(_) => true,
+            Err(Error::Fault(f)) if f.kind == FaultKind::Deadlock => false,
+            Err(e) => panic!("{e}"),
+        }
+    };
+    for (dynamic_shared, registers, on_one) in [(100_000, "", 2), (200_000, "", 1), (0, ".maxnreg 255", 4)] {
+        let fit = 132 * on_one;
+        assert!(run(fit, dynamic_shared, registers) && !run(fit + 1, dynamic_shared, registers), "{registers}");
+    }
 }
 
 #[test]

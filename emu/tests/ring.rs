@@ -41,7 +41,7 @@ fn run(ptx: &str, seed: u64) -> Result<(), String> {
     };
     let options = Options {
         schedule: Schedule { seed },
-        resident_ctas: 1 + seed as usize % 3,
+        resident_ctas: Some(1 + seed as usize % 3),
         max_steps: 1 << 20,
         ..Options::default()
     };

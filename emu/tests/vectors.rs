@@ -14,7 +14,7 @@ fn every_case_ends_as_it_must_under_every_schedule() {
     for folder in find(&dir).unwrap() {
         let case = Case::read(&folder).unwrap();
         for (target, ptx) in &case.ptx {
-            for (seed, resident_ctas) in [(0, 16), (1, 1), (2, 3), (3, 16), (4, 2)] {
+            for (seed, resident_ctas) in [(0, Some(16)), (1, Some(1)), (2, Some(3)), (3, None), (4, Some(2))] {
                 let options = Options { schedule: Schedule { seed }, resident_ctas, ..Options::default() };
                 let outcome = case.run(ptx, &options);
                 runs += 1;

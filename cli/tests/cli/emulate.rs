@@ -68,9 +68,17 @@ fn cases_pass_differ_and_fault() {
     }
     let o = rigc(d, &["emulate", "good", "bad", "--json"]);
     assert_eq!(o.code, Some(1));
-    let lines: serde_json::Value = serde_json::from_slice(&o.out).unwrap();
-    let of = |name: &str| lines.as_array().unwrap().iter().find(|l| l["case"] == name).unwrap();
-    assert_eq!(of("good")["outcome"], "pass");
+    let text = o.text();
+    let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 7);
+    let of = |name: &str| lines.iter().find(|l| l["case"] == name).unwrap();
+    assert_eq!((&of("good")["outcome"], &of("good")["kind"]), (&"pass".into(), &serde_json::Value::Null));
+    let counters = &of("good")["counters"];
+    assert_eq!((counters["global_sectors"].as_u64(), counters["bank_conflicts"].as_u64()), (Some(2), Some(0)));
+    assert_eq!((counters["global_loads"].as_u64(), counters["float"].as_u64()), (Some(5), Some(0)));
+    assert!(counters["instructions"].as_u64() > Some(200));
+    assert_eq!((&of("oob")["kind"], &of("oob")["line"]), (&"oob_global".into(), &12.into()));
+    assert_eq!(of("oob")["counters"], serde_json::Value::Null);
     assert_eq!(of("oob")["fault"]["kind"], "oob_global");
     assert_eq!(of("oob")["fault"]["line"], 12);
     assert_eq!(of("oob")["fault"]["thread"]["tid"][0], 5);
@@ -95,4 +103,50 @@ fn what_is_no_case_is_refused() {
     check_refused(d, &["emulate", "lost"], &["k.ptx"]);
     check_refused(d, &["emulate", "broken"], &["case.json"]);
     check_refused(d, &["emulate", "short", "--seed", "x"], &["--seed"]);
+    // What is no file of the folder, is no file, or is nothing.
+    for (name, file, said) in [
+        ("up", "../short/x.bin", "lies in its folder"),
+        ("absolute", "/dev/zero", "lies in its folder"),
+        ("folder", ".", "lies in its folder"),
+        ("device", "zero", "no regular file"),
+    ] {
+        case(d, name, KERNEL, "");
+        let json = std::fs::read_to_string(d.join(name).join("case.json")).unwrap();
+        std::fs::write(d.join(name).join("case.json"), json.replace("x.bin", file)).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", d.join(name).join("zero")).unwrap();
+        check_refused(d, &["emulate", name], &[file, said]);
+    }
+    case(d, "none", KERNEL, "");
+    let json = std::fs::read_to_string(d.join("none/case.json")).unwrap();
+    std::fs::write(d.join("none/case.json"), json.replace(r#"{"sm_80": "k.ptx"}"#, "{}")).unwrap();
+    check_refused(d, &["emulate", "none"], &["none", "ptx"]);
+    let large = json.replace(
+        r#""count": 5, "direction": "out", "expected": "y.bin","#,
+        r#""count": 999999999, "direction": "out","#,
+    );
+    std::fs::write(d.join("none/case.json"), large).unwrap();
+    check_refused(d, &["emulate", "none"], &["none", "without files"]);
+}
+
+#[test]
+fn endless_kernels_end_at_the_limit_and_large_grids_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    case(d, "endless", &KERNEL.replace("@%p1 bra DONE;", "L: bra L;"), r#""expect_fault": "step_limit","#);
+    assert_eq!(rigc(d, &["emulate", "endless", "--limit", "1000"]).code, Some(0));
+    case(d, "grid", KERNEL, "");
+    let json = std::fs::read_to_string(d.join("grid/case.json")).unwrap();
+    std::fs::write(d.join("grid/case.json"), json.replace(r#""grid": [1, 1, 1]"#, r#""grid": [2147483647, 1, 1]"#))
+        .unwrap();
+    let o = rigc(d, &["emulate", "grid"]);
+    assert!(o.code == Some(1) && o.text().contains("refused: a grid of [2147483647, 1, 1] has"), "{}", o.text());
+}
+
+#[test]
+fn names_of_files_are_shown_without_control_characters() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    case(d, "a\u{1b}[1m", &KERNEL.replace("double", "d\u{7}"), "");
+    let o = rigc(d, &["emulate", "a\u{1b}[1m"]);
+    assert!(o.text().starts_with("a\\u{1b}[1m sm_80: ") && !o.text().contains('\u{7}'), "{}", o.text());
 }

@@ -153,6 +153,7 @@ pub(crate) fn decode(ast: &Ast) -> Result<Program, ParseError> {
             static_shared: own.0,
             max_threads: f.max_threads.or(f.required_threads),
             required_threads: f.required_threads,
+            max_registers: f.max_registers,
             dynamic_shared_align: align,
             code: at as u32,
         });

@@ -20,7 +20,7 @@ use crate::fault::{FaultKind, thread_of};
 use crate::program::{Call, Mask, Op, Place, Reg, Special};
 use crate::types::{Space, mask_of};
 use barrier::Completed;
-use state::{Bad, Ctx, Done, Frame, Group, State, Window, lanes};
+use state::{Bad, Ctx, Done, Frame, Group, MOST_BYTES, State, Window, lanes};
 
 /// Nested calls.
 const MAX_CALLS: usize = 256;
@@ -519,7 +519,11 @@ impl Ctx<'_> {
             function,
         };
         let registers = (callee.registers + to.registers) as usize;
-        if depth >= MAX_CALLS || registers > MAX_REGISTERS {
+        let frame = if to.frame > 0 { (callee.frame + to.frame) as usize } else { 0 };
+        let local = |lane: usize| frame.saturating_sub(self.warp.local.get(lane).map_or(0, crate::store::Store::len));
+        let added = registers.saturating_sub(self.warp.registers.len()) * size_of::<Lanes>();
+        self.flight.stack += (added + lanes(mask).map(local).sum::<usize>()) as u64;
+        if depth >= MAX_CALLS || registers > MAX_REGISTERS || self.flight.stack > MOST_BYTES {
             let what = format!("{depth} calls within each other");
             return Err(Bad::new(FaultKind::StackOverflow, mask.trailing_zeros(), None, what));
         }

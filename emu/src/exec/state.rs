@@ -20,6 +20,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Bytes that the threads of a launch may take at once: registers, local and shared memory; and as many by calls.
+pub(crate) const MOST_BYTES: u64 = 1 << 29;
+
 /// Lanes of a mask, in order.
 pub(crate) fn lanes(mask: u32) -> impl Iterator<Item = usize> {
     let mut rest = mask;
@@ -311,6 +314,50 @@ pub(crate) struct Grid {
     pub(crate) max_steps: u64,
     /// Chooses the errors of approximate instructions; 0: none.
     pub(crate) approx_seed: u64,
+    /// CTAs that fit on the card at once.
+    pub(crate) resident: usize,
+}
+
+/// CTAs of a launch that have not started, in an order that a random number chooses.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    ctas: u32,
+    started: u32,
+    first: u32,
+    /// From one to the next; it has no divisor with the number of CTAs in common.
+    step: u32,
+}
+
+impl Waiting {
+    /// All of them: in order, or by a random number.
+    pub(crate) fn new(ctas: u32, random: Option<u64>) -> Waiting {
+        fn common_divisor(a: u32, b: u32) -> u32 {
+            if b == 0 { a } else { common_divisor(b, a % b) }
+        }
+        let random = random.unwrap_or(0);
+        let (first, wish) = ((random >> 32) as u32 % ctas, (random as u32 % ctas).max(1));
+        let step = (wish..=ctas).find(|&s| common_divisor(s, ctas) == 1).unwrap_or(1);
+        Waiting { ctas, started: 0, first, step }
+    }
+
+    /// How many they are.
+    pub(crate) fn len(&self) -> u32 {
+        self.ctas - self.started
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The next one.
+    pub(crate) fn pop(&mut self) -> Option<u32> {
+        if self.is_empty() {
+            return None;
+        }
+        let index = u64::from(self.first) + u64::from(self.started) * u64::from(self.step);
+        self.started += 1;
+        Some((index % u64::from(self.ctas)) as u32)
+    }
 }
 
 /// A launch that runs.
@@ -320,8 +367,8 @@ pub(crate) struct Flight {
     /// Its number among the launches of its queue.
     pub(crate) id: u64,
     pub(crate) ctas: u32,
-    /// CTAs that have not started, the next last.
-    pub(crate) waiting: Vec<u32>,
+    /// CTAs that have not started.
+    pub(crate) waiting: Waiting,
     /// CTAs that run.
     pub(crate) running: usize,
     /// CTAs that run at once, which are more only when those wait for others.
@@ -339,6 +386,8 @@ pub(crate) struct Flight {
     pub(crate) agents: AgentSet,
     /// Warp-instructions so far.
     pub(crate) steps: u64,
+    /// Bytes of registers and local memory that calls have added.
+    pub(crate) stack: u64,
 }
 
 impl Flight {
