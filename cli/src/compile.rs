@@ -20,7 +20,7 @@ pub struct Args {
     /// Artifact to write [default: the model's name with .rig, in this directory]
     #[arg(short, long, value_name = "NAME.rig")]
     output: Option<PathBuf>,
-    /// Print stages instead of writing the artifact: graph,fused,kernel,plan,clif,asm,ptx
+    /// Print stages instead of writing the artifact: graph,fused,schedule,kernel,plan,clif,asm,ptx
     #[arg(long, value_name = "STAGES", value_delimiter = ',')]
     emit: Vec<String>,
 }

@@ -22,6 +22,8 @@ pub enum Role {
     Appended,
     /// Attends to it: a KV cache.
     Attended,
+    /// Is told it by the launch: the position, which is not in memory.
+    Position,
     /// Reads or writes it as it is.
     Plain,
 }
@@ -38,6 +40,7 @@ impl Role {
                 (Op::Repack { .. }, 0) => Role::Repacked,
                 (Op::KvAppend, 0) => Role::Appended,
                 (Op::Attention { .. }, 1 | 2) => Role::Attended,
+                (Op::KvAppend, 2) | (Op::Attention { .. }, 3) | (Op::RopeAngles { .. }, 0) => Role::Position,
                 _ => Role::Plain,
             });
         roles.into_iter().find(|role| *role != Role::Plain).unwrap_or(Role::Plain)
@@ -92,7 +95,8 @@ impl Work {
                 Role::Repacked => work.weight_bytes += ty.weight_bytes().unwrap_or(0),
                 Role::Appended => work.appended_bytes += position(ty) * tokens,
                 Role::Attended => work.attended_bytes += position(ty),
-                // Positions and tokens.
+                Role::Position => {}
+                // Tokens.
                 Role::Plain if ty.elem == Elem::I32 => {}
                 Role::Plain if ty.shape.len() == 1 => work.weight_bytes += floats(ty),
                 Role::Plain => work.activation_bytes += floats(ty),

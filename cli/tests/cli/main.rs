@@ -11,4 +11,5 @@ mod mutations;
 mod perplexity;
 mod refusals;
 mod run;
+mod schedules;
 mod synth;

@@ -14,7 +14,7 @@ pub use pool::{MAX_WORKERS, Pool, barrier};
 
 use crate::{Error, Result};
 use ir::abi::Control;
-use ir::artifact::KernelEntry;
+use ir::artifact::{KernelEntry, Param};
 use std::sync::Arc;
 
 /// The kinds of devices.
@@ -64,11 +64,25 @@ impl Error {
     fn outside(offset: u64, bytes: u64, len: u64) -> Error {
         Error::device(format!("bytes {offset}+{bytes} lie outside of an allocation of {len} bytes"))
     }
+}
 
-    /// A launch with the wrong number of buffers.
-    fn arguments(params: u32, given: usize) -> Error {
-        Error::device(format!("a kernel of {params} parameters is launched with {given}"))
+/// Checks the buffers of a launch against what the kernel demands.
+///
+/// # Errors
+/// [`Error::Device`] naming the kernel and the parameter.
+fn check_arguments(kernel: &str, params: &[Param], buffers: &[Option<Region>]) -> Result<()> {
+    if buffers.len() != params.len() {
+        let (want, have) = (params.len(), buffers.len());
+        return Err(Error::device(format!("kernel {kernel} of {want} parameters is launched with {have}")));
     }
+    for (i, (param, region)) in params.iter().zip(buffers).enumerate() {
+        let have = region.map_or(0, |region| region.bytes);
+        if have < param.bytes {
+            let what = format!("parameter {i} of kernel {kernel} has {} bytes or more", param.bytes);
+            return Err(Error::device(format!("{what}, it is launched with {have}")));
+        }
+    }
+    Ok(())
 }
 
 /// What a device is.
@@ -182,15 +196,16 @@ pub trait Device: Send {
     /// [`Error::Device`], [`Error::Memory`] for scratch memory.
     fn record(&mut self, launches: &[Launch]) -> Result<Recording>;
 
-    /// Runs recorded launches, perhaps until [`Device::sync`] only. Allocates nothing, but on the emulator.
+    /// Runs recorded launches, perhaps until [`Device::sync`] only. Allocates nothing, but on the emulator. What kernels
+    /// leave behind where one fails is not defined.
     ///
     /// # Errors
-    /// [`Error::Device`].
+    /// [`Error::Device`]; [`Error::Launch`] if a kernel failed.
     fn replay(&mut self, recording: Recording, control: Control) -> Result<()>;
 
     /// Waits for the end of everything replayed.
     ///
     /// # Errors
-    /// [`Error::Device`] if a kernel failed.
+    /// [`Error::Device`]; [`Error::Launch`] if a kernel failed.
     fn sync(&mut self) -> Result<()>;
 }
