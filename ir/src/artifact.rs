@@ -200,9 +200,6 @@ impl Manifest {
         let [module] = self.modules.as_slice() else {
             return bad(format!("it has {} modules instead of one", self.modules.len()));
         };
-        if module.kernels != kernels_hash(&self.kernels) {
-            return bad("the kernels are not those of the module".into());
-        }
         let vocab = self.config.vocab;
         if !self.weights.iter().any(|w| w.ty.shape.len() == 2 && w.ty.rows() == vocab) {
             return bad(format!("no weight has a row for each of the {vocab} tokens"));
@@ -224,6 +221,9 @@ impl Manifest {
             if k.hash.len() != 64 || !k.hash.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return bad(format!("kernel {i} has no SHA-256"));
             }
+        }
+        if module.kernels != kernels_hash(&self.kernels) {
+            return bad("the kernels are not those of the module".into());
         }
         for w in &self.weights {
             if let Some(number) = w.repack {

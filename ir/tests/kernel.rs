@@ -2,8 +2,8 @@
 
 use ir::abi::Atom;
 use ir::kernel::{
-    Access, Arg, Binary, Buf, Builder, BulkCopy, Compare, Grid, Inst, Kernel, MOST_ELEMENTS, Mem, Scope, Space, Special,
-    Stmt, Ty, Value, Var,
+    Access, Arg, Binary, Buf, Builder, BulkCopy, Compare, Grid, Inst, Kernel, MOST_ELEMENTS, Mem, Scope, Space,
+    Special, Stmt, Ty, Value, Var,
 };
 
 /// What a kernel does.
@@ -264,7 +264,7 @@ const CPU: &[Case] = &[
     (Some("a parallel loop is in a loop"), |b| {
         b.for_n(2, 1, |b, n| b.parallel(n, |_, _| ()));
     }),
-    (Some("a parallel loop is in a loop"), |b| {
+    (Some("ticket 1 is out of order"), |b| {
         let n = b.int(2);
         b.parallel(n, |b, n| b.parallel(n, |_, _| ()));
     }),
@@ -319,6 +319,17 @@ const CPU: &[Case] = &[
         let (x, y) = (b.iadd_const(x, 12), b.iadd_const(y, 8));
         let index = b.iadd(x, y);
         b.store(buf, index, Mem::I32, x);
+    }),
+    // What is not certain to be executed may never be.
+    (None, |b| {
+        let (one, two) = (b.position(), b.tokens());
+        let cond = b.compare(Compare::ULt, one, two);
+        b.if_(cond, |b| load_at(b, 16));
+    }),
+    (Some("is 16 or more, outside"), |b| b.for_n(2, 1, |b, _| load_at(b, 16))),
+    (None, |b| {
+        let (zero, tokens) = (b.int(0), b.tokens());
+        b.for_(zero, tokens, 1, |b, _| load_at(b, 16));
     }),
     (None, |b| {
         // Less than the constant, as a negative one is added.

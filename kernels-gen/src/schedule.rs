@@ -49,7 +49,8 @@ pub struct Row {
 pub fn rows(text: &str, file: &str) -> Result<Vec<Row>> {
     let options = ron::Options::default().with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME);
     let rows = options.from_str::<Vec<Row>>(text);
-    let mut rows = rows.map_err(|e| Error::Schedule { row: file.into(), what: format!("is no schedule table: {e}") })?;
+    let mut rows =
+        rows.map_err(|e| Error::Schedule { row: file.into(), what: format!("is no schedule table: {e}") })?;
     for (i, row) in rows.iter_mut().enumerate() {
         row.place = format!("row {} of {file}", i + 1);
         row.check_key()?;
@@ -91,7 +92,11 @@ impl std::fmt::Display for Key<'_> {
 /// The formats of a spec's weight matrices in their order, joined by `+`; one name if all are the same.
 fn formats(spec: &KernelSpec) -> String {
     let names: Vec<&str> = matrices(spec).map(|(_, format)| format.name).collect();
-    if names.iter().all(|name| *name == names[0]) { names.first().copied().unwrap_or("").into() } else { names.join("+") }
+    if names.iter().all(|name| *name == names[0]) {
+        names.first().copied().unwrap_or("").into()
+    } else {
+        names.join("+")
+    }
 }
 
 /// The row, as text, that gives a kernel the schedule that it has.
@@ -116,7 +121,9 @@ pub fn check_used(rows: &[Row], specs: &[&KernelSpec], target: &Target) -> Resul
         }
         let own: Vec<Key<'_>> = specs.iter().map(|spec| Key::of(spec)).filter(|key| key.op == row.op).collect();
         let what = match own.as_slice() {
-            _ if specs.iter().any(|spec| row.matches(spec, target)) => "rows before it match all that it matches".into(),
+            _ if specs.iter().any(|spec| row.matches(spec, target)) => {
+                "rows before it match all that it matches".into()
+            }
             [] => format!("this model has no kernel {} for {}", row.op, target.name),
             [key, rest @ ..] => {
                 let more = if rest.is_empty() { String::new() } else { format!(" and {} others", rest.len()) };
@@ -211,9 +218,10 @@ impl Row {
             crate::generate(spec, &shallow, target).is_ok_and(|made| made.kernel.scratch_bytes <= have)
         };
         let depths = std::iter::successors(Some(s.depth), |depth| (*depth > 0).then_some(depth / 2));
-        let instead = depths.skip(1).find(fits).map_or("fewer warps, streams or columns of a chunk".into(), |depth| {
-            format!("a depth of at most {depth}")
-        });
+        let instead = depths
+            .skip(1)
+            .find(fits)
+            .map_or("fewer warps, streams or columns of a chunk".into(), |depth| format!("a depth of at most {depth}"));
         let (key, machine) = (Key::of(spec), gpu.card.name);
         let what = format!("{} of {} columns needs {need} bytes of shared memory", key.op, key.columns);
         Err(self.refusal(format!("{what}, a CTA of {machine} has {have}: take {instead}")))

@@ -189,7 +189,10 @@ fn unfit_artifacts_are_refused() {
     check(&|a| logits(a).place = Place::Tokens, &["buffer 4 (logits) is out of range"]);
     check(&|a| logits(a).place = Place::Arena { offset: 65 }, &["buffer 4 (logits) is out of range"]);
     check(&|a| logits(a).place = Place::Arena { offset: 128 }, &["buffers that live at the same time overlap"]);
-    check(&|a| a.manifest.entries[0].plan.buffers[1].bytes -= 1, &["kernel 0 wants 200 bytes of its own where buffer state"]);
+    check(
+        &|a| a.manifest.entries[0].plan.buffers[1].bytes -= 1,
+        &["kernel 0 wants 200 bytes of its own where buffer state"],
+    );
     check(&|a| a.manifest.entries[0].plan.buffers[0].bytes = 3, &["kernel 0 wants 4 bytes", "where buffer tokens is"]);
     check(&|a| a.manifest.kernels[1].tokens = 3, &["it takes 4 tokens, kernel 1 only 3"]);
     check(&|a| a.manifest.entries.swap(1, 2), &["of 8 tokens comes before one of 4"]);

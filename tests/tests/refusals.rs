@@ -62,7 +62,7 @@ fn says_what_and_what_to_do() {
         (
             "cache of 4 GiB",
             Synthetic { kv_heads: 1, ..long() },
-            &["x86-64", "x86-64-v3", "sm_80", "sm_120"],
+            &["x86-64", "sm_80", "sm_120"],
             "of 4294967296 bytes is not supported; kernels reach 4294967295 bytes",
         ),
         // What no target has.

@@ -7,13 +7,13 @@ use tests::synthetic::{Synthetic, format};
 /// A row for the products of the FFN of `m.gguf`, which are f32 of 64 columns, with this in place of `from`.
 fn row(from: &str, to: &str) -> String {
     let row = "(op: \"gate_up\", tokens: (1, 1), columns: (64, 64), rows: (1, 4096), format: \"f32\", \
-               schedule: Gpu((ctas: 4, warps: 8, streams: 8, chunk: 64, depth: 2)))";
+               schedule: Gpu((ctas: 4, warps: 8, streams: 8, chunk: 64, depth: 1)))";
     assert!(row.contains(from), "{from}");
     row.replace(from, to)
 }
 
 const CPU: &str = "Cpu((prologue: Shared, unit_tiles: 1, query_tokens: 1, split: 0))";
-const GPU: &str = "Gpu((ctas: 4, warps: 8, streams: 8, chunk: 64, depth: 2))";
+const GPU: &str = "Gpu((ctas: 4, warps: 8, streams: 8, chunk: 64, depth: 1))";
 
 /// A CPU row for attention with this in place of `from`.
 fn attention(from: &str, to: &str) -> String {
@@ -33,7 +33,7 @@ fn bad_rows_are_named() {
         ("sm_120", row("schedule:", "card: \"rtx9\", schedule:"), &["row 1 of t.ron", "there is no card 'rtx9'"]),
         ("sm_120", row("tokens: (1, 1)", "tokens: (2, 1)"), &["row 1 of t.ron", "tokens are (2, 1)"]),
         ("sm_120", row("op:", "opp:"), &["t.ron", "schedule table", "opp"]),
-        ("sm_120", row("depth: 2", "depth: 2.5"), &["t.ron", "schedule table", "1:"]),
+        ("sm_120", row("depth: 1", "depth: 1.5"), &["t.ron", "schedule table", "1:"]),
         // What this model has not.
         (
             "sm_120",
@@ -55,9 +55,9 @@ fn bad_rows_are_named() {
         ("sm_120", row("chunk: 64", "chunk: 300"), &["row 1 of t.ron", "chunk is 300, which is no power of two"]),
         ("sm_120", row("chunk: 64", "chunk: 8192"), &["row 1 of t.ron", "chunk is 8192, 1 to 4096 are allowed"]),
         ("sm_120", row("chunk: 64", "chunk: 256"), &["row 1 of t.ron", "chunk is 256", "of 64 then: write that"]),
-        ("sm_120", row("depth: 2", "depth: 3"), &["row 1 of t.ron", "depth is 3, which is no power of two"]),
-        ("sm_120", row("depth: 2", "depth: 64"), &["row 1 of t.ron", "depth is 64, 0 to 32 are allowed"]),
-        ("sm_89", row("depth: 2", "depth: 1"), &["row 1 of t.ron", "depth is 1, 0 to 0 are allowed"]),
+        ("sm_120", row("depth: 1", "depth: 3"), &["row 1 of t.ron", "depth is 3, which is no power of two"]),
+        ("sm_120", row("depth: 1", "depth: 64"), &["row 1 of t.ron", "depth is 64, 0 to 32 are allowed"]),
+        ("sm_89", row("", ""), &["row 1 of t.ron", "depth is 1, 0 to 0 are allowed"]),
         ("x86-64", attention("unit_tiles: 1", "unit_tiles: 0"), &["unit_tiles is 0, 1 to 1024 are allowed"]),
         ("x86-64", attention("query_tokens: 1", "query_tokens: 129"), &["query_tokens is 129, 1 to 128"]),
         ("x86-64", attention("split: 0", "split: 63"), &["split is 63, 0 and multiples of 64"]),
@@ -69,7 +69,11 @@ fn bad_rows_are_named() {
         check_refused(dir, &args, words);
     }
     assert!(!dir.join("t.rig").exists());
-    for rows in [good, row("schedule:", "card: \"rtx5080\", schedule:"), row("gate_up", "gate_up").replace(", format: \"f32\"", "")] {
+    for rows in [
+        good,
+        row("schedule:", "card: \"rtx5080\", schedule:"),
+        row("gate_up", "gate_up").replace(", format: \"f32\"", ""),
+    ] {
         fs::write(dir.join("t.ron"), format!("[{rows}]")).unwrap();
         let o = rigc(dir, &["compile", "m.gguf", "--target", "sm_120", "--schedules", "t.ron", "--emit", "plan"]);
         assert_eq!(o.code, Some(0), "{}", o.err);
@@ -90,7 +94,8 @@ fn shared_memory_of_a_row() {
         fs::write(dir.join("t.ron"), format!("[{row}]")).unwrap();
     };
     table(4);
-    let words = ["row 1 of t.ron", "needs", "bytes of shared memory, a CTA of rtx5090 has 101376: take a depth of at most 1"];
+    let words =
+        ["row 1 of t.ron", "needs", "bytes of shared memory, a CTA of rtx5090 has 101376: take a depth of at most 1"];
     check_refused(dir, &args, &words);
     table(1);
     assert_eq!(rigc(dir, &args).code, Some(0));
@@ -117,7 +122,9 @@ fn printed_rows_are_a_table() {
 #[test]
 fn help_has_the_format() {
     let o = rigc(shared(), &["help", "compile"]);
-    for words in ["(op: \"project\", tokens: (1, 1)", "card: \"rtx5090\"", "Gpu((ctas: 170", "Cpu((prologue:", "1 to 65535"] {
+    for words in
+        ["(op: \"project\", tokens: (1, 1)", "card: \"rtx5090\"", "Gpu((ctas: 170", "Cpu((prologue:", "1 to 65535"]
+    {
         assert!(o.text().contains(words), "{words}");
     }
 }

@@ -1,7 +1,8 @@
 //! The rules of kernel IR.
 
 use super::{
-    Access, Arg, Binary, Buf, BufDecl, Compare, Inst, Kernel, MOST_ELEMENTS, Mem, Space, Special, Stmt, Ty, Unary, Value, Var,
+    Access, Arg, Binary, Buf, BufDecl, Compare, Inst, Kernel, MOST_ELEMENTS, Mem, Space, Special, Stmt, Ty, Unary,
+    Value, Var,
 };
 use crate::abi::Signature;
 use crate::{Error, Result, Verified};
@@ -9,8 +10,8 @@ use crate::{Error, Result, Verified};
 impl Kernel {
     /// Checks that every value is defined before it is used in its scope, that types agree, that buffers exist and are
     /// writable where written, that calls match their signatures, that scratch buffers do not overlap, that constants
-    /// are declared as what they are, and that only what its kind of machine has is used. Constant indices, and constants
-    /// that are added to an index, stay inside of the buffer, and no loop index wraps. A kernel for a GPU waits for the
+    /// are declared as what they are, and that only what its kind of machine has is used. Where an access is certain,
+    /// constant indices, and constants that are added to an index, stay inside of the buffer, and no loop index wraps. A kernel for a GPU waits for the
     /// launch before exactly once on every path, and uses what that may still write after it only. Parallel loops stand in
     /// no loop, and barriers in no parallel loop.
     ///
@@ -23,6 +24,7 @@ impl Kernel {
             tickets: 0,
             awaited: false,
             inside: Inside::Nothing,
+            certain: true,
         };
         v.buffers()?;
         v.block(&self.body)?;
@@ -51,6 +53,8 @@ struct Verifier<'a> {
     /// Whether the launch before has been waited for, on every path to here.
     awaited: bool,
     inside: Inside,
+    /// Whether what comes now is executed whenever the kernel is.
+    certain: bool,
 }
 
 impl Verifier<'_> {
@@ -138,9 +142,9 @@ impl Verifier<'_> {
     }
 
     /// An access of so many bytes at an index, as far as constants show where that is: as additions do not wrap, an index
-    /// is at least each constant that is added to it.
+    /// is at least each constant that is added to it. What a condition guards may never be executed.
     fn within(&self, decl: &BufDecl, index: Value, bytes: u64) -> Result<()> {
-        let Some(least) = self.least(index) else { return Ok(()) };
+        let Some(least) = self.least(index).filter(|_| self.certain) else { return Ok(()) };
         let end = least * u64::from(decl.mem.bytes()) + bytes;
         self.ensure(end <= decl.bytes, || {
             format!("%{} is {least} or more, outside of the {} bytes of buffer {}", index.0, decl.bytes, decl.name)
@@ -183,15 +187,16 @@ impl Verifier<'_> {
         }
     }
 
-    /// The body of a loop, which may run any number of times.
-    fn indexed(&mut self, index: Value, body: &[Stmt], inside: Inside) -> Result<()> {
+    /// The body of a loop, which may run any number of times; `runs` says whether once at least.
+    fn indexed(&mut self, index: Value, body: &[Stmt], inside: Inside, runs: bool) -> Result<()> {
         self.define(index, true)?;
         let is_index = self.kernel.values[index.0 as usize] == (Inst::Index, Ty::I32);
         self.ensure(is_index, || format!("%{} is no loop index", index.0))?;
-        let (around, awaited) = (self.inside, self.awaited);
+        let (around, awaited, certain) = (self.inside, self.awaited, self.certain);
         self.inside = if around < inside { inside } else { around };
+        self.certain &= runs;
         self.block(body)?;
-        self.inside = around;
+        (self.inside, self.certain) = (around, certain);
         self.ensure(self.awaited == awaited, || "a loop waits for the launch before".into())?;
         self.define(index, false)
     }
@@ -223,14 +228,19 @@ impl Verifier<'_> {
                     let (end, last) = (*end as u32, u32::MAX - (step - 1));
                     self.ensure(end <= last, || format!("%{} wraps: a loop to {end} in steps of {step}", index.0))?;
                 }
-                self.indexed(*index, body, Inside::Loop)?;
+                let runs = matches!(
+                    (self.kernel.inst(*from), self.kernel.inst(*to)),
+                    (Inst::Int(from), Inst::Int(to)) if (*from as u32) < *to as u32
+                );
+                self.indexed(*index, body, Inside::Loop, runs)?;
             }
             Stmt::If { cond, then, other } => {
                 self.want(*cond, Ty::Bool)?;
-                let before = self.awaited;
+                let (before, certain) = (self.awaited, std::mem::replace(&mut self.certain, false));
                 self.block(then)?;
                 let awaited = std::mem::replace(&mut self.awaited, before);
                 self.block(other)?;
+                self.certain = certain;
                 self.ensure(self.awaited == awaited, || {
                     "one side of a branch waits for the launch before, the other does not".into()
                 })?;
@@ -241,7 +251,7 @@ impl Verifier<'_> {
                 self.want(*count, Ty::I32)?;
                 self.ensure(*ticket == self.tickets, || format!("ticket {ticket} is out of order"))?;
                 self.tickets += 1;
-                self.indexed(*index, body, Inside::Parallel)?;
+                self.indexed(*index, body, Inside::Parallel, false)?;
             }
             Stmt::Barrier => {
                 self.on_gpu(false, "a barrier of workers")?;

@@ -232,7 +232,9 @@ impl Pool {
         if shared.workers == 1 {
             return job(0);
         }
-        let _bound = self.others.as_ref().map(Bound::new);
+        // Where this thread runs it mostly stays, so only the first of many jobs has to move it.
+        let elsewhere = self.others.as_ref().filter(|others| !others.has_this_thread());
+        let _bound = elsewhere.map(Bound::new);
         // SAFETY: only the lifetime changes. The pointer is followed by threads that `running` counts, and this function
         // does not return, nor unwind, before that count is 0.
         let erased: Job = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(job) };

@@ -349,7 +349,9 @@ impl Emitter<'_> {
     fn copies_of_loop(&mut self, body: &[Stmt]) -> Result<()> {
         for stmt in body {
             match stmt {
-                Stmt::If { then, other, .. } => [then, other].into_iter().try_for_each(|code| self.copies_of_loop(code))?,
+                Stmt::If { then, other, .. } => {
+                    [then, other].into_iter().try_for_each(|code| self.copies_of_loop(code))?
+                }
                 Stmt::BulkCopy(BulkCopy { to: (buf, index), .. }) if self.values.contains_key(index) => {
                     self.address(*buf, *index)?;
                 }

@@ -70,7 +70,8 @@ mod tests {
     fn load(index: impl FnOnce(&mut Builder) -> Value) -> Result<String> {
         let mut b = Builder::new("k");
         b.set_grid(Grid { ctas: 1, threads: 32 });
-        let (from, to) = (b.param("from", Mem::I32, 4 * MOST_ELEMENTS, Access::Read), b.param("to", Mem::I32, 4, Access::Write));
+        let (from, to) =
+            (b.param("from", Mem::I32, 4 * MOST_ELEMENTS, Access::Read), b.param("to", Mem::I32, 4, Access::Write));
         b.await_previous();
         let index = index(&mut b);
         let (zero, v) = (b.int(0), b.load(from, index, Mem::I32));
@@ -83,7 +84,8 @@ mod tests {
     #[test]
     fn offsets_have_31_bits() {
         let most = (1 << 29) - 1;
-        for (index, offset) in [(1usize, Some("+4]")), (most, Some("+2147483644]")), (most + 1, None), (1 << 31, None)] {
+        for (index, offset) in [(1usize, Some("+4]")), (most, Some("+2147483644]")), (most + 1, None), (1 << 31, None)]
+        {
             let constant = load(|b| b.size(index));
             match offset {
                 Some(offset) => assert!(constant.unwrap().contains(offset), "{index}"),
@@ -98,7 +100,9 @@ mod tests {
                 b.iadd_const(position, index)
             });
             let text = text.unwrap();
-            assert_eq!((text.contains(offset.unwrap_or("+0]")), text.contains("add.s32")), (true, offset.is_none()), "{text}");
+            // The position, or what is the sum.
+            let of_position = text.contains("mad.wide.u32 %d6, %r0, 4");
+            assert_eq!((text.contains(offset.unwrap_or("+0]")), of_position), (true, offset.is_some()), "{text}");
         }
     }
 }
