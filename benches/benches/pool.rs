@@ -27,12 +27,12 @@ fn pool(c: &mut Criterion) {
         let entry = KernelEntry {
             name: "ret".into(),
             hash: String::new(),
-            module: 0,
             offset: 0,
             bytes: 1,
+            tokens: 1,
             tickets: 1,
             scratch_bytes: 0,
-            params: 0,
+            params: Vec::new(),
             grid: None,
             work: Work::default(),
         };

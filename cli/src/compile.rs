@@ -21,8 +21,8 @@ pub struct Args {
     /// Artifact to write [default: the model's name with .rig, in this directory]
     #[arg(short, long, value_name = "NAME.rig")]
     output: Option<PathBuf>,
-    /// Print stages instead of writing the artifact: graph,fused,kernel,plan for every target, clif,asm for CPUs, ptx for
-    /// GPUs
+    /// Print stages instead of writing the artifact: graph,fused,schedule,kernel,plan for every target, clif,asm for CPUs,
+    /// ptx for GPUs
     #[arg(long, value_name = "STAGES", value_delimiter = ',', conflicts_with = "output")]
     emit: Vec<String>,
 }

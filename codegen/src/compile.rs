@@ -3,15 +3,16 @@
 use crate::back;
 use crate::lower::{KernelTable, lower};
 use crate::passes::{self, PassContext};
-use ir::artifact::{Artifact, EntryPoint, KernelEntry, Manifest, ModuleEntry, SIGNATURE};
+use ir::artifact::{Artifact, EntryPoint, KernelEntry, Manifest, ModuleEntry, Param, SIGNATURE, kernels_hash};
 use ir::front::{self, EntryShape, Tensors};
 use ir::gguf::{Metadata, ModelIdentity};
 use ir::quant::Format;
-use ir::spec::hex;
+use ir::spec::{KernelSpec, hex};
 use ir::target::Target;
 use ir::{Error, Result};
-use kernels_gen::schedule::Row;
+use kernels_gen::schedule::{self, Row};
 use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 
 /// Capacities of the verification entry points.
 const BATCHES: [usize; 4] = [2, 4, 8, 16];
@@ -19,9 +20,9 @@ const BATCHES: [usize; 4] = [2, 4, 8, 16];
 const CHUNK: usize = 128;
 
 /// The stages that have a text form, in order.
-pub const STAGES: &[&str] = &["graph", "fused", "kernel", "plan", "clif", "asm", "ptx"];
+pub const STAGES: &[&str] = &["graph", "fused", "schedule", "kernel", "plan", "clif", "asm", "ptx"];
 /// How many of them, from the front, every target has.
-const COMMON: usize = 4;
+const COMMON: usize = 5;
 
 /// The [`STAGES`] of a target.
 pub fn stages(target: &Target) -> Vec<&'static str> {
@@ -123,6 +124,13 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
         plans.push(EntryPoint { name, tokens: tokens as u32, all_logits, plan });
     }
     table.add_repacks(target)?;
+    let specs: Vec<&KernelSpec> = table.kernels.iter().map(|k| &k.spec).collect();
+    schedule::check_used(options.schedules, &specs, target)?;
+    let mut rows =
+        table.kernels.iter().map(|k| schedule::row(&k.spec, &k.schedule, target)).collect::<Result<Vec<_>>>()?;
+    let mut seen = HashSet::new();
+    rows.retain(|row| seen.insert(row.clone()));
+    list("schedule", target.name, &|| format!("[\n    {},\n]", rows.join(",\n    ")));
     let mut module = backend.prefix(target)?;
     let mut kernels = Vec::new();
     let want_code = stages.iter().any(|s| ["clif", "asm", "ptx"].contains(s));
@@ -138,12 +146,12 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
         kernels.push(KernelEntry {
             name: k.kernel.name.clone(),
             hash: k.hash.clone(),
-            module: 0,
             offset: module.len() as u64,
             bytes: emitted.code.len() as u64,
+            tokens: k.spec.tokens as u32,
             tickets: k.kernel.tickets,
             scratch_bytes: k.kernel.scratch_bytes,
-            params: k.kernel.params(),
+            params: k.kernel.param_buffers().map(Param::of).collect(),
             grid: k.kernel.grid,
             work: k.work,
         });
@@ -163,12 +171,13 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
         weights: table.weights.clone(),
         states: table.states.clone(),
         entries: plans,
-        kernels,
         modules: vec![ModuleEntry {
             file: backend.module_file().into(),
             sha256: hex(&Sha256::digest(&module)),
+            kernels: kernels_hash(&kernels),
             bytes: module.len() as u64,
         }],
+        kernels,
     };
     let order = |l: &Listing| STAGES.iter().position(|s| *s == l.stage);
     listings.sort_by_key(order);

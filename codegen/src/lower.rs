@@ -2,7 +2,7 @@
 
 use crate::memory::{Lifetime, place};
 use ir::abi::ROW_ALIGN;
-use ir::graph::{Fusion, Graph, Input, NodeId, Op, Ref};
+use ir::graph::{Fusion, Graph, Input, Node, NodeId, Op, Ref};
 use ir::kernel::{Access, Kernel};
 use ir::plan::{Buffer, Place, Plan, Step, Top};
 use ir::spec::{self, KernelSpec, Schedule};
@@ -183,102 +183,115 @@ impl Buffers {
 /// Lowers a fused graph: adds its kernels, weights and states to the table and gives its plan.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for what no kernel covers, [`Error::Verify`] for a graph that is not fused.
+/// [`Error::Unsupported`] for what no kernel covers, [`Error::Schedule`] for a row of a table that a kernel cannot run with,
+/// [`Error::Verify`] for a graph that is not fused.
 pub fn lower(graph: &Verified<Graph>, tokens: usize, target: &Target, table: &mut KernelTable) -> Result<Plan> {
-    let mut buffers = Buffers { list: Vec::new(), of: HashMap::new(), arena: Vec::new(), zeroed: 0 };
-    let mut steps = Vec::new();
-    for (id, node) in graph.iter() {
+    let buffers = Buffers { list: Vec::new(), of: HashMap::new(), arena: Vec::new(), zeroed: 0 };
+    let mut lowering = Lowering { graph, tokens, target, table, buffers, steps: Vec::new() };
+    graph.iter().try_for_each(|(id, node)| lowering.node(id, node))?;
+    lowering.plan()
+}
+
+/// A plan in the making.
+struct Lowering<'a> {
+    graph: &'a Graph,
+    tokens: usize,
+    target: &'a Target,
+    table: &'a mut KernelTable,
+    buffers: Buffers,
+    steps: Vec<Step>,
+}
+
+impl Lowering<'_> {
+    /// The launch of a fusion, or the buffer of a leaf.
+    fn node(&mut self, id: NodeId, node: &Node) -> Result<()> {
         let ty = &node.results[0];
         let bytes = ty.weight_bytes().unwrap_or(0);
+        let buffers = &mut self.buffers;
         let number = match &node.op {
-            Op::Fusion(fusion) => {
-                let step = launch(graph, id, fusion, tokens, target, table, &mut buffers, steps.len())?;
-                steps.push(step);
-                continue;
-            }
-            Op::Weight(name) => buffers.fixed(name, Place::Weight(table.weight(name, ty)), bytes),
+            Op::Fusion(fusion) => return self.launch(id, fusion),
+            Op::Weight(name) => buffers.fixed(name, Place::Weight(self.table.weight(name, ty)), bytes),
             Op::State(name) => {
-                let state = table.state(name, ty)?;
-                buffers.fixed(name, Place::State(state), table.states[state as usize].bytes)
+                let state = self.table.state(name, ty)?;
+                buffers.fixed(name, Place::State(state), self.table.states[state as usize].bytes)
             }
             Op::Input(Input::Tokens) => buffers.fixed("tokens", Place::Tokens, ty.elements() as u64 * 4),
             Op::Input(Input::Position) => buffers.fixed("position", Place::Control, 0),
             other => return Err(Error::verify("graph", format!("{other:?} is left outside the fusions"))),
         };
         buffers.of.insert(id.at(0), number);
+        Ok(())
     }
-    let mut output = |name: &str| {
-        let value = graph.find_output(name)?;
-        let buffer = *buffers.of.get(&value)?;
-        buffers.extend(buffer, steps.len());
-        Some((buffer, graph.ty(value).columns() as u32))
-    };
-    let (logits, _) = output("logits").ok_or_else(|| Error::verify("graph", "it computes no logits"))?;
-    let top = output("top").map(|(buffer, columns)| Top { buffer, k: columns / 2 });
-    let lifetimes: Vec<Lifetime> = buffers.arena.iter().map(|&(_, life)| life).collect();
-    let (offsets, arena_bytes) = place(&lifetimes);
-    for (&(number, _), offset) in buffers.arena.iter().zip(offsets) {
-        buffers.list[number as usize].place = Place::Arena { offset };
-    }
-    Ok(Plan { buffers: buffers.list, steps, logits, top, arena_bytes, zeroed_bytes: buffers.zeroed })
-}
 
-#[allow(clippy::too_many_arguments)]
-fn launch(
-    graph: &Graph,
-    id: NodeId,
-    fusion: &Fusion,
-    tokens: usize,
-    target: &Target,
-    table: &mut KernelTable,
-    buffers: &mut Buffers,
-    step: usize,
-) -> Result<Step> {
-    let number = table.kernel(fusion, tokens, target)?;
-    let mut operands = Vec::new();
-    for value in &graph.node(id).inputs {
-        let &buffer = buffers.of.get(value).ok_or_else(|| Error::verify("graph", "an operand has no buffer"))?;
-        buffers.extend(buffer, step);
-        operands.push(buffer);
-    }
-    let kernel = &table.kernels[number];
-    let declared: Vec<_> = kernel.kernel.param_buffers().collect();
-    for (decl, &number) in declared.iter().zip(&operands) {
-        let Buffer { name, place, .. } = &buffers.list[number as usize];
-        let (constant, weight) = (decl.access == Access::Constant, matches!(place, Place::Weight(_)));
-        // A load of a constant may miss what a launch has written.
-        if constant && !weight || weight && decl.access == Access::Write {
-            let what = format!("{} takes {name}, at {place:?}, as {:?}", fusion.kind, decl.access);
-            return Err(Error::verify("graph", what));
+    fn launch(&mut self, id: NodeId, fusion: &Fusion) -> Result<()> {
+        let number = self.table.kernel(fusion, self.tokens, self.target)?;
+        let (buffers, step) = (&mut self.buffers, self.steps.len());
+        let mut operands = Vec::new();
+        for value in &self.graph.node(id).inputs {
+            let &buffer = buffers.of.get(value).ok_or_else(|| Error::verify("graph", "an operand has no buffer"))?;
+            buffers.extend(buffer, step);
+            operands.push(buffer);
         }
-    }
-    for (i, (name, value)) in fusion.body.outputs().iter().enumerate() {
-        let producer = fusion.body.node(value.node);
-        let buffer = match producer.op {
-            Op::KvAppend => match fusion.body.node(producer.inputs[0].node).op {
-                Op::Param(n) => operands[n as usize],
-                _ => return Err(Error::verify("graph", "a KV append to something other than a state")),
-            },
-            _ => {
-                let number = buffers.arena(name.clone(), declared[operands.len()].bytes, step);
-                operands.push(number);
-                number
+        let kernel = &self.table.kernels[number];
+        let declared: Vec<_> = kernel.kernel.param_buffers().collect();
+        for (decl, &number) in declared.iter().zip(&operands) {
+            let Buffer { name, place, .. } = &buffers.list[number as usize];
+            let (constant, weight) = (decl.access == Access::Constant, matches!(place, Place::Weight(_)));
+            // A load of a constant may miss what a launch has written.
+            if constant && !weight || weight && decl.access == Access::Write {
+                let what = format!("{} takes {name}, at {place:?}, as {:?}", fusion.kind, decl.access);
+                return Err(Error::verify("graph", what));
             }
+        }
+        for (i, (name, value)) in fusion.body.outputs().iter().enumerate() {
+            let producer = fusion.body.node(value.node);
+            let buffer = match producer.op {
+                Op::KvAppend => match fusion.body.node(producer.inputs[0].node).op {
+                    Op::Param(n) => operands[n as usize],
+                    _ => return Err(Error::verify("graph", "a KV append to something other than a state")),
+                },
+                _ => {
+                    let number = buffers.arena(name.clone(), declared[operands.len()].bytes, step);
+                    operands.push(number);
+                    number
+                }
+            };
+            buffers.of.insert(id.at(i as u32), buffer);
+        }
+        let mut offset = 0;
+        for workspace in &kernel.workspaces {
+            let decl = declared[operands.len()];
+            operands.push(match workspace {
+                Workspace::Scratch => buffers.arena(decl.name.clone(), decl.bytes, step),
+                Workspace::Zeroed => {
+                    let place = Place::Zeroed { offset };
+                    offset += decl.bytes.next_multiple_of(ROW_ALIGN as u64);
+                    buffers.fixed(&decl.name, place, decl.bytes)
+                }
+            });
+        }
+        buffers.zeroed = buffers.zeroed.max(offset);
+        self.steps.push(Step::Launch { kernel: number as u32, buffers: operands });
+        Ok(())
+    }
+
+    /// The plan, once all nodes are lowered: results live to its end, and buffers of the arena get their places.
+    fn plan(mut self) -> Result<Plan> {
+        let (graph, end) = (self.graph, self.steps.len());
+        let mut output = |name: &str| {
+            let value = graph.find_output(name)?;
+            let buffer = *self.buffers.of.get(&value)?;
+            self.buffers.extend(buffer, end);
+            Some((buffer, graph.ty(value).columns() as u32))
         };
-        buffers.of.insert(id.at(i as u32), buffer);
+        let (logits, _) = output("logits").ok_or_else(|| Error::verify("graph", "it computes no logits"))?;
+        let top = output("top").map(|(buffer, columns)| Top { buffer, k: columns / 2 });
+        let Buffers { mut list, arena, zeroed, .. } = self.buffers;
+        let lifetimes: Vec<Lifetime> = arena.iter().map(|&(_, life)| life).collect();
+        let (offsets, arena_bytes) = place(&lifetimes);
+        for (&(number, _), offset) in arena.iter().zip(offsets) {
+            list[number as usize].place = Place::Arena { offset };
+        }
+        Ok(Plan { buffers: list, steps: self.steps, logits, top, arena_bytes, zeroed_bytes: zeroed })
     }
-    let mut offset = 0;
-    for workspace in &kernel.workspaces {
-        let decl = declared[operands.len()];
-        operands.push(match workspace {
-            Workspace::Scratch => buffers.arena(decl.name.clone(), decl.bytes, step),
-            Workspace::Zeroed => {
-                let place = Place::Zeroed { offset };
-                offset += decl.bytes.next_multiple_of(ROW_ALIGN as u64);
-                buffers.fixed(&decl.name, place, decl.bytes)
-            }
-        });
-    }
-    buffers.zeroed = buffers.zeroed.max(offset);
-    Ok(Step::Launch { kernel: number as u32, buffers: operands })
 }

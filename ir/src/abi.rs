@@ -28,8 +28,9 @@ pub const MAX_SCRATCH: u64 = 64 << 20;
 /// Distance of work counters: each has a cache line of its own.
 pub const TICKET_BYTES: usize = 64;
 
-/// A generated CPU kernel. Every worker of the pool calls it with its own frame.
-pub type KernelFn = unsafe extern "C" fn(*const Frame);
+/// A CPU kernel. Every worker of the pool calls it with its own frame. One that is generated does not unwind; one that is
+/// written in Rust may.
+pub type KernelFn = unsafe extern "C-unwind" fn(*const Frame);
 
 /// What a kernel receives. Field order is part of the ABI: generated code reads fields by their offsets.
 #[repr(C)]
@@ -110,7 +111,8 @@ pub type QuantizeFn = unsafe extern "C" fn(x: *const f32, out: *mut u8, k: usize
 /// (factors null: 1), i < dim / 2. Computed in f64.
 pub type RopeAnglesFn =
     unsafe extern "C" fn(out: *mut f32, position: usize, tokens: usize, dim: usize, theta: f32, factors: *const f32);
-/// Returns when every worker of the pool has called it; memory written before is visible after.
+/// Returns when every worker of the pool has called it; memory written before is visible after. Once a worker has panicked
+/// it returns at once: the job has failed, and the others leave it as they can.
 pub type BarrierFn = unsafe extern "C" fn(pool: *const u8, worker: usize);
 
 /// What an atom computes, so that generators choose it by meaning; each meaning has one of the function types above.

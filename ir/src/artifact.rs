@@ -1,22 +1,26 @@
 //! The artifact: everything that passes from the compiler to the runtime, except the weights, which stay in the GGUF.
 //!
 //! On disk it is a directory `NAME.rig/` with `manifest.ron` (this module's [`Manifest`]) and one file for each module.
-//! Invariant: the indices inside are in range once [`Manifest::verify`] has passed. Next hop: `runtime` reads it.
+//! Invariant: once [`Manifest::verify`] has passed, indices are in range, and every launch finds buffers of the sizes that
+//! its kernel relies on, and writes only to what is the model's own. Next hop: `runtime` reads it.
 
-use crate::abi::{MAX_SCRATCH, f32_row_bytes};
+use crate::abi::{MAX_SCRATCH, ROW_ALIGN, f32_row_bytes};
 use crate::front::ModelConfig;
 use crate::gguf::ModelIdentity;
 use crate::graph::{MOST_TOP, check_shape};
-use crate::kernel::Grid;
+use crate::kernel::{Access, BufDecl, Grid};
 use crate::plan::{Buffer, Place, Plan, Step, Top};
 use crate::quant::Format;
+use crate::spec::hex;
 use crate::tensor::{Layout, TensorType};
 use crate::work::Work;
 use crate::{Error, Result, Verified};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 
 /// First line of the manifest's contents; another means another format version.
-pub const SIGNATURE: &str = "rigc-artifact-1";
+pub const SIGNATURE: &str = "rigc-artifact-2";
 
 /// A weight tensor as kernels want it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +52,22 @@ impl State {
     }
 }
 
+/// What a kernel demands of a buffer that it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Param {
+    /// The least size that it has; 0 for what is not in memory.
+    pub bytes: u64,
+    /// Whether the kernel may write to it.
+    pub written: bool,
+}
+
+impl Param {
+    /// What the kernel of a declaration demands.
+    pub fn of(decl: &BufDecl) -> Param {
+        Param { bytes: decl.bytes, written: decl.access == Access::Write }
+    }
+}
+
 /// A compiled kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelEntry {
@@ -55,18 +75,18 @@ pub struct KernelEntry {
     pub name: String,
     /// Hex SHA-256 of its spec and schedule text.
     pub hash: String,
-    /// Module number.
-    pub module: u32,
     /// Byte offset of its code in the module.
     pub offset: u64,
     /// Bytes of code.
     pub bytes: u64,
+    /// Most tokens of a step that it computes.
+    pub tokens: u32,
     /// Stages that have work counters: [`crate::abi::Frame::tickets`].
     pub tickets: u32,
     /// Scratch bytes for each worker, or shared memory of each CTA.
     pub scratch_bytes: u64,
-    /// Number of buffers it takes.
-    pub params: u32,
+    /// The buffers that it takes.
+    pub params: Vec<Param>,
     /// Its threads, if it is for a GPU.
     pub grid: Option<Grid>,
     /// What a launch moves and computes.
@@ -80,8 +100,16 @@ pub struct ModuleEntry {
     pub file: String,
     /// Hex SHA-256 of its bytes.
     pub sha256: String,
+    /// [`kernels_hash`] of the kernels in it.
+    pub kernels: String,
     /// Its size.
     pub bytes: u64,
+}
+
+/// Hex SHA-256 of the entries of kernels. Their code relies on figures there that nothing else tells, such as the size of
+/// its scratch memory, so a module records for which entries it was made.
+pub fn kernels_hash(kernels: &[KernelEntry]) -> String {
+    hex(&Sha256::digest(format!("{kernels:?}")))
 }
 
 /// A way to run the model.
@@ -128,7 +156,7 @@ pub struct Manifest {
     pub entries: Vec<EntryPoint>,
     /// Kernels in the order of their numbers.
     pub kernels: Vec<KernelEntry>,
-    /// Modules in the order of their numbers.
+    /// Modules; there is one, with all kernels.
     pub modules: Vec<ModuleEntry>,
 }
 
@@ -163,17 +191,24 @@ impl Manifest {
             )));
         }
         let bad = |what: String| Err(Error::verify("manifest", what));
-        if self.context == 0 || self.entries.is_empty() || self.entries[0].tokens != 1 {
+        if self.context == 0 || self.entries.first().is_none_or(|e| e.tokens != 1) {
             return bad("it has no context or no decode entry point".into());
+        }
+        if let Some([a, b]) = self.entries.array_windows().find(|[a, b]| a.tokens >= b.tokens) {
+            return bad(format!("entry {} of {} tokens comes before one of {}", a.name, a.tokens, b.tokens));
+        }
+        let [module] = self.modules.as_slice() else {
+            return bad(format!("it has {} modules instead of one", self.modules.len()));
+        };
+        let vocab = self.config.vocab;
+        if !self.weights.iter().any(|w| w.ty.shape.len() == 2 && w.ty.rows() == vocab) {
+            return bad(format!("no weight has a row for each of the {vocab} tokens"));
         }
         let types = self.weights.iter().map(|w| (&w.name, &w.ty)).chain(self.states.iter().map(|s| (&s.name, &s.ty)));
         for (name, ty) in types {
             check_shape(&ty.shape).map_err(|e| Error::verify("manifest", format!("'{name}': {e}")))?;
         }
         for (i, k) in self.kernels.iter().enumerate() {
-            let Some(module) = self.modules.get(k.module as usize) else {
-                return bad(format!("kernel {i} is in module {}, which is not there", k.module));
-            };
             if k.offset.checked_add(k.bytes).is_none_or(|end| end > module.bytes) {
                 return bad(format!("kernel {i} lies outside its module"));
             }
@@ -187,10 +222,20 @@ impl Manifest {
                 return bad(format!("kernel {i} has no SHA-256"));
             }
         }
+        if module.kernels != kernels_hash(&self.kernels) {
+            return bad("the kernels are not those of the module".into());
+        }
         for w in &self.weights {
-            let kernel = w.repack.map(|k| self.kernels.get(k as usize).map(|k| k.params));
-            if kernel.is_some_and(|params| params != Some(2)) {
-                return bad(format!("weight '{}' has no kernel of two parameters that repacks it", w.name));
+            if let Some(number) = w.repack {
+                let raw = TensorType { layout: Layout::Rows, ..w.ty.clone() };
+                let room = [(raw.weight_bytes(), false), (w.ty.weight_bytes(), true)];
+                let fits = |(p, (room, own)): (&Param, (Option<u64>, bool))| {
+                    room.is_some_and(|room| room >= p.bytes) && (own || !p.written)
+                };
+                let kernel = self.kernels.get(number as usize).filter(|k| k.params.len() == 2);
+                if !kernel.is_some_and(|k| k.params.iter().zip(room).all(fits)) {
+                    return bad(format!("weight '{}' has no kernel of two parameters that repacks it", w.name));
+                }
             }
             if w.ty.layout.is_kv() {
                 return bad(format!("weight '{}' has the layout of a KV cache", w.name));
@@ -216,10 +261,14 @@ impl Manifest {
 
     fn verify_plan(&self, e: &EntryPoint) -> Result<()> {
         let bad = |what: String| Err(Error::verify("manifest", format!("entry {}: {what}", e.name)));
+        if e.tokens > self.context {
+            return bad(format!("it takes {} tokens, the context is {}", e.tokens, self.context));
+        }
         for (i, b) in e.plan.buffers.iter().enumerate() {
+            let after = |offset: u64, all: u64| all.checked_sub(offset).filter(|_| offset % ROW_ALIGN as u64 == 0);
             let room = match b.place {
-                Place::Arena { offset } => e.plan.arena_bytes.checked_sub(offset),
-                Place::Zeroed { offset } => e.plan.zeroed_bytes.checked_sub(offset),
+                Place::Arena { offset } => after(offset, e.plan.arena_bytes),
+                Place::Zeroed { offset } => after(offset, e.plan.zeroed_bytes),
                 Place::Weight(n) => self.weights.get(n as usize).and_then(|w| w.ty.weight_bytes()),
                 Place::State(n) => self.states.get(n as usize).map(|s| s.bytes),
                 Place::Tokens => Some(u64::from(e.tokens) * 4),
@@ -233,15 +282,26 @@ impl Manifest {
             let Some(k) = self.kernels.get(*kernel as usize) else {
                 return bad(format!("kernel {kernel} is not there"));
             };
-            if buffers.len() != k.params as usize || buffers.iter().any(|&b| b as usize >= e.plan.buffers.len()) {
+            let buffers: Option<Vec<&Buffer>> = buffers.iter().map(|&b| e.plan.buffers.get(b as usize)).collect();
+            let Some(buffers) = buffers.filter(|buffers| buffers.len() == k.params.len()) else {
                 return bad(format!("kernel {kernel} is launched with the wrong buffers"));
+            };
+            if k.tokens < e.tokens {
+                return bad(format!("it takes {} tokens, kernel {kernel} only {}", e.tokens, k.tokens));
             }
+            for (b, p) in buffers.iter().zip(&k.params) {
+                let own = matches!(b.place, Place::Arena { .. } | Place::Zeroed { .. } | Place::State(_));
+                if b.bytes < p.bytes || (p.written && !own) {
+                    let rule = if p.written { "of its own" } else { "" };
+                    return bad(format!("kernel {kernel} wants {} bytes {rule} where buffer {} is", p.bytes, b.name));
+                }
+            }
+        }
+        if !apart(&e.plan) {
+            return bad("buffers that live at the same time overlap".into());
         }
         if e.plan.zeroed_bytes > MAX_SCRATCH {
             return bad(format!("it wants {} bytes of zeroed memory, more than {MAX_SCRATCH}", e.plan.zeroed_bytes));
-        }
-        if e.tokens > self.context {
-            return bad(format!("it takes {} tokens, the context is {}", e.tokens, self.context));
         }
         let rows = if e.all_logits { u64::from(e.tokens) } else { 1 };
         let vocab = self.config.vocab;
@@ -265,4 +325,44 @@ impl Manifest {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether buffers that live at the same time are apart, in the arena and in the zeroed memory. A buffer lives from the
+/// first launch that takes it to the last one; results live to the end.
+fn apart(plan: &Plan) -> bool {
+    let none = (usize::MAX, 0);
+    let mut lives = vec![none; plan.buffers.len()];
+    let mut used = |buffer: u32, step: usize| {
+        if let Some((first, last)) = lives.get_mut(buffer as usize) {
+            (*first, *last) = (step.min(*first), step.max(*last));
+        }
+    };
+    for (step, Step::Launch { buffers, .. }) in plan.steps.iter().enumerate() {
+        buffers.iter().for_each(|&b| used(b, step));
+    }
+    let results = [Some(plan.logits), plan.top.map(|top| top.buffer)];
+    results.into_iter().flatten().for_each(|b| used(b, plan.steps.len()));
+    let mut events = vec![(Vec::new(), Vec::new()); plan.steps.len() + 1];
+    for (b, (first, last)) in plan.buffers.iter().zip(lives).filter(|(b, life)| b.bytes > 0 && *life != none) {
+        let place = match b.place {
+            Place::Arena { offset } => (0, offset),
+            Place::Zeroed { offset } => (1, offset),
+            _ => continue,
+        };
+        events[first].0.push((place, b.bytes));
+        events[last].1.push(place);
+    }
+    let mut living: BTreeMap<(u8, u64), u64> = BTreeMap::new();
+    events.into_iter().all(|(born, dead)| {
+        let apart = born.into_iter().all(|((memory, offset), bytes)| {
+            let end = offset + bytes;
+            // The one that begins last before this one's end ends before this one, or is in the other memory.
+            let before = living.range(..(memory, end)).next_back();
+            let apart = before.is_none_or(|(&(m, at), &bytes)| m != memory || at + bytes <= offset);
+            living.insert((memory, offset), bytes);
+            apart
+        });
+        dead.iter().for_each(|place| _ = living.remove(place));
+        apart
+    })
 }

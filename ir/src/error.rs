@@ -22,6 +22,14 @@ pub enum Error {
         /// The rule and the ids involved.
         what: String,
     },
+    /// A table of schedules, or one of its rows, cannot be used.
+    #[error("{row}: {what}")]
+    Schedule {
+        /// The file, and the number of the row in it.
+        row: String,
+        /// The rule that it breaks, with what is allowed.
+        what: String,
+    },
     /// Understood, but not built; refused when compiling.
     #[error("{feature} is not supported{}; {hint}", target.as_deref().map(|t| format!(" for {t}")).unwrap_or_default())]
     Unsupported {

@@ -21,6 +21,8 @@ pub enum Role {
     Appended,
     /// Attends to it: a KV cache.
     Attended,
+    /// Is told it by the launch: the position, which is not in memory.
+    Position,
     /// Reads or writes it as it is.
     Plain,
 }
@@ -58,7 +60,7 @@ impl Role {
         match self {
             Role::Matrix | Role::Table | Role::Repacked => Access::Constant,
             Role::Appended => Access::Write,
-            Role::Attended | Role::Plain => Access::Read,
+            Role::Attended | Role::Position | Role::Plain => Access::Read,
         }
     }
 }
@@ -71,6 +73,7 @@ fn operand(node: &Node, at: usize) -> Result<Role> {
         (Op::Repack { .. }, _) => Role::Repacked,
         (Op::KvAppend, 0) => Role::Appended,
         (Op::Attention { .. }, 1 | 2) => Role::Attended,
+        (Op::KvAppend, 2) | (Op::Attention { .. }, 3) | (Op::RopeAngles { .. }, 0) => Role::Position,
         // Every op is named, so that a new one says what it does with its operands.
         (
             Op::MatMul

@@ -2,11 +2,12 @@
 //!
 //! Invariant: a kernel is a pure function of the two texts, so their hash is its cache key and its line in the lock file.
 
+use crate::abi::KV_BLOCK;
 use crate::graph::Graph;
-use crate::target::Target;
-use crate::{Error, Result};
+use crate::target::{Machine, Target};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::ops::RangeInclusive;
 
 /// What a kernel computes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -42,6 +43,9 @@ pub enum Prologue {
     /// Token by token over the workers, then a barrier.
     Shared,
 }
+
+/// Most KV positions of a split: sums of a split and a position have 32 bits.
+const MOST_SPLIT: u32 = 1 << 24;
 
 /// How a CPU kernel is laid out in time. Plain numbers; an op uses those that concern it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -82,27 +86,45 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// Checks the figures.
+    /// Checks the figures of a kernel for `tokens` tokens on `target`. They bound the memory that a kernel can ask for; that
+    /// its shared memory fits a card is checked when it is made.
     ///
     /// # Errors
-    /// [`Error::Verify`] naming the figure.
-    pub fn check(&self, tokens: usize) -> Result<()> {
-        let bad = |what: &str| Err(Error::verify("schedule", format!("{what}: {self}")));
-        match self {
-            Schedule::Cpu(s) if s.unit_tiles == 0 || s.query_tokens == 0 => bad("a unit is empty"),
-            Schedule::Cpu(s) if !(s.split as usize).is_multiple_of(crate::abi::KV_BLOCK) => {
-                bad("the split is no multiple of the KV block")
+    /// A clause that names the figure and what is allowed.
+    pub fn check(&self, tokens: usize, target: &Target) -> Result<(), String> {
+        let within = |what: &str, n: u32, range: RangeInclusive<u32>| match range.contains(&n) {
+            true => Ok(()),
+            false => Err(format!("{what} is {n}, {} to {} are allowed", range.start(), range.end())),
+        };
+        let power = |what: &str, n: u32| match n.is_power_of_two() {
+            true => Ok(()),
+            false => Err(format!("{what} is {n}, which is no power of two")),
+        };
+        match (self, &target.machine) {
+            (Schedule::Cpu(s), Machine::Cpu(_)) => {
+                within("unit_tiles", s.unit_tiles, 1..=1024)?;
+                within("query_tokens", s.query_tokens, 1..=128)?;
+                if !(s.split as usize).is_multiple_of(KV_BLOCK) || s.split > MOST_SPLIT {
+                    let rule = format!("0 and multiples of {KV_BLOCK} up to {MOST_SPLIT} are allowed");
+                    return Err(format!("split is {}, {rule}", s.split));
+                }
+                if s.prologue == Prologue::PerWorker && tokens > 1 {
+                    return Err(format!("prologue is PerWorker, which is for one token, not for {tokens}"));
+                }
+                Ok(())
             }
-            Schedule::Cpu(s) if s.prologue == Prologue::PerWorker && tokens > 1 => {
-                bad("a prologue by every worker is for one token")
+            (Schedule::Gpu(s), Machine::Gpu(gpu)) => {
+                within("ctas", s.ctas, 1..=65_535)?;
+                within("warps", s.warps, 1..=32)?;
+                within("streams", s.streams, 1..=s.warps)?;
+                within("chunk", s.chunk, 1..=4096)?;
+                power("chunk", s.chunk)?;
+                // The lanes of a warp prepare the mbarriers of its ring, one each.
+                within("depth", s.depth, 0..=if gpu.bulk_copies() { 32 } else { 0 })?;
+                if s.depth > 0 { power("depth", s.depth) } else { Ok(()) }
             }
-            Schedule::Gpu(s) if s.ctas == 0 || s.warps == 0 || s.warps > 32 => bad("a grid is empty or too large"),
-            Schedule::Gpu(s) if s.streams == 0 || s.streams > s.warps => {
-                bad("no warps multiply, or more than there are")
-            }
-            Schedule::Gpu(s) if s.chunk < 32 || !s.chunk.is_power_of_two() => bad("a chunk is no power of two"),
-            Schedule::Gpu(s) if s.depth > 0 && !s.depth.is_power_of_two() => bad("a depth is no power of two"),
-            _ => Ok(()),
+            (Schedule::Cpu(_), Machine::Gpu(_)) => Err(format!("a Cpu schedule is not for {}", target.name)),
+            (Schedule::Gpu(_), Machine::Cpu(_)) => Err(format!("a Gpu schedule is not for {}", target.name)),
         }
     }
 }

@@ -48,7 +48,8 @@ impl Work {
                 Role::Repacked => work.weight_bytes += ty.weight_bytes().unwrap_or(0),
                 Role::Appended => work.appended_bytes += position(ty) * tokens,
                 Role::Attended => work.attended_bytes += position(ty),
-                // Positions and tokens.
+                Role::Position => {}
+                // Tokens.
                 Role::Plain if ty.elem == Elem::I32 => {}
                 Role::Plain if ty.shape.len() == 1 => work.weight_bytes += floats(ty),
                 Role::Plain => work.activation_bytes += floats(ty),

@@ -74,6 +74,11 @@ pub(crate) fn param(body: &Graph, value: Ref) -> Option<u32> {
     }
 }
 
+/// The body parameter that a value is, if it has one dimension.
+pub(crate) fn vector(body: &Graph, value: Ref) -> Option<u32> {
+    param(body, value).filter(|_| body.ty(value).shape.len() == 1)
+}
+
 /// Reads `value` as a matrix product over a parameter's rows; `None` if it is something else.
 pub(crate) fn linear(body: &Graph, value: Ref) -> Option<Linear> {
     let product = node(body, value);

@@ -45,7 +45,7 @@ pub enum Workspace {
 /// [`Error::Unsupported`] for an unknown op or a body that the op does not cover, [`Error::Verify`] for a schedule that
 /// fails its check.
 pub fn generate(spec: &KernelSpec, schedule: &Schedule, target: &Target) -> Result<Generated> {
-    schedule.check(spec.tokens)?;
+    schedule.check(spec.tokens, target).map_err(|what| Error::verify("schedule", what))?;
     let op = ops::ALL.iter().find(|op| op.name == spec.kind).ok_or_else(|| {
         Error::unsupported(format!("fused op '{}'", spec.kind), "the registry of fused ops has no such name")
     })?;

@@ -1,10 +1,12 @@
 //! Chooses schedules: rows of tables first, else by rule from the spec's figures.
 //!
-//! A row names an op, the capacities and the widths that it holds for, and the schedule. The tables in
+//! A row names an op, the capacities, shapes, formats and the card that it holds for, and the schedule. The tables in
 //! `kernels-gen/schedules`, RON files, one for each target, are part of the program; rows that a caller gives come
-//! before.
+//! before. Invariant: a row is used as it is or refused.
 
 use crate::Generated;
+use crate::body::Matrix;
+use crate::gpu::dot::chunk;
 use ir::abi::{KV_BLOCK, TILE_ROWS, WARP_ROWS};
 use ir::graph::Op;
 use ir::quant::Format;
@@ -14,7 +16,7 @@ use ir::tensor::{Elem, TensorType};
 use ir::{Error, Result};
 use serde::Deserialize;
 
-/// A row of a table.
+/// A row of a table: the kernels that it is for, and their schedule.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Row {
@@ -24,16 +26,206 @@ pub struct Row {
     tokens: (usize, usize),
     /// Columns of the first weight matrix, first to last; (0, 0) where there is none.
     columns: (usize, usize),
+    /// Rows of the first weight matrix, first to last.
+    #[serde(default)]
+    rows: Option<(usize, usize)>,
+    /// Formats of the weight matrices, as [`formats`] has them.
+    #[serde(default)]
+    format: Option<String>,
+    /// Name of the card.
+    #[serde(default)]
+    card: Option<String>,
     /// What to use.
     schedule: Schedule,
+    /// The file, and the number in it.
+    #[serde(skip)]
+    place: String,
 }
 
-/// The rows of a table.
+/// The rows of the table `text`, which is that of `file`. `format: "q4_k"` may stand for `format: Some("q4_k")`.
 ///
 /// # Errors
-/// [`Error::Verify`] naming the place.
-pub fn rows(text: &str) -> Result<Vec<Row>> {
-    ron::from_str(text).map_err(|e| Error::verify("schedule table", e.to_string()))
+/// [`Error::Schedule`] naming the place, also for a name that no row can have.
+pub fn rows(text: &str, file: &str) -> Result<Vec<Row>> {
+    let options = ron::Options::default().with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME);
+    let rows = options.from_str::<Vec<Row>>(text);
+    let mut rows =
+        rows.map_err(|e| Error::Schedule { row: file.into(), what: format!("is no schedule table: {e}") })?;
+    for (i, row) in rows.iter_mut().enumerate() {
+        row.place = format!("row {} of {file}", i + 1);
+        row.check_key()?;
+    }
+    Ok(rows)
+}
+
+/// What a row is looked up by.
+#[derive(Debug, PartialEq, Eq)]
+struct Key<'a> {
+    op: &'a str,
+    tokens: usize,
+    columns: usize,
+    rows: usize,
+    format: String,
+}
+
+impl<'a> Key<'a> {
+    fn of(spec: &'a KernelSpec) -> Key<'a> {
+        let first = matrices(spec).next();
+        Key {
+            op: &spec.kind,
+            tokens: spec.tokens,
+            columns: first.map_or(0, |(ty, _)| ty.columns()),
+            rows: first.map_or(0, |(ty, _)| ty.rows()),
+            format: formats(spec),
+        }
+    }
+}
+
+impl std::fmt::Display for Key<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Key { op, tokens, columns, rows, format } = self;
+        write!(f, "op: \"{op}\", tokens: ({tokens}, {tokens}), columns: ({columns}, {columns})")?;
+        if format.is_empty() { Ok(()) } else { write!(f, ", rows: ({rows}, {rows}), format: \"{format}\"") }
+    }
+}
+
+/// The formats of a spec's weight matrices in their order, joined by `+`; one name if all are the same.
+fn formats(spec: &KernelSpec) -> String {
+    let names: Vec<&str> = matrices(spec).map(|(_, format)| format.name).collect();
+    if names.iter().all(|name| *name == names[0]) {
+        names.first().copied().unwrap_or("").into()
+    } else {
+        names.join("+")
+    }
+}
+
+/// The row, as text, that gives a kernel the schedule that it has.
+///
+/// # Errors
+/// [`Error::Verify`] if the schedule cannot be written.
+pub fn row(spec: &KernelSpec, schedule: &Schedule, target: &Target) -> Result<String> {
+    let card = target.gpu().map(|gpu| format!(", card: \"{}\"", gpu.card.name)).unwrap_or_default();
+    let schedule = ron::to_string(schedule).map_err(|e| Error::verify("schedule", e.to_string()))?;
+    Ok(format!("({}{card}, schedule: {schedule})", Key::of(spec)))
+}
+
+/// Checks that a kernel of the target uses each of the rows, but for those of other cards.
+///
+/// # Errors
+/// [`Error::Schedule`] naming the first that none uses, and what it could have matched.
+pub fn check_used(rows: &[Row], specs: &[&KernelSpec], target: &Target) -> Result<()> {
+    for (number, row) in rows.iter().enumerate().filter(|(_, row)| row.is_of_card(target)) {
+        let first = |spec: &&&KernelSpec| rows.iter().position(|r| r.matches(spec, target));
+        if specs.iter().any(|spec| first(&spec) == Some(number)) {
+            continue;
+        }
+        let own: Vec<Key<'_>> = specs.iter().map(|spec| Key::of(spec)).filter(|key| key.op == row.op).collect();
+        let what = match own.as_slice() {
+            _ if specs.iter().any(|spec| row.matches(spec, target)) => {
+                "rows before it match all that it matches".into()
+            }
+            [] => format!("this model has no kernel {} for {}", row.op, target.name),
+            [key, rest @ ..] => {
+                let more = if rest.is_empty() { String::new() } else { format!(" and {} others", rest.len()) };
+                format!("no kernel of this model matches it; there is ({key}){more}, see --emit schedule")
+            }
+        };
+        return Err(row.refusal(what));
+    }
+    Ok(())
+}
+
+impl Row {
+    fn refusal(&self, what: String) -> Error {
+        Error::Schedule { row: self.place.clone(), what }
+    }
+
+    /// Checks what can be said without a model.
+    fn check_key(&self) -> Result<()> {
+        let names = crate::ops::ALL.iter().map(|op| op.name);
+        if !names.clone().any(|name| name == self.op) {
+            let names: Vec<_> = names.collect();
+            return Err(self.refusal(format!("there is no op '{}'; the ops are {}", self.op, names.join(", "))));
+        }
+        let ranges = [("tokens", Some(self.tokens)), ("columns", Some(self.columns)), ("rows", self.rows)];
+        for (what, range) in ranges {
+            if let Some((first, last)) = range.filter(|(first, last)| first > last) {
+                return Err(self.refusal(format!("{what} are ({first}, {last}); the first number is the smaller one")));
+            }
+        }
+        let mut formats = self.format.iter().flat_map(|all| all.split('+'));
+        if let Some(name) = formats.find(|name| Format::by_name(name).is_none()) {
+            return Err(self.refusal(format!("there is no format '{name}'; write it as rigc inspect does, as in q4_k")));
+        }
+        let mut cards = ir::target::ALL.iter().filter_map(Target::gpu).flat_map(|gpu| gpu.cards);
+        match &self.card {
+            Some(card) if !cards.any(|c| c.name == card) => Err(self.refusal(format!("there is no card '{card}'"))),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_of_card(&self, target: &Target) -> bool {
+        self.card.is_none() || self.card.as_deref() == target.gpu().map(|gpu| gpu.card.name)
+    }
+
+    fn matches(&self, spec: &KernelSpec, target: &Target) -> bool {
+        let key = Key::of(spec);
+        let within = |(first, last): (usize, usize), n: usize| (first..=last).contains(&n);
+        self.op == key.op
+            && within(self.tokens, key.tokens)
+            && within(self.columns, key.columns)
+            && self.rows.is_none_or(|rows| within(rows, key.rows))
+            && self.format.as_ref().is_none_or(|format| *format == key.format)
+            && self.is_of_card(target)
+    }
+
+    /// The kernel of a spec that the row matches.
+    fn generate(&self, spec: &KernelSpec, target: &Target) -> Result<(Schedule, Generated)> {
+        self.schedule.check(spec.tokens, target).map_err(|what| self.refusal(what))?;
+        let whole = whole_chunks(spec, self.schedule);
+        if let (Schedule::Gpu(given), Schedule::Gpu(whole)) = (self.schedule, whole)
+            && given != whole
+        {
+            let Key { columns, format, .. } = Key::of(spec);
+            let what = format!("chunk is {}, but chunks of {format} in rows of {columns} columns", given.chunk);
+            return Err(self.refusal(format!("{what} are of {} then: write that", whole.chunk)));
+        }
+        if let Schedule::Cpu(s) = self.schedule
+            && s.split > 0
+            && context(spec).div_ceil(s.split as usize) > MOST_OWN_SPLITS
+        {
+            let least = context(spec).div_ceil(MOST_OWN_SPLITS).next_multiple_of(KV_BLOCK);
+            let what = format!("split is {}; for a context of {} it is at least {least}", s.split, context(spec));
+            return Err(self.refusal(what));
+        }
+        let made = crate::generate(spec, &self.schedule, target).map_err(|e| match e {
+            Error::Verify { what, .. } => self.refusal(format!("{} cannot run so: {what}", spec.kind)),
+            e => e,
+        })?;
+        self.check_shared(spec, &made, target)?;
+        Ok((self.schedule, made))
+    }
+
+    /// Refuses a kernel that wants more shared memory than a CTA of the card has.
+    fn check_shared(&self, spec: &KernelSpec, made: &Generated, target: &Target) -> Result<()> {
+        let (Schedule::Gpu(s), Some(gpu)) = (self.schedule, target.gpu()) else { return Ok(()) };
+        let (need, have) = (made.kernel.scratch_bytes, u64::from(gpu.card.shared_bytes));
+        if need <= have {
+            return Ok(());
+        }
+        let fits = |depth: &u32| {
+            let shallow = Schedule::Gpu(GpuSchedule { depth: *depth, ..s });
+            crate::generate(spec, &shallow, target).is_ok_and(|made| made.kernel.scratch_bytes <= have)
+        };
+        let depths = std::iter::successors(Some(s.depth), |depth| (*depth > 0).then_some(depth / 2));
+        let instead = depths
+            .skip(1)
+            .find(fits)
+            .map_or("fewer warps, streams or columns of a chunk".into(), |depth| format!("a depth of at most {depth}"));
+        let (key, machine) = (Key::of(spec), gpu.card.name);
+        let what = format!("{} of {} columns needs {need} bytes of shared memory", key.op, key.columns);
+        Err(self.refusal(format!("{what}, a CTA of {machine} has {have}: take {instead}")))
+    }
 }
 
 /// The tuned tables, by target.
@@ -82,17 +274,21 @@ const UNIT_BYTES: usize = 16 << 10;
 const SPLIT: usize = 512;
 /// Most splits of a KV cache.
 const MOST_SPLITS: usize = 64;
+/// The same for rows of tables.
+const MOST_OWN_SPLITS: usize = 1024;
 
 /// The schedule of a spec, which is for `target`, and its kernel: of a row of `own` or of the tuned table if there is
 /// one; else the first candidate of which two CTAs fit on a multiprocessor, or else one. A ring of which only one fits
 /// still comes before none: it fills while the CTA prepares its input row.
 ///
 /// # Errors
-/// [`Error::Verify`] if a tuned table does not parse; [`Error::Unsupported`] if the kernel cannot be generated.
+/// [`Error::Schedule`] for a row that the kernel cannot run with; [`Error::Unsupported`] if it cannot be generated.
 pub fn choose(spec: &KernelSpec, target: &Target, own: &[Row]) -> Result<(Schedule, Generated)> {
     let generate = |schedule: Schedule| Ok((schedule, crate::generate(spec, &schedule, target)?));
-    if let Some(schedule) = tuned(spec, own)? {
-        return generate(schedule);
+    let (_, tuned) = TABLES.iter().find(|(name, _)| *name == spec.target).unwrap_or(&("", "[]"));
+    let tuned = rows(tuned, &format!("the table of {}", spec.target))?;
+    if let Some(row) = own.iter().chain(&tuned).find(|row| row.matches(spec, target)) {
+        return row.generate(spec, target);
     }
     let Machine::Gpu(gpu) = &target.machine else { return generate(cpu_rule(spec)) };
     let (one, several) = (gpu.card.shared_bytes, gpu.card.sm_shared_bytes / RESIDENT - RESERVED);
@@ -102,7 +298,7 @@ pub fn choose(spec: &KernelSpec, target: &Target, own: &[Row]) -> Result<(Schedu
         if schedule.depth == 0 && fitting.is_some() {
             break;
         }
-        let made = generate(Schedule::Gpu(schedule))?;
+        let made = generate(whole_chunks(spec, Schedule::Gpu(schedule)))?;
         let bytes = made.1.kernel.scratch_bytes;
         if bytes <= u64::from(several) {
             return Ok(made);
@@ -116,19 +312,6 @@ pub fn choose(spec: &KernelSpec, target: &Target, own: &[Row]) -> Result<(Schedu
     fitting.or(smallest).ok_or_else(|| Error::verify("schedule", format!("no candidates for {}", spec.kind)))
 }
 
-/// The schedule of the first row for a spec.
-fn tuned(spec: &KernelSpec, own: &[Row]) -> Result<Option<Schedule>> {
-    let table = TABLES.iter().find(|(name, _)| *name == spec.target).map_or(Ok(Vec::new()), |(_, text)| rows(text))?;
-    // 0 if there is no weight matrix.
-    let columns = matrices(spec).next().map_or(0, |(ty, _)| ty.columns());
-    let within = |(first, last): (usize, usize), v: usize| (first..=last).contains(&v);
-    let hit = own
-        .iter()
-        .chain(&table)
-        .find(|r| r.op == spec.kind && within(r.tokens, spec.tokens) && within(r.columns, columns));
-    Ok(hit.map(|row| row.schedule))
-}
-
 /// What a GPU kernel of a spec may run with, best first: a CTA on every multiprocessor, with rings where there are
 /// products and bulk copies.
 fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Vec<GpuSchedule> {
@@ -137,6 +320,18 @@ fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Vec<GpuSchedule> {
     let rings = RINGS.iter().filter(|(.., chunk)| gpu.bulk_copies() && tiles > 0 && enough(*chunk));
     let schedule = |&(warps, streams, depth, chunk)| GpuSchedule { ctas: gpu.card.sms, warps, streams, chunk, depth };
     rings.chain([&NO_RING]).map(schedule).collect()
+}
+
+/// A schedule with the columns that its chunks really have: as many as divide the rows of the matrices.
+fn whole_chunks(spec: &KernelSpec, schedule: Schedule) -> Schedule {
+    let matrices = matrices(spec).filter_map(|(ty, _)| Matrix::of(0, ty));
+    match schedule {
+        Schedule::Gpu(s) => {
+            let chunk = matrices.map(|m| chunk(&m, s.chunk as usize) as u32).max();
+            Schedule::Gpu(GpuSchedule { chunk: chunk.unwrap_or(s.chunk), ..s })
+        }
+        cpu => cpu,
+    }
 }
 
 /// A CPU schedule where no table has a row.

@@ -62,6 +62,16 @@ pub enum Error {
         /// What failed and what to do.
         what: String,
     },
+    /// A kernel failed.
+    #[error("kernel {kernel}{} failed: {cause}", launch.map(|n| format!(", launch {n},")).unwrap_or_default())]
+    Launch {
+        /// Its name.
+        kernel: String,
+        /// The number of its launch in the recording, where known.
+        launch: Option<usize>,
+        /// What the device says.
+        cause: String,
+    },
     /// From the forms and parsers of `ir`.
     #[error(transparent)]
     Ir(#[from] ir::Error),

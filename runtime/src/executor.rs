@@ -2,8 +2,10 @@
 //!
 //! Loading repacks the weights from the mapped GGUF into the device's memory, binds the plan of every entry point to
 //! addresses, and records it; a step then uploads token ids and replays. Logits come to the host when they are asked
-//! for, all of a row or only the largest. Invariant: on the CPU a step allocates nothing, and a failed one leaves the
-//! position as it was. Next hop: [`crate::device`] runs the launches; `alone` times single kernels.
+//! for, all of a row or only the largest. Invariant: on the CPU a step allocates nothing; one that is refused, or whose
+//! tokens cannot be brought to the device, changes nothing. After a launch that fails, the device's memory is not what
+//! kernels rely on, such as counters that they leave zero, so the executor refuses all further use. Next hop:
+//! [`crate::device`] runs the launches; `alone` times single kernels.
 
 mod alone;
 mod load;
@@ -92,6 +94,8 @@ pub struct Executor {
     /// Kernels that have been timed.
     alone: Vec<alone::Alone>,
     position: usize,
+    /// Whether a launch has failed.
+    failed: bool,
     /// What the last step left on the device: which entry point ran, and its tokens.
     last: Option<(usize, usize)>,
     /// The logits after its last token, once they are asked for.
@@ -170,9 +174,7 @@ impl Executor {
         let weights = loading.run(&mut *device, &kernels, model, progress)?;
         model.check_unchanged()?;
         let bindings = Bindings { arena, zeroed, tokens, weights, states, kernels };
-        let mut entries =
-            manifest.entries.iter().map(|e| bindings.entry(&mut *device, e)).collect::<Result<Vec<_>>>()?;
-        entries.sort_by_key(|e| e.tokens);
+        let entries = manifest.entries.iter().map(|e| bindings.entry(&mut *device, e)).collect::<Result<Vec<_>>>()?;
         let logits = vec![0.0; manifest.config.vocab];
         let row = logits.clone();
         let most = entries.iter().filter_map(|e| e.top).map(|(_, k)| k).max();
@@ -186,6 +188,7 @@ impl Executor {
             bindings,
             alone,
             position,
+            failed: false,
             last,
             logits,
             has_logits,
@@ -201,7 +204,7 @@ impl Executor {
     ///
     /// # Errors
     /// [`Error::Input`] for no tokens, more than the context holds, or an id outside of the vocabulary, before anything
-    /// is computed; [`Error::Device`].
+    /// is computed; [`Error::Launch`] and [`Error::Device`], the latter also for all use after a launch that failed.
     pub fn prefill(&mut self, tokens: &[u32], go_on: &mut dyn FnMut(usize, usize) -> bool) -> Result<bool> {
         self.check(tokens)?;
         let mut done = 0;
@@ -336,8 +339,17 @@ impl Executor {
         weights.iter().enumerate().map(|(i, w)| bytes(i, w)).sum()
     }
 
+    /// Refuses an executor of which a launch has failed.
+    fn sound(&self) -> Result<()> {
+        if self.failed {
+            return Err(Error::device("a step before failed, so this model cannot go on; load it again"));
+        }
+        Ok(())
+    }
+
     /// The entry point that ran last, and its tokens.
     fn last(&self) -> Result<(usize, usize)> {
+        self.sound()?;
         self.last.ok_or_else(|| Error::input("there are no logits before the first step"))
     }
 
@@ -349,6 +361,7 @@ impl Executor {
 
     /// Checks that `tokens` can be processed now.
     fn check(&self, tokens: &[u32]) -> Result<()> {
+        self.sound()?;
         let vocab = self.logits.len();
         if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab) {
             return Err(Error::input(format!("token {id} is not in the vocabulary of {vocab}")));
@@ -380,15 +393,16 @@ impl Executor {
 
     /// Makes ready for a step of tokens, which are checked; the logits are no longer there.
     fn begin(&mut self, tokens: &[u32]) -> Result<Control> {
-        (self.last, self.has_logits, self.has_top) = (None, false, false);
         self.device.upload(self.bindings.tokens, sys::u32_bytes(tokens))?;
+        (self.last, self.has_logits, self.has_top) = (None, false, false);
         // In range, as context and capacity are u32.
         Ok(Control { position: self.position as u32, tokens: tokens.len() as u32 })
     }
 
     fn replay(&mut self, recording: Recording, control: Control) -> Result<()> {
-        self.device.replay(recording, control)?;
-        self.device.sync()
+        let result = self.device.replay(recording, control).and_then(|()| self.device.sync());
+        self.failed |= result.is_err();
+        result
     }
 }
 
@@ -457,18 +471,12 @@ fn zeroed_memory(device: &mut dyn Device, bytes: u64) -> Result<Memory> {
     Ok(memory)
 }
 
-/// Loads every module; the kernels in the manifest's order.
+/// Loads the module; the kernels in the manifest's order.
 fn load_modules(device: &mut dyn Device, manifest: &Manifest, modules: &[Vec<u8>]) -> Result<Vec<Kernel>> {
-    let mut kernels = vec![None; manifest.kernels.len()];
-    for (m, code) in modules.iter().enumerate() {
-        let of_module = || manifest.kernels.iter().enumerate().filter(|(_, k)| k.module as usize == m);
-        let entries: Vec<_> = of_module().map(|(_, k)| k.clone()).collect();
-        let loaded = device.load_module(code, &entries)?;
-        for ((n, _), kernel) in of_module().zip(loaded) {
-            kernels[n] = Some(kernel);
-        }
-    }
-    kernels.into_iter().collect::<Option<_>>().ok_or_else(|| Error::device("the device did not load every kernel"))
+    let code = modules.first().map_or(&[][..], Vec::as_slice);
+    let loaded = device.load_module(code, &manifest.kernels)?;
+    let all = loaded.len() == manifest.kernels.len();
+    all.then_some(loaded).ok_or_else(|| Error::device("the device did not load every kernel"))
 }
 
 /// Refuses needs that exceed what the machine can still give.

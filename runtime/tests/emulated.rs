@@ -1,7 +1,7 @@
 //! The emulated GPU as a device: launches overlap on targets whose cards do that, and nothing else about them changes.
 
 use ir::abi::Control;
-use ir::artifact::KernelEntry;
+use ir::artifact::{KernelEntry, Param};
 use ir::kernel::Grid;
 use ir::target::Target;
 use ir::work::Work;
@@ -39,12 +39,12 @@ fn run(target: &str, early: &str, seed: u64) -> runtime::Result<Vec<u32>> {
     let entry = KernelEntry {
         name: "k".into(),
         hash: String::new(),
-        module: 0,
         offset: 0,
         bytes: 0,
+        tokens: 1,
         tickets: 0,
         scratch_bytes: 0,
-        params: 2,
+        params: vec![Param { bytes: 256, written: true }, Param { bytes: 256, written: false }],
         work: Work::default(),
         grid: Some(Grid { ctas: 1, threads: 64 }),
     };

@@ -3,9 +3,10 @@
 
 mod fixture;
 
+use fixture::watched::{Fail, Seen, Watched};
 use fixture::{ALL_LOGITS, CAPACITIES, CONTEXT, TOP, VOCAB, next};
-use ir::artifact::Artifact;
-use ir::plan::Top;
+use ir::artifact::{Artifact, kernels_hash};
+use ir::plan::{Buffer, Place, Top};
 use ir::tensor::{Layout, kv_bytes};
 use runtime::executor::Options;
 use runtime::{Error, Executor, ModelFile, Result, artifact};
@@ -142,6 +143,8 @@ fn unfit_artifacts_are_refused() {
     let check = |change: &dyn Fn(&mut Artifact), parts: &[&str]| {
         let mut bad = good.clone();
         change(&mut bad);
+        let hash = kernels_hash(&bad.manifest.kernels);
+        bad.manifest.modules.iter_mut().for_each(|m| m.kernels = hash.clone());
         check_error(load(bad, &model, 1), parts);
     };
     check(&|a| a.manifest.rigc = "0.0.0".into(), &["rigc 0.0.0", "compile the model again"]);
@@ -173,7 +176,40 @@ fn unfit_artifacts_are_refused() {
         &["state 0 has values, and the one before it not their keys"],
     );
     check(&|a| a.manifest.kernels[0].scratch_bytes = u64::MAX, &["kernel 0", "scratch memory"]);
-    check(&|a| a.manifest.config.vocab = usize::MAX / 4 + 2, &["logits buffer"]);
+    // One edit at a time, whatever is sealed.
+    for vocab in [VOCAB + 1, usize::MAX / 4 + 2] {
+        let row = format!("no weight has a row for each of the {vocab} tokens");
+        check(&|a| a.manifest.config.vocab = vocab, &[&row]);
+    }
+    fn logits(a: &mut Artifact) -> &mut Buffer {
+        &mut a.manifest.entries[1].plan.buffers[4]
+    }
+    check(&|a| logits(a).bytes -= 64, &["kernel 1 wants 768 bytes of its own where buffer logits is"]);
+    check(&|a| logits(a).place = Place::Weight(1), &["of its own where buffer logits is"]);
+    check(&|a| logits(a).place = Place::Tokens, &["buffer 4 (logits) is out of range"]);
+    check(&|a| logits(a).place = Place::Arena { offset: 65 }, &["buffer 4 (logits) is out of range"]);
+    check(&|a| logits(a).place = Place::Arena { offset: 128 }, &["buffers that live at the same time overlap"]);
+    check(
+        &|a| a.manifest.entries[0].plan.buffers[1].bytes -= 1,
+        &["kernel 0 wants 200 bytes of its own where buffer state"],
+    );
+    check(&|a| a.manifest.entries[0].plan.buffers[0].bytes = 3, &["kernel 0 wants 4 bytes", "where buffer tokens is"]);
+    check(&|a| a.manifest.kernels[1].tokens = 3, &["it takes 4 tokens, kernel 1 only 3"]);
+    check(&|a| a.manifest.entries.swap(1, 2), &["of 8 tokens comes before one of 4"]);
+    check(&|a| a.manifest.entries[1].tokens = 8, &["of 8 tokens comes before one of 8"]);
+    check(&|a| a.manifest.entries[0].tokens = 2, &["no decode entry point"]);
+    check(&|a| a.manifest.weights[0].repack = Some(0), &["no kernel of two parameters"]);
+    check(&|a| drop(a.manifest.modules.pop()), &["0 modules instead of one"]);
+    for figure in [0, 1, 2] {
+        let mut bad = good.clone();
+        let kernel = &mut bad.manifest.kernels[0];
+        match figure {
+            0 => kernel.scratch_bytes -= 1,
+            1 => kernel.tickets += 1,
+            _ => kernel.params[4].bytes -= 1,
+        }
+        check_error(load(bad, &model, 1), &["the kernels are not those of the module"]);
+    }
     let top = |a: &mut Artifact, buffer, k| a.manifest.entries[0].plan.top = Some(Top { buffer, k });
     check(&|a| top(a, 5, 0), &["it finds the 0 largest of 40 logits"]);
     check(&|a| top(a, 5, 41), &["it finds the 41 largest of 40 logits"]);
@@ -181,7 +217,7 @@ fn unfit_artifacts_are_refused() {
     check(&|a| top(a, 6, 1), &["the buffer of the largest logits is missing or too small"]);
     check(&|a| top(a, 1, 1), &["the buffer of the largest logits is missing or too small"]);
     check(&|a| a.manifest.weights[0].ty.shape = vec![1 << 33, 1 << 33], &["'rows'", "elements"]);
-    check(&|a| a.manifest.entries[1].tokens = u32::MAX, &["4294967295 tokens, the context is 50"]);
+    check(&|a| a.manifest.entries[2].tokens = u32::MAX, &["4294967295 tokens, the context is 50"]);
 }
 
 // Artifact directories.
@@ -221,7 +257,7 @@ fn failed_writes_leave_nothing() {
     let mut twice = a.clone();
     twice.manifest.modules.push(a.manifest.modules[0].clone());
     twice.modules.push(a.modules[0].clone());
-    check_error(artifact::write(&twice, &dir.path().join("twice.rig")), &["cpu.bin"]);
+    check_error(artifact::write(&twice, &dir.path().join("twice.rig")), &["2 modules instead of one"]);
     let mut wrong = a.clone();
     wrong.modules[0][0] ^= 1;
     check_error(artifact::write(&wrong, &dir.path().join("wrong.rig")), &["cpu.bin has SHA-256"]);
@@ -259,7 +295,7 @@ fn damaged_artifacts_are_named() {
     check("manifest.ron", &|_| Some(vec![]), &["manifest.ron cannot be understood", again]);
     check("manifest.ron", &|_| Some(vec![0xff]), &["not text", again]);
     check("manifest.ron", &|b| Some(b[..b.len() / 2].into()), &["manifest.ron cannot be understood", again]);
-    check("manifest.ron", &edit("rigc-artifact-1", "rigc-artifact-9"), &["format rigc-artifact-9", again]);
+    check("manifest.ron", &edit("rigc-artifact-2", "rigc-artifact-9"), &["format rigc-artifact-9", again]);
     let version = concat!("rigc: \"", env!("CARGO_PKG_VERSION"), "\"");
     check("manifest.ron", &edit(version, "rigc: \"9.9.9\""), &["rigc 9.9.9", again]);
     check("manifest.ron", &edit("\"cpu.bin\"", "\"../cpu.bin\""), &["file name '../cpu.bin'", again]);
@@ -371,6 +407,52 @@ mod generation {
         assert_eq!((g.timings.prefill_tokens, g.timings.decode_steps), (3, 4));
         assert!(g.timings.prefill_tokens_per_second() > 0.0 && g.timings.decode_tokens_per_second() > 0.0);
         assert_eq!(StopReason::Context.to_string(), "context");
+    }
+}
+
+/// A model on a device that fails where it is told to.
+fn watched() -> (Executor, std::sync::Arc<std::sync::Mutex<Seen>>) {
+    let (_dir, model, artifact) = toy(0);
+    let (device, seen) = Watched::new(2);
+    (Executor::on_device(Box::new(device), artifact, &model, &mut |_, _| ()).unwrap(), seen)
+}
+
+/// What cannot be uploaded leaves everything as it was.
+#[test]
+fn a_failed_upload_changes_nothing() {
+    let (mut e, seen) = watched();
+    e.step(&[3]).unwrap();
+    seen.lock().unwrap().fail = Some(Fail::Upload);
+    check_error(e.step(&[4]), &["no upload"]);
+    check_next(&mut e, &[3]);
+    e.step(&[4]).unwrap();
+    check_next(&mut e, &[3, 4]);
+}
+
+/// After a launch that failed, nothing is computed or told any more.
+#[test]
+fn a_failed_launch_ends_the_executor() {
+    for fail in [Fail::Replay, Fail::Sync] {
+        for timed in [false, true] {
+            let (mut e, seen) = watched();
+            e.step(&[3]).unwrap();
+            seen.lock().unwrap().fail = Some(fail);
+            let result = match timed {
+                false => e.step(&[4]),
+                true => e.time_kernel(0, 0, &[4], std::time::Duration::ZERO).map(|_| ()),
+            };
+            check_error(result, &["kernel k, launch 7, failed"]);
+            assert_eq!(e.position(), 1);
+            let replayed = seen.lock().unwrap().replayed.len();
+            let ends = ["a step before failed", "load it again"];
+            check_error(e.step(&[4]), &ends);
+            check_error(e.prefill(&[4; 9], &mut |_, _| true), &ends);
+            check_error(e.time_kernel(0, 0, &[4], std::time::Duration::ZERO), &ends);
+            check_error(e.logits().map(|_| ()), &ends);
+            check_error(e.top(1).map(|_| ()), &ends);
+            check_error(e.logits_of(0).map(|_| ()), &ends);
+            assert_eq!(seen.lock().unwrap().replayed.len(), replayed);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use codegen::{KernelTable, TableKernel, back, lower};
 use half::f16;
 use ir::Verified;
 use ir::abi::{Control, KV_BLOCK, Q8_BLOCK, f32_row_bytes};
-use ir::artifact::KernelEntry;
+use ir::artifact::{KernelEntry, Param};
 use ir::graph::interp::{Value, run_body};
 use ir::graph::{Graph, Op, Ref};
 use ir::kernel::{BufDecl, Kernel, interp};
@@ -333,12 +333,12 @@ pub fn load(
     let entry = KernelEntry {
         name: kernel.name.clone(),
         hash: String::new(),
-        module: 0,
         offset,
         bytes: code.len() as u64 - offset,
+        tokens: 1,
         tickets: kernel.tickets,
         scratch_bytes: kernel.scratch_bytes,
-        params: kernel.params(),
+        params: kernel.param_buffers().map(Param::of).collect(),
         grid: kernel.grid,
         work: Work::default(),
     };

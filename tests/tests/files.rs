@@ -197,7 +197,7 @@ fn generated(text: &str, generate: &Generate) -> Result<TableKernel, String> {
     let spec = KernelSpec::new(generate.op.as_str(), body, 1, target);
     let row =
         format!("[(op: \"{}\", tokens: (1, 1), columns: (0, 1000000), schedule: {})]", generate.op, generate.schedule);
-    let rows: Vec<Row> = schedule::rows(&row).map_err(|e| e.to_string())?;
+    let rows: Vec<Row> = schedule::rows(&row, "its schedule").map_err(|e| e.to_string())?;
     let made = schedule::choose(&spec, target, &rows).map_err(|e| e.to_string())?;
     TableKernel::new(spec, made, 0).map_err(|e| e.to_string())
 }

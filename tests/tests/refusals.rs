@@ -50,14 +50,20 @@ fn says_what_and_what_to_do() {
             "weights, hint",
             table(),
             &["x86-64", "sm_120"],
-            "kernels reach 4294967296 bytes of each: use a model quantised to fewer bits",
+            "kernels reach 4294967295 bytes of each: use a model quantised to fewer bits",
         ),
         (
             "cache",
             long(),
             &["x86-64", "sm_90"],
-            "an operand f16[2,16777216,128] of 8589934592 bytes is not supported; kernels reach 4294967296 bytes of each: \
+            "an operand f16[2,16777216,128] of 8589934592 bytes is not supported; kernels reach 4294967295 bytes of each: \
              use a shorter context, or a KV cache of fewer bits",
+        ),
+        (
+            "cache of 4 GiB",
+            Synthetic { kv_heads: 1, ..long() },
+            &["x86-64", "sm_80", "sm_120"],
+            "of 4294967296 bytes is not supported; kernels reach 4294967295 bytes",
         ),
         // What no target has.
         (
@@ -106,8 +112,12 @@ fn what_is_advised_works() {
         (deep(99_840), 64, quant::F16, "sm_80"),
         (deep(140_000), 64, quant::F16, "sm_90"),
         (deep(200_000), 64, quant::F16, "x86-64"),
-        // As long as bytes of the keys are 32 bits.
-        (long(), 1 << 23, quant::F16, "sm_120"),
+        // As long as bytes of the keys, on CPUs of keys and values, are 32 bits: 2 GiB, and nearly 4.
+        (Synthetic { kv_heads: 1, ..long() }, 1 << 23, quant::F16, "sm_120"),
+        (Synthetic { kv_heads: 1, ..long() }, 1 << 23, quant::F16, "x86-64"),
+        (Synthetic { kv_heads: 1, ..long() }, (1 << 24) - 64, quant::F16, "sm_120"),
+        (Synthetic { kv_heads: 1, ..long() }, (1 << 24) - 64, quant::F16, "x86-64"),
+        (long(), (1 << 23) - 64, quant::F16, "sm_120"),
         (long(), 15 << 20, quant::Q8_0, "sm_120"),
     ] {
         let target = Target::by_name(target).unwrap();

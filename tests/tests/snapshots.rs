@@ -77,9 +77,9 @@ fn a_schedule_moves_its_kernels_only() {
     let before = compile(&shape, "sm_120", &[]).table.kernels;
     let row = r#"[(
         op: "gate_up", tokens: (1, 1), columns: (1, 100000),
-        schedule: Gpu((ctas: 170, warps: 4, streams: 4, chunk: 256, depth: 2)),
+        schedule: Gpu((ctas: 170, warps: 4, streams: 4, chunk: 64, depth: 2)),
     )]"#;
-    let after = compile(&shape, "sm_120", &schedule::rows(row).unwrap()).table.kernels;
+    let after = compile(&shape, "sm_120", &schedule::rows(row, "rows").unwrap()).table.kernels;
     let moved: Vec<&str> = before
         .iter()
         .zip(&after)

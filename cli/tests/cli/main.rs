@@ -11,5 +11,6 @@ mod mutations;
 mod perplexity;
 mod refusals;
 mod run;
+mod schedules;
 mod synth;
 mod templates;

@@ -104,3 +104,27 @@ fn damaged_at_random() {
     let left: Vec<_> = crate::harness::names(dir).into_iter().filter(|n| n.starts_with('.')).collect();
     assert!(left.is_empty(), "left behind: {left:?}");
 }
+
+/// Artifacts whose manifest is whole but has another number somewhere: they run, or are refused; nothing worse.
+#[test]
+fn edited_artifacts() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    fs::write(dir.join("m.gguf"), Synthetic { context: 32, ..small() }.gguf()).unwrap();
+    let o = rigc(dir, &["compile", "m.gguf"]);
+    assert_eq!(o.code, Some(0), "{}", o.err);
+    let manifest = dir.join("m.rig/manifest.ron");
+    let good = fs::read(&manifest).unwrap();
+    let mut rng = Rng::new(seed(4));
+    let mut fine = 0;
+    const CASES: usize = 300;
+    for case in 0..CASES {
+        let mut text = good.clone();
+        number(&mut text, &mut rng);
+        fs::write(&manifest, runtime::artifact::sealed(&String::from_utf8(text).unwrap())).unwrap();
+        println!("case {case}");
+        fine += usize::from(check(&bounded(dir, &["run", "m.rig", "ab cd ef", "-n", "3"])));
+    }
+    println!("still good: {fine} of {CASES}");
+    assert!((1..CASES / 2).contains(&fine), "still good: {fine} of {CASES}");
+}

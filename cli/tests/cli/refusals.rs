@@ -133,7 +133,7 @@ fn targets_of_other_machines() {
 #[test]
 fn too_little_memory() {
     let dir = shared();
-    let spec = tests::synthetic::Synthetic { context: 1 << 24, layers: 64, kv_heads: 4, ..small() };
+    let spec = tests::synthetic::Synthetic { context: 1 << 24, layers: 64, kv_heads: 2, ..small() };
     std::fs::write(dir.join("long.gguf"), spec.gguf()).unwrap();
     let args = ["run", "long.gguf", "x", "--ctx", "16777216"];
     check_refused(dir, &args, &["KV cache", "GB"]);

@@ -2,7 +2,8 @@
 //!
 //! Values are 32-bit integers, floats and predicates, scalar or in four lanes. Control flow is loops and ifs; state that
 //! survives an iteration lives in [`Var`]s. Memory operands are (buffer, 32-bit element index); raw addresses exist only
-//! in backends. A kernel runs on the workers of a CPU, which share work by `Parallel` loops, or, if it has a [`Grid`], in
+//! in backends. An index is unsigned, and the additions and multiplications that make it do not wrap, so backends may add
+//! its constants to 64-bit addresses; a subtraction is written as one, or as the addition of a negative constant. A kernel runs on the workers of a CPU, which share work by `Parallel` loops, or, if it has a [`Grid`], in
 //! every thread of a GPU's CTAs; each kind has statements of its own. Invariant: a [`Kernel`] is built by [`Builder`], and
 //! only a [`Verified`](crate::Verified) one is emitted.
 
@@ -21,8 +22,8 @@ use crate::abi::Atom;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
-/// Most elements of a buffer: what a 32-bit index reaches.
-pub const MOST_ELEMENTS: u64 = 1 << 32;
+/// Most elements of a buffer: a 32-bit value holds their number, so also every index and the end of every loop.
+pub const MOST_ELEMENTS: u64 = u32::MAX as u64;
 
 /// A mutable local, an index into the kernel's variable table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -136,7 +137,8 @@ pub enum Unary {
     FillBytes,
 }
 
-/// Two-operand instructions, lane by lane; integers wrap, and of floats [`crate::numerics`] says how exact they are.
+/// Two-operand instructions, lane by lane; integers wrap, but not where they make an index (see the module); of floats
+/// [`crate::numerics`] says how exact they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Binary {

@@ -1,7 +1,8 @@
 //! The rules of kernel IR.
 
 use super::{
-    Access, Arg, Binary, Buf, Compare, Inst, Kernel, MOST_ELEMENTS, Mem, Space, Special, Stmt, Ty, Unary, Value, Var,
+    Access, Arg, Binary, Buf, BufDecl, Compare, Inst, Kernel, MOST_ELEMENTS, Mem, Space, Special, Stmt, Ty, Unary,
+    Value, Var,
 };
 use crate::abi::{Atom, Meaning};
 use crate::{Error, Result, Verified};
@@ -9,14 +10,25 @@ use crate::{Error, Result, Verified};
 impl Kernel {
     /// Checks that every value is defined before it is used in its scope, that types agree, that buffers exist and are
     /// writable where written, that calls match their signatures, that scratch buffers do not overlap, that constants
-    /// are declared as what they are, and that only what its kind of machine has is used.
+    /// are declared as what they are, and that only what its kind of machine has is used. Where an access is certain,
+    /// constant indices, and constants that are added to an index, stay inside of the buffer, and no loop index wraps. A kernel for a GPU waits for the
+    /// launch before exactly once on every path, and uses what that may still write after it only. Parallel loops stand in
+    /// no loop, and barriers in no parallel loop.
     ///
     /// # Errors
     /// [`Error::Verify`] naming the rule and the value.
     pub fn verify(self) -> Result<Verified<Kernel>> {
-        let mut v = Verifier { kernel: &self, defined: vec![false; self.values.len()], tickets: 0, awaited: false };
+        let mut v = Verifier {
+            kernel: &self,
+            defined: vec![false; self.values.len()],
+            tickets: 0,
+            awaited: false,
+            inside: Inside::Nothing,
+            certain: true,
+        };
         v.buffers()?;
         v.block(&self.body)?;
+        v.ensure(self.grid.is_none() || v.awaited, || "it does not wait for the launch before".into())?;
         if v.tickets != self.tickets {
             return v.bad(format!("it has {} parallel loops for {} tickets", v.tickets, self.tickets));
         }
@@ -24,12 +36,25 @@ impl Kernel {
     }
 }
 
+/// The loops around a statement.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Inside {
+    Nothing,
+    /// Loops that every worker runs.
+    Loop,
+    /// A parallel loop.
+    Parallel,
+}
+
 struct Verifier<'a> {
     kernel: &'a Kernel,
     defined: Vec<bool>,
     tickets: u32,
-    /// Whether the launch before has been waited for.
+    /// Whether the launch before has been waited for, on every path to here.
     awaited: bool,
+    inside: Inside,
+    /// Whether what comes now is executed whenever the kernel is.
+    certain: bool,
 }
 
 impl Verifier<'_> {
@@ -55,9 +80,12 @@ impl Verifier<'_> {
                 }
                 Space::Scratch(offset) => {
                     let offset = u64::from(*offset);
-                    let ok = offset >= scratch && offset % 64 == 0 && offset + b.bytes <= self.kernel.scratch_bytes;
-                    self.ensure(ok, || format!("scratch buffer {} overlaps or exceeds the scratch memory", b.name))?;
-                    scratch = offset + b.bytes;
+                    let end = offset.checked_add(b.bytes).filter(|&end| end <= self.kernel.scratch_bytes);
+                    let end = end.filter(|_| offset >= scratch && offset % 64 == 0);
+                    self.ensure(end.is_some(), || {
+                        format!("scratch buffer {} overlaps or exceeds the scratch memory", b.name)
+                    })?;
+                    scratch = end.unwrap_or(scratch);
                 }
                 Space::Constant(words) => {
                     let ok = b.access == Access::Constant
@@ -85,7 +113,7 @@ impl Verifier<'_> {
         self.ensure(have == ty, || format!("%{} is {have:?}, expected {ty:?}", v.0))
     }
 
-    fn buf(&self, b: Buf) -> Result<&super::BufDecl> {
+    fn buf(&self, b: Buf) -> Result<&BufDecl> {
         match self.kernel.buffers.get(b.0 as usize) {
             Some(decl) => Ok(decl),
             None => self.bad(format!("buffer {} does not exist", b.0)),
@@ -111,7 +139,32 @@ impl Verifier<'_> {
         let early = self.early() && changes;
         self.ensure(!early, || format!("buffer {} is used before the launch before ends", decl.name))?;
         self.ensure(decl.mem == mem || decl.mem == Mem::U8, || format!("buffer {} is not of {mem:?}", decl.name))?;
-        self.ensure(!vector || mem.bytes() == 4, || "vector accesses are of four-byte elements".into())
+        self.ensure(!vector || mem.bytes() == 4, || "vector accesses are of four-byte elements".into())?;
+        self.within(decl, index, u64::from(mem.bytes()) * if vector { 4 } else { 1 })
+    }
+
+    /// An access of so many bytes at an index, as far as constants show where that is: as additions do not wrap, an index
+    /// is at least each constant that is added to it. What a condition guards may never be executed.
+    fn within(&self, decl: &BufDecl, index: Value, bytes: u64) -> Result<()> {
+        let Some(least) = self.least(index).filter(|_| self.certain) else { return Ok(()) };
+        let end = least * u64::from(decl.mem.bytes()) + bytes;
+        self.ensure(end <= decl.bytes, || {
+            format!("%{} is {least} or more, outside of the {} bytes of buffer {}", index.0, decl.bytes, decl.name)
+        })
+    }
+
+    /// A lower bound of an index; `None` if nothing is known.
+    fn least(&self, index: Value) -> Option<u64> {
+        match self.kernel.inst(index) {
+            Inst::Int(i) => Some(u64::from(*i as u32)),
+            Inst::Binary(Binary::IAdd, a, b) => {
+                let negative = |v: Value| matches!(self.kernel.inst(v), Inst::Int(i) if *i < 0);
+                let parts = [self.least(*a), self.least(*b)];
+                let known = parts.iter().any(Option::is_some) && !negative(*a) && !negative(*b);
+                known.then(|| parts.into_iter().flatten().sum())
+            }
+            _ => None,
+        }
     }
 
     /// Checks a block; what it defines goes out of scope at its end.
@@ -136,10 +189,17 @@ impl Verifier<'_> {
         }
     }
 
-    fn indexed(&mut self, index: Value, body: &[Stmt]) -> Result<()> {
+    /// The body of a loop, which may run any number of times; `runs` says whether once at least.
+    fn indexed(&mut self, index: Value, body: &[Stmt], inside: Inside, runs: bool) -> Result<()> {
         self.define(index, true)?;
-        self.ensure(*self.kernel.inst(index) == Inst::Index, || format!("%{} is no loop index", index.0))?;
+        let is_index = self.kernel.values[index.0 as usize] == (Inst::Index, Ty::I32);
+        self.ensure(is_index, || format!("%{} is no loop index", index.0))?;
+        let (around, awaited, certain) = (self.inside, self.awaited, self.certain);
+        self.inside = if around < inside { inside } else { around };
+        self.certain &= runs;
         self.block(body)?;
+        (self.inside, self.certain) = (around, certain);
+        self.ensure(self.awaited == awaited, || "a loop waits for the launch before".into())?;
         self.define(index, false)
     }
 
@@ -166,21 +226,39 @@ impl Verifier<'_> {
                 self.want(*from, Ty::I32)?;
                 self.want(*to, Ty::I32)?;
                 self.ensure(*step > 0, || "a loop has step 0".into())?;
-                self.indexed(*index, body)?;
+                if let Inst::Int(end) = self.kernel.inst(*to) {
+                    let (end, last) = (*end as u32, u32::MAX - (step - 1));
+                    self.ensure(end <= last, || format!("%{} wraps: a loop to {end} in steps of {step}", index.0))?;
+                }
+                let runs = matches!(
+                    (self.kernel.inst(*from), self.kernel.inst(*to)),
+                    (Inst::Int(from), Inst::Int(to)) if (*from as u32) < *to as u32
+                );
+                self.indexed(*index, body, Inside::Loop, runs)?;
             }
             Stmt::If { cond, then, other } => {
                 self.want(*cond, Ty::Bool)?;
+                let (before, certain) = (self.awaited, std::mem::replace(&mut self.certain, false));
                 self.block(then)?;
+                let awaited = std::mem::replace(&mut self.awaited, before);
                 self.block(other)?;
+                self.certain = certain;
+                self.ensure(self.awaited == awaited, || {
+                    "one side of a branch waits for the launch before, the other does not".into()
+                })?;
             }
             Stmt::Parallel { ticket, index, count, body } => {
                 self.on_gpu(false, "a parallel loop")?;
+                self.ensure(self.inside == Inside::Nothing, || "a parallel loop is in a loop".into())?;
                 self.want(*count, Ty::I32)?;
                 self.ensure(*ticket == self.tickets, || format!("ticket {ticket} is out of order"))?;
                 self.tickets += 1;
-                self.indexed(*index, body)?;
+                self.indexed(*index, body, Inside::Parallel, false)?;
             }
-            Stmt::Barrier => self.on_gpu(false, "a barrier of workers")?,
+            Stmt::Barrier => {
+                self.on_gpu(false, "a barrier of workers")?;
+                self.ensure(self.inside < Inside::Parallel, || "a barrier is in a parallel loop".into())?;
+            }
             Stmt::Call { atom, args } => {
                 self.on_gpu(false, "a call")?;
                 self.call(*atom, args)?;
@@ -188,6 +266,7 @@ impl Verifier<'_> {
             Stmt::Sync(_) => self.on_gpu(true, "a wait of threads")?,
             Stmt::AwaitPrevious => {
                 self.on_gpu(true, "a wait for a launch")?;
+                self.ensure(!self.awaited, || "it waits for the launch before twice".into())?;
                 self.awaited = true;
             }
             Stmt::MbarrierInit(buf, index) => self.shared(*buf, *index)?,
@@ -199,6 +278,8 @@ impl Verifier<'_> {
                 let ok = decl.access == Access::Constant && matches!(decl.space, Space::Param(_));
                 self.ensure(ok, || format!("a bulk copy from {}", decl.name))?;
                 self.ensure(copy.bytes > 0 && copy.bytes % 16 == 0, || format!("a bulk copy of {} bytes", copy.bytes))?;
+                self.within(decl, index, copy.bytes.into())?;
+                self.within(self.buf(copy.to.0)?, copy.to.1, copy.bytes.into())?;
                 self.shared(copy.to.0, copy.to.1)?;
                 self.shared(copy.mbarrier.0, copy.mbarrier.1)?;
             }
@@ -211,23 +292,26 @@ impl Verifier<'_> {
     }
 
     fn call(&self, atom: Atom, args: &[Arg]) -> Result<()> {
-        // a: address, n: address or null, i: integer, f: float.
+        // r: address that is read, w: that is written, n: that is read, or null, i: integer, f: float.
         let pattern = match atom.meaning() {
-            Meaning::Dot(_) => "aaaiiiii",
-            Meaning::Scores { .. } | Meaning::Accumulate { .. } => "aaaiii",
-            Meaning::Softmax => "aaaaii",
-            Meaning::SiluTimes => "aaii",
-            Meaning::Quantize => "aaifn",
-            Meaning::RopeAngles => "aiiifn",
+            Meaning::Dot(_) => "rrwiiiii",
+            Meaning::Scores { .. } | Meaning::Accumulate { .. } => "rrwiii",
+            Meaning::Softmax => "wwwwii",
+            Meaning::SiluTimes => "rwii",
+            Meaning::Quantize => "rwifn",
+            Meaning::RopeAngles => "wiiifn",
             Meaning::Barrier => return self.bad("the barrier is a statement, not a call"),
         };
         self.ensure(args.len() == pattern.len(), || format!("a call has {} arguments", args.len()))?;
         for (arg, want) in args.iter().zip(pattern.chars()) {
             let ok = match *arg {
                 Arg::Address(b, index) => {
-                    self.buf(b)?;
                     self.want(index, Ty::I32)?;
-                    want == 'a' || want == 'n'
+                    let decl = self.buf(b)?;
+                    self.within(decl, index, 1)?;
+                    let writable = decl.access == Access::Write;
+                    self.ensure(want != 'w' || writable, || format!("buffer {} is read-only", decl.name))?;
+                    matches!(want, 'r' | 'w' | 'n')
                 }
                 Arg::Int(v) => {
                     self.want(v, Ty::I32)?;

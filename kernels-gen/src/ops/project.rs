@@ -13,7 +13,7 @@ use ir::kernel::Mem;
 fn biased(body: &Graph, value: Ref) -> Option<(Linear, Option<u32>)> {
     let node = body::node(body, value);
     match node.op {
-        Op::Add => Some((body::linear(body, node.inputs[0])?, Some(body::param(body, node.inputs[1])?))),
+        Op::Add => Some((body::linear(body, node.inputs[0])?, Some(body::vector(body, node.inputs[1])?))),
         _ => Some((body::linear(body, value)?, None)),
     }
 }
@@ -29,7 +29,8 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
         .then(|| {
             [(0, 1), (1, 0)].into_iter().find_map(|(product, residual)| {
                 let (product, bias) = biased(body, sum.inputs[product])?;
-                Some((product, bias, body::param(body, sum.inputs[residual])?))
+                let rows = body.ty(sum.inputs[residual]) == &sum.results[0];
+                Some((product, bias, body::param(body, sum.inputs[residual]).filter(|_| rows)?))
             })
         })
         .flatten();

@@ -75,32 +75,37 @@ impl CacheRow {
     }
 }
 
-/// Reads an output of the body back to its product.
+/// Reads an output of the body back to its product: append, rotation, norm of each head, division into heads, bias. Each is
+/// there once or, but for the division, not at all; anything else, also in another order, is not read.
 fn branch(body: &Graph, index: usize) -> Option<Branch> {
     let mut value: Ref = body.outputs()[index].1;
     let mut sink = Sink::Query(index);
     if body::node(body, value).op == Op::KvAppend {
         let inputs = &body::node(body, value).inputs;
-        let ty = body.ty(inputs[0]);
-        sink = Sink::Cache(body::param(body, inputs[0])?, ty.clone());
+        sink = Sink::Cache(body::param(body, inputs[0])?, body.ty(inputs[0]).clone());
         value = inputs[1];
     }
     let &[_, heads, head] = body.ty(value).shape.as_slice() else { return None };
-    let (mut rope, mut norm, mut bias) = (None, None, None);
-    loop {
-        let node = body::node(body, value);
-        match &node.op {
-            Op::Rope { style } if norm.is_none() && bias.is_none() => {
-                rope = Some((*style, body::param(body, node.inputs[1])?, body.ty(node.inputs[1]).columns()));
-            }
-            Op::RmsNorm { eps } if bias.is_none() => norm = Some((body::param(body, node.inputs[1])?, eps.0)),
-            Op::Add => bias = Some(body::param(body, node.inputs[1])?),
-            Op::Reshape(_) => {}
-            _ => break,
-        }
-        value = node.inputs[0];
+    let mut rope = None;
+    if let Op::Rope { style } = body::node(body, value).op {
+        let angles = body::node(body, value).inputs[1];
+        rope = Some((style, body::param(body, angles)?, body.ty(angles).columns()));
+        value = body::node(body, value).inputs[0];
     }
-    Some(Branch { product: body::linear(body, value)?, bias, norm, rope, heads, head, sink })
+    let mut norm = None;
+    if let Op::RmsNorm { eps } = body::node(body, value).op {
+        norm = Some((body::param(body, body::node(body, value).inputs[1])?, eps.0));
+        value = body::node(body, value).inputs[0];
+    }
+    let Op::Reshape(_) = body::node(body, value).op else { return None };
+    value = body::node(body, value).inputs[0];
+    let mut bias = None;
+    if body::node(body, value).op == Op::Add {
+        bias = Some(body::vector(body, body::node(body, value).inputs[1])?);
+        value = body::node(body, value).inputs[0];
+    }
+    let product = body::linear(body, value)?;
+    (product.matrix.rows == heads * head).then_some(Branch { product, bias, norm, rope, heads, head, sink })
 }
 
 pub(super) fn covers(body: &Graph) -> bool {

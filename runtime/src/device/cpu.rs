@@ -4,15 +4,17 @@
 //! walks through the launches and meets the others at a barrier after each. Invariant: everything that a frame points to
 //! stays where it is as long as the device lives. Next hop: the generated code.
 
-use super::pool::{Pool, barrier};
+use super::pool::{Pool, barrier, meet};
 use super::{Device, HostBytes, Info, Kernel, Launch, Memory, Recording, Region};
 use crate::sys::{Arena, CodeMemory};
 use crate::{Error, Result};
 use ir::abi::{Atom, Control, Frame, KernelFn, TICKET_BYTES};
-use ir::artifact::KernelEntry;
+use ir::artifact::{KernelEntry, Param};
 use ir::target::Target;
+use std::any::Any;
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Alignment that imported memory must have: the widest vectors that generated code loads itself.
 const IMPORT_ALIGN: usize = 16;
@@ -32,20 +34,22 @@ enum Bytes {
 }
 
 /// A loaded kernel.
-#[derive(Clone, Copy)]
 struct Loaded {
+    name: String,
     function: KernelFn,
     tickets: u32,
-    params: u32,
+    params: Vec<Param>,
 }
 
 /// Launches bound to memory. Frames point into the other fields, whose contents stay in place.
 struct Recorded {
     functions: Box<[KernelFn]>,
+    /// The numbers of their kernels.
+    kernels: Box<[u32]>,
     /// Launch after launch, one for each worker.
     frames: Box<[Frame]>,
     tickets: Vec<Ticket>,
-    /// Only frames read them.
+    /// What frames point to.
     _buffers: Vec<*mut u8>,
 }
 
@@ -70,28 +74,62 @@ pub struct CpuDevice {
 unsafe impl Send for CpuDevice {}
 
 /// A recording as the workers share it.
-struct Replay<'a>(&'a Recorded);
+struct Replay<'a> {
+    recorded: &'a Recorded,
+    /// The launch in which a worker panicked first, or [`NO_LAUNCH`].
+    failed: AtomicUsize,
+}
+
+/// No launch of a recording.
+const NO_LAUNCH: usize = usize::MAX;
 
 // SAFETY: workers only read functions and frames, each its own; what the frames point to is shared by the kernels' own
 // rules (atomic tickets, disjoint parts of buffers, barriers), which the generator of the code guarantees.
 unsafe impl Sync for Replay<'_> {}
 
 impl Replay<'_> {
-    /// Runs worker `worker`'s share.
+    /// Runs worker `worker`'s share, or as much as there is until another worker panics.
     fn run(&self, worker: usize) {
-        let Recorded { functions, frames, .. } = self.0;
+        let Recorded { functions, frames, .. } = self.recorded;
         let Some(workers) = frames.len().checked_div(functions.len()) else { return };
+        let mut progress = Progress { replay: self, launch: 0 };
         for (i, function) in functions.iter().enumerate() {
+            progress.launch = i;
             let frame = &frames[i * workers + worker];
-            // SAFETY: `record` bound as many regions as the kernel has parameters, each inside of living memory, and the
-            // artifact's compiler guarantees that the code stays within the sizes that its plan states.
+            // SAFETY: `record` bound as many regions as the kernel has parameters, each inside of living memory and of the
+            // size that the kernel's entry demands, which is that of the code.
             unsafe { function(frame) };
             if i + 1 < functions.len() {
                 // SAFETY: the handle is of the pool that runs this.
-                unsafe { barrier(frame.pool, worker) };
+                let go_on = unsafe { meet(frame.pool, worker) };
+                if !go_on {
+                    return;
+                }
             }
         }
     }
+}
+
+/// Where a worker is; tells the replay when it is unwound.
+struct Progress<'a> {
+    replay: &'a Replay<'a>,
+    launch: usize,
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let (order, failed) = (Ordering::Relaxed, &self.replay.failed);
+            // An earlier panic of another worker is the one that is told.
+            let _ = failed.compare_exchange(NO_LAUNCH, self.launch, order, order);
+        }
+    }
+}
+
+/// What a panic says.
+fn message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".into())
 }
 
 impl CpuDevice {
@@ -221,7 +259,8 @@ impl Device for CpuDevice {
             // SAFETY: the artifact is trusted like an executable: its manifest says that a function of this type starts
             // here, and the check above that it lies in the module.
             let function = unsafe { std::mem::transmute::<*const u8, KernelFn>(address) };
-            loaded.push((Loaded { function, tickets: k.tickets, params: k.params }, k.scratch_bytes));
+            let kernel = Loaded { name: k.name.clone(), function, tickets: k.tickets, params: k.params.clone() };
+            loaded.push((kernel, k.scratch_bytes));
         }
         self.modules.push(module);
         loaded.into_iter().map(|(k, scratch)| self.register(k, scratch)).collect()
@@ -229,22 +268,22 @@ impl Device for CpuDevice {
 
     fn record(&mut self, launches: &[Launch]) -> Result<Recording> {
         let (scratch, stride) = self.scratch()?;
-        let kernel = |l: &Launch| {
-            self.kernels.get(l.kernel.0 as usize).copied().ok_or_else(|| Error::foreign("kernel", l.kernel.0))
-        };
+        let kernel =
+            |l: &Launch| self.kernels.get(l.kernel.0 as usize).ok_or_else(|| Error::foreign("kernel", l.kernel.0));
         let mut functions = Vec::with_capacity(launches.len());
         let mut buffers = Vec::new();
         let mut ticket_count = 0;
         let workers = self.pool.workers();
         for launch in launches {
             let k = kernel(launch)?;
-            launch.check(k.params)?;
+            launch.check(&k.name, &k.params)?;
             for &region in &launch.buffers {
                 buffers.push(region.map_or(Ok(std::ptr::null_mut()), |r| self.address(r))?);
             }
             ticket_count += k.tickets as usize * workers;
             functions.push(k.function);
         }
+        let kernels = launches.iter().map(|l| l.kernel.0).collect();
         let tickets: Vec<Ticket> = (0..ticket_count).map(|_| Ticket::default()).collect();
         let mut frames = Vec::with_capacity(launches.len() * workers);
         let (mut next_buffer, mut next_ticket) = (0, 0);
@@ -264,7 +303,8 @@ impl Device for CpuDevice {
             next_buffer += launch.buffers.len();
             next_ticket += kernel(launch)?.tickets as usize * workers;
         }
-        let recorded = Recorded { functions: functions.into(), frames: frames.into(), tickets, _buffers: buffers };
+        let (functions, frames) = (functions.into(), frames.into());
+        let recorded = Recorded { functions, kernels, frames, tickets, _buffers: buffers };
         Self::add(&mut self.recorded, recorded).map(Recording)
     }
 
@@ -276,9 +316,14 @@ impl Device for CpuDevice {
         }
         // SAFETY: kernels read it, and none runs now; the start of the pool's job publishes it to the workers.
         unsafe { *self.control.get() = control };
-        let replay = Replay(recorded);
-        self.pool.run(&|worker| replay.run(worker));
-        Ok(())
+        let replay = Replay { recorded, failed: AtomicUsize::new(NO_LAUNCH) };
+        let pool = &mut self.pool;
+        catch_unwind(AssertUnwindSafe(|| pool.run(&|worker| replay.run(worker)))).map_err(|panic| {
+            let launch = replay.failed.load(Ordering::Relaxed);
+            let kernel = recorded.kernels.get(launch).and_then(|&k| self.kernels.get(k as usize));
+            let kernel = kernel.map(|k| k.name.clone()).unwrap_or_default();
+            Error::Launch { kernel, launch: Some(launch), cause: message(&*panic) }
+        })
     }
 
     fn sync(&mut self) -> Result<()> {

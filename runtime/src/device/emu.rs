@@ -5,9 +5,9 @@
 
 use super::{Device, HostBytes, Info, Kernel, Launch, Memory, Recording, Region};
 use crate::{Error, Result};
-use emu::{Loaded, Machine, Module, Options, Queue, Schedule};
+use emu::{Loaded, Machine, MemoryError, Module, Options, Queue, Schedule};
 use ir::abi::Control;
-use ir::artifact::KernelEntry;
+use ir::artifact::{KernelEntry, Param};
 use ir::target::Target;
 
 /// Alignment of allocations: that of a card's.
@@ -19,7 +19,7 @@ const CAPACITY: u64 = 1 << 46;
 #[derive(Debug, Clone)]
 struct Entry {
     module: usize,
-    params: u32,
+    params: Vec<Param>,
     /// The launch, but for its parameters.
     launch: emu::Launch,
 }
@@ -42,6 +42,11 @@ pub struct EmuDevice {
 
 fn refused(e: impl std::fmt::Display) -> Error {
     Error::device(format!("the emulator: {e}"))
+}
+
+/// What is wrong with a kernel, which the emulator has found.
+fn faulty(fault: emu::Fault) -> Error {
+    Error::Launch { kernel: fault.kernel.clone(), launch: None, cause: format!("the emulator: {fault}") }
 }
 
 impl EmuDevice {
@@ -99,7 +104,12 @@ impl Device for EmuDevice {
 
     fn alloc(&mut self, bytes: u64, what: &str) -> Result<Memory> {
         let base = self.machine.alloc(bytes, ALIGN);
-        let base = base.map_err(|_| Error::Memory { what: what.into(), need: bytes, have: None })?;
+        let base = base.map_err(|e| match e {
+            MemoryError::Full { capacity, .. } => {
+                Error::Memory { what: what.into(), need: bytes, have: Some(capacity) }
+            }
+            e => Error::device(format!("the emulator cannot give {what} {bytes} bytes: {e}")),
+        })?;
         self.memories.push((base, bytes));
         Ok(Memory(self.memories.len() as u32 - 1))
     }
@@ -144,7 +154,7 @@ impl Device for EmuDevice {
                 dynamic_shared: k.scratch_bytes,
                 params: Vec::new(),
             };
-            loaded.push(Entry { module: self.modules.len(), params: k.params, launch });
+            loaded.push(Entry { module: self.modules.len(), params: k.params.clone(), launch });
         }
         self.modules.push(self.machine.load(&module).map_err(refused)?);
         let first = self.kernels.len() as u32;
@@ -156,7 +166,7 @@ impl Device for EmuDevice {
         let mut recorded = Vec::with_capacity(launches.len());
         for l in launches {
             let k = self.kernels.get(l.kernel.0 as usize).ok_or_else(|| Error::foreign("kernel", l.kernel.0))?;
-            l.check(k.params)?;
+            l.check(&k.launch.entry, &k.params)?;
             let addresses = l.buffers.iter().map(|region| region.map_or(Ok(0), |r| self.address(r)));
             let addresses = addresses.chain([Ok(self.control)]).collect::<Result<Vec<u64>>>()?;
             let params = addresses.iter().flat_map(|a| a.to_le_bytes()).collect();
@@ -172,13 +182,15 @@ impl Device for EmuDevice {
         let words = [control.position, control.tokens].map(u32::to_le_bytes);
         self.machine.write(self.control, words.as_flattened()).map_err(refused)?;
         for (module, launch) in launches {
-            self.machine.launch(self.queue, &self.modules[*module], launch, self.overlaps).map_err(refused)?;
+            self.machine.launch(self.queue, &self.modules[*module], launch, self.overlaps).map_err(|e| match e {
+                emu::Error::Fault(fault) => faulty(*fault),
+                emu::Error::Launch(e) => refused(format!("kernel {}: {e}", launch.entry)),
+            })?;
         }
         Ok(())
     }
 
     fn sync(&mut self) -> Result<()> {
-        self.machine.sync(self.queue).map_err(refused)?;
-        Ok(())
+        self.machine.sync(self.queue).map(|_| ()).map_err(|fault| faulty(*fault))
     }
 }

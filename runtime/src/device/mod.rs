@@ -14,7 +14,7 @@ pub use pool::{MAX_WORKERS, Pool, barrier};
 
 use crate::{Error, Result};
 use ir::abi::Control;
-use ir::artifact::KernelEntry;
+use ir::artifact::{KernelEntry, Param};
 use std::sync::Arc;
 
 /// The kinds of devices.
@@ -117,12 +117,23 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Checks that it has a buffer for each parameter of its kernel.
-    fn check(&self, params: u32) -> Result<()> {
-        match self.buffers.len() {
-            given if given == params as usize => Ok(()),
-            given => Err(Error::device(format!("a kernel of {params} parameters is launched with {given}"))),
+    /// Checks that it has a buffer for each parameter of its kernel, with at least the bytes that the kernel demands.
+    ///
+    /// # Errors
+    /// [`Error::Device`] naming the kernel and the parameter.
+    fn check(&self, kernel: &str, params: &[Param]) -> Result<()> {
+        if self.buffers.len() != params.len() {
+            let (want, have) = (params.len(), self.buffers.len());
+            return Err(Error::device(format!("kernel {kernel} of {want} parameters is launched with {have}")));
         }
+        for (i, (param, region)) in params.iter().zip(&self.buffers).enumerate() {
+            let have = region.map_or(0, |region| region.bytes);
+            if have < param.bytes {
+                let what = format!("parameter {i} of kernel {kernel} has {} bytes or more", param.bytes);
+                return Err(Error::device(format!("{what}, it is launched with {have}")));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -194,15 +205,16 @@ pub trait Device: Send {
     /// [`Error::Device`], [`Error::Memory`] for scratch memory.
     fn record(&mut self, launches: &[Launch]) -> Result<Recording>;
 
-    /// Runs recorded launches, perhaps until [`Device::sync`] only. Allocates nothing, but on the emulator.
+    /// Runs recorded launches, perhaps until [`Device::sync`] only. Allocates nothing, but on the emulator. What kernels
+    /// leave behind where one fails is not defined.
     ///
     /// # Errors
-    /// [`Error::Device`].
+    /// [`Error::Device`]; [`Error::Launch`] if a kernel failed.
     fn replay(&mut self, recording: Recording, control: Control) -> Result<()>;
 
     /// Waits for the end of everything replayed.
     ///
     /// # Errors
-    /// [`Error::Device`] if a kernel failed.
+    /// [`Error::Device`]; [`Error::Launch`] if a kernel failed.
     fn sync(&mut self) -> Result<()>;
 }

@@ -6,6 +6,7 @@
 
 use crate::sys::thread::{self, Bound, CpuSet};
 use crate::{Error, Result};
+use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -48,7 +49,9 @@ struct Shared {
     spins: u32,
     linger: Duration,
     stop: AtomicBool,
-    panicked: AtomicBool,
+    /// Whether a worker has panicked in the current job, and the first panic.
+    failed: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
     parked: AtomicU32,
     lock: Mutex<()>,
     wake: Condvar,
@@ -62,8 +65,8 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Shared {
-    /// Returns once `done`; gives the core to others after some time, and runs `late` each time it does.
-    fn wait(&self, done: impl Fn() -> bool, late: impl Fn()) {
+    /// Returns once `done`; gives the core to others after some time.
+    fn wait(&self, done: impl Fn() -> bool) {
         for _ in 0..self.spins {
             if done() {
                 return;
@@ -71,22 +74,33 @@ impl Shared {
             std::hint::spin_loop();
         }
         while !done() {
-            late();
             std::thread::yield_now();
         }
     }
 
-    fn barrier(&self) {
+    /// Whether a worker has panicked in this job.
+    fn failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Waits for all workers; false if one has panicked, so that the others may not come.
+    fn barrier(&self) -> bool {
         let passed = self.passed.0.load(Ordering::Relaxed);
         // The workers' writes are released here and, through the last one's store, acquired by all.
         if self.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == self.workers {
             self.arrived.0.store(0, Ordering::Relaxed);
             self.passed.0.store(passed.wrapping_add(1), Ordering::Release);
         } else {
-            self.wait(
-                || self.passed.0.load(Ordering::Acquire) != passed,
-                || assert!(!self.panicked.load(Ordering::Relaxed), "another worker panicked"),
-            );
+            self.wait(|| self.passed.0.load(Ordering::Acquire) != passed || self.failed());
+        }
+        !self.failed()
+    }
+
+    /// Calls the job; keeps the first panic.
+    fn call(&self, job: &(dyn Fn(usize) + Sync), worker: usize) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| job(worker))) {
+            self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
+            self.failed.store(true, Ordering::Relaxed);
         }
     }
 
@@ -135,10 +149,8 @@ impl Shared {
             }
             // SAFETY: see `Sync for Shared`: the job was written before this epoch and lives until `running` is 0.
             let job = unsafe { (*self.job.0.get()).map(|job| &*job) };
-            if let Some(job) = job
-                && catch_unwind(AssertUnwindSafe(|| job(worker))).is_err()
-            {
-                self.panicked.store(true, Ordering::Relaxed);
+            if let Some(job) = job {
+                self.call(job, worker);
             }
             self.running.0.fetch_sub(1, Ordering::Release);
         }
@@ -179,7 +191,8 @@ impl Pool {
             spins: if oversubscribed { SPINS_OVERSUBSCRIBED } else { SPINS },
             linger: if oversubscribed { Duration::ZERO } else { LINGER },
             stop: AtomicBool::new(false),
-            panicked: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            panic: Mutex::new(None),
             parked: AtomicU32::new(0),
             lock: Mutex::new(()),
             wake: Condvar::new(),
@@ -213,13 +226,15 @@ impl Pool {
     /// Calls `job` with each worker's index on all workers at once, and returns when every call has.
     ///
     /// # Panics
-    /// If a call panicked, after all have ended.
+    /// If a call panicked, after all have ended: with what the first one said.
     pub fn run(&mut self, job: &(dyn Fn(usize) + Sync)) {
         let shared = &*self.shared;
         if shared.workers == 1 {
             return job(0);
         }
-        let _bound = self.others.as_ref().map(Bound::new);
+        // Where this thread runs it mostly stays, so only the first of many jobs has to move it.
+        let elsewhere = self.others.as_ref().filter(|others| !others.has_this_thread());
+        let _bound = elsewhere.map(Bound::new);
         // SAFETY: only the lifetime changes. The pointer is followed by threads that `running` counts, and this function
         // does not return, nor unwind, before that count is 0.
         let erased: Job = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(job) };
@@ -227,18 +242,13 @@ impl Pool {
         unsafe { *shared.job.0.get() = Some(erased) };
         shared.running.0.store(shared.workers - 1, Ordering::Relaxed);
         shared.publish();
-        let own = catch_unwind(AssertUnwindSafe(|| job(0)));
-        if own.is_err() {
-            shared.panicked.store(true, Ordering::Relaxed);
-        }
-        shared.wait(|| shared.running.0.load(Ordering::Acquire) == 0, || ());
-        if shared.panicked.swap(false, Ordering::Relaxed) {
-            // Some workers may not have come to the barrier that others left by panicking.
+        shared.call(job, 0);
+        shared.wait(|| shared.running.0.load(Ordering::Acquire) == 0);
+        if shared.failed.swap(false, Ordering::Relaxed) {
+            // Some workers may not have come to the barrier that others left.
             shared.arrived.0.store(0, Ordering::Relaxed);
-            match own {
-                Err(payload) => resume_unwind(payload),
-                Ok(()) => panic!("a worker panicked"),
-            }
+            let payload = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+            resume_unwind(payload.unwrap_or_else(|| Box::new("a worker panicked")));
         }
     }
 
@@ -259,13 +269,23 @@ impl Drop for Pool {
     }
 }
 
-/// [`ir::abi::Atom::Barrier`]: returns when every worker of the pool has called it in the current job.
+/// [`ir::abi::Atom::Barrier`]: returns when every worker of the pool has called it in the current job, or one has panicked.
+/// It does not panic itself, as the frames of generated code cannot be unwound.
 ///
 /// # Safety
 /// `pool` is the [`Pool::handle`] of a living pool, and the caller runs in its [`Pool::run`].
-pub unsafe extern "C" fn barrier(pool: *const u8, _worker: usize) {
+pub unsafe extern "C" fn barrier(pool: *const u8, worker: usize) {
+    // SAFETY: as above.
+    unsafe { meet(pool, worker) };
+}
+
+/// The same, and whether the job can go on: whether no worker has panicked.
+///
+/// # Safety
+/// As [`barrier`].
+pub(super) unsafe fn meet(pool: *const u8, _worker: usize) -> bool {
     // SAFETY: the caller guarantees that this is the `Shared` of a living pool.
-    unsafe { &*pool.cast::<Shared>() }.barrier();
+    unsafe { &*pool.cast::<Shared>() }.barrier()
 }
 
 #[cfg(test)]
@@ -279,13 +299,9 @@ mod tests {
     // SAFETY: the handle points to a `Shared`, which is `Sync`.
     unsafe impl Sync for Handle {}
     impl Handle {
-        fn shared(&self) -> &Shared {
-            // SAFETY: the pools of tests outlive their handles.
-            unsafe { &*self.0.cast() }
-        }
-        fn barrier(&self, worker: usize) {
+        fn barrier(&self, worker: usize) -> bool {
             // SAFETY: tests call it inside of `run` of the pool that it came from.
-            unsafe { barrier(self.0, worker) }
+            unsafe { meet(self.0, worker) }
         }
     }
 
@@ -343,28 +359,31 @@ mod tests {
         assert_eq!(count.into_inner(), 60);
     }
 
+    /// The others leave barriers at which the culprit does not come, as often as they meet one.
     #[test]
     fn panics_reach_the_caller_and_the_pool_lives_on() {
-        let mut pool = Pool::new(3).unwrap();
-        let handle = Handle(pool.handle());
-        for culprit in 0..3 {
-            let result = catch_unwind(AssertUnwindSafe(|| {
+        for workers in [1, 2, 3] {
+            let mut pool = Pool::new(workers).unwrap();
+            let handle = Handle(pool.handle());
+            for culprit in 0..workers {
+                let result = catch_unwind(AssertUnwindSafe(|| {
+                    pool.run(&|w| {
+                        if w == culprit {
+                            resume_unwind(Box::new(format!("worker {w}")));
+                        }
+                        assert!((0..3).all(|_| !handle.barrier(w)), "nobody is waited for");
+                    });
+                }));
+                let said = result.unwrap_err().downcast::<String>().unwrap();
+                assert_eq!(*said, format!("worker {culprit}"));
+                let count = AtomicUsize::new(0);
                 pool.run(&|w| {
-                    if w == culprit {
-                        std::panic::resume_unwind(Box::new("test"));
-                    }
-                    // Panics too, as the culprit never comes.
-                    handle.shared().barrier();
+                    assert!(handle.barrier(w));
+                    count.fetch_add(1, Ordering::Relaxed);
+                    assert!(handle.barrier(w));
+                    assert_eq!(count.load(Ordering::Relaxed), workers);
                 });
-            }));
-            assert!(result.is_err());
-            let count = AtomicUsize::new(0);
-            pool.run(&|w| {
-                handle.barrier(w);
-                count.fetch_add(1, Ordering::Relaxed);
-                handle.barrier(w);
-                assert_eq!(count.load(Ordering::Relaxed), 3);
-            });
+            }
         }
     }
 

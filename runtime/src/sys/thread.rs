@@ -71,6 +71,12 @@ impl CpuSet {
         unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &self.0) };
     }
 
+    /// Whether the calling thread runs on one of them now; false where the system does not tell.
+    pub fn has_this_thread(&self) -> bool {
+        // SAFETY: the call has no arguments and touches no memory of ours.
+        usize::try_from(unsafe { libc::sched_getcpu() }).is_ok_and(|cpu| self.contains(cpu))
+    }
+
     fn contains(&self, cpu: usize) -> bool {
         // SAFETY: callers ask for bits of the set.
         cpu < Self::LEN && unsafe { libc::CPU_ISSET(cpu, &self.0) }
@@ -124,6 +130,7 @@ mod tests {
         let Some(&cpu) = before.first() else { return };
         let bound = Bound::new(&CpuSet::new(&[cpu]));
         assert_eq!(allowed(), [cpu]);
+        assert!(CpuSet::new(&[cpu]).has_this_thread() && !CpuSet::new(&[cpu + 1]).has_this_thread());
         drop(bound);
         assert_eq!(allowed(), before);
     }

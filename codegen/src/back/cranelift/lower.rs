@@ -66,7 +66,7 @@ pub(super) fn lower(
     b.switch_to_block(entry);
     b.seal_block(entry);
     let frame = b.block_params(entry)[0];
-    let mut field = |offset: usize| b.ins().load(pointer, constant_memory(), frame, offset as i32);
+    let mut field = |offset: usize| b.ins().load(pointer, frame_memory(), frame, offset as i32);
     let control = field(offset_of!(Frame, control));
     let tickets = field(offset_of!(Frame, tickets));
     let atoms = field(offset_of!(Frame, atoms));
@@ -77,7 +77,7 @@ pub(super) fn lower(
         .iter()
         .enumerate()
         .map(|(number, decl)| match decl.space {
-            Space::Param(n) => Base::Address(b.ins().load(pointer, constant_memory(), addresses, n as i32 * 8)),
+            Space::Param(n) => Base::Address(b.ins().load(pointer, frame_memory(), addresses, n as i32 * 8)),
             Space::Scratch(offset) => Base::Address(b.ins().iadd_imm_u(scratch, i64::from(offset))),
             Space::Constant(_) => {
                 let symbol = b.func.declare_imported_user_function(UserExternalName::new(1, number as u32));
@@ -113,11 +113,20 @@ fn gpu_only() -> ir::Error {
     internal("an instruction of GPU kernels")
 }
 
-/// Memory that does not change while the kernel runs.
-fn constant_memory() -> MemFlagsData {
-    MemFlagsData::new().with_notrap().with_readonly().with_can_move()
+/// The frame and what it points to directly: addresses and figures that stay the same, and can be read, for as long as the
+/// kernel runs. So a load may be moved to where it would not have been executed.
+fn frame_memory() -> MemFlagsData {
+    read_memory().with_can_move()
 }
 
+/// Elements of buffers that the kernel only reads: nobody writes them while it runs. Not to be moved: an index may be inside
+/// of its buffer only where a branch or a loop has checked it.
+fn read_memory() -> MemFlagsData {
+    plain_memory().with_readonly()
+}
+
+/// Elements of other buffers. No access traps: indices are inside of their buffers, which are as large as the kernel declares
+/// ([`ir::artifact::Param`]).
 fn plain_memory() -> MemFlagsData {
     MemFlagsData::new().with_notrap()
 }
@@ -147,7 +156,7 @@ impl Lowering<'_, '_> {
     }
 
     fn flags(&self, buf: Buf) -> MemFlagsData {
-        if self.kernel.buffers[buf.0 as usize].access == Access::Write { plain_memory() } else { constant_memory() }
+        if self.kernel.buffers[buf.0 as usize].access == Access::Write { plain_memory() } else { read_memory() }
     }
 
     /// `while more(i) { body(i); i = next(i) }` from `start` on.
@@ -346,7 +355,7 @@ impl Lowering<'_, '_> {
     }
 
     fn field(&mut self, ty: Type, offset: usize) -> V {
-        self.b.ins().load(ty, constant_memory(), self.frame, offset as i32)
+        self.b.ins().load(ty, frame_memory(), self.frame, offset as i32)
     }
 
     fn call(&mut self, atom: Atom, args: &[V]) {
@@ -357,7 +366,7 @@ impl Lowering<'_, '_> {
             s.params.extend(kinds.iter().copied().map(AbiParam::new));
             b.import_signature(s)
         });
-        let address = self.b.ins().load(types::I64, constant_memory(), self.atoms, atom as i32 * 8);
+        let address = self.b.ins().load(types::I64, frame_memory(), self.atoms, atom as i32 * 8);
         self.b.ins().call_indirect(signature, address, args);
     }
 
@@ -385,7 +394,7 @@ impl Lowering<'_, '_> {
                     Special::Tokens => offset_of!(Control, tokens),
                     Special::Cta | Special::Thread => return Err(gpu_only()),
                 };
-                self.b.ins().load(types::I32, constant_memory(), self.control, offset as i32)
+                self.b.ins().load(types::I32, frame_memory(), self.control, offset as i32)
             }
             Inst::Get(var) => self.b.use_var(self.vars[var.0 as usize]),
             Inst::Index => return Err(internal("a loop index outside its loop")),

@@ -269,7 +269,7 @@ impl Emitter<'_> {
                 }
             },
             Stmt::Store { buf, index, mem, value } => {
-                let at = self.address(*buf, *index);
+                let at = self.address(*buf, *index)?;
                 let space = self.space(*buf);
                 match self.values[value] {
                     Operands::One(v) => {
@@ -286,7 +286,7 @@ impl Emitter<'_> {
                 let (head, after) = (self.label(), self.label());
                 let (from, to) = (self.one(*from), self.one(*to));
                 let i = self.op(Class::Word, "mov.b32", &[from]);
-                self.copies_of_loop(body);
+                self.copies_of_loop(body)?;
                 _ = writeln!(self.text, "$L{head}:");
                 let done = self.op(Class::Pred, "setp.ge.u32", &[i, to]);
                 self.line(format_args!("@{done} bra $L{after};"));
@@ -319,12 +319,13 @@ impl Emitter<'_> {
                 }
             }
             Stmt::MbarrierInit(buf, index) => {
-                let at = self.address(*buf, *index);
+                let at = self.address(*buf, *index)?;
                 self.line(format_args!("mbarrier.init.shared.b64 {at}, 1;"));
             }
             Stmt::FenceAsync => self.line(format_args!("fence.proxy.async.shared::cta;")),
             Stmt::BulkCopy(c) => {
-                let [to, from, mbarrier] = [c.to, c.from, c.mbarrier].map(|(buf, index)| self.address(buf, index));
+                let (to, from) = (self.address(c.to.0, c.to.1)?, self.address(c.from.0, c.from.1)?);
+                let mbarrier = self.address(c.mbarrier.0, c.mbarrier.1)?;
                 let bytes = c.bytes;
                 self.line(format_args!("mbarrier.arrive.expect_tx.shared.b64 _, {mbarrier}, {bytes};"));
                 self.line(format_args!(
@@ -332,7 +333,7 @@ impl Emitter<'_> {
                 ));
             }
             Stmt::MbarrierWait { buf, index, parity } => {
-                let (at, parity, again) = (self.address(*buf, *index), self.one(*parity), self.label());
+                let (at, parity, again) = (self.address(*buf, *index)?, self.one(*parity), self.label());
                 let parity = self.in_register(parity);
                 let done = self.reg(Class::Pred);
                 _ = writeln!(self.text, "$L{again}:");
@@ -345,16 +346,19 @@ impl Emitter<'_> {
     }
 
     /// Computes, before a loop, where bulk copies in it write to if that is known by then: the assembler would not.
-    fn copies_of_loop(&mut self, body: &[Stmt]) {
+    fn copies_of_loop(&mut self, body: &[Stmt]) -> Result<()> {
         for stmt in body {
             match stmt {
-                Stmt::If { then, other, .. } => [then, other].into_iter().for_each(|code| self.copies_of_loop(code)),
+                Stmt::If { then, other, .. } => {
+                    [then, other].into_iter().try_for_each(|code| self.copies_of_loop(code))?
+                }
                 Stmt::BulkCopy(BulkCopy { to: (buf, index), .. }) if self.values.contains_key(index) => {
-                    self.address(*buf, *index);
+                    self.address(*buf, *index)?;
                 }
                 _ => {}
             }
         }
+        Ok(())
     }
 
     fn cpu_only(&self, what: &str) -> Error {
@@ -376,8 +380,8 @@ impl Emitter<'_> {
     }
 
     /// The address of an element, as an operand of a memory instruction: constants that are added to an index go into the
-    /// instruction.
-    fn address(&mut self, buf: Buf, index: Value) -> String {
+    /// instruction, as far as its offset, a signed 32-bit number, holds them.
+    fn address(&mut self, buf: Buf, index: Value) -> Result<String> {
         let decl = &self.kernel.buffers[buf.0 as usize];
         let size = i64::from(decl.mem.bytes());
         let base = self.bases[buf.0 as usize];
@@ -387,24 +391,33 @@ impl Emitter<'_> {
         };
         let mut index = index;
         let index = loop {
+            let plus = |c: i32| Some(offset + i64::from(c) * size).filter(|&sum| c >= 0 && sum <= i64::from(i32::MAX));
             match self.kernel.inst(index) {
                 Inst::Int(i) => {
                     offset += i64::from(*i as u32) * size;
                     break None;
                 }
-                Inst::Binary(Binary::IAdd, x, c) => match (self.kernel.inst(*x), self.kernel.inst(*c)) {
-                    (_, Inst::Int(c)) if *c >= 0 => (index, offset) = (*x, offset + i64::from(*c) * size),
-                    (Inst::Int(c), _) if *c >= 0 => {
-                        (index, offset) = (*self.other(index), offset + i64::from(*c) * size)
+                Inst::Binary(Binary::IAdd, x, y) => {
+                    let constant = |v: Value| match self.kernel.inst(v) {
+                        Inst::Int(c) => plus(*c),
+                        _ => None,
+                    };
+                    match (constant(*x), constant(*y)) {
+                        (_, Some(sum)) => (index, offset) = (*x, sum),
+                        (Some(sum), None) => (index, offset) = (*y, sum),
+                        (None, None) => break Some(index),
                     }
-                    _ => break Some(index),
-                },
+                }
                 _ => break Some(index),
             }
         };
-        // What an instruction adds is a signed 32-bit number.
-        let (index, offset) = (index, offset as i32);
-        let Some(index) = index else { return format!("[{base}+{offset}]") };
+        let Some(index) = index else {
+            let offset = i32::try_from(offset).map_err(|_| {
+                let what = format!("byte {offset} of buffer {} of kernel {}", decl.name, self.kernel.name);
+                Error::unsupported(what, "constant offsets have 31 bits on a GPU")
+            })?;
+            return Ok(format!("[{base}+{offset}]"));
+        };
         let known = self.addresses.iter().rev().find_map(|open| open.get(&(buf, index)));
         let at = match known {
             Some(&at) => at,
@@ -429,19 +442,11 @@ impl Emitter<'_> {
                 at
             }
         };
-        format!("[{at}+{offset}]")
+        Ok(format!("[{at}+{offset}]"))
     }
 
-    /// The second operand of an addition.
-    fn other(&self, index: Value) -> &Value {
-        match self.kernel.inst(index) {
-            Inst::Binary(_, _, y) => y,
-            _ => unreachable!("only additions are taken apart"),
-        }
-    }
-
-    fn load(&mut self, buf: Buf, index: Value, mem: Mem, vector: bool) -> Operands {
-        let at = self.address(buf, index);
+    fn load(&mut self, buf: Buf, index: Value, mem: Mem, vector: bool) -> Result<Operands> {
+        let at = self.address(buf, index)?;
         let class = class(mem.ty());
         let ty = memory_type(mem);
         // Weights are read once: what is loaded whole need not stay in the first cache.
@@ -455,11 +460,11 @@ impl Emitter<'_> {
             let all = std::array::from_fn(|_| self.reg(class));
             let [a, b, c, d] = all;
             self.line(format_args!("ld.{space}.v4.{ty} {{{a}, {b}, {c}, {d}}}, {at};"));
-            return Operands::Four(all);
+            return Ok(Operands::Four(all));
         }
         let to = self.reg(class);
         self.line(format_args!("ld.{space}.{ty} {to}, {at};"));
-        Operands::One(to)
+        Ok(Operands::One(to))
     }
 
     /// The same for each lane of the operands.
@@ -545,7 +550,7 @@ impl Emitter<'_> {
                 Operands::One(self.look_up(a, half, &table))
             }
             Inst::Narrow(_) => return Err(self.cpu_only("a narrowing of vectors")),
-            Inst::Load { buf, index, mem, vector } => self.load(buf, index, mem, vector),
+            Inst::Load { buf, index, mem, vector } => self.load(buf, index, mem, vector)?,
             Inst::Elected => {
                 let to = self.reg(Class::Pred);
                 self.line(format_args!("elect.sync _|{to}, 0xffffffff;"));
@@ -563,7 +568,7 @@ impl Emitter<'_> {
                 Operands::One(self.shuffle("idx", a, lane))
             }
             Inst::AtomicAdd { buf, index, value } => {
-                let at = self.address(buf, index);
+                let at = self.address(buf, index)?;
                 let (to, v) = (self.reg(Class::Word), self.one(value));
                 self.line(format_args!("atom.acq_rel.gpu.global.add.u32 {to}, {at}, {v};"));
                 Operands::One(to)

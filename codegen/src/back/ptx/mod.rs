@@ -60,3 +60,49 @@ impl Backend for Ptx {
         Ok(Emitted { code: text.into_bytes(), listings })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ir::kernel::{Access, Builder, Grid, MOST_ELEMENTS, Mem, Value};
+
+    /// The PTX of a load at this index of a buffer as large as there may be.
+    fn load(index: impl FnOnce(&mut Builder) -> Value) -> Result<String> {
+        let mut b = Builder::new("k");
+        b.set_grid(Grid { ctas: 1, threads: 32 });
+        let (from, to) =
+            (b.param("from", Mem::I32, 4 * MOST_ELEMENTS, Access::Read), b.param("to", Mem::I32, 4, Access::Write));
+        b.await_previous();
+        let index = index(&mut b);
+        let (zero, v) = (b.int(0), b.load(from, index, Mem::I32));
+        b.store(to, zero, Mem::I32, v);
+        let emitted = Ptx.emit(&b.finish().verify()?, Target::by_name("sm_80")?, false)?;
+        Ok(String::from_utf8(emitted.code).expect("PTX is text"))
+    }
+
+    /// Instructions add signed 32-bit numbers: what is more stays in the index, and is refused where there is none.
+    #[test]
+    fn offsets_have_31_bits() {
+        let most = (1 << 29) - 1;
+        for (index, offset) in [(1usize, Some("+4]")), (most, Some("+2147483644]")), (most + 1, None), (1 << 31, None)]
+        {
+            let constant = load(|b| b.size(index));
+            match offset {
+                Some(offset) => assert!(constant.unwrap().contains(offset), "{index}"),
+                None => {
+                    let said = constant.unwrap_err().to_string();
+                    let words = format!("byte {} of buffer from of kernel k", 4 * index as u64);
+                    assert!(said.contains(&words) && said.contains("31 bits"), "{said}");
+                }
+            }
+            let text = load(|b| {
+                let position = b.position();
+                b.iadd_const(position, index)
+            });
+            let text = text.unwrap();
+            // The position, or what is the sum.
+            let of_position = text.contains("mad.wide.u32 %d6, %r0, 4");
+            assert_eq!((text.contains(offset.unwrap_or("+0]")), of_position), (true, offset.is_some()), "{text}");
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use super::*;
 use ir::abi::BarrierFn;
+use ir::artifact::Param;
 use ir::work::Work;
 use std::sync::atomic::AtomicU32;
 
@@ -10,8 +11,9 @@ fn device(workers: usize) -> CpuDevice {
 }
 
 /// Registers a Rust function as a kernel.
-fn add(d: &mut CpuDevice, function: KernelFn, tickets: u32, params: u32, scratch_bytes: u64) -> Kernel {
-    d.register(Loaded { function, tickets, params }, scratch_bytes).unwrap()
+fn add(d: &mut CpuDevice, function: KernelFn, tickets: u32, params: usize, scratch_bytes: u64) -> Kernel {
+    let params = vec![Param { bytes: 0, written: true }; params];
+    d.register(Loaded { name: "toy".into(), function, tickets, params }, scratch_bytes).unwrap()
 }
 
 /// The frame, as safe references to what the kernels below use of it.
@@ -51,7 +53,7 @@ impl View<'_> {
 const ITEMS: usize = 40;
 
 /// Two stages of tickets: a\[i\] += position + i; then, after a barrier, b\[i\] = the sum of all a.
-unsafe extern "C" fn two_stages(frame: *const Frame) {
+unsafe extern "C-unwind" fn two_stages(frame: *const Frame) {
     // SAFETY: called by a replay.
     let v = unsafe { View::new(frame) };
     loop {
@@ -74,7 +76,7 @@ unsafe extern "C" fn two_stages(frame: *const Frame) {
 }
 
 /// Reads everything that the launch before wrote: c\[worker\] = sum of b, and clears a (worker 0) for the next replay.
-unsafe extern "C" fn gather(frame: *const Frame) {
+unsafe extern "C-unwind" fn gather(frame: *const Frame) {
     // SAFETY: called by a replay.
     let v = unsafe { View::new(frame) };
     let sum = (0..ITEMS).map(|j| v.cell(1, j).load(Ordering::Relaxed)).sum();
@@ -110,7 +112,7 @@ fn launches_tickets_barriers() {
 }
 
 /// Fills the worker's scratch with its index, and after a barrier counts what is still there.
-unsafe extern "C" fn fill_scratch(frame: *const Frame) {
+unsafe extern "C-unwind" fn fill_scratch(frame: *const Frame) {
     // SAFETY: called by a replay; the kernel is registered with 200 bytes of scratch.
     unsafe {
         let v = View::new(frame);
@@ -147,12 +149,12 @@ fn entry(offset: u64, bytes: u64) -> KernelEntry {
     KernelEntry {
         name: "k".into(),
         hash: String::new(),
-        module: 0,
         offset,
         bytes,
+        tokens: 1,
         tickets: 0,
         scratch_bytes: 0,
-        params: 1,
+        params: vec![Param { bytes: 4, written: true }],
         grid: None,
         work: Work::default(),
     }
@@ -187,8 +189,11 @@ fn bad_arguments_are_errors() {
     let mut record = |kernel, buffers| d.record(&[Launch { kernel, buffers }]).map(|_| ()).map_err(|e| e.to_string());
     assert!(record(kernel, vec![Some(region(0, 64))]).is_ok());
     assert!(record(kernel, vec![]).unwrap_err().contains("1 parameters"));
+    for buffer in [None, Some(region(0, 3))] {
+        assert!(record(kernel, vec![buffer]).unwrap_err().contains("parameter 0 of kernel k has 4 bytes or more"));
+    }
     assert!(record(Kernel(7), vec![None]).unwrap_err().contains("kernel 7"));
-    for (offset, bytes) in [(1, 64), (65, 0), (u64::MAX, 1)] {
+    for (offset, bytes) in [(1, 64), (61, 4), (u64::MAX, 4)] {
         assert!(record(kernel, vec![Some(region(offset, bytes))]).unwrap_err().contains("outside"));
     }
     assert!(d.replay(Recording(9), Control::default()).is_err());
@@ -196,6 +201,38 @@ fn bad_arguments_are_errors() {
     assert!(d.upload(Region { memory: Memory(5), offset: 0, bytes: 1 }, &[0]).is_err());
     assert!(d.download(region(0, 4), &mut [0; 5]).is_err());
     assert!(matches!(d.alloc(u64::MAX, "a test"), Err(Error::Memory { .. })));
+}
+
+/// Worker `a[0]` panics in it; from 100 on all but the one of that number less 100.
+unsafe extern "C-unwind" fn panics(frame: *const Frame) {
+    // SAFETY: called by a replay.
+    let v = unsafe { View::new(frame) };
+    let (culprit, worker) = (v.cell(0, 0).load(Ordering::Relaxed), v.frame.worker);
+    if worker == culprit || culprit >= 100 && worker != culprit - 100 {
+        std::panic::resume_unwind(Box::new(format!("culprit {culprit}")));
+    }
+    v.barrier();
+}
+
+/// A panic in a kernel is an error that names it and its launch, and the device goes on.
+#[test]
+fn a_panic_is_an_error() {
+    for workers in [1, 2, 3] {
+        let mut d = device(workers);
+        let memory = d.alloc(64, "test").unwrap();
+        let region = Region { memory, offset: 0, bytes: 4 };
+        let kernel = add(&mut d, panics, 0, 1, 0);
+        let launch = Launch { kernel, buffers: vec![Some(region)] };
+        let recording = d.record(&vec![launch; 3]).unwrap();
+        for culprit in (0..workers as u32).chain(100..100 + workers as u32).filter(|&c| workers > 1 || c < 100) {
+            d.upload(region, &culprit.to_le_bytes()).unwrap();
+            let error = d.replay(recording, Control::default()).unwrap_err();
+            let Error::Launch { kernel, launch: Some(0), cause } = error else { panic!("{error:?}") };
+            assert_eq!((kernel.as_str(), cause), ("toy", format!("culprit {culprit}")));
+            d.upload(region, &99u32.to_le_bytes()).unwrap();
+            d.replay(recording, Control::default()).unwrap();
+        }
+    }
 }
 
 #[test]
