@@ -1,5 +1,5 @@
 //! Thin wrappers over the operating system: mapped files, directories replaced in one step, memory that can be executed,
-//! large anonymous memory, thread placement, memory limits, signals, the time.
+//! large anonymous memory, thread placement, memory limits, signals, standard input, the time.
 //!
 //! Invariant: nothing here knows what the memory holds. Next hop: `device` builds the CPU device on it.
 
@@ -9,6 +9,7 @@ pub mod fs;
 pub mod map;
 pub mod memory;
 pub mod signals;
+pub mod stdin;
 pub mod thread;
 pub mod time;
 
