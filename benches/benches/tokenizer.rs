@@ -22,7 +22,7 @@ fn tokenizer(c: &mut Criterion) {
         let file = ModelFile::open(&path).expect("a GGUF");
         let tokenizer = Tokenizer::from_metadata(file.metadata()).expect("a vocabulary");
         let name = path.file_stem().expect("a name").to_string_lossy();
-        let ids = tokenizer.encode(&text, false);
+        let ids = tokenizer.encode(&text, false).expect("tokens");
         group.bench_function(BenchmarkId::new("encode", &name), |b| b.iter(|| tokenizer.encode(&text, false)));
         group.bench_function(BenchmarkId::new("decode", &name), |b| b.iter(|| tokenizer.decode(&ids)));
     }

@@ -46,6 +46,8 @@ pub struct Chat {
     opening: Vec<Message>,
     /// Whether the last reply was interrupted.
     stopped: bool,
+    /// Whether it was said that replies end after so many tokens.
+    told_length: bool,
 }
 
 impl ChatArgs {
@@ -66,7 +68,13 @@ impl ChatArgs {
             }
         };
         let opening: Vec<_> = self.system.iter().map(|text| Message::new(SYSTEM, text)).collect();
-        Ok(Chat { conversation: Conversation::new(template, opening.clone()), opening, stopped: false })
+        let chat = Chat {
+            conversation: Conversation::new(template, opening.clone()),
+            opening,
+            stopped: false,
+            told_length: false,
+        };
+        Ok(chat)
     }
 }
 
@@ -80,6 +88,9 @@ const HELP: &str = "\
 Ctrl-C stops a reply, Ctrl-D leaves.
 ";
 
+/// The line of piped input at which a hint is due: who pipes a text may not expect that each of its lines is answered.
+const HINT_AT: usize = 8;
+
 /// Has `message` answered, or all lines that come.
 pub fn run(mut session: Session, mut chat: Chat, message: Option<String>, interrupt: &Interrupt) -> Result<ExitCode> {
     if let Some(text) = message {
@@ -91,7 +102,12 @@ pub fn run(mut session: Session, mut chat: Chat, message: Option<String>, interr
         let context = session.executor.context();
         note!("{}, context {context}, seed {}; /help lists commands", session.name, session.seed());
     }
+    let mut count = 0;
     while let Some(line) = lines.next()? {
+        count += 1;
+        if count == HINT_AT && !lines.interactive() {
+            note!("rigc: each line of standard input is a message; with -f - all of it is one");
+        }
         let done = chat.line(&line, &mut session, interrupt);
         // At a terminal Ctrl-C only ends a reply.
         if interrupt.is_ending() || (chat.stopped && !lines.interactive()) {
@@ -150,10 +166,10 @@ impl Chat {
     /// Prints the answer to a message, and on stderr why it is not whole.
     fn answer(&mut self, text: &str, session: &mut Session, interrupt: &Interrupt) -> Result<Reply> {
         let conversation = &mut self.conversation;
-        let reply = session.generate(interrupt.flag(), |s, on_text, interrupted| {
+        let reply = session.generate(interrupt.flag(), |s, watch| {
             let Session { executor, tokenizer, sampler, options, .. } = s;
             let message = Message::new(USER, text);
-            conversation.reply(message, executor, tokenizer, sampler, options, on_text, interrupted)
+            conversation.reply(message, executor, tokenizer, sampler, options, watch)
         });
         interrupt.rest();
         let context = session.executor.context();
@@ -177,7 +193,8 @@ impl Chat {
                 "rigc: the context of {context} tokens is full, so the reply ends here; /clear starts anew, or give a \
                  larger --ctx"
             ),
-            StopReason::Length => {
+            StopReason::Length if !self.told_length => {
+                self.told_length = true;
                 note!("rigc: the reply ends here after the {} tokens of -n", generation.ids.len())
             }
             StopReason::Interrupted if generation.ids.is_empty() => {

@@ -17,6 +17,7 @@ mod output;
 mod perplexity;
 mod progress;
 mod run;
+mod sampling;
 mod session;
 mod synth;
 mod temporary;

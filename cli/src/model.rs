@@ -9,6 +9,7 @@ use ir::artifact::Artifact;
 use ir::front::Tensors;
 use ir::quant::{self, Format};
 use ir::target::Target;
+use runtime::tokenizer::Tokenizer;
 use runtime::{Executor, ModelFile, executor};
 use std::path::{Path, PathBuf};
 
@@ -108,8 +109,27 @@ pub fn compile(model: &ModelFile, args: &CompileArgs, stages: &[&str]) -> Result
         ir::Error::Malformed { what, at } => {
             ir::Error::Malformed { what: format!("{path} cannot be used: {what}"), at }.into()
         }
+        ir::Error::Unsupported { feature, target, hint } => {
+            ir::Error::Unsupported { feature: format!("{path}: {feature}"), target, hint }.into()
+        }
         e => e.into(),
     })
+}
+
+/// The tokenizer of a model.
+pub fn tokenizer(file: &ModelFile) -> Result<Tokenizer> {
+    let path = file.path().display();
+    let tokenizer = Tokenizer::from_metadata(file.metadata()).map_err(|e| match e {
+        runtime::Error::Input { what } => runtime::Error::Input { what: format!("{path}: {what}") },
+        runtime::Error::Unsupported { feature, hint } => {
+            runtime::Error::Unsupported { feature: format!("{path}: {feature}"), hint }
+        }
+        runtime::Error::Limit { what, need, have } => {
+            runtime::Error::Limit { what: format!("{path}: {what}"), need, have }
+        }
+        e => e,
+    });
+    Ok(tokenizer?)
 }
 
 /// The demo model.

@@ -1,6 +1,7 @@
 //! Writing to stdout, where a closed pipe or a full disk is an error like any other and not a panic, and to stderr, where
 //! there is nobody to tell of either.
 
+use runtime::ModelFile;
 use std::io::{ErrorKind, Write};
 
 /// Writes all of `text` now.
@@ -15,6 +16,13 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 /// Writes to stderr, if that is possible.
 pub fn tell(text: std::fmt::Arguments<'_>) {
     let _ = std::io::stderr().write_fmt(text);
+}
+
+/// Tells what is wrong with a model's file but does not keep it from being used, a line each.
+pub fn warn<'a>(file: &ModelFile, what: impl IntoIterator<Item = &'a String>) {
+    for what in what {
+        tell(format_args!("warning: {}: {what}\n", file.path().display()));
+    }
 }
 
 /// `eprintln!`, but that nothing happens where it would panic.

@@ -11,7 +11,6 @@ use crate::{output, progress, text};
 use anyhow::{Context, Result};
 use runtime::Executor;
 use runtime::executor;
-use runtime::tokenizer::Tokenizer;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -153,8 +152,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if has < context {
         return Err(usage(format!("{} holds {has} tokens, --ctx is {context}; compile it with --ctx {context}", name)));
     }
-    let tokenizer = Tokenizer::from_metadata(file.metadata())?;
-    let tokens = tokenizer.encode_prompt(text, false);
+    let tokenizer = model::tokenizer(&file)?;
+    let tokens = tokenizer.encode_prompt(text, false)?;
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     if tokens.len() < 2 * context {
         let path = args.file.display();
@@ -171,6 +170,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
     let options = executor::Options { threads: args.threads.map_or(0, usize::from), ..Default::default() };
     let mut executor = model::executor(artifact, &file, &options, args.json)?;
+    output::warn(&file, tokenizer.blemishes());
     let interrupted = interrupt.flag();
     let bar = progress::count("chunks", args.json);
     bar.set_length(chunks as u64);

@@ -4,14 +4,16 @@ use crate::chat::{self, ChatArgs};
 use crate::failure::usage;
 use crate::interrupt::Interrupt;
 use crate::model::{self, CompileArgs};
+use crate::output::note;
+use crate::sampling::SamplingArgs;
 use crate::session::{Session, Settings};
 use crate::{machine, text};
 use anyhow::Result;
+use ir::gguf::Metadata;
 use runtime::device::Kind;
 use runtime::executor;
 use runtime::generate;
-use runtime::sampler::SamplerConfig;
-use runtime::tokenizer::Tokenizer;
+use runtime::sys::stdin;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,8 +23,12 @@ use std::time::Instant;
 #[derive(Debug, clap::Args)]
 #[command(
     allow_negative_numbers = true,
-    after_help = "The first argument is MODEL if it exists as a path or ends in .gguf or .rig, else it is PROMPT.\n\
-Without a prompt, standard input is read if it is no terminal; with --chat, each of its lines is a message."
+    after_help = "The first argument is MODEL if it exists as a path or ends in .gguf or .rig, else it is PROMPT.\n\n\
+A prompt is continued as it is; --chat has a model that was trained for conversations answer it.\n\n\
+Without a prompt, standard input is read if it is no terminal. With one, what a file or a pipe on standard input has \
+ready when the model is read comes after it, on a new line. With --chat and no prompt, each line of standard input is a \
+message or a command; -f - makes all of it one message.\n\n\
+At a terminal and without a prompt, a model with a chat template opens a conversation."
 )]
 pub struct Args {
     /// GGUF file or artifact (.rig)
@@ -34,7 +40,7 @@ pub struct Args {
     /// Prompt; may start with a dash
     #[arg(short, long, value_name = "PROMPT", allow_hyphen_values = true)]
     prompt: Option<String>,
-    /// Read the prompt from a file
+    /// Read the prompt from a file; -: from standard input
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Token ids as the prompt, as they are
@@ -46,25 +52,9 @@ pub struct Args {
     /// Most tokens to generate [default: 256; with --chat: until the reply ends]
     #[arg(short = 'n', long = "tokens", value_name = "N")]
     tokens: Option<usize>,
-    /// Temperature; 0 takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.8)]
-    temp: f32,
-    /// Sample from the K likeliest tokens; 0: from all
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    top_k: usize,
-    /// Sample from the likeliest tokens that together have this probability
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
-    top_p: f32,
-    /// Leave out tokens less likely than this share of the likeliest
-    #[arg(long, value_name = "P", default_value_t = 0.05)]
-    min_p: f32,
-    /// Divide the logits of recent tokens by this; 1: off
-    #[arg(long, value_name = "R", default_value_t = 1.0)]
-    repeat_penalty: f32,
-    /// Seed of the sampler [default: random; the summary prints it]
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// Stop before this text; may be given several times
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Stop before this text, which may have names of special tokens in it; may be given several times
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
     /// Go on after tokens that end a text
@@ -84,6 +74,9 @@ pub struct Args {
     /// a choice
     #[arg(long, default_value_t = 0, value_name = "N")]
     approx_seed: u64,
+    /// Tell all figures of the run, a line each
+    #[arg(long)]
+    verbose: bool,
     /// Print one JSON object instead of text; with --chat, one for each reply
     #[arg(long)]
     json: bool,
@@ -101,7 +94,7 @@ enum Prompt {
     Ids(Vec<u32>),
 }
 
-/// Sorts the arguments into a model and a prompt: with `--chat` there may be none.
+/// Sorts the arguments into a model and a prompt, if one is given.
 fn sort(args: &Args) -> Result<(Option<PathBuf>, Option<Prompt>)> {
     let (model, positional) = match (&args.first, &args.second) {
         (Some(first), second) if model::is_model(first) => (Some(PathBuf::from(first)), second.clone()),
@@ -121,40 +114,33 @@ fn sort(args: &Args) -> Result<(Option<PathBuf>, Option<Prompt>)> {
     if given.len() > 1 {
         return Err(usage("more than one prompt is given; use one of PROMPT, -p, -f and --prompt-ids"));
     }
-    if let Some(prompt) = given.pop().map(Some).or(args.chat.on().then_some(None)) {
-        return Ok((model, prompt));
-    }
-    if std::io::stdin().is_terminal() {
-        return Err(usage("no prompt is given; type one, as in: rigc run \"ROMEO:\""));
-    }
-    Ok((model, Some(Prompt::Text(text::read(std::io::stdin().lock(), Path::new("standard input"))?))))
+    Ok((model, given.pop()))
 }
 
-/// A seed that differs from run to run.
-fn random_seed() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish() & 0xffff_ffff
+/// A prompt with what comes through standard input after it, or that alone.
+fn with_input(prompt: Option<Prompt>) -> Result<Prompt> {
+    Ok(match prompt {
+        None => Prompt::Text(text::input()?),
+        Some(Prompt::Text(prompt)) if stdin::has_more() => match text::input()? {
+            more if more.is_empty() => Prompt::Text(prompt),
+            more => Prompt::Text(format!("{prompt}\n{more}")),
+        },
+        Some(prompt) => prompt,
+    })
 }
 
-/// What the flags say about generation.
-fn settings(args: &Args, device: Kind) -> Settings {
-    let sampling = SamplerConfig {
-        temperature: args.temp,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        min_p: args.min_p,
-        repeat_penalty: args.repeat_penalty,
-        seed: args.seed.unwrap_or_else(random_seed),
-    };
+/// What the flags and the model's file say about generation; `chat`: of replies.
+fn settings(args: &Args, device: Kind, metadata: &Metadata, chat: bool) -> Settings {
     let options = generate::Options {
-        max_tokens: args.tokens.or((!args.chat.on()).then_some(TOKENS)),
+        max_tokens: args.tokens.or((!chat).then_some(TOKENS)),
         ignore_eos: args.ignore_eos,
         stops: args.stop.clone(),
         top_logits: args.top_logits,
     };
     let executor =
         executor::Options { threads: args.threads.map_or(0, usize::from), device, approx_seed: args.approx_seed };
-    Settings { sampling, options, executor, json: args.json }
+    let sampling = args.sampling.choose(metadata);
+    Settings { sampling, options, executor, json: args.json, verbose: args.verbose }
 }
 
 /// Runs the command.
@@ -162,30 +148,54 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     let device = machine::device(&args.device)?;
     args.compile.default_target = machine::default_target(device);
     let interrupt = Interrupt::new();
-    let (path, prompt) = sort(&args)?;
+    let (path, mut prompt) = sort(&args)?;
+    let terminal = std::io::stdin().is_terminal();
+    if prompt.is_none() && !args.chat.on() && !terminal {
+        prompt = Some(with_input(None)?);
+    }
     let start = Instant::now();
     let loaded = model::load(path.as_deref().map(Path::new), &args.compile)?;
-    let tokenizer = Tokenizer::from_metadata(loaded.file.metadata())?;
-    let settings = settings(&args, device);
-    if args.chat.on() {
+    let tokenizer = model::tokenizer(&loaded.file)?;
+    let templated = loaded.file.metadata().get(runtime::chat::KEY).is_some();
+    if prompt.is_none() && !args.chat.on() && !templated {
+        return Err(usage("no prompt is given; type one, as in: rigc run \"ROMEO:\""));
+    }
+    let chat = args.chat.on() || prompt.is_none();
+    let settings = settings(&args, device, loaded.file.metadata(), chat);
+    let prompt = prompt.map(|p| with_input(Some(p))).transpose()?;
+    if chat {
         let chat = args.chat.conversation(loaded.file.metadata(), &tokenizer)?;
         let session = Session::new(loaded, tokenizer, settings, start)?;
         let message = prompt.and_then(|p| if let Prompt::Text(text) = p { Some(text) } else { None });
         return chat::run(session, chat, message, &interrupt);
     }
+    let context = loaded.artifact.manifest.context as usize;
     let prompt_ids = match prompt {
-        Some(Prompt::Text(text)) => tokenizer.encode_prompt(&text, !args.no_special),
+        Some(Prompt::Text(text)) => {
+            // A text that cannot fit takes much memory until its tokens can be counted.
+            let fewest = tokenizer.fewest(text.len());
+            if fewest > context {
+                let what = "tokens or more, but the context holds";
+                return Err(usage(format!("the prompt has {fewest} {what} {context}; give less, or a larger --ctx")));
+            }
+            tokenizer.encode_prompt(&text, !args.no_special)?
+        }
         Some(Prompt::Ids(ids)) => ids,
         None => Vec::new(),
     };
     if prompt_ids.is_empty() {
         return Err(usage("the prompt has no tokens; give some text"));
     }
+    let hint = templated && !args.json && args.prompt_ids.is_none();
     let mut session = Session::new(loaded, tokenizer, settings, start)?;
-    let generation = session.generate(interrupt.flag(), |s, on_text, interrupted| {
+    let generation = session.generate(interrupt.flag(), |s, watch| {
         let Session { executor, tokenizer, sampler, options, .. } = s;
-        generate::generate(executor, tokenizer, sampler, &prompt_ids, options, on_text, interrupted)
+        generate::generate(executor, tokenizer, sampler, &prompt_ids, options, watch)
     })?;
     session.print_end(&prompt_ids, &generation)?;
-    Ok(session.finish(&generation))
+    let code = session.finish(&generation);
+    if hint {
+        note!("The prompt was continued as it is; with --chat this model answers it.");
+    }
+    Ok(code)
 }

@@ -3,9 +3,11 @@
 use crate::failure::INTERRUPTED;
 use crate::model::{self, Loaded};
 use crate::output::{self, note};
+use crate::progress;
+use crate::sampling::Sampling;
 use anyhow::{Context, Result};
 use runtime::executor;
-use runtime::generate::{self, Generation, StopReason};
+use runtime::generate::{self, Generation, StopReason, Watch};
 use runtime::sampler::{Sampler, SamplerConfig};
 use runtime::tokenizer::Tokenizer;
 use runtime::{Executor, ModelFile};
@@ -62,13 +64,15 @@ impl ReportTimings {
 /// How a session generates.
 pub struct Settings {
     /// How to sample.
-    pub sampling: SamplerConfig,
+    pub sampling: Sampling,
     /// When to stop.
     pub options: generate::Options,
     /// How to load the model.
     pub executor: executor::Options,
     /// Whether results are printed as JSON.
     pub json: bool,
+    /// Whether all figures of a run are told.
+    pub verbose: bool,
 }
 
 /// A loaded model and how to sample from it.
@@ -84,43 +88,47 @@ pub struct Session {
     /// File name of the model.
     pub name: String,
     file: ModelFile,
-    sampling: SamplerConfig,
+    sampling: Sampling,
     load: Duration,
     json: bool,
+    verbose: bool,
 }
 
 impl Session {
     /// Loads the weights; `start` is when the command began.
     pub fn new(loaded: Loaded, tokenizer: Tokenizer, settings: Settings, start: Instant) -> Result<Session> {
         let Loaded { artifact, file, name } = loaded;
-        let Settings { sampling, options, executor, json } = settings;
-        let sampler = Sampler::new(sampling.clone(), artifact.manifest.config.vocab)?;
+        let Settings { sampling, options, executor, json, verbose } = settings;
+        let sampler = Sampler::new(sampling.config.clone(), artifact.manifest.config.vocab)?;
         let executor = model::executor(artifact, &file, &executor, json)?;
         let load = start.elapsed();
-        Ok(Session { executor, tokenizer, sampler, options, name, file, sampling, load, json })
+        output::warn(&file, tokenizer.blemishes().iter().chain(&sampling.warnings));
+        Ok(Session { executor, tokenizer, sampler, options, name, file, sampling, load, json, verbose })
     }
 
     /// What the sampler's randomness starts from.
     pub fn seed(&self) -> u64 {
-        self.sampling.seed
+        self.sampling.config.seed
     }
 
     /// Samples from now on as at the start.
     pub fn restart_sampler(&mut self) -> Result<()> {
-        self.sampler = Sampler::new(self.sampling.clone(), self.executor.manifest().config.vocab)?;
+        self.sampler = Sampler::new(self.sampling.config.clone(), self.executor.manifest().config.vocab)?;
         Ok(())
     }
 
-    /// Generates by `generate`, which gets the session, where text goes and what interrupts. Text is printed as it comes,
-    /// unless all is to be JSON.
+    /// Generates by `generate`, which gets the session and whom to tell. Text is printed as it comes, unless all is to be
+    /// JSON; at a terminal a bar shows how far a long prompt is.
     pub fn generate<T>(
         &mut self,
         interrupted: &AtomicBool,
-        generate: impl FnOnce(&mut Session, &mut dyn FnMut(&str), &AtomicBool) -> runtime::Result<T>,
+        generate: impl FnOnce(&mut Session, &mut Watch<'_>) -> runtime::Result<T>,
     ) -> Result<T> {
         let json = self.json;
         let mut failed = None;
+        let bar = progress::count("prompt", json);
         let mut on_text = |text: &str| {
+            bar.finish_and_clear();
             if !json
                 && failed.is_none()
                 && let Err(e) = output::print(text)
@@ -129,7 +137,14 @@ impl Session {
                 interrupted.store(true, Ordering::Relaxed);
             }
         };
-        let result = generate(self, &mut on_text, interrupted)?;
+        let mut on_prefill = |done: usize, all: usize| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        };
+        let mut watch = Watch { text: &mut on_text, prefill: &mut on_prefill, interrupted };
+        let result = generate(self, &mut watch);
+        bar.finish_and_clear();
+        let result = result?;
         if let Some(e) = failed {
             return Err(e);
         }
@@ -160,26 +175,43 @@ impl Session {
         ReportTimings::new(self.load, generation, self.executor.weight_bytes())
     }
 
-    /// What a whole run took, on stderr; its exit code.
+    /// What a whole run took, on stderr: a line, or with `--verbose` all figures. Gives its exit code.
     pub fn finish(&self, g: &Generation) -> ExitCode {
         let (t, info) = (self.timings(g), self.executor.device());
-        note!(
-            "\n{} ({}, {} threads): load {:.2} s; prefill {} tokens in {:.2} s, {:.1} tok/s; decode {} tokens in {:.2} s, \
-             {:.1} tok/s, {:.1} GB/s of weights; stopped by {}; seed {}",
-            info.name,
-            info.target,
-            info.workers,
-            t.load_ms / 1e3,
-            t.prefill_tokens,
-            t.prefill_ms / 1e3,
-            t.prefill_tokens_per_second,
-            g.ids.len(),
-            t.decode_ms / 1e3,
-            t.decode_tokens_per_second,
-            t.weight_gb_per_second,
-            g.stop_reason,
-            self.sampling.seed,
-        );
-        ExitCode::from(if g.stop_reason == StopReason::Interrupted { INTERRUPTED } else { 0 })
+        let prompt = match g.timings.prompt_tokens {
+            all if all > t.prefill_tokens => format!("{} of {all}", t.prefill_tokens),
+            all => all.to_string(),
+        };
+        let (stop, seed) = (g.stop_reason, self.sampling.config.seed);
+        if self.verbose {
+            let SamplerConfig { temperature, top_k, top_p, min_p, repeat_penalty, .. } = self.sampling.config;
+            let of_file = match self.sampling.of_file.as_slice() {
+                [] => String::new(),
+                names => format!(" ({} of the file)", names.join(", ")),
+            };
+            note!("\ndevice    {} ({}, {} threads)", info.name, info.target, info.workers);
+            note!("load      {:.2} s", t.load_ms / 1e3);
+            let rate = t.prefill_tokens_per_second;
+            note!("prefill   {prompt} tokens in {:.2} s, {rate:.1} tok/s", t.prefill_ms / 1e3);
+            let (rate, weights) = (t.decode_tokens_per_second, t.weight_gb_per_second);
+            let decode = t.decode_ms / 1e3;
+            note!("decode    {} tokens in {decode:.2} s, {rate:.1} tok/s, {weights:.1} GB/s of weights", g.ids.len());
+            note!(
+                "sampling  temp {temperature}, top-k {top_k}, top-p {top_p}, min-p {min_p}, repeat penalty \
+                 {repeat_penalty}{of_file}"
+            );
+            note!("end       stopped by {stop}; seed {seed}");
+        } else {
+            let rate = match g.timings.decode_steps {
+                0 => String::new(),
+                _ => format!(" · {:.1} tok/s", t.decode_tokens_per_second),
+            };
+            let of_file = match self.sampling.of_file.as_slice() {
+                [] => String::new(),
+                names => format!(" · {} of the file", names.join(", ")),
+            };
+            note!("\n{prompt} → {} tok{rate} · stopped by {stop}{of_file} · seed {seed}", g.ids.len());
+        }
+        ExitCode::from(if stop == StopReason::Interrupted { INTERRUPTED } else { 0 })
     }
 }

@@ -9,14 +9,22 @@ use std::path::Path;
 /// Most bytes of a text; more than any context holds.
 const MOST: u64 = 256 << 20;
 
-/// The text of a file.
+/// The text of a file, or of standard input for `-`.
 pub fn file(path: &Path) -> Result<String> {
+    if path == Path::new("-") {
+        return input();
+    }
     let file = File::open(path).map_err(|e| runtime::Error::io(path, e))?;
     read(file, path)
 }
 
+/// All that comes through standard input.
+pub fn input() -> Result<String> {
+    read(std::io::stdin().lock(), Path::new("standard input"))
+}
+
 /// All that `source` gives; `name` stands for it in messages.
-pub fn read(source: impl Read, name: &Path) -> Result<String> {
+fn read(source: impl Read, name: &Path) -> Result<String> {
     let mut bytes = Vec::new();
     source.take(MOST + 1).read_to_end(&mut bytes).map_err(|e| runtime::Error::io(name, e))?;
     utf8(bytes, &name.display().to_string())

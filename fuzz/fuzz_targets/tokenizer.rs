@@ -19,7 +19,7 @@ struct Input<'a> {
     scores: Option<Vec<f32>>,
     merges: Option<Vec<(Part, Part)>>,
     ids: [Option<u16>; 4],
-    flags: [Option<bool>; 3],
+    flags: [Option<bool>; 2],
     special: bool,
     stops: Vec<&'a str>,
     text: &'a str,
@@ -96,7 +96,7 @@ fn metadata(input: &Input<'_>) -> Metadata {
     for (key, id) in ["bos", "eos", "eot", "unknown"].iter().zip(input.ids) {
         set(&format!("{key}_token_id"), id.map(|id| Value::U32(id.into())));
     }
-    for (key, flag) in ["add_bos_token", "add_eos_token", "add_space_prefix"].iter().zip(input.flags) {
+    for (key, flag) in ["add_bos_token", "add_space_prefix"].iter().zip(input.flags) {
         set(key, flag.map(Value::Bool));
     }
     set("tokens", Some(Value::Array(tokens.iter().collect())));
@@ -109,9 +109,14 @@ fuzz_target!(|input: Input<'_>| {
         Ok(tokenizer) => tokenizer,
         Err(e) => return assert!(e.to_string().len() < 1000, "{e}"),
     };
-    let ids = tokenizer.encode(input.text, input.special);
+    let ids = match tokenizer.encode(input.text, input.special) {
+        Ok(ids) => ids,
+        Err(e) => return assert!(e.to_string().len() < 1000, "{e}"),
+    };
     assert!(ids.iter().all(|id| (*id as usize) < tokenizer.n_vocab()));
-    tokenizer.encode_prompt(input.text, input.special);
+    tokenizer.encode_prompt(input.text, input.special).expect("what could be encoded");
+    let guarded = tokenizer.guard(input.text, '\u{fdd0}');
+    assert_eq!(guarded.replace('\u{fdd0}', ""), input.text.replace('\u{fdd0}', ""));
     let text = tokenizer.decode(&ids);
     let mut stream = TextStream::new(&input.stops);
     for id in &ids {

@@ -17,7 +17,7 @@ pub struct Options {
     pub max_tokens: Option<usize>,
     /// Whether tokens that end a text are tokens like any other.
     pub ignore_eos: bool,
-    /// Texts at which generation stops; they are not part of the text.
+    /// Texts at which generation stops; they are not part of the text. They may have the names of control tokens in them.
     pub stops: Vec<String>,
     /// How many of the largest logits after the prompt to report.
     pub top_logits: usize,
@@ -60,6 +60,8 @@ impl std::fmt::Display for StopReason {
 /// How long it took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Timings {
+    /// Prompt tokens to process.
+    pub prompt_tokens: usize,
     /// Prompt tokens processed.
     pub prefill_tokens: usize,
     /// From the start to the logits after the prompt.
@@ -101,6 +103,16 @@ pub struct Generation {
     pub top_logits: Vec<(u32, f32)>,
 }
 
+/// Who is told how a generation goes, and what ends it early.
+pub struct Watch<'a> {
+    /// Gets text as soon as it is certain.
+    pub text: &'a mut dyn FnMut(&str),
+    /// Gets, while the prompt is processed, how many of its tokens are and how many there are.
+    pub prefill: &'a mut dyn FnMut(usize, usize),
+    /// Looked at between steps: whether to stop.
+    pub interrupted: &'a AtomicBool,
+}
+
 /// The `k` largest logits, from the device if it has found them.
 fn largest(executor: &mut Executor, k: usize) -> Result<Vec<(u32, f32)>> {
     if k == 0 {
@@ -122,8 +134,7 @@ fn next(executor: &mut Executor, sampler: &mut Sampler) -> Result<u32> {
     sampler.sample(executor.logits()?)
 }
 
-/// Processes `prompt` after what the executor already holds, then generates. Text goes to `on_text` as soon as it is
-/// certain; `interrupted` is looked at between steps. The last generated token is not in the KV cache yet: a prompt that
+/// Processes `prompt` after what the executor already holds, then generates. The last generated token is not in the KV cache yet: a prompt that
 /// goes on from here begins with it.
 ///
 /// # Errors
@@ -134,14 +145,18 @@ pub fn generate(
     sampler: &mut Sampler,
     prompt: &[u32],
     options: &Options,
-    on_text: &mut dyn FnMut(&str),
-    interrupted: &AtomicBool,
+    watch: &mut Watch<'_>,
 ) -> Result<Generation> {
+    let Watch { text: on_text, prefill: on_prefill, interrupted } = watch;
     let is_interrupted = || interrupted.load(Ordering::Relaxed);
     let start = Instant::now();
     let before = executor.position();
-    let prefilled = executor.prefill(prompt, &mut |_, _| !is_interrupted())?;
+    let prefilled = executor.prefill(prompt, &mut |done, all| {
+        on_prefill(done, all);
+        !is_interrupted()
+    })?;
     let mut timings = Timings {
+        prompt_tokens: prompt.len(),
         prefill_tokens: executor.position() - before,
         prefill: start.elapsed(),
         decode_steps: 0,
@@ -191,6 +206,9 @@ pub fn generate(
         sampler.accept(id);
         ids.push(id);
         emit(stream.push(tokenizer.token_bytes(id)));
+        if !options.stops.is_empty() && tokenizer.token_bytes(id).is_empty() {
+            emit(stream.pass(tokenizer.token_text(id).unwrap_or_default()));
+        }
         if stream.stopped() {
             break StopReason::Stop;
         }

@@ -2,15 +2,20 @@
 //!
 //! What is emitted depends on the bytes alone, not on how they are spread over tokens.
 
+use std::ops::Range;
+
 /// Emits text as soon as it is known not to belong to a stop string.
 #[derive(Debug, Default)]
 pub struct TextStream {
     stops: Vec<Stop>,
     /// Bytes of a character that is not complete yet: at most 3.
     partial: Vec<u8>,
-    /// `text[emitted..]` is held back: it may begin a stop string.
+    /// What is held back: it may begin a stop string.
     text: String,
-    emitted: usize,
+    /// The parts of `text` that are not to be seen.
+    hidden: Vec<Range<usize>>,
+    /// What was emitted last.
+    emitted: String,
     stopped: bool,
 }
 
@@ -60,6 +65,15 @@ impl TextStream {
         self.emit(false)
     }
 
+    /// Takes a text that is not to be seen, such as the name of a control token: stop strings may have it in them. Returns
+    /// the text that is certain now.
+    pub fn pass(&mut self, text: &str) -> &str {
+        let start = self.text.len();
+        self.append(text);
+        self.hidden.push(start..start + text.len());
+        self.emit(false)
+    }
+
     /// Ends the stream and returns what was held back: the begin of a stop string that did not come, and U+FFFD for a
     /// character that was not completed.
     pub fn finish(&mut self) -> &str {
@@ -72,11 +86,8 @@ impl TextStream {
         self.stopped
     }
 
-    /// Drops what was emitted before and decodes the partial bytes; an incomplete character at their end stays unless
-    /// they are the `last`.
+    /// Decodes the partial bytes; an incomplete character at their end stays unless they are the `last`.
     fn decode(&mut self, last: bool) {
-        self.text.drain(..self.emitted);
-        self.emitted = 0;
         let mut bytes = std::mem::take(&mut self.partial);
         let mut rest = 0;
         let mut chunks = bytes.utf8_chunks().peekable();
@@ -116,8 +127,18 @@ impl TextStream {
     /// The text that no stop string can claim any more, or `all`.
     fn emit(&mut self, all: bool) -> &str {
         let held = self.stops.iter().map(|s| s.matched).max().filter(|_| !all && !self.stopped).unwrap_or(0);
-        self.emitted = self.text.len() - held;
-        &self.text[..self.emitted]
+        let end = self.text.len() - held;
+        self.emitted.clear();
+        let mut at = 0;
+        for hidden in &mut self.hidden {
+            self.emitted.push_str(&self.text[at..hidden.start.clamp(at, end)]);
+            at = hidden.end.clamp(at, end);
+            *hidden = hidden.start.saturating_sub(end)..hidden.end.saturating_sub(end);
+        }
+        self.emitted.push_str(&self.text[at..end]);
+        self.hidden.retain(|hidden| !hidden.is_empty());
+        self.text.drain(..end);
+        &self.emitted
     }
 }
 
@@ -159,6 +180,31 @@ mod tests {
         check(&[], &[b"\xe2\x82"], &["", "\u{fffd}"], false);
         check(&[], &[b"\xf0\x9f", b"\xf0\x9f\x98\x80"], &["", "\u{fffd}😀", ""], false);
         check(&[], &[b"\x80\x80", b"\xed\xa0\x80"], &["\u{fffd}\u{fffd}", "\u{fffd}\u{fffd}\u{fffd}", ""], false);
+    }
+
+    /// Streams texts, those in brackets hidden.
+    #[track_caller]
+    fn check_hidden(stops: &[&str], texts: &[&str], pieces: &[&str], stopped: bool) {
+        let mut stream = TextStream::new(stops);
+        let one = |text: &&str| match text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
+            Some(hidden) => stream.pass(hidden).to_owned(),
+            None => stream.push(text.as_bytes()).to_owned(),
+        };
+        let mut got: Vec<String> = texts.iter().map(one).collect();
+        got.push(stream.finish().to_owned());
+        assert_eq!((got, stream.stopped()), (pieces.iter().map(|p| p.to_string()).collect(), stopped));
+    }
+
+    #[test]
+    fn hidden_text() {
+        check_hidden(&[], &["a", "[<x>]", "b"], &["a", "", "b", ""], false);
+        check_hidden(&["<x>"], &["a", "[<x>]", "b"], &["a", "", "", ""], true);
+        check_hidden(&["<x>b"], &["a", "[<x>]", "b"], &["a", "", "", ""], true);
+        check_hidden(&["<x>b"], &["a", "[<x>]", "c", "[<x>]"], &["a", "", "c", "", ""], false);
+        check_hidden(&["a<"], &["a", "[<x>]", "b"], &["", "", "", ""], true);
+        check_hidden(&["x>b"], &["a", "[<x>]", "cb"], &["a", "", "cb", ""], false);
+        check_hidden(&["a<x>b"], &["xa", "[<x>]"], &["x", "", "a"], false);
+        check_hidden(&["\n<x>"], &["a", "\n", "[<x>]", "b"], &["a", "", "", "", ""], true);
     }
 
     #[test]

@@ -310,7 +310,7 @@ fn damaged_artifacts_are_named() {
 
 mod generation {
     use super::*;
-    use runtime::generate::{Generation, Options, StopReason, generate};
+    use runtime::generate::{Generation, Options, StopReason, Watch, generate};
     use runtime::sampler::{Sampler, SamplerConfig};
     use runtime::tokenizer::{Tokenizer, Vocab};
 
@@ -344,7 +344,8 @@ mod generation {
             texts.push(t.to_owned());
             interrupted.store(texts.len() >= interrupt_at, Ordering::Relaxed);
         };
-        let g = generate(&mut e, &tokenizer(end), &mut sampler, &PROMPT, &options, &mut on_text, &interrupted);
+        let mut watch = Watch { text: &mut on_text, prefill: &mut |_, _| (), interrupted: &interrupted };
+        let g = generate(&mut e, &tokenizer(end), &mut sampler, &PROMPT, &options, &mut watch);
         (g.unwrap(), texts)
     }
 

@@ -194,7 +194,8 @@ fn generate(executor: &mut Executor, tokenizer: &Tokenizer, prompt: &[u32]) -> R
     let options = generate::Options { ignore_eos: true, ..Default::default() };
     executor.set_position(0).unwrap();
     let go = AtomicBool::new(false);
-    generate::generate(executor, tokenizer, &mut sampler, prompt, &options, &mut |_| (), &go)
+    let mut watch = generate::Watch { text: &mut |_| (), prefill: &mut |_, _| (), interrupted: &go };
+    generate::generate(executor, tokenizer, &mut sampler, prompt, &options, &mut watch)
         .map(|g| (g.ids.len(), g.stop_reason))
         .map_err(|e| e.to_string())
 }

@@ -35,13 +35,16 @@ fn refuses_by_name_and_figure() {
             "architecture 'mamba' is not supported; the architectures are llama, qwen2, qwen3",
         ),
         ("general.architecture", None, "'general.architecture' is missing"),
+        ("general.type", s("adapter"), "an adapter, such as a LoRA, (general.type 'adapter') alone is not supported"),
+        ("general.type", s("imatrix"), "an importance matrix for quantising (general.type 'imatrix')"),
+        ("general.type", s("mmproj"), "a projector of images or sounds (general.type 'mmproj')"),
         ("llama.block_count", None, "'llama.block_count' is missing"),
         ("llama.block_count", u(0), "'llama.block_count' is 0, at least 1"),
         ("llama.block_count", u(u32::MAX), "needs 4294967295, but 1024 is the limit"),
         ("llama.block_count", u(3), "'blk.2.attn_norm.weight' is missing"),
         ("llama.block_count", u(1), "tensor 'blk.1.attn_k.weight'"),
         ("llama.block_count", s("two"), "'llama.block_count'"),
-        ("llama.block_count", Some(Value::Array(Array::U32(vec![2, 2]))), "'llama.block_count'"),
+        ("llama.block_count", Some(Value::Array(Array::U32(vec![2, 2]))), "'llama.block_count' with a figure for each"),
         ("llama.embedding_length", u(0), "'llama.embedding_length' is 0"),
         ("llama.embedding_length", u(1 << 31), "needs 2147483648"),
         ("llama.embedding_length", u(128), "'token_embd.weight' is [101, 64], expected [101, 128]"),
@@ -78,6 +81,7 @@ fn refuses_by_name_and_figure() {
         assert!(error.contains(words), "{key} = {value:?}: '{error}' does not say '{words}'");
     }
     for (key, value) in [
+        ("general.type", s("model")),
         ("llama.rope.scaling.type", s("none")),
         ("llama.rope.scaling.factor", f(1.0)),
         ("llama.expert_count", u(0)),
@@ -99,6 +103,27 @@ fn names_missing_and_foreign_tensors() {
     assert!(error.contains("tensor 'blk.0.attn_k_norm.weight' f32[16] is not supported"), "{error}");
     let crowd = Synthetic { heads: 32, kv_heads: 1, head: 8, width: 256, ..Default::default() };
     assert!(refusal(&crowd, &[], None).unwrap_err().contains("share a KV head needs 32, but 16"));
+}
+
+/// Tensors that mean a feature are named as that, and a file without any is no model.
+#[test]
+fn names_features_by_their_tensors() {
+    let header = gguf::parse(&Synthetic::default().gguf()).unwrap();
+    let config = |tensors: &[gguf::TensorInfo]| {
+        let tensors = Tensors::new(tensors).unwrap();
+        front::config(&header.metadata, &tensors).unwrap_err().to_string()
+    };
+    for (name, words) in [
+        ("blk.1.attn_qkv.weight", "queries, keys and values in one matrix"),
+        ("blk.0.ffn_gate.bias", "a bias of the feed-forward gate"),
+        ("blk.1.ffn_up.bias", "a bias of the feed-forward network's first matrix"),
+    ] {
+        let mut tensors = header.tensors.clone();
+        tensors[3].name = name.into();
+        let error = config(&tensors);
+        assert!(error.starts_with(&format!("{words} (tensor '{name}') is not supported; ")), "{error}");
+    }
+    assert!(config(&[]).contains("the file has no tensors; it may hold a vocabulary only"));
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn use_model(path: &Path, target: &'static Target) -> Result<(), Error> {
     let tokenizer = Tokenizer::from_metadata(file.metadata())?;
     let artifact = run::compile(&file, Settings { context: Some(2), ..Settings::new(target) })?;
     let mut executor = run::load(&file, artifact, 1)?;
-    let ids = tokenizer.encode_prompt("a", true);
+    let ids = tokenizer.encode_prompt("a", true)?;
     executor.prefill(&ids[..ids.len().min(2)], &mut |_, _| true).map(|_| ())
 }
 

@@ -126,7 +126,8 @@ mod tests {
             insert(&mut metadata, shape, vocabulary);
             let tokenizer = Tokenizer::from_metadata(&metadata).unwrap();
             let text = "The winter of 1999, and then\n\tæ—東 🙂";
-            let ids = tokenizer.encode_prompt(text, true);
+            let ids = tokenizer.encode_prompt(text, true).unwrap();
+            assert!(tokenizer.blemishes().is_empty(), "{}: {:?}", shape.name, tokenizer.blemishes());
             assert_eq!(ids[0] == (shape.ordinary + vocabulary.bos) as u32, vocabulary.add_bos, "{}", shape.name);
             assert_eq!(tokenizer.decode(&ids), text, "{}", shape.name);
         }

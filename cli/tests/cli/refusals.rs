@@ -1,6 +1,7 @@
 //! What is refused: exit code 2 and one sentence.
 
-use crate::harness::{check_refused, check_said, command, rigc, shared, small, wait};
+use crate::harness::{changed, check_refused, check_said, command, rigc, shared, small, wait};
+use ir::gguf::{Array, Value};
 use ir::target;
 use runtime::device::Kind;
 
@@ -12,6 +13,16 @@ fn bad_arguments() {
     std::fs::write(dir.join("notes.txt"), "no model").unwrap();
     std::fs::write(dir.join("latin1.txt"), b"\xe9t\xe9").unwrap();
     std::fs::create_dir_all(dir.join("folder")).unwrap();
+    let numbers = Value::Array(Array::U32(vec![96, 64]));
+    for (name, key, value) in [
+        ("adapter", "general.type", "adapter".into()),
+        ("mmproj", "general.type", "mmproj".into()),
+        ("yarn", "llama.rope.scaling.type", "yarn".into()),
+        ("layers", "llama.feed_forward_length", numbers),
+        ("bert", "tokenizer.ggml.model", "bert".into()),
+    ] {
+        std::fs::write(dir.join(format!("{name}.gguf")), changed(&small().gguf(), &[(key, value)])).unwrap();
+    }
     std::fs::create_dir_all(dir.join("hollow.rig")).unwrap();
     let table: &[(&[&str], &[&str])] = &[
         // Flags.
@@ -72,6 +83,12 @@ fn bad_arguments() {
         (&["run", "--prompt-ids", "1,2048"], &["2048", "vocabulary"]),
         (&["run", "--ctx", "2", "--prompt-ids", "1,2,3"], &["3 tokens", "holds 2"]),
         (&["run", "m.gguf", ""], &["no tokens"]),
+        // Features and kinds of files, each named with the file.
+        (&["run", "adapter.gguf", "x"], &["adapter.gguf: an adapter", "'adapter'", "is not supported"]),
+        (&["run", "mmproj.gguf", "x"], &["mmproj.gguf: a projector", "'mmproj'", "is not supported"]),
+        (&["run", "yarn.gguf", "x"], &["yarn.gguf: RoPE scaling 'yarn'", "is not supported"]),
+        (&["compile", "layers.gguf"], &["layers.gguf: 'llama.feed_forward_length' with a figure for each layer"]),
+        (&["run", "bert.gguf", "x"], &["bert.gguf: the tokenizer model `bert`", "is not supported"]),
         // Files.
         (&["run", "missing.gguf", "x"], &["missing.gguf does not exist"]),
         (&["run", "missing.rig", "x"], &["missing.rig does not exist"]),

@@ -1,8 +1,9 @@
 //! `rigc run`: prompts, JSON, sampling, stopping.
 
-use crate::harness::{Outcome, command, interrupt, rigc, rigc_reading, shared, small, wait};
+use crate::harness::{Outcome, changed, check_said, command, interrupt, rigc, rigc_reading, shared, small, wait};
+use ir::gguf;
 use serde_json::Value;
-use std::io::Read;
+use std::io::{Read, Seek, Write};
 use std::process::Stdio;
 use tests::synthetic::Synthetic;
 
@@ -38,6 +39,120 @@ fn prompts() {
     }
     assert_eq!(demo(&["demo.gguf", "x"])["model"], "demo.gguf");
     assert_eq!(demo(&["x"])["model"], "bard-q4_k_m.gguf");
+}
+
+/// What is piped in comes after a prompt; a pipe that gives nothing does not hold it up.
+#[test]
+fn prompts_with_more_on_standard_input() {
+    let tail = ["--json", "--temp", "0", "-n", "4", "--ignore-eos"];
+    let piped = |args: &[&str], input: &str| {
+        rigc_reading(shared(), &[&["run", "demo.rig"], args, &tail].concat(), input.as_bytes()).json()["prompt_ids"]
+            .clone()
+    };
+    let joined = greedy(&["-p", "Say:\nO Romeo"])["prompt_ids"].clone();
+    assert_eq!(piped(&["Say:"], "O Romeo"), joined);
+    assert_eq!(piped(&["-p", "Say:"], "O Romeo"), joined);
+    assert_eq!(piped(&["-f", "-"], "Say:\nO Romeo"), joined);
+    assert_eq!(piped(&["Say:"], ""), greedy(&["Say:"])["prompt_ids"]);
+    assert_eq!(piped(&["--prompt-ids", "1,2"], "O Romeo"), serde_json::json!([1, 2]));
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"O Romeo").unwrap();
+    file.rewind().unwrap();
+    let args = [&["run", "demo.rig", "Say:"][..], &tail].concat();
+    let child = command(shared(), &args).stdin(file).spawn().unwrap();
+    assert_eq!(wait(child).json()["prompt_ids"], joined);
+    let mut child = command(shared(), &args).stdin(Stdio::piped()).spawn().unwrap();
+    let open = child.stdin.take();
+    assert_eq!(wait(child).json()["prompt_ids"], greedy(&["Say:"])["prompt_ids"]);
+    drop(open);
+}
+
+/// Text that no context holds is refused before it is cut into tokens.
+#[test]
+fn prompts_too_long_to_try() {
+    let o = rigc_reading(shared(), &["run", "demo.rig"], "a".repeat(50_000_000).as_bytes());
+    check_said(&o, &["the prompt has", "tokens or more, but the context holds 512"]);
+}
+
+#[test]
+fn summaries() {
+    let run = |args: &[&str]| rigc(shared(), &[&["run", "demo.rig", "O Romeo", "--seed", "9"], args].concat());
+    let o = run(&["-n", "4", "--ignore-eos"]);
+    let lines: Vec<&str> = o.err.trim().lines().collect();
+    let (short, hint) = (lines[0], lines[1]);
+    assert!(lines.len() == 2 && short.chars().count() < 80, "{}", o.err);
+    assert!(short.contains(" → 4 tok · ") && short.contains(" tok/s · stopped by length · seed 9"), "{short}");
+    assert!(hint.contains("--chat"), "{hint}");
+    let o = run(&["-n", "1", "--ignore-eos"]);
+    assert!(o.err.contains("→ 1 tok · stopped by length") && !o.err.contains("tok/s"), "{}", o.err);
+    let o = run(&["-n", "4", "--ignore-eos", "--verbose", "--top-k", "3", "--json"]);
+    for words in ["\nload      ", "\nprefill   ", "\ndecode    4 tokens in ", "top-k 3,", "stopped by length; seed 9"] {
+        assert!(o.err.contains(words), "'{words}' is not in: {}", o.err);
+    }
+    assert!(!o.err.contains("--chat"), "{}", o.err);
+    let plain = rigc(shared(), &["run", "m.gguf", "x", "-n", "1"]);
+    assert!(plain.code == Some(0) && !plain.err.contains("--chat"), "it has no template: {}", plain.err);
+}
+
+/// What the file recommends holds where no flag says otherwise, and the summary tells of it.
+#[test]
+fn sampling_of_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = small().gguf();
+    let keys = [("general.sampling.top_k", gguf::Value::I32(1)), ("general.sampling.temp", gguf::Value::F32(5.0))];
+    std::fs::write(dir.path().join("m.gguf"), changed(&model, &keys)).unwrap();
+    let run = |args: &[&str]| {
+        let o = rigc(dir.path(), &[&["run", "m.gguf", "ab", "-n", "8", "--ignore-eos", "--json"], args].concat());
+        (o.json()["ids"].clone(), o.err)
+    };
+    let (greedy, _) = run(&["--temp", "0"]);
+    let (ids, err) = run(&["--seed", "1"]);
+    assert!(ids == greedy && err.contains("temp, top-k of the file"), "{ids} {err}");
+    let (ids, err) = run(&["--seed", "1", "--top-k", "300"]);
+    assert!(ids != greedy && err.contains("temp of the file"), "{ids} {err}");
+    std::fs::write(dir.path().join("m.gguf"), changed(&model, &[("general.sampling.temp", gguf::Value::F32(-1.0))]))
+        .unwrap();
+    let (_, err) = run(&[]);
+    assert!(
+        err.starts_with("warning: m.gguf: general.sampling.temp is -1, which makes no sense; 0.8 is used\n"),
+        "{err}"
+    );
+}
+
+/// What is wrong with a vocabulary and matters to few texts is a warning; what a text needs and lacks is an error.
+#[test]
+fn blemishes_of_vocabularies() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = ("tokenizer.ggml.padding_token_id", gguf::Value::U32(u32::MAX));
+    std::fs::write(dir.path().join("m.gguf"), changed(&small().gguf(), &[id])).unwrap();
+    let warning =
+        "warning: m.gguf: tokenizer.ggml.padding_token_id is 4294967295, but tokenizer.ggml.tokens has 300 tokens";
+    let args: [&[&str]; 2] = [&["run", "m.gguf", "ab", "-n", "2"], &["perplexity", "m.gguf", "text", "--ctx", "8"]];
+    std::fs::write(dir.path().join("text"), "ab".repeat(20)).unwrap();
+    for args in args {
+        let o = rigc(dir.path(), args);
+        assert!(o.code == Some(0) && o.err.starts_with(warning), "{args:?}: {o:?}");
+        assert_eq!(o.err.matches("warning").count(), 1, "{}", o.err);
+    }
+}
+
+/// A stop text may name special tokens, which are no part of the text.
+#[test]
+fn stops_at_special_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("m.gguf"), small().gguf()).unwrap();
+    let run = |args: &[&str]| {
+        let tail = ["-n", "200", "--ignore-eos", "--json", "--seed", "5", "--temp", "3", "--top-k", "0"];
+        rigc(dir.path(), &[&["run", "m.gguf", "ab"], &tail[..], args].concat()).json()
+    };
+    let all = run(&[]);
+    let ids: Vec<u64> = all["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+    // Of this vocabulary, ids from 256 on are control tokens, named after their number above that.
+    let at = ids.iter().position(|&id| id >= 256).expect("a control token was drawn");
+    let stopped = run(&["--stop", &format!("<|{}|>", ids[at] - 256)]);
+    assert_eq!(stopped["stop_reason"], "stop", "{stopped}");
+    assert_eq!(stopped["ids"].as_array().unwrap().len(), at + 1);
+    assert!(all["text"].as_str().unwrap().starts_with(stopped["text"].as_str().unwrap()));
 }
 
 #[test]

@@ -38,10 +38,24 @@ const EMBEDDING: &str = "token_embd.weight";
 /// The output matrix, where it is not the embedding table.
 const OUTPUT: &str = "output.weight";
 
+/// Tensors of a layer that mean what is not built.
+const UNBUILT: &[(&str, &str, &str)] = &[
+    (".attn_qkv.weight", "queries, keys and values in one matrix", "models with attn_q, attn_k and attn_v are"),
+    (".ffn_gate.bias", "a bias of the feed-forward gate", "models without it are"),
+    (".ffn_up.bias", "a bias of the feed-forward network's first matrix", "models without it are"),
+];
+
 /// Reads the figures of a dense decoder.
 pub(super) fn config(keys: &Keys<'_>, tensors: &Tensors, traits: &Traits) -> Result<ModelConfig> {
     let context = keys.count("context_length", 1, most::CONTEXT)?;
     keys.refuse_unbuilt(context)?;
+    for (part, feature, hint) in UNBUILT {
+        if let Some((name, _)) =
+            tensors.iter().find(|(name, _)| name.strip_prefix("blk.").is_some_and(|n| n.ends_with(part)))
+        {
+            return Err(Error::unsupported(format!("{feature} (tensor '{name}')"), *hint));
+        }
+    }
     let layers = keys.count("block_count", 1, most::LAYERS)?;
     let width = keys.count("embedding_length", 1, most::WIDTH)?;
     let heads = keys.count("attention.head_count", 1, most::HEADS)?;

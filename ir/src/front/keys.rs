@@ -1,7 +1,7 @@
 //! Metadata under a model's own prefix (`llama.block_count`), bounded, and the features whose keys mean that a model
 //! computes something that is not built.
 
-use crate::gguf::Metadata;
+use crate::gguf::{Metadata, Value};
 use crate::graph::F32;
 use crate::quote::quoted;
 use crate::{Error, Result};
@@ -59,6 +59,10 @@ impl<'a> Keys<'a> {
     /// A count in `least..=most`, if the key is there.
     pub fn opt_count(&self, key: &str, least: usize, most: usize) -> Result<Option<usize>> {
         let key = self.full(key);
+        if let Some(Value::Array(_)) = self.metadata.get(&key) {
+            let hint = "models whose layers are all alike are";
+            return Err(Error::unsupported(format!("'{key}' with a figure for each layer"), hint));
+        }
         self.metadata.opt_u64(&key)?.map(|n| bound(&format!("metadata key '{key}'"), n, least, most)).transpose()
     }
 

@@ -30,6 +30,13 @@ struct Architecture {
     build: fn(&ModelConfig, &mut Builder<'_>) -> Result<()>,
 }
 
+/// Values of `general.type` of files that are no models, and what those are.
+const NO_MODELS: &[(&str, &str)] = &[
+    ("adapter", "an adapter, such as a LoRA,"),
+    ("imatrix", "an importance matrix for quantising"),
+    ("mmproj", "a projector of images or sounds"),
+];
+
 /// The figures of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ModelConfig {
@@ -120,8 +127,18 @@ impl Tensors {
 /// [`Error::Unsupported`] for an architecture or feature that is not built, [`Error::Malformed`] for a missing or absurd
 /// figure, [`Error::Limit`] for one that is too large.
 pub fn config(metadata: &Metadata, tensors: &Tensors) -> Result<ModelConfig> {
+    if let Ok(Some(kind)) = metadata.opt_str("general.type")
+        && let Some((_, what)) = NO_MODELS.iter().find(|(name, _)| *name == kind)
+    {
+        let hint = "give the model that it belongs to";
+        return Err(Error::unsupported(format!("{what} (general.type '{kind}') alone"), hint));
+    }
     let name = metadata.str("general.architecture")?;
-    (architecture(name)?.config)(&Keys::new(metadata, name), tensors)
+    let architecture = architecture(name)?;
+    if tensors.0.is_empty() {
+        return Err(Error::malformed("the file has no tensors; it may hold a vocabulary only"));
+    }
+    (architecture.config)(&Keys::new(metadata, name), tensors)
 }
 
 /// The graph of an entry point: inputs are token ids and a position; outputs are `logits` and, for each layer i, the KV

@@ -1,15 +1,16 @@
 //! A conversation and what of it the KV cache holds.
 //!
 //! Each turn renders all messages anew; of the tokens, those that the cache already holds at their place stay there,
-//! and only the rest is processed. Invariant: the cache's tokens are those of `cached`.
+//! and only the rest is processed. Text of messages becomes no control token. Invariant: the cache's tokens are those of
+//! `cached`.
 
 use super::{ASSISTANT, ChatTemplate, Message};
 use crate::Executor;
 use crate::error::{Error, Result};
-use crate::generate::{self, Generation, StopReason};
+use crate::generate::{self, Generation, StopReason, Watch};
 use crate::sampler::Sampler;
 use crate::tokenizer::Tokenizer;
-use std::sync::atomic::AtomicBool;
+use serde_json::Value as Json;
 
 /// Messages, the template that renders them, and what the executor has seen of them.
 #[derive(Debug)]
@@ -50,7 +51,6 @@ impl Conversation {
     /// # Errors
     /// Those of [`ChatTemplate::render`] and [`generate::generate`]; [`Error::Limit`] if the conversation does not fit
     /// in the context, before anything is computed.
-    #[expect(clippy::too_many_arguments, reason = "those of `generate`, and the message")]
     pub fn reply(
         &mut self,
         message: Message,
@@ -58,11 +58,10 @@ impl Conversation {
         tokenizer: &Tokenizer,
         sampler: &mut Sampler,
         options: &generate::Options,
-        on_text: &mut dyn FnMut(&str),
-        interrupted: &AtomicBool,
+        watch: &mut Watch<'_>,
     ) -> Result<Reply> {
         self.messages.push(message);
-        let result = self.answer(executor, tokenizer, sampler, options, on_text, interrupted);
+        let result = self.answer(executor, tokenizer, sampler, options, watch);
         match &result {
             Ok(Reply { generation, .. }) if said_something(generation) => {
                 self.messages.push(Message::new(ASSISTANT, tokenizer.without_prefix(&generation.text)));
@@ -78,25 +77,30 @@ impl Conversation {
         tokenizer: &Tokenizer,
         sampler: &mut Sampler,
         options: &generate::Options,
-        on_text: &mut dyn FnMut(&str),
-        interrupted: &AtomicBool,
+        watch: &mut Watch<'_>,
     ) -> Result<Reply> {
-        let prompt_ids = tokenizer.encode_rendered(&self.template.render(&self.messages, true, None)?);
-        let (need, have) = (prompt_ids.len(), executor.context());
-        if need > have {
-            return Err(Error::Limit {
-                what: "the conversation with this message".into(),
-                need: need as u64,
-                have: have as u64,
-            });
-        }
+        let mark = unused_mark(&self.messages);
+        let text = self.template.render(&guarded(&self.messages, tokenizer, mark), true, None)?;
+        let have = executor.context();
+        // Text that cannot fit takes much memory until its tokens can be counted.
+        let prompt_ids = match tokenizer.fewest(text.len()) {
+            fewest if fewest > have => Err(fewest),
+            _ => Ok(tokenizer.encode_rendered(&text, mark)?),
+        };
+        let prompt_ids = prompt_ids.and_then(|ids| if ids.len() > have { Err(ids.len()) } else { Ok(ids) });
+        let prompt_ids = prompt_ids.map_err(|need| Error::Limit {
+            what: "the conversation with this message".into(),
+            need: need as u64,
+            have: have as u64,
+        })?;
+        let need = prompt_ids.len();
         let alike = self.cached.iter().zip(&prompt_ids).take_while(|(a, b)| a == b).count();
         // The last token is always processed: it gives the logits.
         let kept = alike.min(need.saturating_sub(1));
         executor.set_position(kept)?;
         self.cached.truncate(kept);
         let new = prompt_ids.get(kept..).unwrap_or_default();
-        match generate::generate(executor, tokenizer, sampler, new, options, on_text, interrupted) {
+        match generate::generate(executor, tokenizer, sampler, new, options, watch) {
             Ok(generation) => {
                 self.cached.extend(new.iter().chain(&generation.ids));
                 // The last token generated is not in the cache, nor the rest of an interrupted prompt.
@@ -114,4 +118,40 @@ impl Conversation {
 /// Whether an answer is to be kept: an empty one is, if the model itself ended it.
 fn said_something(generation: &Generation) -> bool {
     !generation.ids.is_empty() || generation.stop_reason != StopReason::Interrupted
+}
+
+/// The first of the characters that no text is supposed to have which none of these messages has.
+fn unused_mark(messages: &[Message]) -> char {
+    let used = |mark: char| messages.iter().any(|m| m.0.values().any(|value| contains(value, mark)));
+    ('\u{fdd0}'..='\u{fdef}').chain('\u{e000}'..='\u{f8ff}').find(|mark| !used(*mark)).unwrap_or('\u{fdd0}')
+}
+
+fn contains(value: &Json, mark: char) -> bool {
+    match value {
+        Json::String(text) => text.contains(mark),
+        Json::Array(values) => values.iter().any(|value| contains(value, mark)),
+        Json::Object(fields) => fields.values().any(|value| contains(value, mark)),
+        _ => false,
+    }
+}
+
+/// The messages with every text but a role guarded: what a message spells is text, and only the template writes structure.
+fn guarded(messages: &[Message], tokenizer: &Tokenizer, mark: char) -> Vec<Message> {
+    let mut guarded = messages.to_vec();
+    for message in &mut guarded {
+        message.0.iter_mut().filter(|(key, _)| *key != "role").for_each(|(_, value)| guard(value, tokenizer, mark));
+    }
+    guarded
+}
+
+fn guard(value: &mut Json, tokenizer: &Tokenizer, mark: char) {
+    match value {
+        Json::String(text) => *text = tokenizer.guard(text, mark),
+        Json::Array(values) => values.iter_mut().for_each(|value| guard(value, tokenizer, mark)),
+        Json::Object(fields) => {
+            // The kind of a part is a word that the template compares, as a role is.
+            fields.iter_mut().filter(|(key, _)| *key != "type").for_each(|(_, value)| guard(value, tokenizer, mark));
+        }
+        _ => {}
+    }
 }

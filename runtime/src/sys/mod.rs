@@ -1,5 +1,5 @@
 //! Thin wrappers over the operating system: mapped files, directories replaced in one step, memory that can be executed,
-//! large anonymous memory, thread placement, limits, signals, the terminal, the time.
+//! large anonymous memory, thread placement, limits, signals, standard input, the terminal, the time.
 //!
 //! Invariant: nothing here knows what the memory holds. Next hop: `device` builds the CPU device on it.
 
@@ -10,6 +10,7 @@ pub mod limits;
 pub mod map;
 pub mod memory;
 pub mod signals;
+pub mod stdin;
 pub mod terminal;
 pub mod thread;
 pub mod time;

@@ -1,7 +1,7 @@
 //! Byte-level byte-pair encoding: a word's bytes become tokens, and the pair of lowest rank merges until none is left.
 
 use super::merge::{Merges, NONE, Pair, Scratch, WORD_MAX};
-use super::vocab::quoted;
+use super::vocab::{Tally, quoted};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -36,18 +36,28 @@ pub(super) struct Bpe {
     /// Length of the longest key of `tokens`.
     longest: usize,
     merges: Merges,
+    /// Number of tokens. Symbols from here on are what merges make or take and is no token.
+    count: u32,
+    /// The bytes of those symbols.
+    others: Vec<Box<[u8]>>,
     ignore_merges: bool,
 }
 
 impl Bpe {
-    /// `texts` are the tokens by id and `merges` the pairs by rank, both in the byte-level alphabet.
+    /// `texts` are the tokens by id, empty for those that text never becomes, and `merges` the pairs by rank, both in the
+    /// byte-level alphabet. Of equal texts the last counts; what a merge names and is no token merges all the same, and
+    /// is left as the tokens of its bytes.
     ///
     /// # Errors
-    /// [`Error::Input`] if a text occurs twice, no byte has a token, or a merge is no pair of tokens
-    /// whose concatenation is a token.
-    pub(super) fn new(texts: &[Cow<'_, str>], merges: &[Cow<'_, str>], ignore_merges: bool) -> Result<Self> {
+    /// [`Error::Input`] if no byte has a token.
+    pub(super) fn new(
+        texts: &[Cow<'_, str>],
+        merges: &[Cow<'_, str>],
+        ignore_merges: bool,
+        blemishes: &mut Vec<String>,
+    ) -> Result<Self> {
         let mut tokens: HashMap<Box<[u8]>, u32> = HashMap::with_capacity(texts.len());
-        let mut buffer = Vec::new();
+        let (mut buffer, mut twice) = (Vec::new(), Tally::default());
         for (id, text) in (0u32..).zip(texts) {
             buffer.clear();
             // Text outside the alphabet is never made of bytes: only special tokens have it.
@@ -55,36 +65,54 @@ impl Bpe {
                 continue;
             }
             if let Some(first) = tokens.insert(buffer.as_slice().into(), id) {
-                return Err(Error::input(format!(
-                    "tokenizer.ggml.tokens holds {} twice, as {first} and {id}",
-                    quoted(text)
-                )));
+                let text = quoted(text);
+                twice.add(|| format!("tokenizer.ggml.tokens holds {text} twice, as {first} and {id}"));
             }
         }
+        blemishes.extend(twice.tell("text becomes the last"));
         let bytes = std::array::from_fn(|byte| tokens.get([byte as u8].as_slice()).copied().unwrap_or(NONE));
         if bytes.iter().all(|id| *id == NONE) {
             return Err(Error::input("tokenizer.ggml.tokens has no token for any byte"));
         }
+        let longest = tokens.keys().map(|k| k.len()).max().unwrap_or(0);
 
+        let count = texts.len() as u32;
+        let (mut others, mut other_of) = (Vec::new(), HashMap::new());
+        let mut symbol = |bytes: &[u8]| {
+            tokens.get(bytes).or_else(|| other_of.get(bytes)).copied().unwrap_or_else(|| {
+                let new = count + others.len() as u32;
+                others.push(bytes.into());
+                other_of.insert(Box::from(bytes), new);
+                new
+            })
+        };
         let mut pairs = Vec::with_capacity(merges.len());
+        let (mut unread, mut unknown) = (Tally::default(), Tally::default());
         for (rank, text) in (0u32..).zip(merges) {
-            let bad = |what: &str| Error::input(format!("tokenizer.ggml.merges[{rank}] is {}, {what}", quoted(text)));
+            let what = || format!("tokenizer.ggml.merges[{rank}] is {}", quoted(text));
             // The separator is never the first character, so that a token may start with a space.
-            let space = text.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(i, _)| i);
-            let (left, right) = text.split_at(space.ok_or_else(|| bad("which is not two tokens"))?);
+            let space = text.char_indices().skip(1).find(|(i, c)| *c == ' ' && i + 1 < text.len());
+            let Some((left, right)) = space.map(|(i, _)| (&text[..i], &text[i + 1..])) else {
+                unread.add(|| format!("{}, which is not two tokens", what()));
+                continue;
+            };
             buffer.clear();
             let known = decode_text(left, &mut buffer);
             let middle = buffer.len();
-            let known = known && decode_text(&right[1..], &mut buffer);
-            let token = |bytes: &[u8]| tokens.get(bytes).copied().filter(|_| known);
-            let pair = token(&buffer[..middle]).zip(token(&buffer[middle..]));
-            let (left, right) = pair.ok_or_else(|| bad("of which a part is not in tokenizer.ggml.tokens"))?;
-            let symbol = token(&buffer).ok_or_else(|| bad("which joined is not in tokenizer.ggml.tokens"))?;
+            if !(known && decode_text(right, &mut buffer)) {
+                unread.add(|| format!("{}, which is not spelled in bytes", what()));
+                continue;
+            }
+            let [left, right, symbol] = [&buffer[..middle], &buffer[middle..], &buffer].map(&mut symbol);
+            if left >= count || right >= count || symbol >= count {
+                unknown.add(|| format!("{}, of which a part or the whole is no token", what()));
+            }
             pairs.push(Pair { left, right, rank, symbol });
         }
-        let longest = tokens.keys().map(|k| k.len()).max().unwrap_or(0);
-        let merges = Merges::new(texts.len(), merges.len(), pairs);
-        Ok(Bpe { bytes, tokens, longest, merges, ignore_merges })
+        blemishes.extend(unread.tell("it merges nothing"));
+        blemishes.extend(unknown.tell("text that it leaves becomes the tokens of its bytes"));
+        let merges = Merges::new(texts.len() + others.len(), merges.len(), pairs);
+        Ok(Bpe { bytes, tokens, longest, merges, count, others, ignore_merges })
     }
 
     /// Appends the tokens of `word` to `out`.
@@ -97,7 +125,13 @@ impl Bpe {
         }
         for part in word.chunks(WORD_MAX) {
             let symbols = part.iter().map(|byte| self.bytes[*byte as usize]);
-            self.merges.run(symbols, scratch, |_, token| out.push(token));
+            self.merges.run(symbols, scratch, |_, symbol| match symbol.checked_sub(self.count) {
+                None => out.push(symbol),
+                Some(other) => {
+                    let bytes = self.others.get(other as usize).into_iter().flatten();
+                    out.extend(bytes.map(|byte| self.bytes[*byte as usize]).filter(|token| *token != NONE));
+                }
+            });
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Text to token ids and back.
 //!
 //! [`Vocab`] is what the GGUF says; [`Tokenizer`] is built from it once and then only read. Text that spells special
-//! tokens is cut out first (`mod`). The rest is split into words (`pre`) in which bytes merge (`bpe`), or its characters
+//! tokens is cut out first (`special`). The rest is split into words (`pre`) in which bytes merge (`bpe`), or its characters
 //! merge by the scores of tokens (`spm`); both by the engine of `merge`. The ids are those of llama.cpp. Encoding takes
 //! time linear in the text, times a logarithm inside one word.
 
 mod bpe;
 mod merge;
 mod pre;
+mod special;
 mod spm;
 #[cfg(test)]
 mod tests;
@@ -16,12 +17,13 @@ mod vocab;
 pub use vocab::{TokenType, Vocab};
 
 use crate::error::{Error, Result};
-use aho_corasick::{AhoCorasick, MatchKind};
 use ir::gguf::{Metadata, Strings};
+use special::{Part, Special};
 use std::borrow::Cow;
-use vocab::quoted;
+use vocab::{Tally, quoted};
 
-/// Texts that end a generation where they are special tokens, besides the file's own EOS and EOT.
+/// Texts of tokens that end a generation: of a turn, a message or a text, and what follows a text that fills a gap. They
+/// are control tokens, whatever the vocabulary says of them.
 const END_TEXTS: &[&str] = &[
     "<|eot_id|>",
     "<|im_end|>",
@@ -43,8 +45,56 @@ const END_TEXTS: &[&str] = &[
     "<|flush|>",
     "<|calls|>",
     "<|tool_response>",
-    "</s>",
     "<｜end▁of▁sentence｜>",
+    "<|fim_pad|>",
+    "<fim-pad>",
+    "<fim_pad>",
+    "<PAD>",
+    "[PAD]",
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
+    "<|file_sep|>",
+];
+
+/// Ends a text, unless it is a normal token: in HTML it is the end of struck text.
+const END_OF_S: &str = "</s>";
+
+/// Texts of tokens around a gap to fill in, which are control tokens, whatever the vocabulary says of them.
+const GAP_TEXTS: &[&str] = &[
+    "<|fim_prefix|>",
+    "<fim-prefix>",
+    "<fim_prefix>",
+    "<｜fim▁begin｜>",
+    "<PRE>",
+    "▁<PRE>",
+    "<|code_prefix|>",
+    "<|prefix|>",
+    "<|fim_suffix|>",
+    "<fim-suffix>",
+    "<fim_suffix>",
+    "<｜fim▁hole｜>",
+    "<SUF>",
+    "▁<SUF>",
+    "<|code_suffix|>",
+    "<|suffix|>",
+    "<|fim_middle|>",
+    "<fim-middle>",
+    "<fim_middle>",
+    "<｜fim▁end｜>",
+    "<MID>",
+    "▁<MID>",
+    "<|code_middle|>",
+    "<|middle|>",
+];
+
+/// Ends that only separate the parts of a turn where the vocabulary has all the other tokens.
+const SEPARATORS: &[(&str, &[&str])] = &[
+    ("<|end|>", &["<|return|>", "<|call|>"]),
+    ("<|end|>", &["<|calls|>", "<|flush|>"]),
+    (END_OF_S, &["<|tool_response>"]),
 ];
 
 /// A vocabulary and the rules of its use.
@@ -64,9 +114,11 @@ pub struct Tokenizer {
     unk: Option<u32>,
     pad: Option<u32>,
     add_bos: bool,
-    add_eos: bool,
     /// Sorted.
     ends: Vec<u32>,
+    /// Bytes of the longest text of a token.
+    longest: usize,
+    blemishes: Vec<String>,
 }
 
 /// How text between special tokens becomes tokens.
@@ -77,14 +129,16 @@ enum Model {
 }
 
 impl Tokenizer {
-    /// Checks `vocab` and builds its tables.
+    /// Checks `vocab` and builds its tables. What is wrong and matters to few texts is left out, and told by
+    /// [`blemishes`](Self::blemishes).
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a model or pre-tokenizer that is not built, [`Error::Input`] naming the key for a
-    /// vocabulary that contradicts itself.
+    /// vocabulary that no text can be read with, [`Error::Limit`] for special tokens that are too long.
     pub fn new(vocab: Vocab<'_>) -> Result<Self> {
-        let Vocab { model, pre, tokens: texts, token_types, merges, scores, bos, eos, eot, .. } = vocab;
-        let Vocab { unk, pad, add_bos, add_eos, add_space_prefix, .. } = vocab;
+        let Vocab { model, pre, tokens: texts, token_types, merges, scores, binary, mut blemishes, .. } = vocab;
+        let Vocab { mut bos, mut eos, mut eot, mut eom, mut unk, mut pad, add_bos, add_space_prefix, .. } = vocab;
+        let Vocab { mut fim_pad, mut fim_rep, mut fim_sep, .. } = vocab;
         // `None` is SentencePiece.
         let kind = match &*model {
             vocab::BPE => Some(pre::kind(&pre)?),
@@ -96,72 +150,102 @@ impl Tokenizer {
                 ));
             }
         };
-        let default = |id: u32| Some(id).filter(|id| kind.is_none() && (*id as usize) < texts.len());
-        let (bos, eos, unk) = (bos.or(default(1)), eos.or(default(2)), unk.or(default(0)));
         if texts.is_empty() || u32::try_from(texts.len()).is_err() {
             return Err(Error::input(format!("tokenizer.ggml.tokens holds {} tokens", texts.len())));
         }
-        let types = if token_types.is_empty() {
-            vec![TokenType::Normal; texts.len()]
-        } else if token_types.len() == texts.len() {
-            token_types.into_iter().map(TokenType::from_gguf).collect::<Result<Vec<_>>>()?
-        } else {
-            return Err(Error::input(format!(
-                "tokenizer.ggml.token_type has {} entries for the {} of tokenizer.ggml.tokens",
-                token_types.len(),
-                texts.len()
-            )));
-        };
-        for (key, id) in [("bos", bos), ("eos", eos), ("eot", eot), ("unknown", unk), ("padding", pad)] {
-            if let Some(id) = id.filter(|id| *id as usize >= texts.len()) {
-                return Err(Error::input(format!(
-                    "tokenizer.ggml.{key}_token_id is {id}, but tokenizer.ggml.tokens has {} tokens",
-                    texts.len()
-                )));
+        for (key, id) in [
+            ("bos", &mut bos),
+            ("eos", &mut eos),
+            ("eot", &mut eot),
+            ("eom", &mut eom),
+            ("unknown", &mut unk),
+            ("padding", &mut pad),
+            ("fim_pad", &mut fim_pad),
+            ("fim_rep", &mut fim_rep),
+            ("fim_sep", &mut fim_sep),
+        ] {
+            if let Some(wrong) = id.filter(|id| *id as usize >= texts.len()) {
+                let n = texts.len();
+                blemishes.push(format!(
+                    "tokenizer.ggml.{key}_token_id is {wrong}, but tokenizer.ggml.tokens has {n} tokens; it is not used"
+                ));
+                *id = None;
             }
         }
-        for (key, add, id) in [("bos", add_bos, bos), ("eos", add_eos, eos)] {
-            if add == Some(true) && id.is_none() {
-                return Err(Error::input(format!(
-                    "tokenizer.ggml.add_{key}_token is set, but there is no tokenizer.ggml.{key}_token_id"
-                )));
+        let default = |id: u32| Some(id).filter(|id| kind.is_none() && (*id as usize) < texts.len());
+        let (bos, eos, unk) = (bos.or(default(1)), eos.or(default(2)), unk.or(default(0)));
+        if add_bos == Some(true) && bos.is_none() {
+            blemishes.push(
+                "tokenizer.ggml.add_bos_token is set, but there is no tokenizer.ggml.bos_token_id; no token is added"
+                    .into(),
+            );
+        }
+        let mut empty = Tally::default();
+        let unread = |id: u32| binary.binary_search_by_key(&id, |(i, _)| *i).is_ok();
+        for (id, _) in (0u32..).zip(&texts).filter(|(id, text)| text.is_empty() && !unread(*id)) {
+            empty.add(|| format!("tokenizer.ggml.tokens[{id}] is empty"));
+        }
+        blemishes.extend(empty.tell("no text is taken for it"));
+        let mut types = types(&texts, &token_types, &mut blemishes)?;
+        let mut ends: Vec<u32> = Vec::new();
+        for (id, (text, kind)) in (0u32..).zip(texts.iter().zip(&mut types)) {
+            let text = &**text;
+            if END_TEXTS.contains(&text) || GAP_TEXTS.contains(&text) {
+                *kind = TokenType::Control;
+            }
+            if END_TEXTS.contains(&text) || text == END_OF_S && *kind != TokenType::Normal {
+                ends.push(id);
             }
         }
-        let mut ends: Vec<u32> = [eos, eot].into_iter().flatten().collect();
-        let is_special = |t| matches!(t, TokenType::Control | TokenType::UserDefined | TokenType::Unknown);
-        ends.extend(
-            (0..)
-                .zip(texts.iter().zip(&types))
-                .filter_map(|(id, (text, kind))| (is_special(*kind) && END_TEXTS.contains(&&**text)).then_some(id)),
-        );
+        let has = |text: &str| ends.iter().any(|id| texts[*id as usize] == text);
+        let separators: Vec<&str> =
+            SEPARATORS.iter().filter(|(_, others)| others.iter().all(|t| has(t))).map(|(text, _)| *text).collect();
+        ends.retain(|id| !separators.contains(&&*texts[*id as usize]));
+        ends.extend([eos, eot, eom, fim_pad, fim_rep, fim_sep].into_iter().flatten());
         ends.sort_unstable();
         ends.dedup();
+
         let spell = if kind.is_some() { byte_level_bytes } else { spm_bytes };
-        let bytes = texts.iter().zip(&types).map(|(text, kind)| text_bytes(text, *kind, spell)).collect();
+        let mut bytes: Vec<Cow<'_, [u8]>> =
+            texts.iter().zip(&types).map(|(text, kind)| text_bytes(text, *kind, spell).into()).collect();
+        for (id, raw) in binary {
+            if let Some(bytes) = bytes.get_mut(id as usize) {
+                *bytes = raw.into();
+            }
+        }
+        // Text becomes a token without text of its own only where that token is asked for by name.
+        let silent = |kind: &TokenType| matches!(kind, TokenType::Control | TokenType::Unknown);
+        let plain: Vec<Cow<'_, str>> = texts
+            .iter()
+            .zip(&types)
+            .map(|(text, kind)| Cow::Borrowed(if silent(kind) { "" } else { &**text }))
+            .collect();
         let model = match kind {
             Some(kind) => Model::Bpe {
-                bpe: bpe::Bpe::new(&texts, &merges, kind.ignore_merges)?,
+                bpe: bpe::Bpe::new(&plain, &merges, kind.ignore_merges, &mut blemishes)?,
                 splitter: pre::Splitter::new(kind)?,
             },
-            None => {
-                let scores = if scores.is_empty() { vec![0.0; texts.len()] } else { scores };
-                Model::Spm { spm: spm::Spm::new(&texts, &scores)?, space_prefix: add_space_prefix.unwrap_or(true) }
-            }
+            None => Model::Spm {
+                spm: spm::Spm::new(&plain, &checked_scores(scores, texts.len(), &mut blemishes)?, &mut blemishes),
+                space_prefix: add_space_prefix.unwrap_or(true),
+            },
         };
+        let is_special = |t| matches!(t, TokenType::Control | TokenType::UserDefined | TokenType::Unknown);
         Ok(Tokenizer {
             model,
             plain: Special::new(&texts, &types, |t| t == TokenType::UserDefined)?,
             special: Special::new(&texts, &types, is_special)?,
+            longest: texts.iter().map(|t| t.len()).max().unwrap_or(0),
             texts: texts.iter().map(|t| t.as_bytes()).collect(),
             types,
-            bytes,
+            bytes: bytes.into_iter().collect(),
             bos,
             eos,
             unk,
             pad,
-            add_bos: add_bos.unwrap_or(kind.is_none_or(|k| k.add_bos) && bos.is_some()),
-            add_eos: add_eos.unwrap_or(false),
+            add_bos: add_bos.unwrap_or(kind.is_none_or(|k| k.add_bos)) && bos.is_some(),
             ends,
+            blemishes,
         })
     }
 
@@ -173,50 +257,86 @@ impl Tokenizer {
         Self::new(Vocab::from_gguf(metadata)?)
     }
 
-    /// The ids of `text`, without BOS and EOS.
+    /// The ids of `text`, without BOS.
     ///
     /// Text that spells a user-defined token is that token, and with `special` so is text that spells a control token;
     /// where several fit, the leftmost does, and of those the longest.
-    pub fn encode(&self, text: &str, special: bool) -> Vec<u32> {
+    ///
+    /// # Errors
+    /// [`Error::Input`] for text that the vocabulary has no tokens for.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        self.encode_parts(if special { &self.special } else { &self.plain }, text, None)
+    }
+
+    fn encode_parts(&self, tokens: &Special, text: &str, mark: Option<char>) -> Result<Vec<u32>> {
         let mut ids = Vec::with_capacity(text.len() / 4);
-        let matcher = if special { &self.special } else { &self.plain };
         match &self.model {
             Model::Bpe { bpe, splitter } => {
                 let mut scratch = merge::Scratch::default();
-                matcher.cut(text, |part| match part {
-                    Part::Text(t) => splitter.split(t, &mut |w| bpe.encode(w.as_bytes(), &mut scratch, &mut ids)),
-                    Part::Token(id) => ids.push(id),
-                });
+                tokens.cut(text, mark, |part| {
+                    match part {
+                        Part::Text(t) => splitter.split(&t, &mut |w| bpe.encode(w.as_bytes(), &mut scratch, &mut ids)),
+                        Part::Token(id) => ids.push(id),
+                    }
+                    Ok(())
+                })?;
             }
             Model::Spm { spm, space_prefix } => {
                 let mut scratch = spm::SpmScratch::default();
                 // Parts of text never follow each other, so each begins the text or follows a token.
-                matcher.cut(text, |part| match part {
-                    Part::Text(t) => spm.encode(t, *space_prefix, &mut scratch, &mut ids),
-                    Part::Token(id) => ids.push(id),
-                });
+                tokens.cut(text, mark, |part| match part {
+                    Part::Text(t) => spm.encode(&t, *space_prefix, &mut scratch, &mut ids),
+                    Part::Token(id) => {
+                        ids.push(id);
+                        Ok(())
+                    }
+                })?;
             }
         }
-        ids
+        Ok(ids)
     }
 
-    /// [`encode`](Self::encode) with BOS before and EOS after, each if the file asks for it, whatever `text` holds.
-    pub fn encode_prompt(&self, text: &str, special: bool) -> Vec<u32> {
-        let mut ids = Vec::new();
-        ids.extend(self.bos.filter(|_| self.add_bos));
-        ids.extend(self.encode(text, special));
-        ids.extend(self.eos.filter(|_| self.add_eos));
-        ids
+    /// [`encode`](Self::encode) with BOS before if the file asks for it, whatever `text` holds. A token that ends texts never
+    /// stands after it: what is generated goes on from here.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_prompt(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let mut ids = self.encode(text, special)?;
+        if let Some(bos) = self.bos.filter(|_| self.add_bos) {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
     }
 
-    /// The ids of a conversation that a chat template rendered: special tokens in it count, and BOS comes first if the file
-    /// asks for it and the template has not written it.
-    pub fn encode_rendered(&self, text: &str) -> Vec<u32> {
-        let mut ids = self.encode(text, true);
+    /// `text` so that, with `mark` in it, [`encode_rendered`](Self::encode_rendered) makes no control token of what it
+    /// spells. `mark` must occur in no text of the conversation.
+    pub fn guard(&self, text: &str, mark: char) -> String {
+        self.special.guard(text, mark)
+    }
+
+    /// The ids of a conversation that a chat template rendered: special tokens in it count but where
+    /// [`guard`](Self::guard) has put `mark`, and BOS comes first if the file asks for it and the template has not
+    /// written it.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_rendered(&self, text: &str, mark: char) -> Result<Vec<u32>> {
+        let mut ids = self.encode_parts(&self.special, text, Some(mark))?;
         if let Some(bos) = self.bos.filter(|bos| self.add_bos && ids.first() != Some(bos)) {
             ids.insert(0, bos);
         }
-        ids
+        Ok(ids)
+    }
+
+    /// The fewest tokens that a text of so many bytes becomes.
+    pub fn fewest(&self, bytes: usize) -> usize {
+        bytes.div_ceil(self.longest.max(1))
+    }
+
+    /// What is wrong with the vocabulary but keeps few texts from being used, a sentence each.
+    pub fn blemishes(&self) -> &[String] {
+        &self.blemishes
     }
 
     /// Text of generated tokens without the space that begins each text, where the vocabulary has one.
@@ -259,7 +379,7 @@ impl Tokenizer {
 
     /// Whether [`encode_prompt`](Self::encode_prompt) begins with [`bos`](Self::bos).
     pub fn adds_bos(&self) -> bool {
-        self.add_bos && self.bos.is_some()
+        self.add_bos
     }
 
     /// The token that ends a text.
@@ -277,12 +397,7 @@ impl Tokenizer {
         self.pad
     }
 
-    /// Whether a prompt begins with BOS.
-    pub fn add_bos(&self) -> bool {
-        self.add_bos
-    }
-
-    /// Whether generation ends at `id`: EOS, EOT, or a special token whose text is known to end a turn.
+    /// Whether generation ends at `id`: a key of the file says so, or its text is known to end a turn or a text.
     pub fn is_end(&self, id: u32) -> bool {
         self.ends.binary_search(&id).is_ok()
     }
@@ -291,6 +406,48 @@ impl Tokenizer {
     pub fn ends(&self) -> &[u32] {
         &self.ends
     }
+}
+
+/// The type of each token: normal where the file has none.
+fn types(texts: &[Cow<'_, str>], types: &[i32], blemishes: &mut Vec<String>) -> Result<Vec<TokenType>> {
+    const KEY: &str = "tokenizer.ggml.token_type";
+    if types.is_empty() {
+        return Ok(vec![TokenType::Normal; texts.len()]);
+    }
+    check_length(KEY, types.len(), texts.len(), blemishes)?;
+    let mut unknown = Tally::default();
+    let types = (0..texts.len()).zip(types).map(|(id, &n)| {
+        TokenType::from_gguf(n).unwrap_or_else(|| {
+            unknown.add(|| format!("{KEY}[{id}] is {n}, which is not 1 to 6"));
+            TokenType::Normal
+        })
+    });
+    let types = types.collect();
+    blemishes.extend(unknown.tell("it counts as normal"));
+    Ok(types)
+}
+
+/// The score of each token: all equal where the file has none.
+fn checked_scores(mut scores: Vec<f32>, tokens: usize, blemishes: &mut Vec<String>) -> Result<Vec<f32>> {
+    const KEY: &str = "tokenizer.ggml.scores";
+    if scores.is_empty() {
+        blemishes.push(format!("{KEY} is missing; text may be cut into other tokens than the model was trained with"));
+        return Ok(vec![0.0; tokens]);
+    }
+    check_length(KEY, scores.len(), tokens, blemishes)?;
+    scores.truncate(tokens);
+    Ok(scores)
+}
+
+/// There is an entry for each token; more do no harm.
+fn check_length(key: &str, entries: usize, tokens: usize, blemishes: &mut Vec<String>) -> Result<()> {
+    let what = format!("{key} has {entries} entries for the {tokens} of tokenizer.ggml.tokens");
+    match entries.cmp(&tokens) {
+        std::cmp::Ordering::Less => return Err(Error::input(what)),
+        std::cmp::Ordering::Equal => {}
+        std::cmp::Ordering::Greater => blemishes.push(format!("{what}; the last are not used")),
+    }
+    Ok(())
 }
 
 /// The bytes that a token adds to text; `spell` says what a normal token's text stands for.
@@ -319,46 +476,4 @@ fn byte_level_bytes(text: &str) -> Vec<u8> {
 
 fn spm_bytes(text: &str) -> Vec<u8> {
     text.replace(spm::SPACE, " ").into_bytes()
-}
-
-/// Finds the texts of a set of tokens.
-#[derive(Debug)]
-struct Special {
-    /// `None`: the set is empty.
-    matcher: Option<AhoCorasick>,
-    /// Token of each pattern.
-    ids: Vec<u32>,
-}
-
-/// What [`Special::cut`] yields.
-enum Part<'t> {
-    Text(&'t str),
-    Token(u32),
-}
-
-impl Special {
-    /// Of the tokens whose type `wanted` accepts.
-    fn new(texts: &[Cow<'_, str>], types: &[TokenType], wanted: impl Fn(TokenType) -> bool) -> Result<Self> {
-        let set = (0u32..).zip(texts.iter().zip(types)).filter(|(_, (text, t))| wanted(**t) && !text.is_empty());
-        let (ids, patterns): (Vec<u32>, Vec<&str>) = set.map(|(id, (text, _))| (id, &**text)).unzip();
-        let build = || AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&patterns);
-        let matcher = (!ids.is_empty()).then(build).transpose();
-        let matcher = matcher.map_err(|e| Error::input(format!("tokenizer.ggml.tokens: special tokens: {e}")))?;
-        Ok(Special { matcher, ids })
-    }
-
-    /// Calls `part` with the parts of `text` in order; no text is empty.
-    fn cut<'t>(&self, text: &'t str, mut part: impl FnMut(Part<'t>)) {
-        let mut at = 0;
-        for found in self.matcher.iter().flat_map(|m| m.find_iter(text)) {
-            if found.start() > at {
-                part(Part::Text(&text[at..found.start()]));
-            }
-            part(Part::Token(self.ids[found.pattern().as_usize()]));
-            at = found.end();
-        }
-        if at < text.len() {
-            part(Part::Text(&text[at..]));
-        }
-    }
 }

@@ -4,16 +4,14 @@
 //! A space is spelled U+2581 in tokens. No word boundary stops a merge, but most pairs of characters occur next to each
 //! other in no token, and there a text is cut: that changes no merge and keeps words short.
 
-use super::merge::{Merges, Pair, Scratch, WORD_MAX};
+use super::merge::{Merges, NONE, Pair, Scratch, WORD_MAX};
+use super::vocab::{Tally, quoted};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What a space is in the text of a token.
 pub(super) const SPACE: char = '\u{2581}';
-
-/// Most bytes of a token's text: what bounds the time to find its splits.
-const TOKEN_MAX: usize = 1024;
 
 /// Tokens and their scores.
 #[derive(Debug)]
@@ -24,7 +22,7 @@ pub(super) struct Spm {
     merges: Merges,
     /// Characters that occur next to each other in a token.
     neighbours: HashSet<(char, char)>,
-    /// Token of each byte.
+    /// Token of each byte, or [`NONE`].
     bytes: [u32; 256],
 }
 
@@ -36,39 +34,38 @@ pub(super) struct SpmScratch {
 }
 
 impl Spm {
-    /// `texts` are the tokens by id. Of equal texts the last counts.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if there is not a score for each token, a score is no number, a text is
-    /// too long, or a byte that UTF-8 uses has no
-    /// token.
-    pub(super) fn new(texts: &[Cow<'_, str>], scores: &[f32]) -> Result<Self> {
-        if scores.len() != texts.len() {
-            return Err(Error::input(format!(
-                "tokenizer.ggml.scores has {} entries for the {} of tokenizer.ggml.tokens",
-                scores.len(),
-                texts.len()
-            )));
+    /// `texts` are the tokens by id, empty for those that text never becomes. Of equal texts the last counts; a token
+    /// whose score is no number is the last to merge.
+    pub(super) fn new(texts: &[Cow<'_, str>], scores: &[f32], blemishes: &mut Vec<String>) -> Self {
+        let mut unscored = Tally::default();
+        let scores: Vec<f32> = (0..)
+            .zip(scores)
+            .map(|(i, score)| {
+                if score.is_nan() {
+                    unscored.add(|| format!("tokenizer.ggml.scores[{i}] is not a number"));
+                }
+                if score.is_nan() { f32::NEG_INFINITY } else { *score }
+            })
+            .collect();
+        blemishes.extend(unscored.tell("it counts as the lowest"));
+        let (mut ids, mut twice) = (HashMap::with_capacity(texts.len()), Tally::default());
+        for (text, id) in texts.iter().zip(0u32..).filter(|(text, _)| !text.is_empty()) {
+            if let Some(first) = ids.insert(&**text, id) {
+                twice.add(|| format!("tokenizer.ggml.tokens holds {} twice, as {first} and {id}", quoted(text)));
+            }
         }
-        if let Some(i) = scores.iter().position(|s| s.is_nan()) {
-            return Err(Error::input(format!("tokenizer.ggml.scores[{i}] is not a number")));
-        }
-        if let Some(i) = texts.iter().position(|t| t.len() > TOKEN_MAX) {
-            return Err(Error::input(format!("tokenizer.ggml.tokens[{i}] is longer than {TOKEN_MAX} bytes")));
-        }
-        let ids: HashMap<&str, u32> = texts.iter().map(|t| &**t).zip(0..).filter(|(t, _)| !t.is_empty()).collect();
-        let mut bytes = [0; 256];
+        blemishes.extend(twice.tell("text becomes the last"));
+        let (mut bytes, mut missing) = ([NONE; 256], Tally::default());
         for (byte, id) in (0u8..=255).zip(&mut bytes) {
             let plain = char::from(byte).to_string();
             let token = ids.get(&*format!("<0x{byte:02X}>")).or_else(|| ids.get(&*plain).filter(|_| byte.is_ascii()));
             match token {
                 Some(token) => *id = *token,
                 None if matches!(byte, 0xc0 | 0xc1 | 0xf5..) => {}
-                None => {
-                    return Err(Error::input(format!("tokenizer.ggml.tokens has no token for the byte {byte:#04x}")));
-                }
+                None => missing.add(|| format!("tokenizer.ggml.tokens has no token for the byte {byte:#04x}")),
             }
         }
+        blemishes.extend(missing.tell("text that needs one is refused"));
 
         let tokens = texts.len() as u32;
         let mut chars: HashMap<char, u32> = HashMap::new();
@@ -88,56 +85,96 @@ impl Spm {
             chars.insert(c, symbol);
         }
 
-        let symbol = |text: &str| {
-            let mut all = text.chars();
-            let only = all.next().filter(|_| all.next().is_none()).and_then(|c| chars.get(&c).copied());
-            ids.get(text).copied().or(only)
-        };
         let mut ranks: Vec<f32> = ids.values().map(|id| scores[*id as usize]).collect();
         ranks.sort_unstable_by(|a, b| b.total_cmp(a));
         ranks.dedup();
+        // What text can be before it merges: tokens, and characters that are none.
+        let singles: Vec<(String, u32)> =
+            chars.iter().filter(|(_, symbol)| **symbol >= tokens).map(|(c, symbol)| (c.to_string(), *symbol)).collect();
+        let parts = || ids.iter().map(|(t, id)| (*t, *id)).chain(singles.iter().map(|(t, symbol)| (&**t, *symbol)));
+        // A token is made of each pair of parts that are its begin and its end. The ends are the begins of what is
+        // written backwards.
+        let mut ends: HashMap<u32, Vec<(u32, u32)>> = HashMap::new();
+        let backwards = parts().map(|(text, symbol)| (text.bytes().rev().collect(), symbol)).collect();
+        for_each_with_begins(backwards, |_, id, begins| {
+            ends.insert(id, begins.iter().map(|(text, symbol)| (text.len() as u32, *symbol)).collect());
+        });
         let mut pairs = Vec::new();
-        for (text, id) in &ids {
+        for_each_with_begins(parts().map(|(text, symbol)| (text.into(), symbol)).collect(), |text, id, begins| {
+            let Some(ends) = ends.get(&id) else { return };
             // Zeros of both signs are one rank.
-            let rank = ranks.partition_point(|s| *s > scores[*id as usize]) as u32;
-            for (cut, _) in text.char_indices().skip(1) {
-                let (left, right) = text.split_at(cut);
-                if let Some((left, right)) = symbol(left).zip(symbol(right)) {
-                    pairs.push(Pair { left, right, rank, symbol: *id });
+            let rank = ranks.partition_point(|s| *s > scores[id as usize]) as u32;
+            for (begin, left) in begins {
+                let rest = (text.len() - begin.len()) as u32;
+                if let Ok(at) = ends.binary_search_by_key(&rest, |(length, _)| *length) {
+                    pairs.push(Pair { left: *left, right: ends[at].1, rank, symbol: id });
                 }
             }
-        }
+        });
         let merges = Merges::new(symbols as usize, ranks.len(), pairs);
-        Ok(Spm { tokens, chars, merges, neighbours, bytes })
+        Spm { tokens, chars, merges, neighbours, bytes }
     }
 
     /// Appends the tokens of `text`, with a space before it if `prefix`, to `out`.
-    pub(super) fn encode(&self, text: &str, prefix: bool, scratch: &mut SpmScratch, out: &mut Vec<u32>) {
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a character of which neither it nor a byte is a token.
+    pub(super) fn encode(&self, text: &str, prefix: bool, scratch: &mut SpmScratch, out: &mut Vec<u32>) -> Result<()> {
         scratch.word.clear();
         let spelled = text.chars().map(|c| if c == ' ' { SPACE } else { c });
         for c in prefix.then_some(SPACE).into_iter().chain(spelled) {
             if let Some(last) = scratch.word.last()
                 && (!self.neighbours.contains(&(*last, c)) || scratch.word.len() == WORD_MAX)
             {
-                self.merge(scratch, out);
+                self.merge(scratch, out)?;
             }
             scratch.word.push(c);
         }
-        self.merge(scratch, out);
+        self.merge(scratch, out)
     }
 
     /// Merges the scratch's word and clears it.
-    fn merge(&self, scratch: &mut SpmScratch, out: &mut Vec<u32>) {
+    fn merge(&self, scratch: &mut SpmScratch, out: &mut Vec<u32>) -> Result<()> {
         let SpmScratch { word, merge } = scratch;
         // A character of no token has a symbol that never merges.
         let symbols = word.iter().map(|c| self.chars.get(c).copied().unwrap_or(u32::MAX - 1));
+        let mut unspelled = None;
         self.merges.run(symbols, merge, |at, symbol| {
             if symbol < self.tokens {
-                out.push(symbol);
-            } else {
-                out.extend(word[at].encode_utf8(&mut [0; 4]).bytes().map(|b| self.bytes[b as usize]));
+                return out.push(symbol);
+            }
+            for byte in word[at].encode_utf8(&mut [0; 4]).bytes() {
+                match self.bytes[byte as usize] {
+                    NONE => unspelled = unspelled.or(Some(word[at])),
+                    token => out.push(token),
+                }
             }
         });
         word.clear();
+        match unspelled {
+            None => Ok(()),
+            Some(c) => Err(Error::input(format!(
+                "the text has the character {}, but the model's vocabulary has no token for it, nor for its bytes; leave \
+                 it out",
+                quoted(c.encode_utf8(&mut [0; 4]))
+            ))),
+        }
+    }
+}
+
+/// Calls `each` with every text that begins with others, its symbol, and those others with theirs, shortest first. Texts
+/// are distinct; the time is that of sorting them.
+fn for_each_with_begins(mut texts: Vec<(Vec<u8>, u32)>, mut each: impl FnMut(&[u8], u32, &[&(Vec<u8>, u32)])) {
+    texts.sort_unstable();
+    // In order, what a text begins with is the text before it or among what that begins with.
+    let mut begins: Vec<&(Vec<u8>, u32)> = Vec::new();
+    for text in &texts {
+        while begins.last().is_some_and(|(begin, _)| !text.0.starts_with(begin)) {
+            begins.pop();
+        }
+        if !begins.is_empty() {
+            each(&text.0, text.1, &begins);
+        }
+        begins.push(text);
     }
 }

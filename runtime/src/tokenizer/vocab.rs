@@ -1,6 +1,6 @@
 //! The tokenizer part of a GGUF header.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use ir::gguf::{Array, Metadata, Strings, Value};
 use std::borrow::Cow;
 
@@ -30,38 +30,57 @@ pub struct Vocab<'a> {
     pub eos: Option<u32>,
     /// `tokenizer.ggml.eot_token_id`.
     pub eot: Option<u32>,
+    /// `tokenizer.ggml.eom_token_id`: ends a message that is not the last of its turn.
+    pub eom: Option<u32>,
+    /// `tokenizer.ggml.fim_pad_token_id`: fills up a text with a gap to fill in.
+    pub fim_pad: Option<u32>,
+    /// `tokenizer.ggml.fim_rep_token_id`: begins a repository.
+    pub fim_rep: Option<u32>,
+    /// `tokenizer.ggml.fim_sep_token_id`: begins another file.
+    pub fim_sep: Option<u32>,
     /// `tokenizer.ggml.unknown_token_id`.
     pub unk: Option<u32>,
     /// `tokenizer.ggml.padding_token_id`.
     pub pad: Option<u32>,
     /// `tokenizer.ggml.add_bos_token`.
     pub add_bos: Option<bool>,
-    /// `tokenizer.ggml.add_eos_token`.
-    pub add_eos: Option<bool>,
     /// `tokenizer.ggml.add_space_prefix`: for SentencePiece, whether text begins with a space that is not written.
     pub add_space_prefix: Option<bool>,
+    /// Tokens whose text is not UTF-8, by id, with its bytes; in `tokens` they have no text.
+    pub binary: Vec<(u32, &'a [u8])>,
+    /// What is wrong and does not keep the vocabulary from being used, a sentence each.
+    pub blemishes: Vec<String>,
 }
 
 impl<'a> Vocab<'a> {
-    /// Takes the keys from a header.
+    /// Takes the keys from a header. Texts that are not UTF-8 and ids that are no numbers of tokens become blemishes.
     ///
     /// # Errors
-    /// [`Error::Ir`] for a key that is missing or of another type, [`Error::Input`] for a text that is not UTF-8.
+    /// [`Error::Ir`](crate::Error::Ir) for a key that is missing or of another type.
     pub fn from_gguf(metadata: &'a Metadata) -> Result<Self> {
-        let texts = |key: &str, strings: &'a Strings| {
-            let text = |(i, s): (usize, &'a [u8])| match std::str::from_utf8(s) {
-                Ok(text) => Ok(Cow::Borrowed(text)),
-                Err(_) => Err(Error::input(format!("{key}[{i}] is not UTF-8"))),
+        const TOKENS: &str = "tokenizer.ggml.tokens";
+        const MERGES: &str = "tokenizer.ggml.merges";
+        const SCORES: &str = "tokenizer.ggml.scores";
+        let mut blemishes = Vec::new();
+        let mut texts = |key: &str, strings: &'a Strings| {
+            let (mut bad, mut binary) = (Tally::default(), Vec::new());
+            let mut text = |(i, bytes): (u32, &'a [u8])| match std::str::from_utf8(bytes) {
+                Ok(text) => Cow::Borrowed(text),
+                Err(_) => {
+                    bad.add(|| format!("{key}[{i}] is not UTF-8"));
+                    binary.push((i, bytes));
+                    Cow::Borrowed("")
+                }
             };
-            strings.iter().enumerate().map(text).collect::<Result<Vec<_>>>()
+            let texts: Vec<Cow<'a, str>> = (0..).zip(strings.iter()).map(&mut text).collect();
+            blemishes.extend(bad.tell("no text is taken for it"));
+            (texts, binary)
         };
         let model = metadata.str("tokenizer.ggml.model")?;
-        const MERGES: &str = "tokenizer.ggml.merges";
         let merges = match model {
             BPE => Some(metadata.strings(MERGES)?),
             _ => metadata.opt_strings(MERGES)?,
         };
-        const SCORES: &str = "tokenizer.ggml.scores";
         let scores = match model {
             SPM => match metadata.get(SCORES) {
                 Some(Value::Array(Array::I32(scores))) => scores.iter().map(|s| *s as f32).collect(),
@@ -69,23 +88,57 @@ impl<'a> Vocab<'a> {
             },
             _ => Vec::new(),
         };
-        const TOKENS: &str = "tokenizer.ggml.tokens";
+        let (tokens, binary) = texts(TOKENS, metadata.strings(TOKENS)?);
+        let merges = merges.map(|merges| texts(MERGES, merges).0).unwrap_or_default();
+        let mut id = |name: &str| {
+            metadata.opt_u32(&format!("tokenizer.ggml.{name}_token_id")).unwrap_or_else(|e| {
+                blemishes.push(format!("{e}; it is not used"));
+                None
+            })
+        };
         Ok(Vocab {
             model: model.into(),
             pre: metadata.opt_str("tokenizer.ggml.pre")?.unwrap_or("default").into(),
-            tokens: texts(TOKENS, metadata.strings(TOKENS)?)?,
+            tokens,
             token_types: metadata.opt_i32s("tokenizer.ggml.token_type")?.unwrap_or_default(),
-            merges: merges.map(|merges| texts(MERGES, merges)).transpose()?.unwrap_or_default(),
+            merges,
             scores,
-            bos: metadata.opt_u32("tokenizer.ggml.bos_token_id")?,
-            eos: metadata.opt_u32("tokenizer.ggml.eos_token_id")?,
-            eot: metadata.opt_u32("tokenizer.ggml.eot_token_id")?,
-            unk: metadata.opt_u32("tokenizer.ggml.unknown_token_id")?,
-            pad: metadata.opt_u32("tokenizer.ggml.padding_token_id")?,
+            bos: id("bos"),
+            eos: id("eos"),
+            eot: id("eot"),
+            eom: id("eom"),
+            fim_pad: id("fim_pad"),
+            fim_rep: id("fim_rep"),
+            fim_sep: id("fim_sep"),
+            unk: id("unknown"),
+            pad: id("padding"),
             add_bos: metadata.opt_bool("tokenizer.ggml.add_bos_token")?,
-            add_eos: metadata.opt_bool("tokenizer.ggml.add_eos_token")?,
             add_space_prefix: metadata.opt_bool("tokenizer.ggml.add_space_prefix")?,
+            binary,
+            blemishes,
         })
+    }
+}
+
+/// Faults of one kind: the first, and how many more there are.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    first: Option<String>,
+    more: usize,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, what: impl FnOnce() -> String) {
+        match self.first {
+            None => self.first = Some(what()),
+            Some(_) => self.more += 1,
+        }
+    }
+
+    /// A sentence with what follows from the faults; `None` if there were none.
+    pub(super) fn tell(self, consequence: &str) -> Option<String> {
+        let more = if self.more > 0 { format!(", and {} more are like it", self.more) } else { String::new() };
+        self.first.map(|first| format!("{first}{more}; {consequence}"))
     }
 }
 
@@ -116,19 +169,16 @@ pub enum TokenType {
 }
 
 impl TokenType {
-    /// The type that GGUF numbers `n`.
-    ///
-    /// # Errors
-    /// [`Error::Input`] for a number out of 1 to 6.
-    pub fn from_gguf(n: i32) -> Result<Self> {
-        Ok(match n {
+    /// The type that GGUF numbers `n`; `None` out of 1 to 6.
+    pub fn from_gguf(n: i32) -> Option<Self> {
+        Some(match n {
             1 => TokenType::Normal,
             2 => TokenType::Unknown,
             3 => TokenType::Control,
             4 => TokenType::UserDefined,
             5 => TokenType::Unused,
             6 => TokenType::Byte,
-            _ => return Err(Error::input(format!("tokenizer.ggml.token_type holds {n}, which is not 1 to 6"))),
+            _ => return None,
         })
     }
 }
