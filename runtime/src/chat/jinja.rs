@@ -217,7 +217,7 @@ mod tests {
             assert!(error.contains(want) && error.lines().count() == 1, "`{error}` does not say `{want}`");
         }
         check("{% for %}", "unexpected end of block");
-        check("{{ raise_exception('Only one role\nhere\x1b[2J') }}", "Only one role\nhere\u{1b}[2J (line 1)");
+        check("{{ raise_exception('Only one role\nhere\x1b[2J') }}", "Only one role\\nhere\\u{1b}[2J (line 1)");
         check("{{ raise_exception('x' * 100000) }}", "x…x");
         check("{{ messages.nothing() }}", "(line 1)");
         check("{% include 'other' %}", "(line 1)");
