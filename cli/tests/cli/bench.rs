@@ -130,7 +130,16 @@ fn check_kernels(depth: u32, large: (&str, u64)) -> Vec<String> {
 #[test]
 fn kernels() {
     check_kernels(3, ("batch@16", 16));
-    let names = check_kernels(0, ("prefill@20", 20));
+    let names = check_kernels(0, ("batch@16", 16));
+    // A model is compiled as an artifact is, and the same steps are timed.
+    let o = rigc(shared(), &["compile", "m.gguf", "-o", "timed.rig"]);
+    assert_eq!(o.code, Some(0), "{}", o.err);
+    let entries = |model: &str, prompt: &str| {
+        let args = ["bench", model, "--kernels", "--prompt", prompt, "--reps", "1", "--json"];
+        let json = rigc(shared(), &args).json();
+        json["entries"].as_array().unwrap().iter().map(|e| e["name"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(entries("m.gguf", "33"), entries("timed.rig", "33"));
     // The table has a line for each.
     let o = rigc(shared(), &KERNELS);
     let lines = |name: &str| o.text().lines().filter(|l| l.split_whitespace().next() == Some(name)).count();

@@ -214,10 +214,10 @@ fn sparse_headers() {
         (head(0, billions), "5000000000 metadata entries"),
         (head(200_000, 60_000), "'' occurs twice"),
         (array(8, billions), "5000000000 elements"),
-        (array(8, 30_000_000), "cut short"),
-        (array(9, 20_000_000), "cut short"),
+        (array(8, 30_000_000), ""),
+        (array(9, 23_000_000), "23000000 elements"),
         (array(0, billions), "5000000000 elements"),
-        (array(12, 33_000_000), "cut short"),
+        (array(12, 34_000_000), "34000000 elements"),
     ] {
         let mut file = std::fs::File::create(&path).unwrap();
         std::io::Write::write_all(&mut file, &header).unwrap();
@@ -228,7 +228,10 @@ fn sparse_headers() {
         command.args(["-c", script, env!("CARGO_BIN_EXE_rigc")]).current_dir(dir.path());
         command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
         let o = wait(command.spawn().unwrap());
-        println!("{:?}: {}", o.code, o.err);
-        check_said(&o, &["m.gguf", words]);
+        // What is all there is no fault, and fits.
+        match words {
+            "" => assert_eq!(o.code, Some(0), "{}", o.err),
+            words => check_said(&o, &["m.gguf", words]),
+        }
     }
 }

@@ -118,31 +118,49 @@ fn system_in_first_user(messages: &[Message]) -> Option<Vec<Message>> {
     Some([&[user.with_content(content)], rest].concat())
 }
 
+/// What stands for a text.
+struct Mark {
+    /// The number of its message.
+    message: usize,
+    /// Whether it is in a list of parts.
+    is_part: bool,
+    digits: String,
+}
+
+impl Mark {
+    /// Whether a render has it. A list of parts that is shown as a value has the texts too, after their names.
+    fn is_in(&self, text: &str) -> bool {
+        let Mark { digits, is_part, .. } = self;
+        let shown = *is_part && [": '", ": \""].iter().any(|before| text.contains(&format!("{before}{digits}")));
+        text.contains(digits) && !shown
+    }
+}
+
 /// Whether a render has the text of each message, or which it leaves out, or why there is none.
 fn keeps_all(program: &mut Program, variables: &Variables<'_>) -> Result<(), String> {
-    let mut marks: Vec<(usize, String)> = Vec::new();
+    let mut marks: Vec<Mark> = Vec::new();
     let mut messages = variables.messages.to_vec();
     for (i, message) in messages.iter_mut().enumerate() {
         // With calls, templates may leave out what is said beside them.
         if message.0.contains_key("tool_calls") {
             continue;
         }
-        let mut mark = |text: &mut String| {
+        let mut mark = |text: &mut String, is_part: bool| {
             if !text.trim().is_empty() {
                 // Digits, which no change of case changes, and as many for all, so that none begins with another.
-                let mark = format!("90271{:08}41", marks.len());
-                text.clone_from(&mark);
-                marks.push((i, mark));
+                let digits = format!("90271{:08}41", marks.len());
+                text.clone_from(&digits);
+                marks.push(Mark { message: i, is_part, digits });
             }
         };
         match message.0.get_mut("content") {
-            Some(Json::String(text)) => mark(text),
+            Some(Json::String(text)) => mark(text, false),
             Some(Json::Array(parts)) => {
                 for part in parts.iter_mut().filter_map(Json::as_object_mut) {
                     if part_text(part).is_some()
                         && let Some(Json::String(text)) = part.get_mut("text")
                     {
-                        mark(text);
+                        mark(text, true);
                     }
                 }
             }
@@ -150,14 +168,11 @@ fn keeps_all(program: &mut Program, variables: &Variables<'_>) -> Result<(), Str
         }
     }
     let text = program.render(&Variables { messages: &messages, ..*variables })?;
-    // A list of parts that is shown as a value has the texts too, among its names.
-    let shown =
-        |mark: &str| [format!("\"text\": \"{mark}"), format!("'text': '{mark}")].iter().any(|t| text.contains(t));
-    match marks.iter().find(|(_, mark)| !text.contains(mark) || shown(mark)) {
+    match marks.iter().find(|mark| !mark.is_in(&text)) {
         None => Ok(()),
-        Some(&(i, _)) => {
-            let role = quoted(variables.messages[i].role());
-            Err(format!("it leaves out message {} of {}, of the role {role}", i + 1, variables.messages.len()))
+        Some(Mark { message, .. }) => {
+            let role = quoted(variables.messages[*message].role());
+            Err(format!("it leaves out message {} of {}, of the role {role}", message + 1, variables.messages.len()))
         }
     }
 }
@@ -200,6 +215,11 @@ mod tests {
             || json!([{"role": "user", "content": [{"type": "text", "text": "u"}, {"type": "text", "text": "v"}]}]);
         check(PLAIN, two(), Ok("[system]S[user]U"));
         check(PLAIN, parts(), Ok("[user]U\nV"));
+        check(
+            "{{ messages | tojson }}",
+            talk(),
+            Ok(r#"[{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]"#),
+        );
         check(TYPED, two(), Ok("[system]S[user] u "));
         check(TYPED, parts(), Ok("[user]uv"));
         check(NO_SYSTEM, two(), Ok("[user]S\n\n u "));

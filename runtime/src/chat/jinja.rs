@@ -216,8 +216,8 @@ mod tests {
             let error = render(source, &messages(), None).expect_err(want);
             assert!(error.contains(want) && error.lines().count() == 1, "`{error}` does not say `{want}`");
         }
-        check("{% for %}", "syntax error");
-        check("{{ raise_exception('Only one role\nhere\x1b[2J') }}", "Only one role\nhere\u{1b}[2J (line 1)");
+        check("{% for %}", "unexpected end of block");
+        check("{{ raise_exception('Only one role\nhere\x1b[2J') }}", "Only one role\\nhere\\u{1b}[2J (line 1)");
         check("{{ raise_exception('x' * 100000) }}", "x…x");
         check("{{ messages.nothing() }}", "(line 1)");
         check("{% include 'other' %}", "(line 1)");
