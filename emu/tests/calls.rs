@@ -121,6 +121,23 @@ const EXTERNS: &str = "\
 .global .align 1 .b8 file[5] = {97, 46, 99, 117, 0};
 .global .align 1 .b8 function[3] = {102, 10, 0};";
 
+/// A cluster has one CTA; another one is no silent alias of it.
+#[test]
+fn another_cta_of_the_cluster_is_a_fault() {
+    let copy = "\
+.shared .align 16 .b8 s[64]; setp.eq.u32 %p1,%r0,0; @%p1 mbarrier.init.shared::cta.b64 [s],1; fence.mbarrier_init.release.cluster;
+cvta.to.global.u64 %rd1,%rd0; mov.b16 %h0,MASK;
+@%p1 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [s+16],[%rd1],16,[s],%h0;";
+    for (body, names) in [
+        (".reg .b32 %m; mapa.shared::cluster.u32 %m,0,1;".to_owned(), 1),
+        (".reg .b64 %m; mapa.u64 %m,%rd0,%r0;".to_owned(), 1),
+        (format!(".reg .b16 %h<2>; {}", copy.replace("MASK", "3")), 3),
+    ] {
+        let want = format!("bad_operand: {names} names another CTA than the only one of the cluster");
+        assert_eq!(run("", &body).unwrap_err(), want, "{body}");
+    }
+}
+
 #[test]
 fn variables_of_other_modules_matter_when_they_are_used() {
     let top = ".extern .global .align 4 .u32 theirs; .extern .const .align 4 .b8 table[];";

@@ -487,6 +487,16 @@ mad.wide.u32 %rd4,%r0,8,%rd1; st.global.f64 [%rd4],%gd0;"
 }
 
 #[test]
+fn the_low_bits_of_a_tf32_do_not_count() {
+    let body = "\
+mov.b32 %a0,0x3f801fff; mov.b32 %a1,0x3f802000; mov.b32 %b0,0x3f800000; mov.f32 %fc0,0f00000000;
+mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%fd0,%fd1,%fd2,%fd3},{%a0,%a1},{%b0},{%fc0,%fc0,%fc0,%fc0};
+mov.b64 %rd5,{%fd0,%fd2}; mad.wide.u32 %rd4,%r0,8,%rd1; st.global.u64 [%rd4],%rd5;";
+    let want = [4.0, 4.0 + 4.0 / 1024.0].map(|x: f32| u64::from(x.to_bits()));
+    assert_eq!(run(body, &[0], 32), [want[0] | want[1] << 32; 32]);
+}
+
+#[test]
 fn lines_of_a_matrix_are_aligned() {
     let load = |offset: usize, stride: usize| {
         format!(
