@@ -88,6 +88,7 @@ impl Ctx<'_> {
 
     /// Reads global memory for a copy: checked as a read of the thread, and noted as one of the copy.
     fn read_source(&mut self, address: u64, len: usize, lane: u32, copy: Option<Epoch>) -> Done<Vec<u8>> {
+        self.reveal_range(address, len as u64);
         let Some((index, offset)) = self.memory.locate(address, len as u64) else {
             return Err(self.unmapped(lane, address, len as u64));
         };
@@ -306,6 +307,7 @@ impl Ctx<'_> {
             return Err(Bad::new(FaultKind::UninitShared, lane, Some(at as u64), format!("copies {len} bytes")));
         }
         self.count_bulk(target, len, true);
+        self.reveal_range(target, len);
         let Some((index, to)) = self.memory.locate(target, len) else {
             return Err(self.unmapped(lane, target, len));
         };
