@@ -360,6 +360,7 @@ pub(crate) fn start(flight: &mut Flight, memory: &mut Memory, linear: u32) -> Do
         mbarriers: HashMap::new(),
         phases: 0,
         landings: Vec::new(),
+        delayed: Vec::new(),
         published: HashMap::new(),
         sc_fences: Arc::default(),
         let_next: false,

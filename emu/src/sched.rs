@@ -6,6 +6,7 @@ use crate::alu::FULL;
 use crate::clock::{AgentSet, Clock, Epoch, Strength, join};
 use crate::counters::{Counters, Tally};
 use crate::exec::Stop;
+use crate::exec::delay::Delayed;
 use crate::exec::state::{Cta, Ctx, Flight, Grid, State, Team, Waiting};
 use crate::fault::{Bad, Fault, FaultKind, place};
 use crate::launch::start;
@@ -173,11 +174,15 @@ impl Scheduler {
         if self.seed != 0 && self.random.below(2) == 0 {
             self.land(memory, false);
         }
+        // Rarely, so that there are stores which others do not see; but who polls must see them in the end.
+        if self.seed != 0 && (self.idle > 16 || self.random.below(32) == 0) {
+            self.reveal(memory, false);
+        }
         if !ran {
             // Nobody ran: now copies land, then waits give up.
             if !all {
                 self.everybody = true;
-            } else if self.land(memory, self.seed == 0) || self.admit() {
+            } else if self.land(memory, self.seed == 0) || self.reveal(memory, true) || self.admit() {
                 self.timeouts = 0;
             } else if self.time_out() && self.timeouts < TIMEOUTS {
                 self.timeouts += 1;
@@ -188,7 +193,7 @@ impl Scheduler {
             self.idle += 1;
             self.admit();
             if self.idle > PATIENCE {
-                if !self.land(memory, true) {
+                if !(self.land(memory, true) | self.reveal(memory, true)) {
                     return Ok(Turn::Stuck(self.deadlock()));
                 }
                 self.idle = 0;
@@ -246,6 +251,8 @@ impl Scheduler {
                 agents: AgentSet::default(),
                 steps: 0,
                 stack: 0,
+                delays: if self.seed == 0 { 0 } else { self.random.next() | 1 },
+                delayed: Vec::new(),
             });
         }
     }
@@ -338,7 +345,7 @@ impl Scheduler {
     fn finish(&mut self, memory: &mut Memory) -> Result<(), Box<Fault>> {
         let mut c = 0;
         while c < self.resident.len() {
-            let Cta { flight, team, warps } = &self.resident[c];
+            let Cta { flight, team, warps } = &mut self.resident[c];
             if warps.iter().any(|w| w.order.live != 0) {
                 c += 1;
                 continue;
@@ -359,12 +366,16 @@ impl Scheduler {
             for warp in warps {
                 join(&mut flight.knew, &warp.order.knowledge.joined(FULL));
             }
+            flight.delayed.append(&mut team.delayed);
             flight.running -= 1;
             flight.let_next += u32::from(!team.let_next);
             let over = flight.running == 0 && flight.waiting.is_empty();
             let id = flight.id;
             self.resident.swap_remove(c);
             if over {
+                for d in flight.delayed.drain(..) {
+                    d.reveal(memory);
+                }
                 self.end(id);
                 memory.agents.progress += 1;
             }
@@ -411,6 +422,24 @@ impl Scheduler {
             }
         }
         memory.agents.progress += 1;
+        true
+    }
+
+    /// All CTAs see all stores that were delayed, or a random one. Whether there was one.
+    fn reveal(&mut self, memory: &mut Memory, all: bool) -> bool {
+        let teams = self.resident.iter_mut().map(|c| &mut c.team.delayed);
+        let mut with: Vec<&mut Vec<Delayed>> = teams.chain(self.flights.iter_mut().map(|f| &mut f.delayed)).collect();
+        with.retain(|delayed| !delayed.is_empty());
+        if with.is_empty() {
+            return false;
+        }
+        if all {
+            with.into_iter().flat_map(|delayed| delayed.drain(..)).for_each(|d| d.reveal(memory));
+        } else {
+            let which = self.random.below(with.len());
+            let i = self.random.below(with[which].len());
+            with[which].remove(i).reveal(memory);
+        }
         true
     }
 

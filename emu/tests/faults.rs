@@ -117,7 +117,7 @@ fn memory_that_nobody_wrote() {
         ("mov.u32 %r9,%r6; ld.shared.u32 %r9,[%r9];", FaultKind::UninitShared),
         ("cvta.shared.u64 %rd7,s; ld.u16 %r9,[%rd7];", FaultKind::UninitShared),
         ("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r9},[%r2];", FaultKind::UninitShared),
-        ("st.local.u32 [l],%r1; st.local.u8 [l+4],%h1; ld.local.u32 %r9,[l+4];", FaultKind::UninitLocal),
+        ("st.local.u32 [l],%r1; st.local.u8 [l+5],%h1; ld.local.u32 %r9,[l+4];", FaultKind::UninitLocal),
     ];
     // What acts on the value, and what comes to the same.
     let uses = [
@@ -524,7 +524,7 @@ fn memory_of_the_emulator_is_bounded() {
         loaded.run(&mut memory, &launch, &Options::default())
     };
     use emu::LaunchError;
-    assert!(run(".reg .b32 %r<65000>;", "", 512).is_ok());
+    assert!(run(".reg .b32 %r<65000>;", "", 32).is_ok());
     let refused = run(".reg .b32 %r<65000>;", "", 1024);
     assert!(matches!(refused, Err(Error::Launch(LaunchError::Memory { bytes: 532_000_000.., .. }))), "{refused:?}");
 }
@@ -776,4 +776,47 @@ fn the_rest() {
     fault("ts: .branchtargets A, A;\nbrx.idx %r1,ts; //!\nA:", 1, FaultKind::BadOperand);
     fault("setp.lt.u32 %p2,%r7,16;\n@%p2 movmatrix.sync.aligned.m8n8.trans.b16 %r9,%r1; //!", 1, FaultKind::Divergence);
     fault("mbarrier.init.shared::cta.b64 [%r3],0; //!", 1, FaultKind::BadOperand);
+}
+
+/// Each CTA stores a number, and the last to arrive at a counter traps unless it reads all of them.
+const PARTIALS: &str = "\
+@!%p1 bra E;
+mul.wide.u32 %rd7,%r4,4; add.s64 %rd7,%rd7,%rd1; mov.u64 %rd8,flag;
+STORE [%rd7],7;
+FENCE
+atom.relaxed.gpu.global.add.u32 %r10,[%rd8],1;
+setp.ne.u32 %p2,%r10,7; @%p2 bra E;
+FENCE
+mov.u32 %r11,0; mov.u64 %rd7,%rd1;
+L: ld.volatile.global.u32 %r12,[%rd7];
+setp.ne.u32 %p3,%r12,7; @%p3 trap;
+add.s64 %rd7,%rd7,4; add.u32 %r11,%r11,1;
+setp.lt.u32 %p3,%r11,8; @%p3 bra L;
+E:";
+
+#[test]
+fn strong_stores_without_a_fence_are_seen_late() {
+    let stores = ["st.volatile.global.u32", "st.relaxed.gpu.global.u32", "st.relaxed.sys.global.u32"];
+    let late = |body: &str, seed| match run(&text(body), 8, seed) {
+        Ok(_) => false,
+        Err(Error::Fault(f)) if f.kind == FaultKind::Trap => true,
+        other => panic!("seed {seed}: {other:?}\n{body}"),
+    };
+    for store in stores {
+        let with = |fence: &str| PARTIALS.replace("STORE", store).replace("FENCE", fence);
+        for fence in ["membar.gl;", "fence.acq_rel.gpu;", "fence.sc.sys;"] {
+            assert!((0..20).all(|seed| !late(&with(fence), seed)), "{fence}");
+        }
+        for fence in ["", "membar.cta;", "bar.warp.sync 1;"] {
+            assert!(!late(&with(fence), 0), "round robin is in order");
+            assert!((1..20).any(|seed| late(&with(fence), seed)), "{store} {fence}");
+        }
+    }
+    // A release is a fence of its own, and a thread of the CTA sees everything at once.
+    let released = PARTIALS.replace("STORE", stores[0]).replace("atom.relaxed", "atom.acq_rel").replace("FENCE", "");
+    assert!((0..20).all(|seed| !late(&released, seed)));
+    clean(
+        "st.volatile.global.u32 [%rd5],%r1;\nbar.sync 0;\nld.volatile.global.u32 %r9,[%rd5];\nsetp.ne.u32 %p2,%r9,%r1;\n@%p2 trap;",
+        1,
+    );
 }

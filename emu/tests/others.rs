@@ -31,3 +31,16 @@ fn every_case_ends_as_it_must_or_is_refused() {
     eprintln!("{refused} of {runs} refused");
     assert!(misses.is_empty(), "{} of {runs}:\n{}", misses.len(), misses.join("\n"));
 }
+
+#[test]
+fn a_fence_that_is_missing_is_found() {
+    let Some(dir) = shared_dir("ptx-others/c_threadfence_reduce") else { return };
+    let case = Case::read(&dir).unwrap();
+    for (target, ptx) in &case.ptx {
+        let without = ptx.replace("membar.gl;", "");
+        assert_ne!(&without, ptx, "{target} has no membar");
+        let found =
+            |seed| case.run(&without, &Options { schedule: Schedule { seed }, ..Options::default() }) != Outcome::Pass;
+        assert!((1..13).any(found), "{target}");
+    }
+}

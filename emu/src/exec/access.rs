@@ -1,5 +1,6 @@
 //! Loads and stores: spaces, bounds, alignment, initialisation, races, traffic.
 
+use super::delay::released;
 use super::state::{self, Bad, Ctx, Done, Window, lanes};
 use super::undefined::Origin;
 use crate::agents::Owner;
@@ -137,6 +138,7 @@ impl Ctx<'_> {
             let address = addresses[lane as usize];
             let who = if same { mask } else { 1 << lane };
             rest &= !who;
+            self.reveal_range(address, bytes as u64);
             let Some((index, offset)) = self.memory.locate(address, bytes as u64) else {
                 return Err(self.unmapped(lane, address, bytes as u64));
             };
@@ -176,20 +178,30 @@ impl Ctx<'_> {
         let bytes = (a.bytes * a.regs.len() as u32) as usize;
         self.count_global(addresses, mask, bytes as u64, true);
         self.memory.agents.progress += 1;
+        let delays = self.delays(a, addresses);
+        let mut delayed = 0;
         for lane in lanes(mask) {
             let address = addresses[lane];
+            self.reveal_range(address, bytes as u64);
             let Some((index, offset)) = self.memory.locate(address, bytes as u64) else {
                 return Err(self.unmapped(lane as u32, address, bytes as u64));
             };
             let values = self.values(window, a, lane);
+            let delays = delays && !self.memory.is_shared(index);
             let (region, read_only) = self.memory.region(index);
             if read_only {
                 let what = format!("writes {bytes} bytes of read-only memory");
                 return Err(Bad::new(FaultKind::ReadOnly, lane as u32, Some(address), what));
             }
-            if let Err(conflict) = put(region, &mut self.warp.order.who(), lane, offset, a, &values) {
+            if let Err(conflict) = check(region, &mut self.warp.order.who(), lane, offset, a, &values) {
                 return Err(self.race(false, true, lane as u32, address, offset, conflict));
             }
+            if delays {
+                self.delay(a, lane, address, &values);
+                delayed |= 1 << lane;
+                continue;
+            }
+            store_values(&mut region.store, offset, a, &values);
             let undefined = self.undefined_part(window, a, lane);
             if undefined != 0 {
                 self.warp.note_store(lane as u32, address + u64::from(undefined.trailing_zeros()));
@@ -197,7 +209,7 @@ impl Ctx<'_> {
             }
         }
         if a.strong {
-            self.publish(mask, addresses, false, a.order, a.scope, true)?;
+            self.publish(mask & !delayed, addresses, false, a.order, a.scope, true)?;
         }
         Ok(())
     }
@@ -252,9 +264,10 @@ impl Ctx<'_> {
             }
             let offset = address as usize;
             let values = self.values(window, a, lane);
-            if let Err(conflict) = put(&mut self.team.shared, &mut self.warp.order.who(), lane, offset, a, &values) {
+            if let Err(conflict) = check(&mut self.team.shared, &mut self.warp.order.who(), lane, offset, a, &values) {
                 return Err(self.race(true, true, lane as u32, address, offset, conflict));
             }
+            store_values(&mut self.team.shared.store, offset, a, &values);
             let undefined = self.undefined_part(window, a, lane);
             forget(&mut self.team.shared.store, offset, undefined);
         }
@@ -472,6 +485,9 @@ impl Ctx<'_> {
         scope: Scope,
         replace: bool,
     ) -> Done {
+        if order.releases() {
+            self.reveal_known(mask, scope);
+        }
         let warp = &mut self.warp.order;
         let published = if shared { &mut self.team.published } else { &mut self.memory.agents.published };
         let cta = warp.cta.start;
@@ -479,16 +495,7 @@ impl Ctx<'_> {
         let widen = |s| if shared { Scope::Gpu } else { s };
         for lane in lanes(mask) {
             let bit = 1 << lane;
-            let released = if order.releases() {
-                Some((warp.snapshot(bit, warp.now), scope))
-            } else {
-                let fence = warp.fenced.iter().find(|f| f.lanes & bit != 0);
-                fence.map(|f| {
-                    let mut clock = Arc::clone(&f.clock);
-                    Arc::make_mut(&mut clock).see(warp.agent, bit, f.time);
-                    (clock, scope.min(f.scope))
-                })
-            };
+            let released = released(warp, bit, order, scope);
             match released {
                 Some((clock, scope)) => {
                     published.entry(addresses[lane]).or_default().publish(cta, widen(scope), clock, replace);
@@ -505,6 +512,7 @@ impl Ctx<'_> {
     /// `fence`: relaxed reads before it become acquires, relaxed writes after it releases. Those that are sequentially
     /// consistent happen one after the other, and each knows what those before it knew that are in its scope.
     pub(crate) fn fence(&mut self, mask: u32, scope: Scope, sc: bool) -> Done {
+        self.reveal_known(mask, scope);
         if sc {
             let clock = self.warp.order.snapshot(mask, self.warp.order.now);
             let all = (scope >= Scope::Gpu).then_some(&mut self.memory.agents.sc_fences);
@@ -530,8 +538,8 @@ impl Ctx<'_> {
     }
 }
 
-/// Checks and makes a store of one lane.
-fn put(
+/// Checks and notes a store of one lane.
+fn check(
     region: &mut Region,
     who: &mut Who,
     lane: usize,
@@ -545,9 +553,7 @@ fn put(
     let same = |at: Range<usize>| {
         store.first_unwritten(at.start, at.len()).is_none() && at.into_iter().all(|i| store.data[i] == byte(i - offset))
     };
-    races.write(who, 1 << lane, (offset, a.bytes as usize * a.regs.len()), mine, same)?;
-    store_values(store, offset, a, values);
-    Ok(())
+    races.write(who, 1 << lane, (offset, a.bytes as usize * a.regs.len()), mine, same)
 }
 
 fn store_values(store: &mut Store, offset: usize, a: &Access, values: &[u64; 8]) {

@@ -78,6 +78,9 @@ impl Ctx<'_> {
                 }
                 _ => self.count_global(&addresses, part, bytes as u64, true),
             }
+            if a.order.releases() {
+                self.reveal_known(part, a.scope);
+            }
             self.observe(part, &addresses, shared, acquire_part(a.order), a.scope);
             let mut rest = part;
             while rest != 0 {
@@ -103,6 +106,7 @@ impl Ctx<'_> {
             }
             (0, address as usize)
         } else {
+            self.reveal_range(address, bytes as u64);
             match self.memory.locate(address, bytes as u64) {
                 Some(place) => place,
                 None => return Err(self.unmapped(first, address, bytes as u64)),

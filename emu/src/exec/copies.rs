@@ -89,6 +89,7 @@ impl Ctx<'_> {
 
     /// Reads global memory for a copy: checked as a read of the thread, and noted as one of the copy.
     fn read_source(&mut self, address: u64, len: usize, lane: u32, copy: Option<Epoch>) -> Done<Vec<u8>> {
+        self.reveal_range(address, len as u64);
         let Some((index, offset)) = self.memory.locate(address, len as u64) else {
             return Err(self.unmapped(lane, address, len as u64));
         };
@@ -352,6 +353,7 @@ impl Ctx<'_> {
         let writing = Epoch::new(agent + BULK_WRITE, group, lane, Strength::Weak).by(Source::Bulk);
         let (n, offset) = (len as usize, self.read_shared(source, len, lane, reading)?);
         self.count_bulk(target, len, true);
+        self.reveal_range(target, len);
         let Some((index, to)) = self.memory.locate(target, len) else {
             return Err(self.unmapped(lane, target, len));
         };

@@ -7,6 +7,7 @@ mod atomic;
 pub(crate) mod barrier;
 mod collective;
 pub(crate) mod copies;
+pub(crate) mod delay;
 mod external;
 mod matrix;
 pub(crate) mod mbarrier;

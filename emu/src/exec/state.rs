@@ -7,6 +7,7 @@ use crate::clock::{AGENTS_PER_WARP, Agent, AgentSet, CP_ASYNC, Clock, Epoch, Kno
 use crate::counters::Tally;
 use crate::exec::barrier::CtaBarrier;
 use crate::exec::copies::{CpAsyncState, Landing};
+use crate::exec::delay::Delayed;
 use crate::exec::mbarrier::MbarrierState;
 use crate::exec::undefined::Undefined;
 pub(crate) use crate::fault::{Bad, Done};
@@ -21,7 +22,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Bytes that the threads of a launch may take at once: registers, local and shared memory; and as many by calls.
-pub(crate) const MOST_BYTES: u64 = 1 << 29;
+pub(crate) const MOST_BYTES: u64 = 1 << 28;
 
 /// Lanes of a mask, in order.
 pub(crate) fn lanes(mask: u32) -> impl Iterator<Item = usize> {
@@ -283,6 +284,8 @@ pub(crate) struct Team {
     /// Phases of mbarriers that have completed.
     pub(crate) phases: u64,
     pub(crate) landings: Vec<Landing>,
+    /// Stores that other CTAs do not see yet.
+    pub(crate) delayed: Vec<Delayed>,
     pub(crate) published: HashMap<u64, Published>,
     /// What is known after the sequentially consistent fences of the CTA.
     pub(crate) sc_fences: Arc<Clock>,
@@ -388,6 +391,10 @@ pub(crate) struct Flight {
     pub(crate) steps: u64,
     /// Bytes of registers and local memory that calls have added.
     pub(crate) stack: u64,
+    /// Chooses which stores other CTAs see late; 0: none.
+    pub(crate) delays: u64,
+    /// Those of CTAs that have ended.
+    pub(crate) delayed: Vec<Delayed>,
 }
 
 impl Flight {
