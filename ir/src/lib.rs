@@ -8,6 +8,7 @@
 
 pub mod abi;
 pub mod artifact;
+mod cursor;
 pub mod error;
 pub mod front;
 pub mod gguf;

@@ -10,7 +10,7 @@ use ir::abi::{Control, KV_BLOCK, Q8_BLOCK, f32_row_bytes};
 use ir::artifact::KernelEntry;
 use ir::graph::interp::{Value, run_body};
 use ir::graph::{Graph, Op, Ref};
-use ir::kernel::Kernel;
+use ir::kernel::{BufDecl, Kernel, interp};
 use ir::numerics;
 use ir::quant::Format;
 use ir::target::Target;
@@ -305,6 +305,12 @@ pub struct Trial {
     pub seed: u64,
 }
 
+impl Trial {
+    fn control(self) -> Control {
+        Control { position: self.position as u32, tokens: self.tokens as u32 }
+    }
+}
+
 /// Emits a kernel, its code edited, and loads it into a device.
 ///
 /// # Errors
@@ -335,6 +341,76 @@ pub fn load(
         work: Work::default(),
     };
     Ok(device.load_module(&code, &[entry])?[0])
+}
+
+/// The CPU with so many workers, or the emulator with the schedule of that number and errors of approximate instructions by a
+/// seed.
+///
+/// # Panics
+/// If this machine does not run the target.
+pub fn device(target: &Target, workers: usize, approximations: u64) -> Box<dyn Device> {
+    let device: runtime::Result<Box<dyn Device>> = match target.gpu() {
+        None => CpuDevice::new(target, workers).map(|d| Box::new(d) as _),
+        Some(_) => EmuDevice::with_approximations(target, workers as u64, approximations).map(|d| Box::new(d) as _),
+    };
+    device.unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// [`launch_on`] a device with exact approximations.
+///
+/// # Errors
+/// As there.
+pub fn launch(
+    kernel: &Verified<Kernel>,
+    target: &Target,
+    workers: usize,
+    times: usize,
+    params: &[Vec<u8>],
+    control: Control,
+    edit: impl FnOnce(&Vec<u8>) -> Vec<u8>,
+) -> Result<Vec<Vec<u8>>, String> {
+    launch_on(&mut *device(target, workers, 0), kernel, target, times, params, control, edit)
+}
+
+/// Launches a kernel some times over its parameters, its code edited; what the parameters then hold. An empty parameter has no
+/// memory.
+///
+/// # Errors
+/// What the device says.
+///
+/// # Panics
+/// If the kernel cannot be emitted, or a parameter is of another size.
+pub fn launch_on(
+    device: &mut dyn Device,
+    kernel: &Verified<Kernel>,
+    target: &Target,
+    times: usize,
+    params: &[Vec<u8>],
+    control: Control,
+    edit: impl FnOnce(&Vec<u8>) -> Vec<u8>,
+) -> Result<Vec<Vec<u8>>, String> {
+    let loaded = load(device, kernel, target, edit).map_err(|e| e.to_string())?;
+    let mut regions = Vec::new();
+    for (decl, bytes) in kernel.param_buffers().zip(params) {
+        if bytes.is_empty() {
+            regions.push(None);
+            continue;
+        }
+        let memory = device.alloc(decl.bytes, &decl.name).unwrap_or_else(|e| panic!("{e}"));
+        let region = Region { memory, offset: 0, bytes: decl.bytes };
+        device.upload(region, bytes).unwrap_or_else(|e| panic!("{e}"));
+        regions.push(Some(region));
+    }
+    let launch = Launch { kernel: loaded, buffers: regions.clone() };
+    let recording = device.record(&vec![launch; times]).unwrap_or_else(|e| panic!("{e}"));
+    device.replay(recording, control).and_then(|()| device.sync()).map_err(|e| e.to_string())?;
+    let mut after = params.to_vec();
+    for (region, bytes) in regions.into_iter().zip(&mut after) {
+        if let Some(region) = region {
+            device.download(region, bytes).map_err(|e| e.to_string())?;
+        }
+    }
+    Ok(after)
 }
 
 /// Runs a kernel with random operands and compares it with the interpreter.
@@ -370,106 +446,118 @@ fn attempt_drawn(
     draw: Draw,
     edit: impl FnOnce(&Vec<u8>) -> Vec<u8>,
 ) -> Result<Vec<Difference>, String> {
-    let Trial { position, tokens, workers, seed } = trial;
-    let (body, kernel) = (&entry.spec.body, &entry.kernel);
-    let mut rng = Rng::new(seed);
-    let params = body.params().expect("a verified body");
-    let operands: Vec<Operand> =
-        params.iter().enumerate().map(|(n, ty)| operand(body, n, ty, trial, draw, &mut rng)).collect();
-    let expected = run_body(body, operands.iter().map(|o| o.value.clone()).collect(), tokens)
-        .unwrap_or_else(|e| panic!("{}: {e}", kernel.name));
-
+    let case = Case::new(entry, trial, draw);
+    let (kernel, control) = (&entry.kernel, trial.control());
     // Usual operands with exact functions, so that a mistake that is found is the one that was made.
-    let approximations = if draw == Draw::Usual { 0 } else { seed };
-    let device: runtime::Result<Box<dyn Device>> = match target.gpu() {
-        None => CpuDevice::new(target, workers).map(|d| Box::new(d) as _),
-        Some(_) => EmuDevice::with_approximations(target, workers as u64, approximations).map(|d| Box::new(d) as _),
-    };
-    let mut device = device.unwrap_or_else(|e| panic!("{e}"));
-    let loaded = load(&mut *device, kernel, target, edit).map_err(|e| e.to_string())?;
-    let mut regions = Vec::new();
-    for (i, decl) in kernel.param_buffers().enumerate() {
-        let given = operands.get(i).map(|o| o.bytes.as_slice());
-        if given.is_some_and(<[u8]>::is_empty) {
-            regions.push(None);
-            continue;
-        }
-        let memory = device.alloc(decl.bytes, &decl.name).unwrap_or_else(|e| panic!("{e}"));
-        let region = Region { memory, offset: 0, bytes: decl.bytes };
-        // What kernels find zero, results, and workspaces.
-        let zeroed = entry.zeroed(i);
-        let fill = if zeroed { [0; 4] } else { POISON.to_le_bytes() };
-        let fill = fill.repeat(decl.bytes.div_ceil(4) as usize);
-        let bytes = given.unwrap_or(&fill[..decl.bytes as usize]);
-        assert_eq!(bytes.len() as u64, decl.bytes, "{} {}", kernel.name, decl.name);
-        device.upload(region, bytes).unwrap_or_else(|e| panic!("{e}"));
-        regions.push(Some(region));
+    let approximations = if draw == Draw::Usual { 0 } else { trial.seed };
+    let device = &mut *device(target, trial.workers, approximations);
+    let after = launch_on(device, kernel, target, launches(kernel), &case.buffers, control, edit)?;
+    case.compare(entry, &after)
+}
+
+/// The same by the interpreter of kernels.
+///
+/// # Errors
+/// As [`attempt`].
+pub fn interpret(entry: &TableKernel, trial: Trial, draw: Draw) -> Result<Vec<Difference>, String> {
+    let case = Case::new(entry, trial, draw);
+    let mut after = case.buffers.clone();
+    for _ in 0..launches(&entry.kernel) {
+        interp::run(&entry.kernel, &mut after, trial.control(), trial.workers).map_err(|e| e.to_string())?;
     }
-    let launch = Launch { kernel: loaded, buffers: regions.clone() };
-    // On a GPU twice, so that the launches overlap, and the second finds what the first leaves.
-    let launches = if target.gpu().is_some() { vec![launch.clone(), launch] } else { vec![launch] };
-    let recording = device.record(&launches).unwrap_or_else(|e| panic!("{e}"));
-    device
-        .replay(recording, Control { position: position as u32, tokens: tokens as u32 })
-        .and_then(|()| device.sync())
-        .map_err(|e| e.to_string())?;
-    for (i, region) in regions.iter().enumerate() {
-        let Some(region) = region.filter(|_| entry.zeroed(i)) else { continue };
-        let mut bytes = vec![1; region.bytes as usize];
-        device.download(region, &mut bytes).map_err(|e| e.to_string())?;
-        if bytes.iter().any(|&b| b != 0) {
+    case.compare(entry, &after)
+}
+
+/// How often a kernel is launched: on a GPU twice, so that the launches overlap, and the second finds what the first leaves.
+fn launches(kernel: &Kernel) -> usize {
+    if kernel.grid.is_some() { 2 } else { 1 }
+}
+
+/// A kernel's operands and results.
+struct Case {
+    operands: Vec<Operand>,
+    /// What its parameters hold before it runs; of those that it takes from elsewhere, nothing.
+    buffers: Vec<Vec<u8>>,
+    /// What the interpreter of graphs makes of its body.
+    expected: Vec<Value>,
+}
+
+impl Case {
+    fn new(entry: &TableKernel, trial: Trial, draw: Draw) -> Case {
+        let Trial { tokens, seed, .. } = trial;
+        let (body, kernel) = (&entry.spec.body, &entry.kernel);
+        let mut rng = Rng::new(seed);
+        let params = body.params().expect("a verified body");
+        let operands: Vec<Operand> =
+            params.iter().enumerate().map(|(n, ty)| operand(body, n, ty, trial, draw, &mut rng)).collect();
+        let expected = run_body(body, operands.iter().map(|o| o.value.clone()).collect(), tokens)
+            .unwrap_or_else(|e| panic!("{}: {e}", kernel.name));
+        let buffer = |(i, decl): (usize, &BufDecl)| {
+            // What kernels find zero, results, and workspaces.
+            let fill = if entry.zeroed(i) { [0; 4] } else { POISON.to_le_bytes() };
+            let fill = || fill.into_iter().cycle().take(decl.bytes as usize).collect();
+            let bytes: Vec<u8> = operands.get(i).map_or_else(fill, |o| o.bytes.clone());
+            assert!(bytes.is_empty() || bytes.len() as u64 == decl.bytes, "{} {}", kernel.name, decl.name);
+            bytes
+        };
+        let buffers = kernel.param_buffers().enumerate().map(buffer).collect();
+        Case { operands, buffers, expected }
+    }
+
+    /// What the kernel has left in its buffers against what was expected.
+    fn compare(&self, entry: &TableKernel, after: &[Vec<u8>]) -> Result<Vec<Difference>, String> {
+        let (body, kernel) = (&entry.spec.body, &entry.kernel);
+        let counters = after.iter().enumerate().filter(|(i, _)| entry.zeroed(*i));
+        if counters.flat_map(|(_, bytes)| bytes).any(|&b| b != 0) {
             return Err(format!("{}: a counter is left changed", kernel.name));
         }
-    }
-
-    let mut next = params.len();
-    let mut differences = Vec::new();
-    for ((_, output), expected) in body.outputs().iter().zip(&expected) {
-        let producer = body.node(output.node);
-        let ty = body.ty(*output);
-        let appended = (producer.op == Op::KvAppend).then(|| match body.node(producer.inputs[0].node).op {
-            Op::Param(n) => n as usize,
-            _ => unreachable!("states are params"),
-        });
-        let at = appended.unwrap_or(next);
-        next += usize::from(appended.is_none());
-        let region = regions[at].expect("outputs have memory");
-        let mut bytes = vec![0; region.bytes as usize];
-        device.download(region, &mut bytes).map_err(|e| e.to_string())?;
-        if let (Op::Repack { layout }, Elem::Ggml(format)) = (&producer.op, ty.elem) {
-            let mut twin = vec![0; bytes.len()];
-            repack::repack(*layout, format, &operands[0].bytes, ty.rows(), ty.columns(), &mut twin);
-            if bytes != twin {
-                return Err(format!("{}: the bytes are not those that the host gives", kernel.name));
-            }
-            continue;
-        }
-        let expected = expected.f32().expect("outputs are floats");
-        let actual: Vec<f32> = match appended {
-            Some(_) => decode_cache(ty, &bytes),
-            None => bytes
-                .chunks_exact(f32_row_bytes(columns(ty)))
-                .take(expected.len() / columns(ty))
-                .flat_map(|row| row[..columns(ty) * 4].chunks_exact(4))
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect(),
-        };
-        assert_eq!(actual.len(), expected.len(), "{}", kernel.name);
-        for (part, tolerance) in parts(body, *output) {
-            let rows = actual.chunks_exact(columns(ty)).zip(expected.chunks_exact(columns(ty)));
-            let pairs = rows.flat_map(|(a, e)| a[part.clone()].iter().zip(&e[part.clone()]));
-            let (mut error, mut largest) = (0f32, 0f32);
-            for (&a, &e) in pairs {
-                // What is selected has to be the same infinity.
-                if a.is_finite() != e.is_finite() || (tolerance == 0.0 && !e.is_finite() && a != e) {
-                    return Err(format!("{}: an output element is {a}, expected {e}", kernel.name));
+        let mut next = self.operands.len();
+        let mut differences = Vec::new();
+        for ((_, output), expected) in body.outputs().iter().zip(&self.expected) {
+            let producer = body.node(output.node);
+            let ty = body.ty(*output);
+            let appended = (producer.op == Op::KvAppend).then(|| match body.node(producer.inputs[0].node).op {
+                Op::Param(n) => n as usize,
+                _ => unreachable!("states are params"),
+            });
+            let at = appended.unwrap_or(next);
+            next += usize::from(appended.is_none());
+            let bytes = &after[at];
+            if let (Op::Repack { layout }, Elem::Ggml(format)) = (&producer.op, ty.elem) {
+                let mut twin = vec![0; bytes.len()];
+                repack::repack(*layout, format, &self.operands[0].bytes, ty.rows(), ty.columns(), &mut twin);
+                if *bytes != twin {
+                    return Err(format!("{}: the bytes are not those that the host gives", kernel.name));
                 }
-                if e.is_finite() {
-                    (largest, error) = (largest.max(e.abs()), error.max((a - e).abs()));
-                }
+                continue;
             }
-            differences.push(Difference { error, bound: tolerance * largest });
+            let expected = expected.f32().expect("outputs are floats");
+            let actual: Vec<f32> = match appended {
+                Some(_) => decode_cache(ty, bytes),
+                None => bytes
+                    .chunks_exact(f32_row_bytes(columns(ty)))
+                    .take(expected.len() / columns(ty))
+                    .flat_map(|row| row[..columns(ty) * 4].chunks_exact(4))
+                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                    .collect(),
+            };
+            assert_eq!(actual.len(), expected.len(), "{}", kernel.name);
+            for (part, tolerance) in parts(body, *output) {
+                let rows = actual.chunks_exact(columns(ty)).zip(expected.chunks_exact(columns(ty)));
+                let pairs = rows.flat_map(|(a, e)| a[part.clone()].iter().zip(&e[part.clone()]));
+                let (mut error, mut largest) = (0f32, 0f32);
+                for (&a, &e) in pairs {
+                    // What is selected has to be the same infinity.
+                    if a.is_finite() != e.is_finite() || (tolerance == 0.0 && !e.is_finite() && a != e) {
+                        return Err(format!("{}: an output element is {a}, expected {e}", kernel.name));
+                    }
+                    if e.is_finite() {
+                        (largest, error) = (largest.max(e.abs()), error.max((a - e).abs()));
+                    }
+                }
+                differences.push(Difference { error, bound: tolerance * largest });
+            }
         }
+        Ok(differences)
     }
-    Ok(differences)
 }

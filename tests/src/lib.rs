@@ -1,7 +1,10 @@
 //! What the tests share: where test data is, golden outputs and how they are compared, models of random weights, damage.
 #![forbid(unsafe_code)]
 
+pub mod assembler;
+pub mod card;
 pub mod damage;
+pub mod filetest;
 pub mod golden;
 pub mod kernels;
 pub mod model;

@@ -1,7 +1,7 @@
 //! Every kernel of the model zoo against the interpreter on its body.
 
 use codegen::passes::{self, PassContext};
-use codegen::{KernelTable, TableKernel, lower};
+use codegen::{KernelTable, TableKernel, back, lower};
 use ir::abi::Control;
 use ir::graph::{Graph, Op};
 use ir::kernel::{Access, Builder, Mem};
@@ -10,7 +10,9 @@ use ir::spec::{GpuSchedule, KernelSpec, Schedule};
 use ir::target::Target;
 use ir::tensor::{Elem, TensorType};
 use runtime::device::{CpuDevice, Device, Launch, Region};
-use tests::kernels::{self, Draw, Trial};
+use std::collections::HashSet;
+use tests::card::on_test_card;
+use tests::kernels::{self, Difference, Draw, Trial};
 use tests::synthetic::{Synthetic, zoo};
 
 /// Compares one kernel with the interpreter, in full and in part.
@@ -28,7 +30,17 @@ fn check_kernel(name: &str, kernel: &TableKernel, context: usize, target: &Targe
 }
 
 fn check_trial(name: &str, kernel: &TableKernel, target: &Target, trial: Trial, draw: Draw) {
-    for (i, d) in kernels::run(kernel, target, trial, draw).iter().enumerate() {
+    check_differences(name, kernel, target, (trial, draw), &kernels::run(kernel, target, trial, draw));
+}
+
+fn check_differences(
+    name: &str,
+    kernel: &TableKernel,
+    target: &Target,
+    (trial, draw): (Trial, Draw),
+    differences: &[Difference],
+) {
+    for (i, d) in differences.iter().enumerate() {
         assert!(
             d.error <= d.bound,
             "{name} {} {} output {i}, {trial:?}, {draw:?}, {}: off by {}, bound {}",
@@ -41,60 +53,103 @@ fn check_trial(name: &str, kernel: &TableKernel, target: &Target, trial: Trial, 
     }
 }
 
-/// Compares all kernels of a model for a target.
-fn check(name: &str, shape: &Synthetic, target: &Target) {
-    let model = shape.model();
-    for kv in [quant::F16, quant::Q8_0] {
-        let table = kernels::table(&model, target, &[1, 2, 4, 8, 16, 40], kv);
-        table.kernels.iter().for_each(|kernel| check_kernel(name, kernel, shape.context, target));
+/// Kernels by what makes them equal, so that each is run once: two with the same spec and schedule would get the same operands.
+type Seen = HashSet<String>;
+
+/// What is equal if kernels are: for CPUs spec and schedule; for GPUs the code, which several targets share.
+fn identity(kernel: &TableKernel, target: &Target) -> String {
+    if target.gpu().is_none() {
+        return kernel.hash.clone();
     }
+    let code = back::for_target(target).and_then(|b| b.emit(&kernel.kernel, target, false)).unwrap().code;
+    let code = String::from_utf8(code).unwrap().replace(&kernel.kernel.name, "");
+    format!("{:?} {code}", kernel.kernel.grid)
 }
 
-/// The whole zoo for one target, if this machine runs it: GPUs are emulated.
-fn check_target(name: &str) {
-    let target = Target::by_name(name).unwrap();
+/// The kernels of a model that are not among those seen.
+fn new_kernels(shape: &Synthetic, target: &Target, seen: &mut Seen) -> Vec<TableKernel> {
+    let model = shape.model();
+    let tables = [quant::F16, quant::Q8_0].map(|kv| kernels::table(&model, target, &[1, 2, 4, 8, 16, 40], kv).kernels);
+    tables.into_iter().flatten().filter(|k| seen.insert(identity(k, target))).collect()
+}
+
+/// Compares all kernels of a model for a target.
+fn check(name: &str, shape: &Synthetic, target: &Target, seen: &mut Seen) {
+    new_kernels(shape, target, seen).iter().for_each(|kernel| check_kernel(name, kernel, shape.context, target));
+}
+
+/// The whole zoo for one target, if this machine runs it; GPUs are emulated, with the card of tests. What `others` have too
+/// is left to them.
+fn check_target(name: &str, others: &[&str]) {
+    let by_name = |name: &str| on_test_card(Target::by_name(name).unwrap());
+    let target = &by_name(name);
     if target.gpu().is_none() && CpuDevice::new(target, 1).is_err() {
         eprintln!("skipped: this CPU does not run {name}");
         return;
     }
+    let mut seen = Seen::new();
+    for (_, shape) in zoo() {
+        others.iter().for_each(|other| drop(new_kernels(&shape, &by_name(other), &mut seen)));
+    }
     for (name, shape) in zoo() {
-        check(&name, &shape, target);
+        check(&name, &shape, target, &mut seen);
     }
 }
 
 #[test]
 fn x86_64() {
-    check_target("x86-64");
+    check_target("x86-64", &[]);
 }
 
 #[test]
 fn x86_64_v3() {
-    check_target("x86-64-v3");
+    check_target("x86-64-v3", &[]);
 }
 
 #[test]
 fn x86_64_v4_vnni() {
-    check_target("x86-64-v4-vnni");
+    check_target("x86-64-v4-vnni", &[]);
 }
 
 #[test]
 fn sm_80() {
-    check_target("sm_80");
+    check_target("sm_80", &[]);
 }
 
 #[test]
 fn sm_89() {
-    check_target("sm_89");
+    check_target("sm_89", &["sm_80"]);
 }
 
 #[test]
 fn sm_90() {
-    check_target("sm_90");
+    check_target("sm_90", &[]);
 }
 
 #[test]
 fn sm_120() {
-    check_target("sm_120");
+    check_target("sm_120", &["sm_90"]);
+}
+
+/// The interpreter of kernels, on any machine: generated code, microkernels by their references, and a GPU's rings.
+#[test]
+fn interpreted() {
+    for name in ["x86-64", "x86-64-v3", "sm_120"] {
+        let target = &on_test_card(Target::by_name(name).unwrap());
+        let mut seen = Seen::new();
+        for (name, shape) in zoo() {
+            let kernels = kernels::table(&shape.model(), target, &[1, 4], quant::Q8_0).kernels;
+            for kernel in kernels.into_iter().filter(|k| seen.insert(k.hash.clone())) {
+                let tokens = kernel.spec.tokens.min(3);
+                for (seed, draw) in (3..).zip([Draw::Usual, Draw::Edges, Draw::NotFinite]) {
+                    let trial = Trial { position: shape.context - tokens, tokens, workers: 2, seed };
+                    let found = kernels::interpret(&kernel, trial, draw);
+                    let differences = found.unwrap_or_else(|e| panic!("{name}: {e}, {draw:?}"));
+                    check_differences(&name, &kernel, target, (trial, draw), &differences);
+                }
+            }
+        }
+    }
 }
 
 /// Small grids and rings of every depth: streams of many chunks, which go through their ring several times, and units that
@@ -103,6 +158,7 @@ fn sm_120() {
 fn schedules_of_gpus() {
     let target = Target::by_name("sm_90").unwrap();
     let grids = [(1, 1, 1, 1), (1, 2, 2, 4), (2, 2, 1, 2), (3, 1, 1, 2), (2, 3, 2, 1), (1, 8, 8, 0), (5, 2, 2, 0)];
+    let mut seen = Seen::new();
     for (number, (name, shape)) in zoo().into_iter().enumerate() {
         for k in kernels::table(&shape.model(), target, &[1], quant::F16).kernels {
             // A grid of each kind for some kernels, another for others.
@@ -110,6 +166,9 @@ fn schedules_of_gpus() {
             let schedule = Schedule::Gpu(GpuSchedule { ctas, warps, streams, chunk: 64, depth });
             let made = kernels_gen::generate(&k.spec, &schedule, target).unwrap_or_else(|e| panic!("{name}: {e}"));
             let kernel = TableKernel::new(k.spec, (schedule, made), 0).unwrap();
+            if !seen.insert(kernel.hash.clone()) {
+                continue;
+            }
             for workers in 0..4 {
                 let (position, seed) = (shape.context - 1, 7 * workers as u64 + number as u64);
                 check_trial(&name, &kernel, target, Trial { position, tokens: 1, workers, seed }, Draw::Usual);
@@ -191,13 +250,16 @@ fn parallel_loops_take_each_index_once() {
     }
 }
 
-/// Cards with the fewest and the most multiprocessors: work is split another way than on a target's best-known card.
+/// Real cards of every target, with the fewest and the most multiprocessors: work is split another way on each.
 #[test]
-fn other_cards() {
-    for (target, card) in [("sm_120", "rtx5070ti"), ("sm_120", "rtxpro6000")] {
+fn real_cards() {
+    let cards =
+        [("sm_80", "a100"), ("sm_89", "rtx4080"), ("sm_90", "h100"), ("sm_120", "rtx5070ti"), ("sm_120", "rtxpro6000")];
+    for (target, card) in cards {
         let target = Target::by_name(target).and_then(|t| t.with_card(card)).unwrap();
+        let mut seen = Seen::new();
         for (name, shape) in &zoo()[..3] {
-            check(name, shape, &target);
+            check(name, shape, &target, &mut seen);
         }
     }
 }

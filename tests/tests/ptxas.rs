@@ -1,9 +1,6 @@
 //! NVIDIA's assembler on every kernel of the model zoo: it accepts them, needs no more registers than they promise, and
 //! makes of them what a card runs fast: nothing is spilled or called, and no inner loop has more instructions than it
-//! should.
-//!
-//! `$RIGC_PTXAS` lists assemblers, oldest first, by a colon; without it, `ptxas` of the path is taken. `$RIGC_NVDISASM` is
-//! the disassembler.
+//! should. [`tests::assembler`] says where the tools are looked for.
 
 use codegen::assembly::{self, Line};
 use codegen::{KernelTable, TableKernel, back, schedule};
@@ -13,7 +10,7 @@ use ir::spec::KernelSpec;
 use ir::target::{self, Target};
 use std::collections::HashSet;
 use std::path::Path;
-use std::process::{Command, Output};
+use tests::assembler::{self, assemblers, disassemble};
 use tests::kernels;
 use tests::synthetic::zoo;
 
@@ -47,28 +44,9 @@ const BUDGETS: &[(&str, f64)] = &[
 /// The target of the budgets.
 const BUDGETED: &str = "sm_120";
 
-/// The assemblers, if there are any.
-fn assemblers() -> Vec<String> {
-    let list = std::env::var("RIGC_PTXAS").unwrap_or_else(|_| "ptxas".into());
-    let found: Vec<String> =
-        list.split(':').filter(|p| Command::new(p).arg("--version").output().is_ok()).map(String::from).collect();
-    if found.is_empty() {
-        tests::missing("ptxas", &list);
-    }
-    found
-}
-
-fn run(command: &mut Command) -> Output {
-    command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"))
-}
-
 /// Assembles a module and checks what the assembler says of it.
-fn assemble(ptxas: &str, target: &Target, ptx: &Path, name: &str) {
-    let cubin = ptx.with_extension("cubin");
-    let arch = format!("-arch={}", target.name);
-    let out = run(Command::new(ptxas).args(["-v", &arch]).arg(ptx).arg("-o").arg(&cubin));
-    let said = String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
-    assert!(out.status.success(), "{name} {}: {said}", target.name);
+fn check_resources(ptxas: &str, target: &Target, ptx: &Path, name: &str) {
+    let said = assembler::assemble(ptxas, target, ptx);
     let kernels = assembly::resources(&said);
     assert!(!kernels.is_empty(), "{name}: {said}");
     for (kernel, resources) in kernels {
@@ -78,19 +56,6 @@ fn assemble(ptxas: &str, target: &Target, ptx: &Path, name: &str) {
     for frame in frames {
         assert!(frame.trim().starts_with("0 bytes stack frame"), "{name} {}: {said}", target.name);
     }
-}
-
-/// What the disassembler prints.
-fn disassemble(cubin: &Path) -> Option<String> {
-    let tool = std::env::var("RIGC_NVDISASM").unwrap_or_else(|_| "nvdisasm".into());
-    if Command::new(&tool).arg("--version").output().is_err() {
-        tests::missing("ptxas", &tool);
-        return None;
-    }
-    let out = run(Command::new(&tool).arg("-c").arg(cubin));
-    let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(!assembly::sass(&text).is_empty(), "{}: {text}", cubin.display());
-    Some(text)
 }
 
 /// Checks that nothing is called, divided by way of a reciprocal, or spilled. A jump out of a loop may look like a call.
@@ -124,7 +89,7 @@ fn check(target: &Target) {
             let ptx = dir.path().join("module.ptx");
             std::fs::write(&ptx, &module).unwrap();
             for ptxas in &assemblers {
-                assemble(ptxas, target, &ptx, &name);
+                check_resources(ptxas, target, &ptx, &name);
                 let code = (ptxas == newest).then(|| disassemble(&ptx.with_extension("cubin"))).flatten();
                 check_code(&name, target, &code.unwrap_or_default());
             }
@@ -178,7 +143,7 @@ fn inner_loops_stay_within_their_budgets() {
         module.extend(backend.emit(&kernel.kernel, target, false).unwrap().code);
         let ptx = dir.path().join("module.ptx");
         std::fs::write(&ptx, &module).unwrap();
-        assemble(newest, target, &ptx, format.name);
+        check_resources(newest, target, &ptx, format.name);
         let Some(text) = disassemble(&ptx.with_extension("cubin")) else { return };
         let costs = assembly::sass(&text).into_iter().filter_map(|code| code.per_32_weights());
         let cost = costs.reduce(f64::max).unwrap_or(f64::INFINITY);

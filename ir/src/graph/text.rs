@@ -15,6 +15,7 @@
 //! `repack`) is read off it. Invariant: parsing what was printed gives an equal graph; no input panics.
 
 use super::{F32, Fusion, Graph, Input, Op, Ref, RopeStyle};
+use crate::cursor::Cursor;
 use crate::quant::Format;
 use crate::tensor::{Elem, Layout, TensorType};
 use crate::{Error, Result};
@@ -122,7 +123,7 @@ fn block(lines: &mut Lines<'_>, body: bool) -> Result<Graph> {
     let mut graph = Graph::new();
     let mut names: HashMap<u32, Ref> = HashMap::new();
     while let Some((at, line)) = lines.next() {
-        let mut cursor = Cursor { rest: line, line: at + 1 };
+        let mut cursor = Cursor { rest: line, line: at + 1, form: "graph" };
         if cursor.end() {
             continue;
         }
@@ -233,61 +234,9 @@ fn node(
     Ok(id.into())
 }
 
-/// A position in a line; spaces between tokens do not count.
-struct Cursor<'a> {
-    rest: &'a str,
-    line: usize,
-}
-
 impl<'a> Cursor<'a> {
-    fn error(&self, what: impl Display) -> Error {
-        Error::malformed(format!("graph text, line {}: {what}", self.line))
-    }
-
-    fn peek(&mut self, token: &str) -> bool {
-        self.rest = self.rest.trim_start();
-        self.rest.starts_with(token)
-    }
-
-    fn eat(&mut self, token: &str) -> bool {
-        let found = self.peek(token);
-        if found {
-            self.rest = &self.rest[token.len()..];
-        }
-        found
-    }
-
-    fn expect(&mut self, token: &str) -> Result<()> {
-        if self.eat(token) { Ok(()) } else { Err(self.error(format!("'{token}' expected at '{}'", self.rest))) }
-    }
-
-    fn end(&mut self) -> bool {
-        self.rest = self.rest.trim_start();
-        self.rest.is_empty()
-    }
-
-    fn finish(&mut self) -> Result<()> {
-        if self.end() { Ok(()) } else { Err(self.error(format!("'{}' is left over", self.rest))) }
-    }
-
     fn finish_unless_fusion(&mut self, op: &Op) -> Result<()> {
         if matches!(op, Op::Fusion(_)) { Ok(()) } else { self.finish() }
-    }
-
-    fn take(&mut self, keep: impl Fn(char) -> bool) -> &'a str {
-        self.rest = self.rest.trim_start();
-        let (token, rest) = self.rest.split_at(self.rest.find(|ch| !keep(ch)).unwrap_or(self.rest.len()));
-        self.rest = rest;
-        token
-    }
-
-    fn word(&mut self) -> &'a str {
-        self.take(|ch| ch.is_ascii_alphanumeric() || ch == '_')
-    }
-
-    fn number<N: std::str::FromStr>(&mut self) -> Result<N> {
-        let digits = self.take(|ch| ch.is_ascii_digit());
-        digits.parse().map_err(|_| self.error(format!("a number expected, not '{digits}{}'", self.rest)))
     }
 
     fn attribute(&mut self, name: &str) -> Result<&'a str> {

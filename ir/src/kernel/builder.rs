@@ -83,7 +83,7 @@ impl Builder {
 
     /// Words that are part of the kernel; the buffer that already holds them, or a new one.
     pub fn constant(&mut self, name: impl Into<String>, words: &'static [u32]) -> Buf {
-        let space = Space::Constant(words);
+        let space = Space::Constant(words.into());
         let known = self.kernel.buffers.iter().position(|b| b.space == space);
         let number = known.unwrap_or_else(|| {
             let bytes = size_of_val(words) as u64;

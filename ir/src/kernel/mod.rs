@@ -7,6 +7,10 @@
 //! only a [`Verified`](crate::Verified) one is emitted.
 
 mod builder;
+pub mod eval;
+pub mod interp;
+mod names;
+mod parse;
 mod text;
 mod verify;
 
@@ -14,6 +18,7 @@ pub use builder::Builder;
 
 use crate::abi::Atom;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// Most elements of a buffer: what a 32-bit index reaches.
 pub const MOST_ELEMENTS: u64 = 1 << 32;
@@ -43,6 +48,9 @@ pub enum Ty {
 }
 
 impl Ty {
+    /// Every type.
+    pub const ALL: [Ty; 6] = [Ty::Bool, Ty::I32, Ty::F32, Ty::Bool4, Ty::I32x4, Ty::F32x4];
+
     /// Four lanes?
     pub fn is_vector(self) -> bool {
         matches!(self, Ty::Bool4 | Ty::I32x4 | Ty::F32x4)
@@ -80,6 +88,9 @@ pub enum Mem {
 }
 
 impl Mem {
+    /// Every type.
+    pub const ALL: [Mem; 6] = [Mem::U8, Mem::I8, Mem::U16, Mem::I16, Mem::I32, Mem::F32];
+
     /// Size in bytes.
     pub fn bytes(self) -> u32 {
         match self {
@@ -356,14 +367,14 @@ pub struct Grid {
 }
 
 /// Where a buffer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Space {
     /// Parameter number n.
     Param(u32),
     /// This worker's scratch memory, or this CTA's shared memory, at a byte offset.
     Scratch(u32),
     /// These words, part of the kernel itself.
-    Constant(&'static [u32]),
+    Constant(Cow<'static, [u32]>),
 }
 
 /// What happens to a buffer.

@@ -48,19 +48,21 @@ impl Verifier<'_> {
     fn buffers(&self) -> Result<()> {
         let (mut params, mut scratch) = (0, 0);
         for b in &self.kernel.buffers {
-            match b.space {
-                Space::Param(n) => {
+            match &b.space {
+                &Space::Param(n) => {
                     self.ensure(n == params, || format!("buffer {} is out of order", b.name))?;
                     params += 1;
                 }
                 Space::Scratch(offset) => {
-                    let offset = u64::from(offset);
+                    let offset = u64::from(*offset);
                     let ok = offset >= scratch && offset % 64 == 0 && offset + b.bytes <= self.kernel.scratch_bytes;
                     self.ensure(ok, || format!("scratch buffer {} overlaps or exceeds the scratch memory", b.name))?;
                     scratch = offset + b.bytes;
                 }
                 Space::Constant(words) => {
-                    let ok = b.access == Access::Constant && b.mem == Mem::I32 && b.bytes == size_of_val(words) as u64;
+                    let ok = b.access == Access::Constant
+                        && b.mem == Mem::I32
+                        && b.bytes == size_of_val::<[u32]>(words) as u64;
                     self.ensure(ok, || format!("constant {} is not what its words are", b.name))?;
                 }
             }

@@ -512,12 +512,7 @@ impl Lowering<'_, '_> {
             Binary::Shl => self.b.ins().ishl_imm_u(x, constant),
             Binary::ShrU => self.b.ins().ushr_imm_u(x, constant),
             Binary::ShrS => self.b.ins().sshr_imm_u(x, constant),
-            Binary::SubBytes => {
-                let ty = self.b.func.dfg.value_type(x);
-                let (p, q) = (math::bitcast(&mut self.b, types::I8X16, x), math::bitcast(&mut self.b, types::I8X16, y));
-                let difference = self.b.ins().isub(p, q);
-                math::bitcast(&mut self.b, ty, difference)
-            }
+            Binary::SubBytes => math::sub_bytes(&mut self.b, x, y),
             Binary::FAdd => self.b.ins().fadd(x, y),
             Binary::FSub => self.b.ins().fsub(x, y),
             Binary::FMul => self.b.ins().fmul(x, y),

@@ -39,6 +39,18 @@ pub(super) fn fill_bytes(b: &mut B<'_>, x: Value) -> Value {
     b.ins().isub(above, tops)
 }
 
+/// The bytes of `x` minus those of `y`, wrapping; a scalar's as those of a vector's first lane.
+pub(super) fn sub_bytes(b: &mut B<'_>, x: Value, y: Value) -> Value {
+    if !b.func.dfg.value_type(x).is_vector() {
+        let [x, y] = [x, y].map(|v| b.ins().scalar_to_vector(types::I32X4, v));
+        let all = sub_bytes(b, x, y);
+        return b.ins().extractlane(all, 0);
+    }
+    let [x, y] = [x, y].map(|v| bitcast(b, types::I8X16, v));
+    let difference = b.ins().isub(x, y);
+    bitcast(b, types::I32X4, difference)
+}
+
 /// A float constant in the shape of `like`.
 fn float(b: &mut B<'_>, like: Value, v: f32) -> Value {
     let scalar = b.ins().f32const(v);

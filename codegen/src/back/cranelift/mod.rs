@@ -68,7 +68,7 @@ fn link(kernel: &Kernel, func: &clif::Function, code: &[u8], relocs: &[Finalized
             return Err(outside());
         };
         let number = func.params.user_named_funcs()[*symbol].index;
-        let Some(&BufDecl { space: Space::Constant(words), .. }) = kernel.buffers.get(number as usize) else {
+        let Some(BufDecl { space: Space::Constant(words), .. }) = kernel.buffers.get(number as usize) else {
             return Err(outside());
         };
         if reloc.kind != Reloc::X86CallPCRel4 {

@@ -99,7 +99,7 @@ pub(super) fn emit(kernel: &Verified<Kernel>, gpu: &Gpu) -> Result<String> {
 
     let mut out = String::new();
     for (number, b) in kernel.buffers.iter().enumerate() {
-        if let Space::Constant(words) = b.space {
+        if let Space::Constant(words) = &b.space {
             let list: Vec<String> = words.iter().map(u32::to_string).collect();
             _ = writeln!(
                 out,
@@ -446,7 +446,7 @@ impl Emitter<'_> {
         let ty = memory_type(mem);
         // Weights are read once: what is loaded whole need not stay in the first cache.
         let decl = &self.kernel.buffers[buf.0 as usize];
-        let space = match (self.space(buf), decl.access, decl.space) {
+        let space = match (self.space(buf), decl.access, &decl.space) {
             ("global", Access::Constant, Space::Param(_)) if vector => "global.nc.L1::no_allocate.L2::256B",
             ("global", Access::Constant, _) => "global.nc",
             (space, ..) => space,
