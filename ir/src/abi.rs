@@ -6,7 +6,7 @@
 
 pub use crate::activation::{
     Q8_BLOCK, Q8_BYTES, Q8_SCALE, Q8_SCALED_SUM, Q8_STARTS, Q8_STARTS_AT, Q8_SUMS, ROW_ALIGN, f32_row_bytes,
-    kv_f16_row_bytes, kv_q8_row_bytes, q8_row_bytes,
+    kv_f16_row_bytes, kv_q8_row_bytes, q8_row_bytes, q8_scale,
 };
 use crate::quant::{DotForm, FloatKind, Scale};
 

@@ -28,6 +28,16 @@ pub const Q8_STARTS_AT: usize = Q8_SCALED_SUM + 4;
 /// Factor of the sum of a block's codes in its start, and of the sums of half a block's codes in theirs.
 pub const Q8_STARTS: [i32; 2] = [-128, -32];
 
+/// The scale of a block of int8 activations or of an 8-bit KV row, and what its elements are multiplied by to become codes:
+/// the largest magnitude / 127, and its reciprocal, 0 where the scale is zero or subnormal. A NaN or an infinity is one in
+/// the scale.
+pub fn q8_scale(block: &[f32]) -> (f32, f32) {
+    // The bits of magnitudes are in order, those of NaN last.
+    let largest = block.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0);
+    let scale = f32::from_bits(largest) / 127.0;
+    (scale, if scale < f32::MIN_POSITIVE { 0.0 } else { 1.0 / scale })
+}
+
 /// Bytes of one row of `k` int8 activations (`k` a multiple of 32): an odd number of cache lines, so that the same block of
 /// several rows does not compete for one set of a cache.
 pub const fn q8_row_bytes(k: usize) -> usize {

@@ -118,8 +118,8 @@ const SQRT: Contract = Contract {
 const EXP: Contract = Contract {
     spread: "|a| e^a",
     exceptions: &[
-        (&[Is::Between(-INFINITY, exp::LOW as f64)], Gives::One(Is::Zero)),
-        (&[Is::Between(exp::LOW as f64, -87.3)], Gives::One(Is::Between(0.0, 1.3e-38))),
+        (&[Is::Between(-INFINITY, -104.0)], Gives::One(Is::Zero)),
+        (&[Is::Between(-104.0, -87.3)], Gives::One(Is::Between(0.0, 1.3e-38))),
         (&[Is::Between(88.0, exp::HIGH as f64)], Gives::One(Is::Between(1.65e38, INFINITY))),
     ],
     ..contract(

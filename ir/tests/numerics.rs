@@ -79,6 +79,7 @@ fn contracts_refuse_what_they_do_not_allow() {
         ("exp", &[1.0], 1f64.exp() * (1.0 + 3e-7), true),
         ("exp", &[1.0], 1f64.exp() * (1.0 + 5e-7), false),
         ("exp", &[-88.0], 0.0, true),
+        ("exp", &[-104.0], 0.0, true),
         ("exp", &[-1e30], 1e-45, false),
         ("exp", &[-87.5], 2e-38, false),
         ("exp", &[90.0], f64::from(f32::MAX), false),

@@ -115,9 +115,9 @@ fn weights(format: Format, elements: usize, spread: f32, draw: Draw, rng: &mut R
     all
 }
 
-/// Random logits, of which many are equal, some impossible, and in some rows a few NaN or infinite.
+/// Random logits, of which many are equal, some impossible, and in half of the rows a few NaN or infinite.
 fn logits(rng: &mut Rng, n: usize) -> Vec<f32> {
-    let infinite = rng.below(4) == 0;
+    let infinite = rng.below(2) == 0;
     let one = |rng: &mut Rng| match rng.below(64) {
         8..16 => f32::NEG_INFINITY,
         16..32 => (rng.uniform() * 8.0).round(),

@@ -1,14 +1,14 @@
-//! Every instruction that computes, on edge values and random operands over its whole domain: each CPU target that this
-//! machine runs, and PTX in the emulator with the errors that a card's approximate instructions may have, against the
-//! contracts of [`ir::numerics`], or exactly where only integers are involved.
+//! Every instruction that computes, on edge values and random operands over its whole domain: the interpreter of kernels, each
+//! CPU target that this machine runs, and PTX in the emulator with the errors that a card's approximate instructions may have,
+//! against the contracts of [`ir::numerics`], or exactly where only integers are involved.
 
 use half::f16;
 use ir::Verified;
 use ir::abi::Control;
-use ir::kernel::{Access, Binary, Buf, Builder, Compare, Grid, Kernel, Mem, Special, Ty, Unary, Value};
+use ir::kernel::{Access, Binary, Buf, Builder, Compare, Grid, Kernel, Mem, Special, Ty, Unary, Value, interp};
 use ir::numerics::{self, Contract};
 use ir::target::{self, Target};
-use runtime::device::{CpuDevice, Device, EmuDevice, Launch, Region};
+use runtime::device::CpuDevice;
 use tests::kernels;
 use tests::synthetic::Rng;
 
@@ -93,8 +93,16 @@ fn kernel(case: &Case<'_>, gpu: bool, vector: bool, count: usize) -> Verified<Ke
 struct Run {
     /// Four lanes at once.
     vector: bool,
-    /// The errors of a GPU's approximate instructions.
-    approx_seed: u64,
+    on: On,
+}
+
+/// What runs a case.
+#[derive(Debug, Clone, Copy)]
+enum On {
+    /// The interpreter of kernels.
+    Interpreter,
+    /// The CPU, or the emulator with the errors of approximate instructions that this number chooses.
+    Device(u64),
 }
 
 /// The results of lines of operands, by code that is edited.
@@ -105,32 +113,22 @@ fn results(
     lines: &[Vec<u32>],
     edit: impl Fn(&[u8]) -> Vec<u8>,
 ) -> Vec<u32> {
-    let Run { vector, approx_seed } = run;
-    let gpu = target.gpu().is_some();
-    let kernel = kernel(case, gpu, vector, lines.len());
-    let device: runtime::Result<Box<dyn Device>> = match gpu {
-        true => EmuDevice::with_approximations(target, 0, approx_seed).map(|d| Box::new(d) as _),
-        false => CpuDevice::new(target, 1).map(|d| Box::new(d) as _),
-    };
-    let mut device = device.unwrap_or_else(|e| panic!("{e}"));
-    let loaded = kernels::load(&mut *device, &kernel, target, |code| edit(code)).unwrap_or_else(|e| panic!("{e}"));
-    let bytes = lines.len() as u64 * 4;
-    let mut buffer = |words: Vec<u32>| {
-        let memory = device.alloc(bytes, "operands").unwrap();
-        let region = Region { memory, offset: 0, bytes };
-        let words: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
-        device.upload(region, &words).unwrap();
-        region
-    };
-    let mut regions: Vec<Region> =
-        (0..case.operands.len()).map(|i| buffer(lines.iter().map(|l| l[i]).collect())).collect();
-    regions.push(buffer(vec![0xdead_beef; lines.len()]));
-    let buffers = regions.iter().copied().map(Some).collect();
-    let recording = device.record(&[Launch { kernel: loaded, buffers }]).unwrap();
-    device.replay(recording, Control { position: 0, tokens: 1 }).and_then(|()| device.sync()).unwrap();
-    let mut out = vec![0; bytes as usize];
-    device.download(regions[regions.len() - 1], &mut out).unwrap();
-    out.as_chunks().0.iter().map(|w| u32::from_le_bytes(*w)).collect()
+    let kernel = kernel(case, target.gpu().is_some(), run.vector, lines.len());
+    let bytes = |i: usize| lines.iter().flat_map(|l| l[i].to_le_bytes()).collect();
+    let mut params: Vec<Vec<u8>> = (0..case.operands.len()).map(bytes).collect();
+    params.push(vec![0xef; lines.len() * 4]);
+    let control = Control { position: 0, tokens: 1 };
+    match run.on {
+        On::Interpreter => {
+            interp::run(&kernel, &mut params, control, 1).unwrap_or_else(|e| panic!("{}: {e}", case.name))
+        }
+        On::Device(seed) => {
+            let device = kernels::device(target, 1, seed);
+            params = kernels::launch(&kernel, target, device, 1, &params, control, |code| edit(code))
+                .unwrap_or_else(|e| panic!("{}: {e}", case.name));
+        }
+    }
+    params[case.operands.len()].as_chunks().0.iter().map(|w| u32::from_le_bytes(*w)).collect()
 }
 
 /// Floats where something changes.
@@ -601,8 +599,8 @@ fn first_wrong(
     lines.iter().zip(results).find_map(|(l, r)| (case.check)(target, l, r).err())
 }
 
-/// All cases on a target. With an error seed, the approximate instructions of a GPU err.
-fn check_target(name: &str, approx_seeds: &[u64]) {
+/// All cases on a target.
+fn check_target(name: &str, runs: &[On]) {
     let target = Target::by_name(name).unwrap();
     let gpu = target.gpu().is_some();
     if !gpu && CpuDevice::new(target, 1).is_err() {
@@ -612,9 +610,9 @@ fn check_target(name: &str, approx_seeds: &[u64]) {
     let mut wrong = Vec::new();
     for case in cases().iter().filter(|c| c.has == Has::Both || (c.has == Has::Gpu) == gpu) {
         let lines = lines(&case.operands);
-        for &approx_seed in approx_seeds {
+        for &on in runs {
             for vector in [false, true].into_iter().filter(|v| !v || case.lanes) {
-                let run = Run { vector, approx_seed };
+                let run = Run { vector, on };
                 let first = first_wrong(case, target, run, &lines, <[u8]>::to_vec);
                 wrong.extend(first.map(|e| format!("{}, {run:?}: {e}", case.name)));
             }
@@ -625,13 +623,16 @@ fn check_target(name: &str, approx_seeds: &[u64]) {
 
 #[test]
 fn cpus() {
-    target::ALL.iter().filter(|t| t.cpu().is_some()).for_each(|t| check_target(t.name, &[0]));
+    target::ALL
+        .iter()
+        .filter(|t| t.cpu().is_some())
+        .for_each(|t| check_target(t.name, &[On::Interpreter, On::Device(0)]));
 }
 
 #[test]
 fn gpus() {
-    check_target("sm_80", &[0, 1, 2]);
-    check_target("sm_120", &[3]);
+    check_target("sm_80", &[On::Interpreter, On::Device(0), On::Device(1), On::Device(2)]);
+    check_target("sm_120", &[On::Device(3)]);
 }
 
 /// A mistake in the code of an instruction: bytes that are replaced wherever they are, which is somewhere.
@@ -651,7 +652,7 @@ fn check_mistakes(target: &str, mistakes: &[Mistake]) {
     for m in mistakes {
         let case = cases.iter().find(|c| c.name == m.case).unwrap();
         let lines = lines(&case.operands);
-        let run = Run { vector: case.lanes, approx_seed: 0 };
+        let run = Run { vector: case.lanes, on: On::Device(0) };
         assert_eq!(first_wrong(case, target, run, &lines, <[u8]>::to_vec), None, "{}", m.case);
         let edit = |code: &[u8]| {
             let mut code = code.to_vec();

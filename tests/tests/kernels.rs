@@ -135,9 +135,12 @@ fn interpreted() {
             let kernels = kernels::table(&shape.model(), target, &[1, 4], quant::Q8_0).kernels;
             for kernel in kernels.into_iter().filter(|k| seen.insert(k.hash.clone())) {
                 let tokens = kernel.spec.tokens.min(3);
-                let trial = Trial { position: shape.context - tokens, tokens, workers: 2, seed: 3, draw: Draw::Edges };
-                let differences = kernels::interpret(&kernel, trial).unwrap_or_else(|e| panic!("{name}: {e}"));
-                check_differences(&name, &kernel, target, trial, &differences);
+                for (seed, draw) in (3..).zip([Draw::Usual, Draw::Edges, Draw::NotFinite]) {
+                    let trial = Trial { position: shape.context - tokens, tokens, workers: 2, seed, draw };
+                    let found = kernels::interpret(&kernel, trial);
+                    let differences = found.unwrap_or_else(|e| panic!("{name}: {e}, {draw:?}"));
+                    check_differences(&name, &kernel, target, trial, &differences);
+                }
             }
         }
     }

@@ -131,6 +131,7 @@ pub fn binary(op: Binary, a: u32, b: u32) -> u32 {
         Binary::FSub => (x - y).to_bits(),
         Binary::FMul => (x * y).to_bits(),
         Binary::FDiv => (x / y).to_bits(),
+        Binary::FMax if x.is_nan() || y.is_nan() => f32::NAN.to_bits(),
         Binary::FMax => x.max(y).to_bits(),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::{Op, RopeStyle};
 use super::{Q8, Value, mismatch};
-use crate::abi::Q8_BLOCK;
+use crate::abi::{Q8_BLOCK, q8_scale};
 use crate::quant;
 use crate::tensor::{Elem, TensorType};
 use crate::{Error, Result};
@@ -117,22 +117,11 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 fn quantize(x: &[f32]) -> Q8 {
     let mut out = Q8 { codes: Vec::with_capacity(x.len()), scales: Vec::with_capacity(x.len() / Q8_BLOCK) };
     for block in x.chunks_exact(Q8_BLOCK) {
-        let scale = max_abs(block) / 127.0;
-        let inverse = inverse_of(scale);
+        let (scale, inverse) = q8_scale(block);
         out.codes.extend(block.iter().map(|x| (x * inverse).round_ties_even() as i8));
         out.scales.push(scale);
     }
     out
-}
-
-/// The largest magnitude, NaN if there is one: the bits of magnitudes are in order, those of NaN last.
-fn max_abs(x: &[f32]) -> f32 {
-    f32::from_bits(x.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0))
-}
-
-/// 1 / scale, 0 for a scale that is zero or subnormal.
-fn inverse_of(scale: f32) -> f32 {
-    if scale < f32::MIN_POSITIVE { 0.0 } else { 1.0 / scale }
 }
 
 fn dequantize(x: &Q8) -> Vec<f64> {
@@ -191,8 +180,8 @@ fn kv_append(state: &mut [f32], x: &[f32], position: usize, ty: &TensorType) -> 
 }
 
 fn round_kv_q8(block: &mut [f32]) {
-    let scale = max_abs(block) / 127.0;
-    let (rounded, inverse) = (half::f16::from_f32(scale).to_f32(), inverse_of(scale));
+    let (scale, inverse) = q8_scale(block);
+    let rounded = half::f16::from_f32(scale).to_f32();
     block.iter_mut().for_each(|x| *x = rounded * (*x * inverse).round_ties_even());
 }
 

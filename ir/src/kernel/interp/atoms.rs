@@ -4,7 +4,7 @@ use super::memory::{Memory, Place};
 use super::{Fault, fault};
 use crate::abi::{
     Atom, KV_BLOCK, Meaning, Q8_BLOCK, Q8_BYTES, Q8_SCALE, Q8_SCALED_SUM, Q8_STARTS, Q8_STARTS_AT, Q8_SUMS, TILE_ROWS,
-    kv_f16_row_bytes, kv_q8_row_bytes, q8_row_bytes,
+    kv_f16_row_bytes, kv_q8_row_bytes, q8_row_bytes, q8_scale,
 };
 use crate::quant::{self, DotForm, Format};
 use crate::tensor::Layout;
@@ -230,9 +230,8 @@ fn quantize(call: &mut Call<'_, '_>) -> Result<(), Fault> {
     }
     call.bytes(1, 0, q8_row_bytes(k))?;
     for (number, x) in x.chunks_exact(Q8_BLOCK).enumerate() {
-        let scale = x.iter().fold(0f32, |m, x| m.max(x.abs())) / 127.0;
-        let code = |x: &f32| if scale == 0.0 { 0 } else { (x / scale).round_ties_even() as i8 };
-        let codes: Vec<i8> = x.iter().map(code).collect();
+        let (scale, inverse) = q8_scale(x);
+        let codes: Vec<i8> = x.iter().map(|x| (x * inverse).round_ties_even() as i8).collect();
         let sum = |codes: &[i8]| codes.iter().map(|&c| i32::from(c)).sum::<i32>();
         let (all, halves) = (sum(&codes), [sum(&codes[..Q8_BLOCK / 2]), sum(&codes[Q8_BLOCK / 2..])]);
         let block = call.bytes(1, number * Q8_BYTES, Q8_BYTES)?;
