@@ -155,7 +155,7 @@ impl Row {
         }
         let mut formats = self.format.iter().flat_map(|all| all.split('+'));
         if let Some(name) = formats.find(|name| Format::by_name(name).is_none()) {
-            return Err(self.refusal(format!("there is no format '{name}'; write it as rigc inspect does, as in q4_k")));
+            return Err(self.refusal(format!("there is no format '{name}'; write it as rigc inspect does")));
         }
         let mut cards = ir::target::ALL.iter().filter_map(Target::gpu).flat_map(|gpu| gpu.cards);
         match &self.card {
