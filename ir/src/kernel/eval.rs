@@ -229,7 +229,7 @@ pub fn eval_warp(inst: &Inst, operands: &[Vec<Data>; WARP]) -> Option<[Data; WAR
     let of = |lane: usize, n: usize| operands[lane][n];
     Some(match *inst {
         Inst::Elected => std::array::from_fn(|lane| Data::bool(lane == 0)),
-        Inst::ShuffleXor(_, mask) => std::array::from_fn(|lane| of(lane ^ mask as usize % WARP, 0)),
+        Inst::ShuffleXor(_, mask) => std::array::from_fn(|lane| of((lane ^ mask as usize) % WARP, 0)),
         Inst::Shuffle(..) => std::array::from_fn(|lane| of(of(lane, 1).as_u32() as usize % WARP, 0)),
         Inst::WarpOr(_) => {
             let all = (0..WARP).fold(0, |bits, lane| bits | of(lane, 0).as_u32());
