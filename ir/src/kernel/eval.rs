@@ -156,12 +156,15 @@ fn dot4(a: u32, b: u32, c: u32, signed: bool) -> u32 {
     (0..4).fold(c as i32, |sum, i| sum.wrapping_add(product(i))) as u32
 }
 
+/// The bits of operand n in one lane.
+type Lane<'a> = &'a dyn Fn(usize) -> u32;
+
 /// What an instruction gives for operands in the order of [`Inst::operands`], of the types that the verifier wants. `None`
 /// for what needs more than its operands: memory, variables, the launch, other threads.
 pub fn eval(inst: &Inst, operands: &[Data]) -> Option<Data> {
     let of = |n: usize| operands[n];
     // The same for each lane, in the shape of the widest operand.
-    let lanes = |scalar: Ty, f: &dyn Fn(&dyn Fn(usize) -> u32) -> u32| {
+    let lanes = |scalar: Ty, f: &dyn Fn(Lane<'_>) -> u32| {
         let vector = operands.iter().any(|o| o.ty.is_vector());
         Data::new(if vector { scalar.vector() } else { scalar }, |lane| f(&|n| operands[n].lane(lane)))
     };
