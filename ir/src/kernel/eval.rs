@@ -157,12 +157,15 @@ fn dot4(a: u32, b: u32, c: u32, signed: bool) -> u32 {
     (0..4).fold(c as i32, |sum, i| sum.wrapping_add(product(i))) as u32
 }
 
+/// The bits of operand n in one lane.
+type Lane<'a> = &'a dyn Fn(usize) -> u32;
+
 /// What an instruction gives for operands in the order of [`Inst::operands`], of the types that the verifier wants. `None`
 /// for what needs more than its operands: memory, variables, the launch, other threads.
 pub fn eval(inst: &Inst, operands: &[Data]) -> Option<Data> {
     let of = |n: usize| operands[n];
     // The same for each lane, in the shape of the widest operand.
-    let lanes = |scalar: Ty, f: &dyn Fn(&dyn Fn(usize) -> u32) -> u32| {
+    let lanes = |scalar: Ty, f: &dyn Fn(Lane<'_>) -> u32| {
         let vector = operands.iter().any(|o| o.ty.is_vector());
         Data::new(if vector { scalar.vector() } else { scalar }, |lane| f(&|n| operands[n].lane(lane)))
     };
@@ -230,7 +233,7 @@ pub fn eval_warp(inst: &Inst, operands: &[Vec<Data>; WARP]) -> Option<[Data; WAR
     let of = |lane: usize, n: usize| operands[lane][n];
     Some(match *inst {
         Inst::Elected => std::array::from_fn(|lane| Data::bool(lane == 0)),
-        Inst::ShuffleXor(_, mask) => std::array::from_fn(|lane| of(lane ^ mask as usize % WARP, 0)),
+        Inst::ShuffleXor(_, mask) => std::array::from_fn(|lane| of((lane ^ mask as usize) % WARP, 0)),
         Inst::Shuffle(..) => std::array::from_fn(|lane| of(of(lane, 1).as_u32() as usize % WARP, 0)),
         Inst::WarpOr(_) => {
             let all = (0..WARP).fold(0, |bits, lane| bits | of(lane, 0).as_u32());
