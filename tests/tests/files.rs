@@ -13,7 +13,7 @@ use ir::target::Target;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use tests::filetest::{FileTest, Generate, Listing, Run, check};
-use tests::kernels::{self, Trial};
+use tests::kernels::{self, Draw, Trial};
 use tests::{assembler, run};
 
 /// Workers of a CPU, or schedules of the emulator.
@@ -214,7 +214,7 @@ fn check_generated(path: &Path) -> Result<(), String> {
         for workers in WORKERS {
             let (position, tokens) = (run.position as usize, run.tokens as usize);
             let trial = Trial { position, tokens, workers, seed: 7 };
-            let mut results = vec![kernels::interpret(&kernel, trial)];
+            let mut results = vec![kernels::interpret(&kernel, trial, Draw::Usual)];
             results.extend(runs.then(|| kernels::attempt(&kernel, target, trial, Clone::clone)));
             for result in results {
                 let off = result?.into_iter().find(|d| d.error > d.bound);
