@@ -116,7 +116,7 @@ const MISTAKES: &[Mistake] = &[
     mistake("top_k", ("atom.", 0), Swap(".acq_rel", ".relaxed"), "race_global", "it arrives without order"),
     mistake("top_k", ("st.global.b32", 0), Drop(1), "counter", "its counter is not set back"),
     mistake("top_k", ("st.global.f32", 2), Drop(1), "NaN", "the sum of a segment is not written"),
-    mistake("top_k", ("setp.lt.f32", 0), Swap(".lt", ".ltu"), "", "NaN counts as a number"),
+    mistake("top_k", ("setp.lt.f32", 0), Swap(".lt", ".ltu"), "element is NaN", "NaN counts as a number"),
     mistake(
         "top_k",
         ("setp.lt.f32", 3),
