@@ -1,85 +1,12 @@
 //! One planted fault in each of these kernels, found with its kind and its line under every schedule; and the same kernel
 //! without it is clean.
 
-use emu::{Counters, Error, Fault, FaultKind, Launch, Memory, Module, Options, Schedule};
+use emu::{Error, FaultKind, Launch, Memory, Module, Options, Schedule};
 
-const SEEDS: u64 = 6;
+#[path = "common/planted.rs"]
+mod planted;
 
-/// A kernel: parameters `p` (256 u32, written), `q` (256 u32, nobody wrote), `c` (read-only), shared memory `s` of 1 KiB.
-fn text(body: &str) -> String {
-    format!(
-        "\
-.version 8.6
-.target sm_90
-.address_size 64
-.global .align 4 .u32 flag;
-.func leaf(.param .b32 a)
-{{
-ret;
-}}
-.visible .entry k(.param .u64 p, .param .u64 q, .param .u64 c)
-{{
-.reg .pred %p<8>; .reg .b16 %h<8>; .reg .b32 %r<32>; .reg .b64 %rd<16>; .reg .f32 %f<8>;
-.shared .align 16 .b8 s[1024]; .shared .align 8 .b8 m[16]; .local .align 8 .b8 l[16];
-ld.param.u64 %rd1,[p]; ld.param.u64 %rd2,[q]; ld.param.u64 %rd3,[c];
-mov.u32 %r1,%tid.x; mov.u32 %r2,s; mov.u32 %r3,m; mov.u32 %r4,%ctaid.x;
-shl.b32 %r5,%r1,2; add.u32 %r6,%r2,%r5; cvt.u64.u32 %rd4,%r5; add.s64 %rd5,%rd1,%rd4; add.s64 %rd6,%rd2,%rd4;
-and.b32 %r7,%r1,31; shr.u32 %r8,%r1,5; setp.eq.u32 %p1,%r1,0;
-{body}
-ret;
-}}
-"
-    )
-}
-
-fn run(ptx: &str, grid: u32, seed: u64) -> Result<Counters, Error> {
-    let module = Module::parse(ptx).unwrap_or_else(|e| panic!("{e}\n{ptx}"));
-    let mut memory = Memory::new(1 << 20);
-    let loaded = module.load(&mut memory).unwrap();
-    let p = memory.alloc_with((0..1024u32).map(|i| i as u8).collect(), 256).unwrap();
-    let q = memory.alloc(1024, 256).unwrap();
-    let c = memory.alloc_with(vec![7; 1024], 256).unwrap();
-    memory.protect(c).unwrap();
-    let params = [p, q, c].iter().flat_map(|a| a.to_le_bytes()).collect();
-    let launch = Launch { entry: "k".into(), grid: [grid, 1, 1], block: [64, 1, 1], dynamic_shared: 0, params };
-    let options = Options {
-        schedule: Schedule { seed },
-        resident_ctas: Some(1 + seed as usize % 3),
-        max_steps: 100_000,
-        ..Options::default()
-    };
-    loaded.run(&mut memory, &launch, &options)
-}
-
-/// Runs the body, whose faulty lines are marked with `//!`. On any of those lines the fault may be reported.
-fn fault(body: &str, grid: u32, kind: FaultKind) -> Fault {
-    let ptx = text(body);
-    let lines: Vec<u32> =
-        ptx.lines().zip(1..).filter(|(line, _)| line.contains("//!")).map(|(_, number)| number).collect();
-    let mut last = None;
-    for seed in 0..SEEDS {
-        match run(&ptx, grid, seed) {
-            Err(Error::Fault(f)) => {
-                // A copy that comes second, after an unordered access of a thread, is the thread's race.
-                let second = kind == FaultKind::AsyncCopy && f.kind == FaultKind::RaceShared;
-                assert!(f.kind == kind || second, "seed {seed}: {f}, expected {kind:?}\n{body}");
-                assert!(lines.contains(&f.line), "seed {seed}: {f}, not in lines {lines:?}\n{body}");
-                assert_eq!(f.kernel, "k");
-                last = Some(*f);
-            }
-            other => panic!("seed {seed}: {other:?}, expected {kind:?}\n{body}"),
-        }
-    }
-    last.unwrap()
-}
-
-fn clean(body: &str, grid: u32) {
-    for seed in 0..SEEDS {
-        if let Err(e) = run(&text(body), grid, seed) {
-            panic!("seed {seed}: {e}\n{body}");
-        }
-    }
-}
+use planted::*;
 
 #[test]
 fn bounds() {
@@ -105,79 +32,6 @@ fn alignment() {
     fault("atom.shared.add.u32 %r9,[%r2+6],1; //!", 1, FaultKind::Misaligned);
     fault("st.local.v2.u32 [l+4],{%r1,%r1}; //!", 1, FaultKind::Misaligned);
     fault("@%p1 cp.async.ca.shared.global [%r2],[%rd1+4],8; //!", 1, FaultKind::Misaligned);
-}
-
-#[test]
-fn memory_that_nobody_wrote() {
-    let loads = [
-        ("ld.global.u32 %r9,[%rd6];", FaultKind::UninitGlobal),
-        ("ld.shared.u32 %r9,[%r6];", FaultKind::UninitShared),
-        ("ld.local.u32 %r9,[l+8];", FaultKind::UninitLocal),
-        ("ld.global.v2.u32 {%r9,%r10},[%rd2];", FaultKind::UninitGlobal),
-        ("mov.u32 %r9,%r6; ld.shared.u32 %r9,[%r9];", FaultKind::UninitShared),
-        ("cvta.shared.u64 %rd7,s; ld.u16 %r9,[%rd7];", FaultKind::UninitShared),
-        ("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r9},[%r2];", FaultKind::UninitShared),
-        ("st.local.u32 [l],%r1; st.local.u8 [l+5],%h1; ld.local.u32 %r9,[l+4];", FaultKind::UninitLocal),
-    ];
-    // What acts on the value, and what comes to the same.
-    let uses = [
-        "setp.eq.u32 %p2,%r9,7;\n@%p2 bra E; //!\nE:",
-        "setp.lt.s32 %p2,%r9,%r1;\n@%p2 st.shared.u32 [%r6],%r1; //!",
-        "and.b32 %r9,%r9,252; add.u32 %r9,%r9,%r2;\nst.shared.u32 [%r9],1; //!",
-        "and.b32 %r9,%r9,252; add.u32 %r9,%r9,%r2;\nld.shared.u32 %r10,[%r9]; //!",
-        "red.global.add.u32 [%rd1],%r9; //!",
-        "shfl.sync.bfly.b32 %r10,%r9,1,31,0xffffffff; mad.lo.u32 %r10,%r10,5,%r1; setp.gt.u32 %p2,%r10,9;\n@%p2 bra E; //!\nE:",
-        "cvt.rn.f32.u32 %f1,%r9; lg2.approx.f32 %f1,%f1; setp.gt.f32 %p2,%f1,0f3F800000;\n@%p2 bra E; //!\nE:",
-        "st.global.u32 [%rd5],%r9;\nld.global.u32 %r10,[%rd5]; setp.eq.u32 %p2,%r10,0;\n@%p2 bra E; //!\nE:",
-        "@%p1 bar.sync 1,32;\nbar.sync %r9; //!",
-    ];
-    // What does not depend on it.
-    let others = [
-        "",
-        "and.b32 %r9,%r9,0; add.u32 %r9,%r9,%r2;\nst.shared.u32 [%r9+512],0;",
-        "selp.u32 %r9,%r9,0,%p1; @%p1 mov.u32 %r9,1; setp.eq.u32 %p2,%r9,7;\n@%p2 bra E;\nE:",
-        "setp.eq.and.u32 %p2,%r9,7,!%p1; @%p1 bra E;\nmov.u32 %r9,1;\nE:",
-        "shfl.sync.idx.b32 %r10,%r9,0,31,0xffffffff; mov.u32 %r10,3; setp.eq.u32 %p2,%r10,7;\n@%p2 bra E;\nE:",
-        "st.shared.u32 [%r6+512],%r9;\nst.shared.u32 [%r6+512],%r1;\nld.shared.u32 %r9,[%r6+512]; setp.eq.u32 %p2,%r9,7;\n@%p2 bra E;\nE:",
-        "st.global.u32 [%rd5],%r9;",
-    ];
-    for (load, kind) in loads {
-        for user in uses.iter().filter(|u| !u.starts_with("@%p1 bar")) {
-            fault(&format!("{load}\n{user}"), 1, kind);
-        }
-        for other in others {
-            clean(&format!("{load}\n{other}"), 1);
-        }
-    }
-    // Of a word that is written in part, the part that is not.
-    let parts = "st.shared.u16 [%r6],%h1; st.shared.u8 [%r6+2],%h1; ld.shared.u32 %r9,[%r6]; and.b32 %r9,%r9,MASK; setp.eq.u32 %p2,%r9,0;\n@%p2 bra E; //!\nE:";
-    clean(&parts.replace("MASK", "0xffffff").replace(" //!", ""), 1);
-    fault(&parts.replace("MASK", "0x1000000"), 1, FaultKind::UninitShared);
-    // Calls and returns pass it on.
-    let called = text("ld.shared.u32 %r9,[%r2]; call (%r9), same, (%r9); setp.eq.u32 %p2,%r9,0;\n@%p2 bra E;\nE:")
-        .replace(".func leaf", ".func (.reg .b32 o) same(.reg .b32 i)\n{\nmov.u32 o,i;\nret;\n}\n.func leaf");
-    let Err(Error::Fault(f)) = run(&called, 1, 0) else { panic!("{called}") };
-    assert!(f.kind == FaultKind::UninitShared && f.detail.contains("the branch depends on what line"), "{f}");
-    // Copies and atomic operations act at once.
-    fault("@%p1 cp.async.ca.shared.global [%r2],[%rd2],4; //!", 1, FaultKind::UninitGlobal);
-    fault("red.shared.add.u32 [%r2],1; //!", 1, FaultKind::UninitShared);
-}
-
-#[test]
-fn what_is_stored_of_undefined_values_stays_unwritten() {
-    let module =
-        Module::parse(&text("ld.shared.u32 %r9,[%r2]; add.u32 %r9,%r9,1;\nst.global.v2.u32 [%rd1],{%r9,7};")).unwrap();
-    let mut memory = Memory::new(1 << 20);
-    let loaded = module.load(&mut memory).unwrap();
-    let p = memory.alloc_with(vec![0; 1024], 256).unwrap();
-    let params = [p, p, p].iter().flat_map(|a| a.to_le_bytes()).collect();
-    let launch = Launch { entry: "k".into(), grid: [1; 3], block: [1, 1, 1], dynamic_shared: 0, params };
-    loaded.run(&mut memory, &launch, &Options::default()).unwrap();
-    assert_eq!(memory.read(p + 4, 4), Ok(&[7, 0, 0, 0][..]));
-    assert_eq!(memory.undefined(p + 4, 1020), None);
-    assert!(memory.read(p, 4).is_err());
-    let f = memory.undefined(p, 1024).unwrap();
-    assert_eq!((f.kind, f.address), (FaultKind::UninitShared, Some(p)));
 }
 
 #[test]

@@ -306,12 +306,13 @@ fn the_largest_come_in_order() {
     let sum = |x: &[f64]| x.iter().map(|x| x.exp()).sum::<f64>().ln() as f32;
     let expected = [3.0, 1.0, 1.0, 3.0, 0.0, 2.0, sum(&[1.0, 0.0, 1.0, 3.0, -2.0])];
     assert_eq!(top(3, &[[1.0, 0.0, 1.0, 3.0, -2.0]]), expected);
-    let (last, shifted) = (sum(&[-1.0, -1.0]), sum(&[200.0, 199.0, 199.0]));
-    let two = [[nan, -1.0, -infinity, nan, -1.0], [200.0, 199.0, nan, 199.0, -200.0]];
-    let expected = [-1.0, -1.0, -infinity, 1.0, 4.0, 0.0, last, 200.0, 199.0, 199.0, 0.0, 1.0, 3.0, shifted];
+    // NaN counts as the largest number, so that it is found among the largest.
+    let two = [[nan, -1.0, -infinity, nan, -1.0], [200.0, 199.0, -200.0, 199.0, -200.0]];
+    let (most, shifted) = (f32::MAX, sum(&[200.0, 199.0, 199.0]));
+    let expected = [most, most, -1.0, 0.0, 3.0, 1.0, most, 200.0, 199.0, 199.0, 0.0, 1.0, 3.0, shifted];
     assert_eq!(top(3, &two), expected);
     assert_eq!(top(1, &[[0.0, -0.0, infinity, f32::MAX, infinity]]), [f32::MAX, 2.0, f32::MAX]);
-    assert_eq!(top(2, &[[nan, -infinity, nan, nan, nan]]), [-infinity, -infinity, 0.0, 1.0, -infinity]);
+    assert_eq!(top(2, &[[nan, -infinity, nan, nan, nan]]), [most, most, 0.0, 2.0, most]);
 }
 
 /// Two query heads over one KV head: a uniform one, and one that sees only its best key; each token sees itself and what

@@ -213,6 +213,10 @@ fn every_planted_mistake_is_reported() {
     assert!(missed.is_empty(), "{missed:#?}");
 }
 
+/// Ops whose kernels read nothing that a launch before writes. They wait for it for the sake of the launches after, which the
+/// verifier of kernels checks: run twice, they write the same bytes twice.
+const WAITING_FOR_OTHERS: &[&str] = &["embed", "rope_angles", "repack"];
+
 /// No wait is there in vain: without any one of them a kernel is wrong. (`qkv` waits for what some heads do not need.)
 #[test]
 fn every_wait_is_needed() {
@@ -222,6 +226,9 @@ fn every_wait_is_needed() {
         let back = codegen::back::for_target(target()).unwrap();
         let code = String::from_utf8(back.emit(&kernel.kernel, target(), false).unwrap().code).unwrap();
         for find in waits {
+            if find == "griddepcontrol.wait" && WAITING_FOR_OTHERS.contains(&kernel.spec.kind.as_str()) {
+                continue;
+            }
             for nth in 0..code.matches(find).count() {
                 let lines = if find == "try_wait" { 2 } else { 1 };
                 let m = mistake("", (find, nth), Drop(lines), "", "a wait is left out");

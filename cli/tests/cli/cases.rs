@@ -129,6 +129,8 @@ const UNBUILT: &[&str] = &["a_b_gate", "a_b_gate_up", "f_llama", "f_qwen3", "m_y
 
 /// Cases whose file cannot say what the table asks for, and what it does say: its vocabulary has no part of "world".
 const SAID: &[(&str, &str)] = &[("s_badutf8", "hello.")];
+/// Cases whose prompt has, in the table, the newline that Hugging Face's renderer drops after a block of a template.
+const TRIMMED: &[&str] = &["typed_content"];
 
 #[test]
 fn inputs_that_were_wrong_once() {
@@ -139,6 +141,9 @@ fn inputs_that_were_wrong_once() {
         for case in cases.iter_mut().filter(|case| case.name == *name) {
             case.expect.reply.text_has = vec![(*text).to_owned()];
         }
+    }
+    for case in cases.iter_mut().filter(|case| TRIMMED.contains(&case.name.as_str())) {
+        case.expect.reply.prompt_ids.iter_mut().for_each(|ids| ids.retain(|&id| id != u64::from(b'\n')));
     }
     let folder = dir.to_str().unwrap();
     let mut bad = Vec::new();

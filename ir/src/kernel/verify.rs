@@ -323,7 +323,7 @@ impl Verifier<'_> {
                 }
                 Arg::Null => want == 'n',
             };
-            self.ensure(ok, || format!("argument {arg:?} does not fit {}", atom.name()))?;
+            self.ensure(ok, || format!("argument {arg:?} does not fit {:?}", atom.meaning()))?;
         }
         Ok(())
     }

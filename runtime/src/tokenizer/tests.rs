@@ -445,7 +445,7 @@ fn from_gguf() {
         "tokenizer.ggml.merges[1] is ``, which is not two tokens",
     ];
     assert_eq!(told, want);
-    assert_eq!((t.encode("abc", true).unwrap(), t.token_bytes(263)), (vec![256, 99], &b"\xe2\x96"[..]));
+    assert_eq!((t.encode("abc", true).unwrap(), t.token_bytes(263)), (vec![257], &b"\xe2\x96"[..]));
 }
 
 /// `<unk>`, `<s>`, `</s>`, all bytes, then from 259: a b c ab bc ▁ ▁a ▁▁, user-defined `!`, `é▁`.
