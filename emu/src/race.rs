@@ -291,7 +291,7 @@ impl Races {
                         return true;
                     }
                     let Some(lane) = who.unordered(n, lanes) else { return false };
-                    if !strong && !(n.write && repeats(n.width, size)) {
+                    if !(strong || n.write && repeats(n.width, size)) {
                         race = Some(Conflict { offset: place, agent: n.agent, lane, time: n.time, write: n.write });
                     }
                     true

@@ -3,8 +3,7 @@
 #[path = "common/planted.rs"]
 mod planted;
 
-use emu::FaultKind::*;
-use emu::{Launch, Memory, Module, Options};
+use emu::{Error, FaultKind, Launch, Memory, Module, Options};
 use planted::*;
 
 #[test]

@@ -265,7 +265,8 @@ impl Manifest {
             return bad(format!("it takes {} tokens, the context is {}", e.tokens, self.context));
         }
         for (i, b) in e.plan.buffers.iter().enumerate() {
-            let after = |offset: u64, all: u64| all.checked_sub(offset).filter(|_| offset % ROW_ALIGN as u64 == 0);
+            let after =
+                |offset: u64, all: u64| all.checked_sub(offset).filter(|_| offset.is_multiple_of(ROW_ALIGN as u64));
             let room = match b.place {
                 Place::Arena { offset } => after(offset, e.plan.arena_bytes),
                 Place::Zeroed { offset } => after(offset, e.plan.zeroed_bytes),

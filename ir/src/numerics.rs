@@ -146,7 +146,7 @@ const FROM_BF16: Contract =
     contract("from_bf16", "the bf16 with bits a", |x| plain(f64::from(f32::from_bits((x[0] as u32) << 16))), EXACT);
 /// Beyond a turn, nothing.
 const TURN: &[(&[Is], Gives)] = &[
-    (&[Is::Magnitude(0.0, 3.1416)], Gives::Within(Bound { relative: 0.0, spread: 0.0, absolute: 1e-6 })),
+    (&[Is::Magnitude(0.0, std::f64::consts::PI)], Gives::Within(Bound { relative: 0.0, spread: 0.0, absolute: 1e-6 })),
     (&[Is::Any], Gives::Anything),
 ];
 const SIN: Contract = Contract { exceptions: TURN, ..contract("sin", "sin(a)", |x| plain(x[0].sin()), EXACT) };

@@ -489,7 +489,8 @@ fn forged_kernels_are_refused() {
         })
     };
     check([(good(), None)]);
-    let cases: &[(&str, fn(&mut Kernel))] = &[
+    type Forge = fn(&mut Kernel);
+    let cases: &[(&str, Forge)] = &[
         ("scratch buffer second overlaps", |k| k.buffers[1].space = Space::Scratch(0)),
         ("scratch buffer second overlaps", |k| k.buffers[0].bytes = 65),
         ("scratch buffer second overlaps or exceeds", |k| k.buffers[1].space = Space::Scratch(100)),

@@ -229,7 +229,7 @@ mod tests {
         let one = ((1 << (f.exponent - 1)) - 1) << f.mantissa;
         let edges =
             [0, 1, f.infinity() - 1, f.infinity(), f.nan(), 1 << f.mantissa, (1 << f.mantissa) - 1, one, one + 1];
-        let mut all: Vec<u64> = edges.iter().flat_map(|&m| [m, m | f.nan() + 1]).collect();
+        let mut all: Vec<u64> = edges.iter().flat_map(|&m| [m, m | (f.nan() + 1)]).collect();
         let mut state = 3;
         for i in 0..4000 {
             state = mix(state);
