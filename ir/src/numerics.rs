@@ -9,6 +9,9 @@ use crate::kernel::{Binary, Compare, Unary};
 use half::f16;
 use std::fmt;
 
+/// The f32 nearest to pi.
+const PI: f64 = std::f32::consts::PI as f64;
+
 /// How CPUs compute e^x: x is brought to [`LOW`](exp::LOW) to [`HIGH`](exp::HIGH); n = round(x log2 e); r = x - n ln 2;
 /// e^x = 2^n (1 + r + r^2 P(r)), the polynomial of Cephes' `expf`. 2^n is made of its exponent, so it is 0 for n = -127, which
 /// [`LOW`](exp::LOW) gives, and infinite for n = 128, which [`HIGH`](exp::HIGH) gives.
@@ -146,7 +149,7 @@ const FROM_BF16: Contract =
     contract("from_bf16", "the bf16 with bits a", |x| plain(f64::from(f32::from_bits((x[0] as u32) << 16))), EXACT);
 /// Beyond a turn, nothing.
 const TURN: &[(&[Is], Gives)] = &[
-    (&[Is::Magnitude(0.0, std::f64::consts::PI)], Gives::Within(Bound { relative: 0.0, spread: 0.0, absolute: 1e-6 })),
+    (&[Is::Magnitude(0.0, PI)], Gives::Within(Bound { relative: 0.0, spread: 0.0, absolute: 1e-6 })),
     (&[Is::Any], Gives::Anything),
 ];
 const SIN: Contract = Contract { exceptions: TURN, ..contract("sin", "sin(a)", |x| plain(x[0].sin()), EXACT) };
@@ -434,6 +437,7 @@ fn number(x: f64) -> String {
     match x {
         _ if x.is_infinite() => format!("{sign}infinity"),
         _ if x == 0.0 => "0".into(),
+        _ if x == PI => "pi".into(),
         _ if exponent.fract() == 0.0 && exponent.abs() > 20.0 => format!("{sign}2^{exponent}"),
         _ if x.abs() < 1e-3 || x.abs() >= 1e9 => format!("{x:e}"),
         _ => format!("{x}"),
