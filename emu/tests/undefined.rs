@@ -29,6 +29,8 @@ fn memory_that_nobody_wrote() {
         "cvt.rn.f32.u32 %f1,%r9; lg2.approx.f32 %f1,%f1; setp.gt.f32 %p2,%f1,0f3F800000;\n@%p2 bra E; //!\nE:",
         "st.global.u32 [%rd5],%r9;\nld.global.u32 %r10,[%rd5]; setp.eq.u32 %p2,%r10,0;\n@%p2 bra E; //!\nE:",
         "@%p1 bar.sync 1,32;\nbar.sync %r9; //!",
+        "cvt.u64.u32 %rd7,%r9; .param .b32 x;\nproto: .callprototype _ (.param .b32 _);\ncall %rd7,(x),proto; //!",
+        "mov.b32 %f1,%r9;\nwmma.store.d.sync.aligned.row.m16n16k16.shared.f32 [%r2],{%f1,%f1,%f1,%f1,%f1,%f1,%f1,%f1}; //!",
     ];
     // What does not depend on it.
     let others = [
@@ -60,6 +62,21 @@ fn memory_that_nobody_wrote() {
     // Copies and atomic operations act at once.
     fault("@%p1 cp.async.ca.shared.global [%r2],[%rd2],4; //!", 1, FaultKind::UninitGlobal);
     fault("red.shared.add.u32 [%r2],1; //!", 1, FaultKind::UninitShared);
+}
+
+/// A warp with undefined values does what acts on memory once.
+#[test]
+fn instructions_that_act_are_executed_once() {
+    clean(
+        "ld.shared.u32 %r9,[%r6+512]; @%p1 st.shared.u32 [%r2],7; @%p1 mbarrier.init.shared.b64 [%r3],1;
+        bar.sync 0; @!%p1 bra E;
+        mbarrier.arrive.expect_tx.shared.b64 _,[%r3],4;
+        red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [%r2],5,[%r3];
+        W: mbarrier.try_wait.parity.shared.b64 %p2,[%r3],0; @!%p2 bra W;
+        ld.shared.u32 %r10,[%r2]; setp.ne.u32 %p3,%r10,12; @%p3 trap;
+        E:",
+        1,
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::state::{Bad, Ctx, Done, State, Warp, Window, lanes};
 use super::{Next, Stop};
 use crate::alu::Lanes;
 use crate::fault::{Fault, FaultKind, place};
-use crate::program::{Address, CONSTANT, Instr, NOBODY, Op, PredRef, Reg, SINK};
+use crate::program::{Address, CONSTANT, Callee, Instr, NOBODY, Op, PredRef, Reg, SINK};
 use std::sync::Arc;
 
 /// Copies of the registers.
@@ -176,6 +176,18 @@ fn effect(op: &Op) -> Effect {
             e.uses.push(a.swap);
             e.sets.clone_from(&a.old);
         }
+        Op::AsyncStore(a) => {
+            e.uses = of(&[a.atomic.address, a.mbarrier]);
+            e.uses.extend(&a.atomic.values);
+        }
+        Op::Tile(t) => {
+            e.computes = !t.access.store;
+            e.uses = of(&[t.access.address]);
+            e.uses.push(t.stride);
+            if t.access.store {
+                e.uses.extend(&t.regs);
+            }
+        }
         Op::CpAsync(c) => {
             e.uses = of(&[c.shared, c.global]);
             e.uses.extend(c.source);
@@ -196,8 +208,13 @@ fn effect(op: &Op) -> Effect {
         }
         Op::Collective(c) => e.uses.push(c.members),
         Op::BranchTable { index, .. } => e.uses.push(*index),
+        Op::OwnCta { operand, .. } => e.uses.push(*operand),
+        Op::Call(call) => {
+            if let Callee::Pointer { address, .. } = call.callee {
+                e.uses.push(address);
+            }
+        }
         Op::Branch { .. }
-        | Op::Call(_)
         | Op::Return
         | Op::Exit
         | Op::Trap
@@ -213,7 +230,24 @@ fn effect(op: &Op) -> Effect {
         | Op::BulkCommit
         | Op::BulkWait { .. }
         | Op::ClusterBarrier { .. } => {}
-        _ => e.computes = true,
+        // Every instruction is named, so that a new one says whether it acts.
+        Op::Map { .. }
+        | Op::Approximate { .. }
+        | Op::Chain { .. }
+        | Op::Video { .. }
+        | Op::Insert { .. }
+        | Op::Test { .. }
+        | Op::TestTo { .. }
+        | Op::Select { .. }
+        | Op::Predicate { .. }
+        | Op::Pack { .. }
+        | Op::Unpack { .. }
+        | Op::Read { .. }
+        | Op::FrameAddress { .. }
+        | Op::ActiveMask { .. }
+        | Op::MoveMatrix { .. }
+        | Op::Product(_)
+        | Op::IsSpace { .. } => e.computes = true,
     }
     e.uses.retain(|&r| r != SINK);
     e.sets.retain(|&r| r != SINK);
