@@ -280,7 +280,9 @@ impl<'a> Parser<'a> {
                     self.next();
                     f.explicit_cluster = true;
                     if self.dimensions()? != [1; 3] {
-                        return Err(self.error(".reqnctapercluster: clusters of more than one CTA are not executed"));
+                        return Err(
+                            self.error(".reqnctapercluster: the emulator does not execute clusters of several CTAs")
+                        );
                     }
                 }
                 Tok::Dot("pragma") => self.skip_statement()?,

@@ -101,7 +101,10 @@ fn what_is_not_executed_is_named() {
     let clusters =
         ".version 8.6\n.target sm_90\n.address_size 64\n.visible .entry k()\n.reqnctapercluster 2, 1, 1\n{ ret; }\n";
     let e = Module::parse(clusters).unwrap_err();
-    assert_eq!((e.line, e.what.as_str()), (6, ".reqnctapercluster: clusters of more than one CTA are not executed"));
+    assert_eq!(
+        (e.line, e.what.as_str()),
+        (6, ".reqnctapercluster: the emulator does not execute clusters of several CTAs")
+    );
 }
 
 #[test]

@@ -134,8 +134,8 @@ fn next(executor: &mut Executor, sampler: &mut Sampler) -> Result<u32> {
     sampler.sample(executor.logits()?)
 }
 
-/// Processes `prompt` after what the executor already holds, then generates. The last generated token is not in the KV cache yet: a prompt that
-/// goes on from here begins with it.
+/// Processes `prompt` after what the executor already holds, then generates. The last generated token is not in the KV cache
+/// yet: a prompt that goes on from here begins with it.
 ///
 /// # Errors
 /// Those of [`Executor::prefill`] and [`Sampler::sample`], with the token that logits came after.

@@ -117,15 +117,21 @@ fn objects(o: &Outcome) -> Vec<Value> {
     o.text().lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Whether a model is refused in one sentence that begins with its file and calls a feature not supported.
+/// Whether a model is refused in one sentence that begins with its file and calls one of [`UNBUILT`] not supported.
 fn is_refused(case: &Case, o: &Outcome, dir: &str) -> bool {
     let mut files = case.args.iter().filter(|arg| arg.ends_with(".gguf")).map(|arg| arg.replace("{dir}", dir));
-    let names = |file: String| o.err.starts_with(&format!("rigc: {file}: ")) && o.err.contains(" is not supported; ");
+    let unbuilt = UNBUILT.iter().any(|feature| o.err.contains(feature)) && o.err.contains(" is not supported; ");
+    let names = |file: String| unbuilt && o.err.starts_with(&format!("rigc: {file}: "));
     o.code == Some(2) && o.out.is_empty() && o.err.lines().count() == 1 && files.any(names)
 }
 
-/// Models of features that are refused by name until they are built.
-const UNBUILT: &[&str] = &["a_b_gate", "a_b_gate_up", "f_llama", "f_qwen3", "m_yarn", "m_ffn_arr"];
+/// Features of models that are refused by name until they are built, in the words of the refusal.
+const UNBUILT: &[&str] = &[
+    "a bias of the feed-forward ",
+    "queries, keys and values in one matrix",
+    "RoPE scaling ",
+    "with a figure for each layer",
+];
 
 /// Cases whose file cannot say what the table asks for, and what it does say: its vocabulary has no part of "world".
 const SAID: &[(&str, &str)] = &[("s_badutf8", "hello.")];
@@ -160,7 +166,7 @@ fn inputs_that_were_wrong_once() {
         let (mut wrong, mut texts) = (Vec::new(), BTreeSet::new());
         for seed in &seeds {
             let o = run(seed);
-            if !(UNBUILT.contains(&case.name.as_str()) && is_refused(case, &o, folder)) {
+            if case.expect.exit != 0 || !is_refused(case, &o, folder) {
                 wrong.extend(case.expect.check(&o));
             }
             texts.extend(objects(&o).first().map(|object| object["text"].to_string()));

@@ -40,19 +40,7 @@ macro_rules! unary {
 impl Builder {
     /// An empty kernel.
     pub fn new(name: impl Into<String>) -> Self {
-        Builder {
-            kernel: Kernel {
-                name: name.into(),
-                buffers: Vec::new(),
-                vars: Vec::new(),
-                values: Vec::new(),
-                body: Vec::new(),
-                tickets: 0,
-                scratch_bytes: 0,
-                grid: None,
-            },
-            bodies: vec![Body::default()],
-        }
+        Builder { kernel: Kernel::empty(name.into()), bodies: vec![Body::default()] }
     }
 
     /// Makes it a kernel for a GPU.

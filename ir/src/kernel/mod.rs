@@ -425,6 +425,20 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// One that does nothing, for a CPU.
+    fn empty(name: String) -> Kernel {
+        Kernel {
+            name,
+            buffers: Vec::new(),
+            vars: Vec::new(),
+            values: Vec::new(),
+            body: Vec::new(),
+            tickets: 0,
+            scratch_bytes: 0,
+            grid: None,
+        }
+    }
+
     /// Type of a value.
     pub fn ty(&self, v: Value) -> Ty {
         self.values[v.0 as usize].1

@@ -57,16 +57,7 @@ type C<'a> = Cursor<'a>;
 
 impl<'a> Parser<'a> {
     fn new(lines: &'a [(usize, &'a str)], ranks: HashMap<u32, Value>) -> Self {
-        let kernel = Kernel {
-            name: String::new(),
-            buffers: Vec::new(),
-            vars: Vec::new(),
-            values: Vec::new(),
-            body: Vec::new(),
-            tickets: 0,
-            scratch_bytes: 0,
-            grid: None,
-        };
+        let kernel = Kernel::empty(String::new());
         let values = vec![None; ranks.len()];
         Parser { lines: lines.iter(), last: 0, ranks, kernel, values }
     }
