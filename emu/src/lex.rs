@@ -1,7 +1,7 @@
 //! PTX text to tokens, each with its line. A word is an identifier without its dots; `.a::b` is one dotted word. Debug
 //! lines (`@@DWARF`) and comments vanish here. Next hop: [`crate::parse`].
 
-use crate::parse::ParseError;
+use crate::parse_error::ParseError;
 
 /// A token.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -26,7 +26,9 @@ mod launch;
 mod lex;
 mod matrix;
 mod memory;
+mod order;
 mod parse;
+mod parse_error;
 mod program;
 mod queue;
 mod race;
@@ -36,10 +38,11 @@ mod types;
 
 pub use counters::Counters;
 pub use fault::{Fault, FaultKind, ThreadId};
-pub use host::{HostError, HostView};
+pub use host::HostView;
 pub use launch::{Error, Launch, LaunchError, Options, Schedule};
 pub use memory::{Memory, MemoryError};
-pub use parse::ParseError;
+pub use order::HostError;
+pub use parse_error::ParseError;
 pub use program::{Entry, ParamLayout};
 pub use queue::{Event, Machine, Queue};
 

@@ -5,23 +5,8 @@ mod expression;
 
 use crate::ast::{Arg, Ast, Function, Init, Instr, Param, Stmt, Var};
 use crate::lex::{Tok, Token, tokens};
+pub(crate) use crate::parse_error::ParseError;
 use crate::types::{Space, Ty};
-
-/// Why a text is no PTX module that the emulator executes.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {what}")]
-pub struct ParseError {
-    /// Line of the PTX, from 1.
-    pub line: u32,
-    /// What is wrong there.
-    pub what: String,
-}
-
-impl ParseError {
-    pub(crate) fn new(line: u32, what: impl Into<String>) -> Self {
-        ParseError { line, what: what.into() }
-    }
-}
 
 type Result<T> = std::result::Result<T, ParseError>;
 

@@ -10,7 +10,7 @@
 use crate::clock::{Clock, Strength};
 use crate::exec::state::{Grid, Order};
 use crate::fault::Fault;
-use crate::host::{HostError, HostView, order, release, touch};
+use crate::order::{HostError, order, release, touch};
 use crate::sched::{Scheduler, Turn};
 use crate::{Counters, Error, Launch, Loaded, Memory, MemoryError, Module, Options};
 use std::collections::VecDeque;
@@ -116,7 +116,8 @@ pub(crate) fn pause(turn: &mut u32) {
 #[derive(Debug)]
 pub struct Machine {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    /// By queue; none where one has panicked.
+    threads: Vec<Option<JoinHandle<()>>>,
     options: Options,
 }
 
@@ -189,11 +190,6 @@ impl Machine {
         Ok(())
     }
 
-    /// The words of host-shared memory.
-    pub fn host(&mut self) -> HostView<'_> {
-        HostView { machine: self }
-    }
-
     /// A new queue. Its launches run in order on a thread of its own.
     ///
     /// # Errors
@@ -211,8 +207,8 @@ impl Machine {
         let index = self.threads.len();
         self.enter().lines.push(line);
         let shared = Arc::clone(&self.shared);
-        self.threads
-            .push(std::thread::Builder::new().name(format!("queue {index}")).spawn(move || work(&shared, index))?);
+        let builder = std::thread::Builder::new().name(format!("queue {index}"));
+        self.threads.push(Some(builder.spawn(move || work(&shared, index))?));
         Ok(Queue(index))
     }
 
@@ -249,7 +245,9 @@ impl Machine {
         line.commands.push_back(command);
         line.unsynced = true;
         drop(card);
-        self.threads[queue.0].thread().unpark();
+        if let Some(thread) = &self.threads[queue.0] {
+            thread.thread().unpark();
+        }
     }
 
     /// Waits until all that is in a queue has ended, and for what it executed since the last time.
@@ -263,11 +261,10 @@ impl Machine {
         while !card.lines[queue.0].idle() {
             drop(card);
             // A thread that ends before its machine has panicked.
-            if self.threads[queue.0].is_finished() {
-                let thread = self.threads.swap_remove(queue.0);
-                if let Err(panic) = thread.join() {
-                    std::panic::resume_unwind(panic);
-                }
+            if let Some(thread) = self.threads[queue.0].take_if(|t| t.is_finished())
+                && let Err(panic) = thread.join()
+            {
+                std::panic::resume_unwind(panic);
             }
             pause(&mut turn);
             card = self.enter();
@@ -291,7 +288,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         self.enter().closing = true;
-        for thread in self.threads.drain(..) {
+        for thread in self.threads.drain(..).flatten() {
             thread.thread().unpark();
             // Its panic, if it has, was reported by its thread.
             _ = thread.join();

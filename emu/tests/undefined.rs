@@ -1,6 +1,5 @@
 //! Values that depend on memory nobody wrote.
 
-#[path = "common/planted.rs"]
 mod planted;
 
 use emu::{Error, FaultKind, Launch, Memory, Module, Options};
