@@ -42,7 +42,7 @@ pub use counters::Counters;
 pub use engine::{After, Edge, Engine, Op, Turn};
 pub use fault::{Fault, FaultKind, ThreadId};
 pub use host::HostView;
-pub use launch::{Error, Launch, LaunchError, Options, Schedule};
+pub use launch::{Card, Error, Launch, LaunchError, Options, Schedule};
 pub use memory::{Memory, MemoryError};
 pub use operation::{Compare, Extent, Pattern, Pitch, Place, Prepared, Word, Work};
 pub use order::HostError;
@@ -119,6 +119,37 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// The kernels, in order of the text.
+    pub fn entries(&self) -> &[Entry] {
+        &self.program.entries
+    }
+
+    /// The variables of global and constant memory, in order of the text.
+    pub fn variables(&self) -> impl Iterator<Item = Variable<'_>> {
+        self.program.globals.iter().zip(&self.globals).map(|(var, &address)| Variable {
+            name: &var.name,
+            address,
+            bytes: var.bytes.len() as u64,
+            constant: var.constant,
+        })
+    }
+
+    /// Frees the variables. What was prepared for a launch and touches them finds them freed.
+    pub fn unload(self, memory: &mut Memory) {
+        for base in self.globals {
+            // It is there unless somebody else has freed it.
+            _ = memory.free(base);
+        }
+    }
+
+    /// How many CTAs of a launch a multiprocessor holds at once, as [`Options::resident_ctas`] says.
+    ///
+    /// # Errors
+    /// If the launch is not possible, whatever its parameters.
+    pub fn occupancy(&self, launch: &Launch, options: &Options) -> Result<u64, LaunchError> {
+        launch::occupancy(&self.program, &self.target, launch, options)
+    }
+
     /// The address of a variable of the module.
     pub fn symbol(&self, name: &str) -> Option<u64> {
         let index = self.program.globals.iter().position(|g| g.name == name)?;
@@ -140,6 +171,19 @@ impl Loaded {
     pub fn run(&self, memory: &mut Memory, launch: &Launch, options: &Options) -> Result<Counters, Error> {
         run(memory, &[Step { loaded: self, launch, overlaps: false }], options)
     }
+}
+
+/// A variable of a loaded module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variable<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Where it is.
+    pub address: u64,
+    /// How large it is.
+    pub bytes: u64,
+    /// Whether it is in constant memory, which kernels cannot write.
+    pub constant: bool,
 }
 
 /// A launch among others.
