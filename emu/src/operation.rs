@@ -1,7 +1,7 @@
 //! What an [`crate::Engine`] can be asked to do, and how copies, fills and words of memory are done. Each is an agent of the
 //! race model of its own, which knows what the operations before it did. Its next hop is [`crate::engine`], which says when.
 
-use crate::clock::{Agent, AgentSet, Clock, Strength};
+use crate::clock::{Agent, AgentSet, Clock, Strength, join};
 use crate::exec::state::{Grid, Order};
 use crate::fault::{Bad, Done, FaultKind};
 use crate::memory::Memory;
@@ -283,6 +283,9 @@ impl Actor {
         let (index, offset) = self.touch(memory, true, address, bytes.into(), Strength::Sys)?;
         let clock = self.order.release(1)?;
         let agent = self.order.agent;
+        if memory.is_of_process(address) {
+            join(&mut memory.agents.to_process, &clock);
+        }
         memory.agents.published.entry(address).or_default().publish(agent, Scope::Sys, clock, true);
         let store = &mut memory.region(index).0.store;
         store.put(offset, bytes, value.value());
@@ -296,6 +299,9 @@ impl Actor {
         self.touch(memory, false, address, value.bytes().into(), Strength::Sys)?;
         if let Some(published) = memory.agents.published.get(&address) {
             published.visible(self.order.agent, Scope::Sys).for_each(|clock| self.order.acquire(1, clock));
+        }
+        if memory.is_of_process(address) {
+            self.order.acquire(1, &memory.agents.of_process);
         }
         Ok(())
     }
@@ -453,9 +459,7 @@ impl Transfer {
         let Some(&(at, len)) = gaps.first() else { return Ok(()) };
         let host = match &self.to {
             Place::Host(_) => true,
-            Place::Device(base) => {
-                memory.locate(base.wrapping_add(to), 0).is_some_and(|(i, _)| memory.region(i).0.store.is_of_process())
-            }
+            Place::Device(base) => memory.is_of_process(base.wrapping_add(to)),
         };
         if !host {
             return Ok(());
