@@ -46,8 +46,37 @@ pub(crate) struct Session {
     /// The thread that began it.
     thread: ThreadId,
     invalid: bool,
-    /// What the next node of each stream comes after.
-    streams: BTreeMap<u64, Vec<Dependency>>,
+    streams: BTreeMap<u64, Front>,
+}
+
+/// Where a captured stream is.
+#[derive(Debug, Default)]
+pub(crate) struct Front {
+    /// What its next node comes after.
+    pub(crate) after: Vec<Dependency>,
+    /// Arrays that the program has been given pointers to.
+    nodes: Vec<u64>,
+    data: Vec<[u8; 8]>,
+}
+
+impl Front {
+    fn new(after: Vec<Dependency>) -> Front {
+        Front { after, ..Front::default() }
+    }
+
+    /// Makes the arrays of `after` that a program can be given: their addresses.
+    pub(crate) fn show(&mut self) -> (usize, usize) {
+        self.nodes = self.after.iter().map(|d| d.0).collect();
+        self.data = self.after.iter().map(|d| d.1.bytes()).collect();
+        (self.nodes.as_ptr().expose_provenance(), self.data.as_ptr().expose_provenance())
+    }
+}
+
+impl Session {
+    /// Where a stream of it is.
+    pub(crate) fn front(&mut self, stream: u64) -> Option<&mut Front> {
+        self.streams.get_mut(&stream)
+    }
 }
 
 /// What is known of a stream.
@@ -88,9 +117,9 @@ pub(crate) struct Captures {
 }
 
 impl Captures {
-    /// Whether nothing is captured, so that no rule of this module matters.
-    pub(crate) fn none(&self) -> bool {
-        self.sessions.is_empty()
+    /// Streams that are captured.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = u64> {
+        self.sessions.iter().flat_map(|s| s.streams.keys().copied())
     }
 
     /// The session of a stream.
@@ -98,7 +127,8 @@ impl Captures {
         self.sessions.iter().find(|s| s.streams.contains_key(&stream))
     }
 
-    fn of_mut(&mut self, stream: u64) -> Option<&mut Session> {
+    /// The session of a stream.
+    pub(crate) fn of_mut(&mut self, stream: u64) -> Option<&mut Session> {
         self.sessions.iter_mut().find(|s| s.streams.contains_key(&stream))
     }
 
@@ -121,7 +151,7 @@ impl Captures {
         }
         self.last += 1;
         let (id, thread) = (self.last, std::thread::current().id());
-        let streams = BTreeMap::from([(stream, after)]);
+        let streams = BTreeMap::from([(stream, Front::new(after))]);
         self.sessions.push(Session { id, graph, given, mode, origin: stream, thread, invalid: false, streams });
         Ok(id)
     }
@@ -134,14 +164,14 @@ impl Captures {
         match self.of(stream) {
             None => Ok(None),
             Some(s) if s.invalid => Err(Error::STREAM_CAPTURE_INVALIDATED),
-            Some(s) => Ok(Some((s.graph, &s.streams[&stream]))),
+            Some(s) => Ok(Some((s.graph, &s.streams[&stream].after))),
         }
     }
 
     /// What comes next in a captured stream comes after these.
     pub(crate) fn advance(&mut self, stream: u64, after: Vec<Dependency>) {
-        if let Some(at) = self.of_mut(stream).and_then(|s| s.streams.get_mut(&stream)) {
-            *at = after;
+        if let Some(front) = self.of_mut(stream).and_then(|s| s.front(stream)) {
+            front.after = after;
         }
     }
 
@@ -188,7 +218,7 @@ impl Captures {
             self.sessions[at].invalid = true;
             return Err(Error::STREAM_CAPTURE_MERGE);
         }
-        let after = self.sessions[at].streams.entry(stream).or_default();
+        let after = &mut self.sessions[at].streams.entry(stream).or_default().after;
         for (node, data) in mark.after {
             // A full edge says all that a programmatic one to the same node says.
             match after.iter_mut().find(|d| d.0 == node) {
@@ -300,8 +330,8 @@ impl Captures {
         if session.invalid {
             return Ok((session, Err(Error::STREAM_CAPTURE_INVALIDATED)));
         }
-        let joined = ancestors(session.graph, &session.streams[&stream]);
-        let all = session.streams.values().flatten().all(|d| joined.contains(&d.0));
+        let joined = ancestors(session.graph, &session.streams[&stream].after);
+        let all = session.streams.values().flat_map(|f| &f.after).all(|d| joined.contains(&d.0));
         let how = if all { Ok(()) } else { Err(Error::STREAM_CAPTURE_UNJOINED) };
         Ok((session, how))
     }

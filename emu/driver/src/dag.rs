@@ -19,6 +19,11 @@ impl EdgeData {
     /// The downstream kernel may begin once the upstream one lets it.
     pub(crate) const PROGRAMMATIC: EdgeData = EdgeData { from_port: 1, to_port: 0, kind: 1 };
 
+    /// As C passes it.
+    pub(crate) fn bytes(self) -> [u8; 8] {
+        [self.from_port, self.to_port, self.kind, 0, 0, 0, 0, 0]
+    }
+
     /// Whether a query that returns no edge data says all there is.
     pub(crate) fn is_default(self) -> bool {
         self == EdgeData::default()
@@ -76,6 +81,11 @@ impl<T> Dag<T> {
         self.nodes.get_mut(&node).map(|n| &mut n.payload)
     }
 
+    /// Payloads in the order of creation.
+    pub(crate) fn payloads_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.nodes.values_mut().map(|n| &mut n.payload)
+    }
+
     /// Nodes with their payloads, in the order of creation.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
         self.nodes.iter().map(|(&id, node)| (id, &node.payload))
@@ -89,6 +99,11 @@ impl<T> Dag<T> {
     /// Nodes that come after none.
     pub(crate) fn roots(&self) -> impl Iterator<Item = u64> {
         self.nodes.iter().filter(|(_, n)| n.before.is_empty()).map(|(&id, _)| id)
+    }
+
+    /// Whether nothing comes after a node.
+    pub(crate) fn is_leaf(&self, node: u64) -> bool {
+        self.nodes.get(&node).is_none_or(|n| n.after.is_empty())
     }
 
     /// What a node comes after, in the order in which that was said.
