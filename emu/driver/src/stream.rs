@@ -1,0 +1,153 @@
+//! Streams: which one a call means, what comes before what, and the one door, [`enqueue`], through which every call goes that
+//! is ordered by a stream.
+
+use crate::call::Call;
+use crate::error::{Answer, Error};
+use crate::operation::{self, Copy, Memory, Operation};
+use crate::progress;
+use crate::slots::Handle;
+use crate::state::{Context, Driver, Order, Stream, Tail};
+use crate::thread;
+use crate::work::Then;
+use emu::{After, Edge, Op};
+use std::sync::Arc;
+
+/// Numbers of streams that are no handles.
+const LEGACY: u64 = 1;
+const PER_THREAD: u64 = 2;
+
+/// The stream that a number means, in the current context if it is a default stream.
+///
+/// # Errors
+/// That there is no such stream, or no context.
+pub(crate) fn resolve(call: &mut Call, number: u64) -> Answer<Handle<Stream>> {
+    let own = number == PER_THREAD || number == 0 && call.export.per_thread;
+    if number > PER_THREAD {
+        return call.handle(|d| &d.streams, number);
+    }
+    let context = call.context()?;
+    if own { Ok(per_thread(call, context)) } else { legacy(call, context) }
+}
+
+/// The default stream that all threads share.
+pub(crate) fn legacy(driver: &Driver, context: Handle<Context>) -> Answer<Handle<Stream>> {
+    driver.contexts.get(context).map(|c| c.legacy).ok_or(Error::INVALID_CONTEXT)
+}
+
+/// The default stream of this thread.
+fn per_thread(driver: &mut Driver, context: Handle<Context>) -> Handle<Stream> {
+    let thread = thread::number();
+    if let Some(&stream) = driver.contexts.get(context).and_then(|c| c.own.get(&thread)) {
+        return stream;
+    }
+    let stream = create(driver, context, Order::Blocking, 0, true);
+    if let Some(c) = driver.contexts.get_mut(context) {
+        c.own.insert(thread, stream);
+    }
+    stream
+}
+
+/// A new stream.
+pub(crate) fn create(
+    driver: &mut Driver,
+    context: Handle<Context>,
+    order: Order,
+    priority: i32,
+    default: bool,
+) -> Handle<Stream> {
+    let id = driver.next_stream();
+    driver.streams.insert(Stream { context, order, priority, id, tail: None, default })
+}
+
+/// What has to happen before the next operation of a stream.
+pub(crate) fn before(driver: &Driver, stream: Handle<Stream>) -> Answer<Vec<After>> {
+    let this = driver.streams.get(stream).ok_or(Error::INVALID_HANDLE)?;
+    let full = |tail: Option<Tail>| tail.map(|t| After { op: t.op, edge: Edge::Full });
+    let mut after: Vec<After> = full(this.tail).into_iter().collect();
+    match this.order {
+        Order::Legacy => {
+            let others = driver.streams.iter().map(|(_, s)| s);
+            let others = others.filter(|s| s.context == this.context && s.order == Order::Blocking);
+            after.extend(others.filter_map(|s| full(s.tail)));
+        }
+        Order::Blocking => {
+            let legacy = legacy(driver, this.context)?;
+            after.extend(driver.streams.get(legacy).and_then(|s| full(s.tail)));
+        }
+        Order::NonBlocking => {}
+    }
+    Ok(after)
+}
+
+/// Notes the last operation of a stream.
+pub(crate) fn set_tail(driver: &mut Driver, stream: Handle<Stream>, op: Op, launch: bool) {
+    if let Some(s) = driver.streams.get_mut(stream) {
+        s.tail = Some(Tail { op, launch });
+    }
+}
+
+/// How a stream is named in messages.
+pub(crate) fn describe(driver: &Driver, stream: Handle<Stream>) -> String {
+    match driver.streams.get(stream) {
+        Some(s) if s.order == Order::Legacy => "the default stream".into(),
+        Some(s) if s.default => format!("the default stream of a thread ({})", s.id),
+        Some(s) => format!("stream {}", s.id),
+        None => "a stream".into(),
+    }
+}
+
+/// What a stream is asked for.
+pub(crate) struct Request {
+    pub(crate) operation: Operation,
+    /// Whether a launch may overlap the one before it.
+    pub(crate) edge: Edge,
+    /// It comes after these as well.
+    pub(crate) also: Vec<After>,
+    pub(crate) then: Then,
+    /// What it does, for messages, after the name of the call.
+    pub(crate) label: String,
+}
+
+impl Request {
+    pub(crate) fn new(operation: Operation) -> Request {
+        Request { operation, edge: Edge::Full, also: Vec::new(), then: Then::Nothing, label: String::new() }
+    }
+}
+
+/// Asks a stream for an operation: the one door of all calls that are ordered by streams.
+///
+/// # Errors
+/// What is wrong with the operation.
+pub(crate) fn enqueue(call: &mut Call, stream: Handle<Stream>, request: Request) -> Answer<Op> {
+    let Request { mut operation, edge, also, then, label } = request;
+    let refused = operation::refuse(call, &operation);
+    call.refuse(refused)?;
+    if let Operation::Copy(copy) = &mut operation {
+        stage(call, copy)?;
+    }
+    let mut after = before(call, stream)?;
+    let this = call.streams.get(stream).ok_or(Error::INVALID_HANDLE)?;
+    let context = this.context;
+    let launch = matches!(operation, Operation::Kernel(_));
+    if launch && edge == Edge::Programmatic && this.tail.is_some_and(|t| t.launch) {
+        after[0].edge = Edge::Programmatic;
+    }
+    after.extend(also);
+    let label = format!("{}{label} on {}", call.export.name, describe(call, stream));
+    let op = operation::submit(call, context, &operation, &after, &label, then)?;
+    set_tail(call, stream, op, launch);
+    progress::relieve(call)?;
+    Ok(op)
+}
+
+/// Copies what is to be copied from memory of the process that is not pinned: a driver does so before it returns.
+fn stage(driver: &Driver, copy: &mut Copy) -> Answer {
+    let Memory::Host(address) = copy.from.at else { return Ok(()) };
+    if driver.memory.around(address).is_some() || copy.empty() {
+        return Ok(());
+    }
+    let span = copy.from.span(copy).ok_or(Error::INVALID_VALUE)?;
+    let bytes = crate::abi::In::<u8>::new(address as usize).raw().bytes(span as usize)?;
+    copy.from.at = Memory::Staged(Arc::new(bytes));
+    Ok(())
+}

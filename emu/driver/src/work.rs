@@ -1,0 +1,84 @@
+//! What has been asked of the emulator and has not ended: its engine, and for each operation what the driver does about it.
+
+use crate::error::{Answer, Error};
+use crate::slots::Handle;
+use crate::state::{Context, Event};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Where device memory begins: no memory of a process is there.
+const DEVICE: u64 = 0x2000_0000_0000;
+/// Instructions of warps of a launch, at most.
+const STEPS: u64 = 1 << 40;
+
+/// What happens when an operation has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    Nothing,
+    /// This event has happened.
+    Event(Handle<Event>),
+    /// The allocation with this address is freed.
+    Free(u64),
+}
+
+/// An operation that has not ended.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) context: Handle<Context>,
+    pub(crate) label: String,
+    pub(crate) then: Then,
+    /// Addresses that a copy touches.
+    pub(crate) touches: Vec<Range<u64>>,
+}
+
+impl Pending {
+    pub(crate) fn new(context: Handle<Context>, label: &str) -> Pending {
+        Pending { context, label: label.to_owned(), then: Then::Nothing, touches: Vec::new() }
+    }
+}
+
+/// All that has been asked.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(crate) engine: emu::Engine,
+    pub(crate) pending: BTreeMap<emu::Op, Pending>,
+    /// The error that has stuck.
+    pub(crate) failed: Option<Error>,
+    capacity: u64,
+    seed: u64,
+}
+
+fn engine(capacity: u64, seed: u64) -> emu::Engine {
+    let options = emu::Options { schedule: emu::Schedule { seed }, max_steps: STEPS, ..emu::Options::default() };
+    emu::Engine::new(emu::Memory::starting_at(DEVICE, capacity), options)
+}
+
+impl Work {
+    pub(crate) fn new(capacity: u64, seed: u64) -> Work {
+        Work { engine: engine(capacity, seed), pending: BTreeMap::new(), failed: None, capacity, seed }
+    }
+
+    /// Begins again, after all contexts in which something has failed are gone.
+    pub(crate) fn reset(&mut self) {
+        *self = Work::new(self.capacity, self.seed);
+    }
+
+    /// Hands over an operation.
+    ///
+    /// # Errors
+    /// Those of a launch that is not possible, or the one that has stuck.
+    pub(crate) fn submit(&mut self, work: emu::Work, after: &[emu::After], label: &str, pending: Pending) -> Answer<emu::Op> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let op = self.engine.submit(work, after, label).map_err(|e| refused(&e))?;
+        self.pending.insert(op, pending);
+        Ok(op)
+    }
+
+    /// Whether a range of addresses is touched by a copy that has not ended: its label.
+    pub(crate) fn toucher(&self, range: Range<u64>) -> Option<&str> {
+        let hit = |r: &Range<u64>| r.start < range.end && range.start < r.end;
+        self.pending.values().find(|p| p.touches.iter().any(hit)).map(|p| p.label.as_str())
+    }
+}
