@@ -1,12 +1,12 @@
 //! Launches: what can be asked for, whether it is possible, and the start of its CTAs.
 
-use crate::agents::Owner;
+use crate::agents::of_cta;
 use crate::alu::{FULL, Lanes, WARP};
 use crate::clock::{AGENTS_PER_WARP, Agent, MAX_AGENT};
 use crate::exec::barrier::CtaBarrier;
 use crate::exec::state::{Cta, Flight, Grid, Group, MOST_BYTES, Order, State, Team, Warp, Window};
-use crate::fault::{Done, Fault, Label, thread_of};
-use crate::memory::{Memory, Region};
+use crate::fault::{Fault, thread_of};
+use crate::memory::Region;
 use crate::program::{Code, Constant, Entry, Program, Special};
 use crate::store::Store;
 use std::collections::HashMap;
@@ -291,29 +291,30 @@ pub(crate) fn prepare(
     };
     let value = |c: &Constant| [constant(*c, entry, launch, shared, globals); WARP];
     Ok(Arc::new(Grid {
-        label: Arc::new(Label { kernel: entry.name.clone(), block: launch.block }),
+        kernel: entry.name.clone(),
         program: Arc::clone(program),
         constants: program.constants.iter().map(value).collect::<Vec<Lanes>>(),
         params: launch.params.clone(),
         ctas: launch.grid,
+        block: launch.block,
         function: entry.code,
         shared,
         max_steps: options.max_steps,
         approx_seed: options.approx_seed,
         resident: resident.min(MOST_BYTES / bytes.max(1)) as usize,
+        bytes,
     }))
 }
 
 /// A CTA at its first instruction.
-pub(crate) fn start(flight: &mut Flight, memory: &mut Memory, linear: u32) -> Done<Cta> {
+pub(crate) fn start(flight: &Flight, linear: u32) -> Cta {
     let grid = &flight.grid;
     let code = &grid.program.functions[grid.function as usize];
-    let threads: u32 = grid.label.block.iter().product();
+    let threads: u32 = grid.block.iter().product();
     let warps = threads.div_ceil(32);
     let id = thread_of(grid.ctas, linear);
-    let owner = Owner::Cta(id, Arc::clone(&grid.label));
-    let first = memory.agents.start(warps * AGENTS_PER_WARP, owner, &mut flight.agents)?;
-    let agents = first..first + warps * AGENTS_PER_WARP;
+    let first = flight.first + linear * of_cta(&flight.label);
+    let agents = first..first + of_cta(&flight.label);
     let warps = (0..warps).map(|index| {
         let agent: Agent = first + index * AGENTS_PER_WARP;
         let left = threads - index * 32;
@@ -365,5 +366,5 @@ pub(crate) fn start(flight: &mut Flight, memory: &mut Memory, linear: u32) -> Do
         sc_fences: Arc::default(),
         let_next: false,
     };
-    Ok(Cta { flight: flight.id, team, warps })
+    Cta { flight: flight.id, team, warps }
 }

@@ -1,6 +1,7 @@
 //! The race detector's memory of a region: for each cell the last write and the reads since then, as epochs. A cell is a
-//! word until an access is not made of whole words; then its page has a cell for each byte. Pages exist where kernels
-//! touched the region, and are forgotten at the end of a launch, which orders everything.
+//! page as long as all accesses are of whole pages, then a word, until an access is not made of whole words; then its page has
+//! a cell for each byte. Pages exist where somebody touched the region, and are forgotten at a boundary, which orders
+//! everything.
 //!
 //! The rule: two accesses to a cell, one of them a write, race unless one happens before the other (the later thread's
 //! clock covers the earlier epoch), or both are strong in a scope that has both threads, or both are writes of one width that
@@ -14,7 +15,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Bytes of a page.
-const PAGE: usize = 1024;
+pub(crate) const PAGE: usize = 1024;
+/// The size of cells of whole pages, of words and of bytes, as powers of two.
+const SHIFTS: [u32; 3] = [PAGE.trailing_zeros(), 2, 0];
 /// Notes of a cell from which on old ones are looked for.
 const CROWD: usize = 64;
 /// Marks the index of a set of readers.
@@ -29,9 +32,30 @@ struct Cell {
 
 #[derive(Debug)]
 struct Page {
-    /// Cells are of `1 << shift` bytes: 4 or 1.
+    /// Cells are of `1 << shift` bytes: a page, 4 or 1.
     shift: u32,
     cells: Vec<Cell>,
+}
+
+impl Page {
+    /// Makes its cells smaller.
+    #[cold]
+    fn split(&mut self, shift: u32, sets: &mut Vec<Vec<Note>>) {
+        let mut cells = Vec::with_capacity(PAGE >> shift);
+        for cell in &self.cells {
+            cells.push(*cell);
+            for _ in 1..1 << (self.shift - shift) {
+                let mut copy = *cell;
+                if copy.read & SET != 0 {
+                    let notes = sets[(copy.read & !SET) as usize].clone();
+                    sets.push(notes);
+                    copy.read = SET | (sets.len() - 1) as u64;
+                }
+                cells.push(copy);
+            }
+        }
+        *self = Page { shift, cells };
+    }
 }
 
 /// Accesses of lanes of one agent at one time.
@@ -162,24 +186,11 @@ impl Races {
         if index >= self.pages.len() {
             self.pages.resize_with(index + 1, || None);
         }
+        let shift = SHIFTS[if len == PAGE { 0 } else { 1 + usize::from((offset | len) & 3 != 0) }];
         let page = self.pages[index]
-            .get_or_insert_with(|| Box::new(Page { shift: 2, cells: vec![Cell::default(); PAGE / 4] }));
-        if page.shift != 0 && (offset | len) & 3 != 0 {
-            page.shift = 0;
-            let mut cells = Vec::with_capacity(PAGE);
-            for cell in &page.cells {
-                cells.push(*cell);
-                for _ in 1..4 {
-                    let mut copy = *cell;
-                    if copy.read & SET != 0 {
-                        let notes = self.sets[(copy.read & !SET) as usize].clone();
-                        self.sets.push(notes);
-                        copy.read = SET | (self.sets.len() - 1) as u64;
-                    }
-                    cells.push(copy);
-                }
-            }
-            page.cells = cells;
+            .get_or_insert_with(|| Box::new(Page { shift, cells: vec![Cell::default(); PAGE >> shift] }));
+        if page.shift > shift {
+            page.split(shift, &mut self.sets);
         }
         let at = offset % PAGE;
         (index, at >> page.shift..(at + len).div_ceil(1 << page.shift))
@@ -320,6 +331,16 @@ impl Races {
             cell.write = mine;
             Ok(())
         })
+    }
+
+    /// Checks and notes a write of all that was touched so far.
+    pub(crate) fn write_all(&mut self, who: &mut Who, mine: Epoch) -> Result<(), Conflict> {
+        for index in 0..self.pages.len() {
+            if self.pages[index].is_some() {
+                self.write(who, 1, (index * PAGE, PAGE), mine, |_| false)?;
+            }
+        }
+        Ok(())
     }
 
     /// The first write of a range by the generic proxy of which a lane does not know that the async proxy sees it.

@@ -95,7 +95,7 @@ impl Ctx<'_> {
             return Err(Bad::new(FaultKind::Mbarrier, lane, Some(address), "the mbarrier is not initialised"));
         };
         if !self.warp.order.knows(lane, init) {
-            let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), Some(&self.grid.label));
+            let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), Some(&self.flight.label));
             let what = format!("its use is not ordered with its initialisation by {whose}");
             return Err(Bad::new(FaultKind::RaceShared, lane, Some(address), what));
         }
@@ -227,7 +227,7 @@ impl Ctx<'_> {
         // From now on its bytes are no data: nobody's clock covers this.
         shared.races.stamp_write(Epoch::new(MAX_AGENT, MAX_TIME, 0, Strength::Weak), offset, BYTES);
         let init = Epoch::new(order.agent, order.now, lane, Strength::Weak);
-        let agent = self.memory.agents.start(1, Owner::Mbarrier, &mut self.flight.agents)?;
+        let agent = self.memory.agents.start(1, Owner::Mbarriers, &mut self.flight.agents)?;
         let state = MbarrierState {
             expected: count,
             pending: count,
@@ -309,7 +309,7 @@ impl Ctx<'_> {
         if own || announced.is_some_and(|fence| self.warp.order.knows(lane, fence)) {
             return Ok((agent, phase));
         }
-        let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), Some(&self.grid.label));
+        let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), Some(&self.flight.label));
         let what = format!(
             "the copy signals an mbarrier that it need not see: {whose} initialised it, and no fence.mbarrier_init or \
              fence.proxy.async of that thread came between"

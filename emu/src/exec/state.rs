@@ -305,11 +305,13 @@ pub(crate) struct Cta {
 /// What a launch asked for; the same while it runs.
 #[derive(Debug)]
 pub(crate) struct Grid {
-    pub(crate) label: Arc<Label>,
+    pub(crate) kernel: String,
     pub(crate) program: Arc<Program>,
     pub(crate) constants: Vec<Lanes>,
     pub(crate) params: Vec<u8>,
     pub(crate) ctas: [u32; 3],
+    /// Threads of a CTA in each direction.
+    pub(crate) block: [u32; 3],
     /// The function that it runs.
     pub(crate) function: u32,
     /// Bytes of shared memory of a CTA.
@@ -319,6 +321,8 @@ pub(crate) struct Grid {
     pub(crate) approx_seed: u64,
     /// CTAs that fit on the card at once.
     pub(crate) resident: usize,
+    /// Bytes that the emulator keeps for the threads of a CTA.
+    pub(crate) bytes: u64,
 }
 
 /// CTAs of a launch that have not started, in an order that a random number chooses.
@@ -367,9 +371,12 @@ impl Waiting {
 #[derive(Debug)]
 pub(crate) struct Flight {
     pub(crate) grid: Arc<Grid>,
-    /// Its number among the launches of its queue.
+    pub(crate) label: Arc<Label>,
+    /// Its number among all operations.
     pub(crate) id: u64,
     pub(crate) ctas: u32,
+    /// Its first agent.
+    pub(crate) first: Agent,
     /// CTAs that have not started.
     pub(crate) waiting: Waiting,
     /// CTAs that run.
@@ -380,7 +387,9 @@ pub(crate) struct Flight {
     pub(crate) let_next: u32,
     /// What its threads know from the beginning.
     pub(crate) before: Arc<Clock>,
-    /// What those know that wait for the launch before; nothing while that one runs.
+    /// Whether every CTA has let the next launches begin, and those have heard of it.
+    pub(crate) let_go: bool,
+    /// What those know that wait for the launches before; nothing while one of them runs.
     pub(crate) previous: Option<Arc<Clock>>,
     /// Its loads through the non-coherent cache, which see what happened before it began.
     pub(crate) non_coherent: Option<Box<Order>>,

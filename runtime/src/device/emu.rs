@@ -74,7 +74,7 @@ impl EmuDevice {
         let options = Options { schedule: Schedule { seed }, approx_seed, ..Options::default() };
         let mut machine = Machine::new(emu::Memory::new(CAPACITY), options);
         let control = machine.alloc(size_of::<Control>() as u64, ALIGN).map_err(refused)?;
-        let queue = machine.queue().map_err(refused)?;
+        let queue = machine.queue();
         Ok(EmuDevice {
             info: Info { name: "emu".into(), target: target.name.into(), workers: 1 },
             machine,
