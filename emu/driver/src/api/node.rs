@@ -287,7 +287,7 @@ fn get_attribute(call: &mut Call, number: u64, attribute: u32, out: Out<[u8; 64]
 fn set_attribute(call: &mut Call, number: u64, attribute: u32, value: In<[u8; 64]>) -> Answer {
     let node = of_kind(call, number, kind::KERNEL)?;
     let value = value.get()?;
-    params::check_attribute(call, attribute, &value)?;
+    params::check_attribute(attribute, &value)?;
     let node = call.graphs.node_mut(node).ok_or(Error::INVALID_VALUE)?;
     node.attributes.insert(attribute, value);
     let what = std::mem::replace(&mut node.what, What::Operation(Operation::Nothing));

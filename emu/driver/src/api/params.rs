@@ -2,12 +2,13 @@
 //! again for whoever asks. Kernels' values are copied when a node is made.
 
 use super::copy::Copy3;
-use super::{launch, values};
+use super::launch::{self, Attribute, Wishes};
+use super::values::{self, Param};
 use crate::abi::{In, Plain, Raw};
 use crate::call::Call;
 use crate::error::{Answer, Error};
 use crate::graph::{At, Kept, Node, What, kind};
-use crate::operation::{self, Fill, Kernel, Operation, Value};
+use crate::operation::{self, Fill, Operation};
 use crate::slots::Handle;
 use std::collections::BTreeMap;
 
@@ -119,9 +120,6 @@ unsafe impl Plain for Head {}
 // SAFETY: as above.
 unsafe impl Plain for CopyHead {}
 
-/// An operation of `CUstreamBatchMemOpParams`, as words.
-type ValueWords = [u64; 6];
-
 /// A kernel of the parameters of the first version.
 pub(crate) fn kernel1(call: &mut Call, params: In<Kernel1>) -> Answer<What> {
     kernel(call, params.get()?)
@@ -137,11 +135,8 @@ pub(crate) fn kernel2(call: &mut Call, params: In<Kernel2>) -> Answer<What> {
 }
 
 fn kernel(call: &mut Call, p: Kernel1) -> Answer<What> {
-    let function = launch::function(call, p.function)?;
-    let params = launch::gather(call, function, p.params, p.extra)?;
-    let Kernel1 { grid, block, shared, .. } = p;
-    let kernel = Kernel { function, grid, block, shared, params, cooperative: false, priority: 0 };
-    launch::check(call, &kernel)?;
+    let arguments = (In::new(p.params as usize), In::new(p.extra as usize));
+    let kernel = launch::kernel(call, p.function, (p.grid, p.block), p.shared, &Wishes::default(), arguments)?;
     Ok(What::Operation(Operation::Kernel(kernel)))
 }
 
@@ -172,12 +167,8 @@ pub(crate) fn host(params: In<Host>) -> Answer<What> {
 /// Operations on words in memory.
 pub(crate) fn batch(call: &mut Call, params: In<Batch>) -> Answer<What> {
     let Batch { count, array, flags, .. } = params.get()?;
-    if flags != 0 || count > values::MOST {
-        return Err(Error::INVALID_VALUE);
-    }
-    let words: Vec<ValueWords> = In::new(array as usize).all(count as usize)?;
-    let values = words.into_iter().map(|w| values::parse(call, w)).collect::<Answer<Vec<Option<Value>>>>()?;
-    checked(call, Operation::Values(values.into_iter().flatten().collect()))
+    let values = values::parse(In::new(array as usize), count, flags)?;
+    checked(call, Operation::Values(values))
 }
 
 /// Refuses what cannot be done, before it is a node.
@@ -227,7 +218,9 @@ impl Host {
 pub(crate) fn kernel_of(call: &mut Call, node: Handle<At>) -> Answer<Kernel2> {
     let kernel = call.graphs.node(node).and_then(Node::kernel).cloned().ok_or(Error::INVALID_VALUE)?;
     let context = call.context()?.number();
-    let offsets = launch::offsets(call, kernel.function)?;
+    let function = call.functions.get(kernel.function).ok_or(Error::INVALID_HANDLE)?;
+    let entry = function.code.module.entries().get(function.entry).ok_or(Error::INVALID_HANDLE)?;
+    let offsets: Vec<u64> = entry.params.iter().map(|p| p.offset).collect();
     let node = call.graphs.node_mut(node).ok_or(Error::INVALID_VALUE)?;
     let bytes = kernel.params;
     // A vector keeps its place when it is moved.
@@ -244,46 +237,25 @@ pub(crate) fn batch_of(call: &mut Call, node: Handle<At>) -> Answer<Batch> {
     let context = call.context()?.number();
     let node = call.graphs.node_mut(node).ok_or(Error::INVALID_VALUE)?;
     let What::Operation(Operation::Values(values)) = &node.what else { return Err(Error::INVALID_VALUE) };
-    let (count, words) = (values.len() as u32, values.iter().flat_map(values::words).collect());
+    let (count, words) = (values.len() as u32, values.iter().flat_map(|v| Param::of(v).words()).collect());
     node.kept = Kept { words, bytes: Vec::new() };
     let array = node.kept.words.as_ptr().expose_provenance() as u64;
     Ok(Batch { context, count, array, flags: 0 })
 }
 
-/// Attributes that a kernel node has, and how many of their bytes matter; what they say of a card that has one answer for all
-/// is kept and changes nothing.
-const ATTRIBUTES: &[(u32, usize)] = &[
-    (ACCESS_POLICY_WINDOW, 32),
-    (COOPERATIVE, 4),
-    (CLUSTER_DIMENSION, 12),
-    (CLUSTER_POLICY, 4),
-    (PRIORITY, 4),
-    (MEM_SYNC_DOMAIN_MAP, 2),
-    (MEM_SYNC_DOMAIN, 4),
-    (SHARED_MEMORY_CARVEOUT, 4),
-];
-const ACCESS_POLICY_WINDOW: u32 = 1;
+/// Attributes that a kernel node has, and how many of their bytes matter: the window of a cache, whether it is cooperative, the
+/// size of a cluster and how clusters are scheduled, its priority, domains of fences, the share of shared memory.
+const ATTRIBUTES: &[(u32, usize)] =
+    &[(1, 32), (COOPERATIVE, 4), (4, 12), (5, 4), (PRIORITY, 4), (9, 2), (10, 4), (13, 16), (14, 4)];
 const COOPERATIVE: u32 = 2;
-const CLUSTER_DIMENSION: u32 = 4;
-const CLUSTER_POLICY: u32 = 5;
 const PRIORITY: u32 = 8;
-const MEM_SYNC_DOMAIN_MAP: u32 = 9;
-const MEM_SYNC_DOMAIN: u32 = 10;
-const SHARED_MEMORY_CARVEOUT: u32 = 14;
 
-fn word(value: &[u8; 64], index: usize) -> u32 {
-    u32::from_le_bytes([value[4 * index], value[4 * index + 1], value[4 * index + 2], value[4 * index + 3]])
-}
-
-/// Refuses attributes that a kernel node has not, and clusters.
-pub(crate) fn check_attribute(call: &mut Call, attribute: u32, value: &[u8; 64]) -> Answer {
-    if !ATTRIBUTES.iter().any(|a| a.0 == attribute) {
+/// Refuses attributes that a kernel node has not, or that cannot be honoured.
+pub(crate) fn check_attribute(id: u32, value: &[u8; 64]) -> Answer {
+    if !ATTRIBUTES.iter().any(|a| a.0 == id) {
         return Err(Error::INVALID_VALUE);
     }
-    if attribute == CLUSTER_DIMENSION && (0..3).any(|i| word(value, i) > 1) {
-        return Err(call.unsupported("a cluster of more than one block"));
-    }
-    Ok(())
+    Wishes::default().add(&Attribute::new(id, value))
 }
 
 /// An attribute of a kernel node, zero where it was never set.
@@ -304,11 +276,12 @@ pub(crate) fn attribute(node: &Node, attribute: u32) -> Answer<[u8; 64]> {
 /// What a node does, with the attributes that have been set.
 pub(crate) fn with_attributes(mut what: What, attributes: &BTreeMap<u32, [u8; 64]>) -> What {
     if let What::Operation(Operation::Kernel(kernel)) = &mut what {
-        if let Some(value) = attributes.get(&COOPERATIVE) {
-            kernel.cooperative = word(value, 0) != 0;
-        }
-        if let Some(value) = attributes.get(&PRIORITY) {
-            kernel.priority = word(value, 0) as i32;
+        let mut wishes =
+            Wishes { cooperative: kernel.cooperative, priority: kernel.priority, ..Wishes::default() };
+        // Each was taken when it was set.
+        let taken = attributes.iter().all(|(&id, value)| wishes.add(&Attribute::new(id, value)).is_ok());
+        if taken {
+            (kernel.cooperative, kernel.priority) = (wishes.cooperative, wishes.priority);
         }
     }
     what
@@ -339,7 +312,6 @@ mod tests {
         assert_eq!(size_of::<Instantiate>(), size_of::<sys::CUDA_GRAPH_INSTANTIATE_PARAMS_st>());
         assert_eq!(size_of::<UpdateResult>(), size_of::<sys::CUgraphExecUpdateResultInfo_st>());
         assert_eq!(size_of::<Head>(), std::mem::offset_of!(sys::CUgraphNodeParams_st, __bindgen_anon_1));
-        assert_eq!(size_of::<ValueWords>(), size_of::<sys::CUstreamBatchMemOpParams_union>());
         assert_eq!(std::mem::offset_of!(Batch, array), std::mem::offset_of!(sys::CUDA_BATCH_MEM_OP_NODE_PARAMS_v1_st, paramArray));
         assert_eq!(std::mem::offset_of!(Kernel1, params), std::mem::offset_of!(sys::CUDA_KERNEL_NODE_PARAMS_st, kernelParams));
     }
