@@ -192,9 +192,14 @@ fn card_of(target: &str) -> Result<&'static Card, LaunchError> {
     CARDS.iter().find(|c| c.target == plain).ok_or_else(|| LaunchError::Target(target.to_owned()))
 }
 
+/// Registers that a thread is taken to need.
+pub(crate) fn registers(entry: &Entry, declared: u32) -> u64 {
+    entry.max_registers.map_or(u64::from(declared).min(USUAL_REGISTERS), u64::from).max(1)
+}
+
 /// CTAs that are on a card at once.
 fn occupancy(entry: &Entry, code: &Code, threads: u64, shared: u64, card: &Card) -> u64 {
-    let registers = entry.max_registers.map_or(u64::from(code.registers).min(USUAL_REGISTERS), u64::from).max(1);
+    let registers = registers(entry, code.registers);
     let threads = threads.next_multiple_of(32);
     let by_registers = REGISTERS / (registers.next_multiple_of(8) * threads);
     let by_shared = 1024 * card.shared / (shared + RESERVED);

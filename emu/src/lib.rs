@@ -88,6 +88,23 @@ impl Module {
         &self.program.entries
     }
 
+    /// Registers that a thread of a kernel takes: those of `.maxnreg`, else those that the PTX declares, up to 64, as only the
+    /// assembler knows how many are in use at once.
+    pub fn registers(&self, entry: &Entry) -> u32 {
+        let declared = self.program.functions.get(entry.code as usize).map_or(0, |code| code.registers);
+        launch::registers(entry, declared) as u32
+    }
+
+    /// Bytes of local memory of a thread of a kernel.
+    pub fn local_bytes(&self, entry: &Entry) -> u32 {
+        self.program.functions.get(entry.code as usize).map_or(0, |code| code.frame)
+    }
+
+    /// Names of the functions that the module declares and does not define.
+    pub fn missing(&self) -> impl Iterator<Item = &str> {
+        self.program.functions.iter().filter_map(|code| code.missing.as_deref())
+    }
+
     /// Gives the variables of the module places, with their initial values.
     ///
     /// # Errors
@@ -123,6 +140,12 @@ impl Loaded {
     pub fn symbol(&self, name: &str) -> Option<u64> {
         let index = self.program.globals.iter().position(|g| g.name == name)?;
         self.globals.get(index).copied()
+    }
+
+    /// The variables of the module: name, address, size.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, u64, u64)> {
+        let globals = self.program.globals.iter().zip(&self.globals);
+        globals.map(|(var, &address)| (var.name.as_str(), address, var.bytes.len() as u64))
     }
 
     /// A launch for an [`Engine`], of the memory the module was loaded into. It can be submitted any number of times.

@@ -47,6 +47,9 @@ impl Show for u64 {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Out<T>(*mut T);
 
+// SAFETY: an address; whoever follows it has the promise of the program that something is there.
+unsafe impl<T> Send for Out<T> {}
+
 impl<T: Plain> Out<T> {
     pub(crate) fn is_null(self) -> bool {
         self.0.is_null()

@@ -163,20 +163,18 @@ fn checked(call: &mut Call, body: impl FnOnce(&mut Call) -> Answer) -> Answer {
     body(call)
 }
 
-/// Declares exported functions and the table of them: what they need, names and arguments as in C, and what does it. A name
-/// after `/` is that of the variant for which stream 0 is the thread's own; `@` is followed by the version that has it first.
+/// Declares exported functions and the table of them: what they need; name, the version of CUDA that has it first and arguments
+/// as in C; what does it, and the name of the variant for which stream 0 is the thread's own.
 macro_rules! exports {
-    ($($needs:ident { $(
-        $name:ident $(/ $own:ident)? $(@ $since:literal)? ($($arg:ident: $ty:ty),* $(,)?) = $body:path;
-    )* })*) => {
+    ($($needs:ident { $($name:ident @$since:literal $args:tt = $body:path $(, $own:ident)?;)* })*) => {
         $($(
-            $crate::call::exports!(@one $needs false $name [$($since)?] ($($arg: $ty),*) = $body);
-            $($crate::call::exports!(@one $needs true $own [$($since)?] ($($arg: $ty),*) = $body);)?
+            $crate::call::exports!(@one $needs false $name $since $args $body);
+            $($crate::call::exports!(@one $needs true $own $since $args $body);)?
         )*)*
         /// The functions of this family.
         pub(crate) static TABLE: &[&$crate::call::Export] = &[$($(&$name::EXPORT, $(&$own::EXPORT,)?)*)*];
     };
-    (@one $needs:ident $own:literal $name:ident [$($since:literal)?] ($($arg:ident: $ty:ty),*) = $body:path) => {
+    (@one $needs:ident $own:literal $name:ident $since:literal ($($arg:ident: $ty:ty),*) $body:path) => {
         #[allow(non_snake_case, reason = "names of C")]
         mod $name {
             #[allow(unused_imports, reason = "not every function has arguments that need them")]
@@ -184,10 +182,12 @@ macro_rules! exports {
             pub(super) static EXPORT: $crate::call::Export = $crate::call::Export {
                 name: stringify!($name),
                 needs: $crate::call::Needs::$needs,
-                since: [$($since,)? 2000][0],
+                since: $since,
                 address: $crate::call::Address($name as *const ()),
                 per_thread: $own,
             };
+            /// Arguments may have its name.
+            const BODY: fn(&mut $crate::call::Call, $($ty),*) -> $crate::error::Answer = $body;
             #[unsafe(no_mangle)]
             #[allow(clippy::too_many_arguments, reason = "as many as in C")]
             extern "C" fn $name($($arg: $ty),*) -> u32 {
@@ -197,7 +197,7 @@ macro_rules! exports {
                     $(map.insert(stringify!($arg).to_owned(), $crate::abi::Show::show(&$arg, _success));)*
                     map
                 };
-                $crate::call::enter(&EXPORT, args, |call| $body(call, $($arg),*))
+                $crate::call::enter(&EXPORT, args, |call| BODY(call, $($arg),*))
             }
         }
     };

@@ -8,6 +8,7 @@ use crate::options::Logs;
 use crate::slots::{Handle, Kind};
 use crate::state::Context;
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::sync::Arc;
 
 /// A module in a context.
@@ -62,8 +63,7 @@ pub(crate) struct Function {
     pub(crate) code: Arc<Code>,
     /// Its place among the entries of the code.
     pub(crate) entry: usize,
-    /// Zero-terminated.
-    pub(crate) name: Arc<str>,
+    pub(crate) name: CString,
     pub(crate) preferences: Preferences,
     pub(crate) kernel: Option<Handle<Kernel>>,
 }
@@ -94,6 +94,7 @@ pub(crate) struct Kernel {
     pub(crate) library: Handle<Library>,
     pub(crate) code: Arc<Code>,
     pub(crate) entry: usize,
+    pub(crate) name: CString,
     pub(crate) preferences: Preferences,
 }
 
@@ -129,14 +130,14 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    pub(crate) fn of(entry: &emu::Entry) -> Figures {
-        let registers = entry.registers().clamp(1, 255);
+    pub(crate) fn of(code: &Code, entry: &emu::Entry) -> Figures {
+        let registers = code.module.registers(entry).clamp(1, 255);
         // A warp takes registers in multiples of 256.
         let warps = REGISTERS / (registers.next_multiple_of(8) * 32);
         let declared = entry.max_threads.map_or(BLOCK_THREADS, |d| d.iter().product());
         Figures {
             registers,
-            local: entry.local_bytes() as u32,
+            local: code.module.local_bytes(entry),
             static_shared: entry.static_shared as u32,
             max_threads: declared.min(warps * 32).min(BLOCK_THREADS),
         }

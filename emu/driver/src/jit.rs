@@ -74,6 +74,14 @@ pub(crate) struct Code {
     pub(crate) sources: Vec<Source>,
 }
 
+impl Code {
+    /// The compute capability that the PTX was made for.
+    pub(crate) fn target(&self) -> u32 {
+        let digits = self.module.target().trim_start_matches("sm_");
+        digits.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0)
+    }
+}
+
 /// A line of the log.
 fn at(line: usize, what: &str) -> String {
     format!("{INPUT}, line {line}; error   : {what}\nptxas fatal   : Ptx assembly aborted due to errors\n")
@@ -167,13 +175,24 @@ fn line_of(sources: &[Source], mut line: usize) -> (&str, usize) {
     ("ptx", line)
 }
 
+/// Checks a text on its own, which may call what others define.
+pub(crate) fn check(source: &Source, settings: &Settings) -> Result<(), Refusal> {
+    parse(std::slice::from_ref(source), settings).map(|_| ())
+}
+
 /// Compiles texts to one piece of code.
 pub(crate) fn compile(sources: Vec<Source>, settings: &Settings) -> Result<Code, Refusal> {
-    for source in &sources {
+    let module = parse(&sources, settings)?;
+    check_kernels(&module, settings.card, settings.driver)?;
+    Ok(Code { module, sources })
+}
+
+fn parse(sources: &[Source], settings: &Settings) -> Result<emu::Module, Refusal> {
+    for source in sources {
         check_head(&source.text, settings)?;
     }
-    let module = emu::Module::parse(&joined(&sources)).map_err(|e| {
-        let (name, line) = line_of(&sources, e.line as usize);
+    emu::Module::parse(&joined(sources)).map_err(|e| {
+        let (name, line) = line_of(sources, e.line as usize);
         let input = if sources.len() > 1 { format!(" ({name})") } else { String::new() };
         // What the emulator refuses by name, a driver might take.
         if e.what.contains("the emulator") {
@@ -181,9 +200,7 @@ pub(crate) fn compile(sources: Vec<Source>, settings: &Settings) -> Result<Code,
             return Refusal::ours(Error::NOT_SUPPORTED, log);
         }
         Refusal::new(Error::INVALID_PTX, at(line, &e.what))
-    })?;
-    check_kernels(&module, settings.card, settings.driver)?;
-    Ok(Code { module, sources })
+    })
 }
 
 /// Checks kernels against the card.

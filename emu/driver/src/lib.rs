@@ -8,6 +8,7 @@
 
 mod abi;
 mod api;
+mod arguments;
 mod call;
 mod cards;
 mod code;
@@ -16,6 +17,8 @@ mod finding;
 mod image;
 mod jit;
 mod lifetime;
+mod limits;
+mod loading;
 mod memory;
 mod operation;
 mod options;

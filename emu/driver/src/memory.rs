@@ -53,8 +53,8 @@ pub(crate) struct Allocation {
     pub(crate) id: u64,
     /// It is freed by an operation that has not happened yet.
     pub(crate) freeing: bool,
-    /// The pages, if they are ours.
-    pub(crate) pages: Option<Pages>,
+    /// The pages, if they are ours, to be given back with it.
+    _pages: Option<Pages>,
 }
 
 /// Where a range of addresses is.
@@ -113,7 +113,7 @@ impl Allocations {
         self.next += 1;
         // Pages of the process are given again once they are gone.
         self.gone.retain(|&b, &mut (n, _)| b >= base.saturating_add(bytes) || b + n <= base);
-        self.live.insert(base, Allocation { bytes, what, context, from, id, freeing: false, pages });
+        self.live.insert(base, Allocation { bytes, what, context, from, id, freeing: false, _pages: pages });
     }
 
     pub(crate) fn remove(&mut self, base: u64, by: &'static str) -> Option<Allocation> {

@@ -1,8 +1,9 @@
 //! What a stream or a node of a graph does, as data: all that a call passed by pointer is copied, and addresses are resolved
 //! only when it is handed to the emulator by [`submit`].
 
-use crate::code::Function;
+use crate::code::{Figures, Function};
 use crate::error::{Answer, Error};
+use crate::finding;
 use crate::memory::{Place, Process, Staged};
 use crate::slots::Handle;
 use crate::state::{Context, Driver};
@@ -21,6 +22,8 @@ pub(crate) enum Operation {
     Host { function: usize, data: usize },
     /// One after the other.
     Values(Vec<Value>),
+    /// Frees the allocation that begins at an address.
+    Free(u64),
     Nothing,
 }
 
@@ -84,11 +87,18 @@ pub(crate) struct Fill {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Value {
     pub(crate) address: u64,
-    pub(crate) value: u64,
-    /// 4 or 8.
-    pub(crate) bytes: u32,
+    pub(crate) value: emu::Word,
     /// None: writes.
     pub(crate) wait: Option<emu::Compare>,
+}
+
+impl Value {
+    fn bytes(&self) -> u64 {
+        match self.value {
+            emu::Word::B32(_) => 4,
+            emu::Word::B64(_) => 8,
+        }
+    }
 }
 
 impl Side {
@@ -157,8 +167,8 @@ pub(crate) fn refuse(driver: &Driver, operation: &Operation) -> Result<(), (Erro
             check(driver, "the target", fill.to, span.ok_or((Error::INVALID_VALUE, None))?)
         }
         Operation::Values(values) => values.iter().try_for_each(|v| {
-            invalid(v.address.is_multiple_of(u64::from(v.bytes)))?;
-            check(driver, "the word", v.address, u64::from(v.bytes))
+            invalid(v.address.is_multiple_of(v.bytes()))?;
+            check(driver, "the word", v.address, v.bytes())
         }),
         _ => Ok(()),
     }
@@ -215,33 +225,34 @@ fn works(driver: &Driver, operation: &Operation) -> Answer<Vec<emu::Work>> {
             let span = |side: &Side| side.span(copy).ok_or(Error::INVALID_VALUE);
             let from = place(driver, &copy.from, span(&copy.from)?);
             let to = place(driver, &copy.to, span(&copy.to)?);
+            let pitch = |side: &Side| emu::Pitch { row: side.pitch, slice: side.slice };
             let extent = emu::Extent {
                 row_bytes: copy.width,
                 rows: copy.rows,
                 slices: copy.slices,
-                from_pitch: copy.from.pitch,
-                from_slice: copy.from.slice,
-                to_pitch: copy.to.pitch,
-                to_slice: copy.to.slice,
+                from: pitch(&copy.from),
+                to: pitch(&copy.to),
             };
             vec![emu::Work::Copy { from, to, extent }]
         }
-        Operation::Fill(fill) => vec![emu::Work::Fill {
-            to: fill.to,
-            pattern: fill.value.to_le_bytes(),
-            width: fill.width,
-            count: fill.count,
-            rows: fill.rows,
-            pitch: fill.pitch,
-        }],
+        Operation::Fill(fill) => {
+            let pattern = match fill.width {
+                1 => emu::Pattern::D8(fill.value as u8),
+                2 => emu::Pattern::D16(fill.value as u16),
+                _ => emu::Pattern::D32(fill.value),
+            };
+            let extent = emu::Extent::rows(fill.count * u64::from(fill.width), fill.rows, fill.pitch, fill.pitch);
+            vec![emu::Work::Fill { to: fill.to, pattern, extent }]
+        }
         &Operation::Host { function, data } => vec![emu::Work::Call(host_function(function, data))],
         Operation::Values(values) => values
             .iter()
-            .map(|&Value { address, value, bytes, wait }| match wait {
-                None => emu::Work::Write { address, value, bytes },
-                Some(compare) => emu::Work::Wait { address, value, bytes, compare },
+            .map(|&Value { address, value, wait }| match wait {
+                None => emu::Work::Write { address, value },
+                Some(compare) => emu::Work::Wait { address, value, compare },
             })
             .collect(),
+        &Operation::Free(base) => vec![emu::Work::Free(base)],
         Operation::Nothing => vec![],
     })
 }
@@ -250,13 +261,24 @@ fn launch(driver: &Driver, kernel: &Kernel) -> Answer<emu::Work> {
     let function = driver.functions.get(kernel.function).ok_or(Error::INVALID_HANDLE)?;
     let module = driver.modules.get(function.module).ok_or(Error::INVALID_HANDLE)?;
     let launch = emu::Launch {
-        entry: function.name.clone(),
+        entry: function.name.to_string_lossy().into_owned(),
         grid: kernel.grid,
         block: kernel.block,
         dynamic_shared: u64::from(kernel.shared),
         params: kernel.params.clone(),
     };
-    Ok(emu::Work::Launch { loaded: Arc::clone(&module.loaded), launch })
+    let entry = function.code.module.entries().get(function.entry).ok_or(Error::INVALID_HANDLE)?;
+    let figures = Figures::of(&function.code, entry);
+    let card = driver.settings()?.card;
+    let threads = kernel.block.iter().product();
+    let resident = figures.blocks(card, threads, kernel.shared) * card.multiprocessors;
+    let options = emu::Options { resident_ctas: Some(resident as usize), ..*driver.work.engine.options() };
+    let prepared = module.loaded.prepare(&launch, &options).map_err(|e| {
+        // What the card allows was checked before, so that this is a limit of the emulator.
+        finding::remark(&format!("{}: {e}", launch.entry));
+        Error::LAUNCH_OUT_OF_RESOURCES
+    })?;
+    Ok(emu::Work::Launch(prepared))
 }
 
 /// A function of the program that gets one pointer.

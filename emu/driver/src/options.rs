@@ -33,9 +33,14 @@ pub(crate) struct Logs {
 }
 
 impl Logs {
+    /// Logs that go nowhere.
+    pub(crate) fn none() -> Logs {
+        Logs { info: Buffer::default(), error: Buffer::default(), time: None, start: Instant::now() }
+    }
+
     /// Reads an array of options and one of values, each of the size of a pointer.
     pub(crate) fn read(count: u32, options: In<u32>, values: In<usize>) -> Answer<Logs> {
-        let mut logs = Logs { info: Buffer::default(), error: Buffer::default(), time: None, start: Instant::now() };
+        let mut logs = Logs::none();
         for i in 0..count as usize {
             let (option, value) = (options.at(i)?, values.at(i)?);
             let slot = values.element(i);
@@ -58,11 +63,6 @@ impl Logs {
     /// Adds to the log of errors.
     pub(crate) fn error(&mut self, text: &str) {
         _ = self.error.put(text);
-    }
-
-    /// Adds to the log of what went well.
-    pub(crate) fn info(&mut self, text: &str) {
-        _ = self.info.put(text);
     }
 
     /// Says how long it took.

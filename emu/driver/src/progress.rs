@@ -29,7 +29,7 @@ enum Did {
     /// Nothing is left to do, or functions of the program run.
     Nothing,
     /// Everybody waits for a word in memory.
-    Polls(Box<Fault>),
+    Polls(Op, Box<Fault>),
 }
 
 /// Lets the engine go on for a while.
@@ -45,7 +45,7 @@ fn turn(driver: &mut Driver) -> Did {
         }
         Turn::Failed(op, fault) => failed(driver, op, &fault),
         Turn::Idle => return Did::Nothing,
-        Turn::Stuck(fault) => return Did::Polls(Box::new(fault)),
+        Turn::Stuck(op, fault) => return Did::Polls(op, fault),
     }
     Did::Something
 }
@@ -64,7 +64,8 @@ fn then(driver: &mut Driver, op: Op, then: Then) {
                 record.at = Some(Instant::now());
             }
         }
-        Then::Free(base) => _ = driver.release(base, "cuMemFreeAsync"),
+        // The engine has freed it already, unless something failed before.
+        Then::Freed(base) => _ = driver.release(base, "cuMemFreeAsync"),
     }
 }
 
@@ -80,7 +81,7 @@ fn answer(driver: &Driver, fault: &Fault) -> (Error, bool) {
             let far = fault.address.is_some_and(|a| driver.memory.distance(a) >= PAGE);
             (Error::ILLEGAL_ADDRESS, !far)
         }
-        FaultKind::ReadOnly => (Error::ILLEGAL_ADDRESS, true),
+        FaultKind::Freed | FaultKind::ReadOnly => (Error::ILLEGAL_ADDRESS, true),
         _ => (Error::LAUNCH_FAILED, true),
     }
 }
@@ -88,10 +89,11 @@ fn answer(driver: &Driver, fault: &Fault) -> (Error, bool) {
 fn failed(driver: &mut Driver, op: Op, fault: &Fault) {
     let label = driver.work.pending.get(&op).map(|p| p.label.clone()).unwrap_or_default();
     let (error, silent) = answer(driver, fault);
+    let label = if fault.kernel == label { String::new() } else { label };
     driver.work.failed = Some(error);
     // What depends on it never happens; memory that was to be freed is.
     for (op, pending) in std::mem::take(&mut driver.work.pending) {
-        if let Then::Free(_) = pending.then {
+        if let Then::Freed(_) = pending.then {
             then(driver, op, pending.then);
         }
     }
@@ -119,12 +121,8 @@ pub(crate) fn wait(call: &mut Call, mut until: impl FnMut(&mut Driver) -> bool) 
         let did = turn(call);
         match did {
             Did::Something => still = Instant::now(),
-            Did::Polls(fault) if still.elapsed() > PATIENCE => {
-                call.work.failed = Some(Error::LAUNCH_TIMEOUT);
-                let text = format!("waits for what nobody does: {fault}");
-                return Err(call.finding(&text, Error::LAUNCH_TIMEOUT));
-            }
-            Did::Nothing | Did::Polls(_) => {
+            Did::Polls(op, fault) if still.elapsed() > PATIENCE => call.work.engine.fail(op, fault),
+            Did::Nothing | Did::Polls(..) => {
                 call.give_way_for(NAP);
                 continue;
             }
@@ -225,7 +223,7 @@ fn watch() {
         drop(driver);
         match did {
             Did::Something => std::thread::yield_now(),
-            Did::Nothing | Did::Polls(_) => std::thread::sleep(NAP),
+            Did::Nothing | Did::Polls(..) => std::thread::sleep(NAP),
         }
     }
 }

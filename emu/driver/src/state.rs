@@ -287,7 +287,7 @@ impl Driver {
         for (h, l) in self.libraries.iter() {
             hold(Library::NAME, h.number(), l.from);
         }
-        for (h, l) in self.linkers.iter().filter(|(_, l)| !owned(l.context)) {
+        for (h, _) in self.linkers.iter().filter(|(_, l)| !owned(l.context)) {
             hold(Linker::NAME, h.number(), "cuLinkCreate");
         }
         for (base, a) in self.memory.iter().filter(|(_, a)| !owned(a.context)) {

@@ -12,8 +12,7 @@ use crate::work::Then;
 use emu::{After, Edge, Op};
 use std::sync::Arc;
 
-/// Numbers of streams that are no handles.
-const LEGACY: u64 = 1;
+/// The number of the default stream of a thread. Below it are 0, whose meaning depends, and 1, the one that all share.
 const PER_THREAD: u64 = 2;
 
 /// The stream that a number means, in the current context if it is a default stream.

@@ -17,8 +17,8 @@ pub(crate) enum Then {
     Nothing,
     /// This event has happened.
     Event(Handle<Event>),
-    /// The allocation with this address is freed.
-    Free(u64),
+    /// The allocation with this address has been freed.
+    Freed(u64),
 }
 
 /// An operation that has not ended.
@@ -66,12 +66,18 @@ impl Work {
     /// Hands over an operation.
     ///
     /// # Errors
-    /// Those of a launch that is not possible, or the one that has stuck.
-    pub(crate) fn submit(&mut self, work: emu::Work, after: &[emu::After], label: &str, pending: Pending) -> Answer<emu::Op> {
+    /// The one that has stuck.
+    pub(crate) fn submit(
+        &mut self,
+        work: emu::Work,
+        after: &[emu::After],
+        label: &str,
+        pending: Pending,
+    ) -> Answer<emu::Op> {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let op = self.engine.submit(work, after, label).map_err(|e| refused(&e))?;
+        let op = self.engine.submit(label, work, after).map_err(|_| Error::LAUNCH_FAILED)?;
         self.pending.insert(op, pending);
         Ok(op)
     }

@@ -19,15 +19,15 @@ exports! {
         cuDevicePrimaryCtxGetState @7000 (dev: i32, flags: Out<u32>, active: Out<i32>) = state;
         cuDevicePrimaryCtxSetFlags @7000 (dev: i32, flags: u32) = set_primary_flags;
         cuDevicePrimaryCtxSetFlags_v2 @11000 (dev: i32, flags: u32) = set_primary_flags;
-        cuCtxCreate (pctx: Out<u64>, flags: u32, dev: i32) = create;
+        cuCtxCreate @2000 (pctx: Out<u64>, flags: u32, dev: i32) = create;
         cuCtxCreate_v2 @3020 (pctx: Out<u64>, flags: u32, dev: i32) = create;
         cuCtxCreate_v3 @11040 (pctx: Out<u64>, paramsArray: Raw, numParams: i32, flags: u32, dev: i32) = create_with_affinity;
         cuCtxCreate_v4 @12050 (pctx: Out<u64>, ctxCreateParams: In<[u64; 3]>, flags: u32, dev: i32) = create_with_params;
-        cuCtxDestroy (ctx: u64) = destroy;
+        cuCtxDestroy @2000 (ctx: u64) = destroy;
         cuCtxDestroy_v2 @4000 (ctx: u64) = destroy;
-        cuCtxPushCurrent (ctx: u64) = push;
+        cuCtxPushCurrent @2000 (ctx: u64) = push;
         cuCtxPushCurrent_v2 @4000 (ctx: u64) = push;
-        cuCtxPopCurrent (pctx: Out<u64>) = pop;
+        cuCtxPopCurrent @2000 (pctx: Out<u64>) = pop;
         cuCtxPopCurrent_v2 @4000 (pctx: Out<u64>) = pop;
         cuCtxSetCurrent @4000 (ctx: u64) = set_current;
         cuCtxGetCurrent @4000 (pctx: Out<u64>) = current;
@@ -35,11 +35,11 @@ exports! {
         cuCtxGetDevice_v2 @13000 (device: Out<i32>, ctx: u64) = device_of;
         cuCtxGetId @12000 (ctx: u64, ctxId: Out<u64>) = id;
         cuCtxGetFlags @7000 (flags: Out<u32>) = flags;
-        cuCtxGetDevice (device: Out<i32>) = device;
+        cuCtxGetDevice @2000 (device: Out<i32>) = device;
     }
     Context {
         cuCtxSetFlags @12010 (flags: u32) = set_flags;
-        cuCtxSynchronize () = synchronize;
+        cuCtxSynchronize @2000 () = synchronize;
         cuCtxSynchronize_v2 @13000 (ctx: u64) = synchronize_other;
         cuCtxSetLimit @3010 (limit: u32, value: usize) = set_limit;
         cuCtxGetLimit @3010 (pvalue: Out<usize>, limit: u32) = limit;

@@ -8,20 +8,20 @@ use sha2::{Digest, Sha256};
 
 exports! {
     Nothing {
-        cuInit(Flags: u32) = init;
+        cuInit @2000 (Flags: u32) = init;
     }
     Device {
-        cuDeviceGet(device: Out<i32>, ordinal: i32) = get;
-        cuDeviceGetCount(count: Out<i32>) = count;
-        cuDeviceGetName(name: Out<u8>, len: i32, dev: i32) = name;
+        cuDeviceGet @2000 (device: Out<i32>, ordinal: i32) = get;
+        cuDeviceGetCount @2000 (count: Out<i32>) = count;
+        cuDeviceGetName @2000 (name: Out<u8>, len: i32, dev: i32) = name;
         cuDeviceGetUuid @9020 (uuid: Out<[u8; 16]>, dev: i32) = uuid;
         cuDeviceGetUuid_v2 @11040 (uuid: Out<[u8; 16]>, dev: i32) = uuid;
         cuDeviceGetLuid @10000 (luid: Out<[u8; 8]>, deviceNodeMask: Out<u32>, dev: i32) = luid;
-        cuDeviceTotalMem(bytes: Out<u32>, dev: i32) = total_memory_32;
+        cuDeviceTotalMem @2000 (bytes: Out<u32>, dev: i32) = total_memory_32;
         cuDeviceTotalMem_v2 @3020 (bytes: Out<usize>, dev: i32) = total_memory;
-        cuDeviceGetAttribute(pi: Out<i32>, attrib: u32, dev: i32) = attribute;
-        cuDeviceComputeCapability(major: Out<i32>, minor: Out<i32>, dev: i32) = compute_capability;
-        cuDeviceGetProperties(prop: Out<[i32; 14]>, dev: i32) = properties;
+        cuDeviceGetAttribute @2000 (pi: Out<i32>, attrib: u32, dev: i32) = attribute;
+        cuDeviceComputeCapability @2000 (major: Out<i32>, minor: Out<i32>, dev: i32) = compute_capability;
+        cuDeviceGetProperties @2000 (prop: Out<[i32; 14]>, dev: i32) = properties;
         cuDeviceGetPCIBusId @4010 (pciBusId: Out<u8>, len: i32, dev: i32) = bus_id;
         cuDeviceGetByPCIBusId @4010 (dev: Out<i32>, pciBusId: Text) = by_bus_id;
         cuDeviceCanAccessPeer @4000 (canAccessPeer: Out<i32>, dev: i32, peerDev: i32) = can_access_peer;

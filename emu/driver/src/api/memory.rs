@@ -28,12 +28,12 @@ exports! {
         cuPointerSetAttribute @6000 (value: Raw, attribute: u32, ptr: u64) = set_attribute;
         cuMemAdvise @8000 (devPtr: u64, count: usize, advice: u32, device: i32) = advise;
         cuMemAdvise_v2 @12020 (devPtr: u64, count: usize, advice: u32, location: u64) = advise_v2;
-        cuMemPrefetchAsync @8000 / cuMemPrefetchAsync_ptsz (devPtr: u64, count: usize, dstDevice: i32, hStream: u64) = prefetch;
-        cuMemPrefetchAsync_v2 @12020 / cuMemPrefetchAsync_v2_ptsz (devPtr: u64, count: usize, location: u64, flags: u32, hStream: u64) = prefetch_v2;
+        cuMemPrefetchAsync @8000 (devPtr: u64, count: usize, dstDevice: i32, hStream: u64) = prefetch, cuMemPrefetchAsync_ptsz;
+        cuMemPrefetchAsync_v2 @12020 (devPtr: u64, count: usize, location: u64, flags: u32, hStream: u64) = prefetch_v2, cuMemPrefetchAsync_v2_ptsz;
     }
     Release {
         cuMemFree_v2 @3020 (dptr: u64) = free;
-        cuMemFreeHost (p: u64) = free_host;
+        cuMemFreeHost @2000 (p: u64) = free_host;
         cuMemHostUnregister @4000 (p: u64) = host_unregister;
     }
 }
@@ -107,7 +107,7 @@ fn host_register(call: &mut Call, address: u64, bytes: usize, flags: u32) -> Ans
 }
 
 /// The allocation that begins at an address, if it is of a kind; what is wrong is a finding unless a driver would say it.
-fn owned(call: &mut Call, base: u64, kind: fn(What) -> bool, otherwise: Error) -> Answer {
+pub(super) fn owned(call: &mut Call, base: u64, kind: fn(What) -> bool, otherwise: Error) -> Answer {
     if call.memory.get(base).is_some_and(|a| kind(a.what) && !a.freeing) {
         return Ok(());
     }
