@@ -31,6 +31,34 @@ impl Mode {
     }
 }
 
+/// Calls that may wait for all that was asked for, and what waits for no stream by name.
+const MAY_SYNCHRONISE: &[&str] = &[
+    "cuCtxCreate",
+    "cuEventQuery",
+    "cuEventSynchronize",
+    "cuMemAlloc",
+    "cuMemAllocHost",
+    "cuMemAllocManaged",
+    "cuMemAllocPitch",
+    "cuMemFree",
+    "cuMemFreeHost",
+    "cuMemHostAlloc",
+    "cuMemHostRegister",
+    "cuMemHostUnregister",
+    "cuModuleLoad",
+    "cuModuleLoadData",
+    "cuModuleLoadDataEx",
+    "cuModuleLoadFatBinary",
+    "cuModuleUnload",
+    "cuStreamQuery",
+    "cuStreamSynchronize",
+];
+
+/// Whether a call, without its version, may synchronise, which captures forbid.
+pub(crate) fn may_synchronise(call: &str) -> bool {
+    MAY_SYNCHRONISE.binary_search(&call).is_ok()
+}
+
 /// One capture.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -117,6 +145,11 @@ pub(crate) struct Captures {
 }
 
 impl Captures {
+    /// Whether nothing is captured, so that no rule of this module matters.
+    pub(crate) fn none(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
     /// Streams that are captured.
     pub(crate) fn streams(&self) -> impl Iterator<Item = u64> {
         self.sessions.iter().flat_map(|s| s.streams.keys().copied())
@@ -179,15 +212,12 @@ impl Captures {
     ///
     /// # Errors
     /// As [`Captures::target`].
-    pub(crate) fn record(&mut self, event: u64, stream: u64, programmatic: bool) -> Answer<bool> {
+    pub(crate) fn record(&mut self, event: u64, stream: u64) -> Answer<bool> {
         let Some((_, after)) = self.target(stream)? else {
             self.events.remove(&event);
             return Ok(false);
         };
-        let mut after = after.to_vec();
-        if programmatic {
-            after.iter_mut().for_each(|d| d.1 = EdgeData::PROGRAMMATIC);
-        }
+        let after = after.to_vec();
         let session = self.of(stream).map_or(0, |s| s.id);
         self.events.insert(event, Mark { session, after });
         Ok(true)
@@ -245,6 +275,19 @@ impl Captures {
         if let Some(session) = self.of_mut(stream) {
             session.invalid = true;
         }
+    }
+
+    /// A stream is no more: that fails its capture, which ends if the stream began it. The graph that is left over then.
+    pub(crate) fn leave(&mut self, stream: u64) -> Option<u64> {
+        let at = self.sessions.iter().position(|s| s.streams.contains_key(&stream))?;
+        let session = &mut self.sessions[at];
+        session.invalid = true;
+        session.streams.remove(&stream);
+        if session.origin != stream {
+            return None;
+        }
+        let session = self.sessions.remove(at);
+        (!session.given).then_some(session.graph)
     }
 
     /// The host may not wait for, ask for or destroy a stream that is captured: that fails the capture.
@@ -362,13 +405,13 @@ mod tests {
     #[test]
     fn a_stream_joins_by_an_event_and_has_to_come_back() {
         let mut captures = begun(Mode::Global);
-        assert_eq!(captures.record(7, 1, false), Ok(true));
+        assert_eq!(captures.record(7, 1), Ok(true));
         assert_eq!(captures.wait(7, 2, true), Ok(Wait::Joined));
         assert_eq!(captures.target(2), Ok(Some((100, &[(10, FULL)][..]))));
         captures.advance(2, vec![(11, FULL)]);
         assert_eq!(end(&mut captures, 2, &[]), Err(Error::STREAM_CAPTURE_UNMATCHED));
         let mut captures = begun(Mode::Global);
-        captures.record(7, 1, false).unwrap();
+        captures.record(7, 1).unwrap();
         captures.wait(7, 2, true).unwrap();
         captures.advance(2, vec![(11, FULL)]);
         assert_eq!(end(&mut captures, 1, &[10]), Ok(Err(Error::STREAM_CAPTURE_UNJOINED)));
@@ -386,7 +429,7 @@ mod tests {
 
         let mut captures = begun(Mode::Global);
         captures.begin(2, 101, false, Mode::Global, Vec::new()).unwrap();
-        captures.record(7, 1, false).unwrap();
+        captures.record(7, 1).unwrap();
         assert_eq!(captures.wait(7, 2, true), Err(Error::STREAM_CAPTURE_MERGE));
         assert_eq!((captures.status(1), captures.status(2)), (Status::Invalidated, Status::Invalidated));
     }
@@ -429,12 +472,19 @@ mod tests {
     }
 
     #[test]
+    fn calls_that_may_synchronise_are_sorted() {
+        assert!(MAY_SYNCHRONISE.is_sorted());
+    }
+
+    #[test]
     fn a_full_edge_wins_over_a_programmatic_one() {
         let mut captures = begun(Mode::Global);
-        captures.record(7, 1, true).unwrap();
+        captures.advance(1, vec![(10, EdgeData::PROGRAMMATIC)]);
+        captures.record(7, 1).unwrap();
+        captures.advance(1, vec![(10, FULL)]);
         captures.wait(7, 2, true).unwrap();
         assert_eq!(captures.target(2).unwrap().unwrap().1, [(10, EdgeData::PROGRAMMATIC)]);
-        captures.record(8, 1, false).unwrap();
+        captures.record(8, 1).unwrap();
         captures.wait(8, 2, true).unwrap();
         assert_eq!(captures.target(2).unwrap().unwrap().1, [(10, FULL)]);
         captures.wait(7, 2, true).unwrap();

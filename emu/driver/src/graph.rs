@@ -295,6 +295,15 @@ impl Graphs {
         objects
     }
 
+    /// A stream is no more, nor is what it had captured.
+    pub(crate) fn forget_stream(&mut self, stream: u64) {
+        let left = self.captures.leave(stream).and_then(|graph| self.graphs.find(graph).ok());
+        if let Some(graph) = left {
+            // Nothing in a graph that only a capture has made refers to an object.
+            self.destroy(graph);
+        }
+    }
+
     /// Adds references to an object.
     pub(crate) fn refer(&mut self, object: u64, count: u64) {
         if let Some(object) = self.objects.find(object).ok().and_then(|h| self.objects.get_mut(h)) {

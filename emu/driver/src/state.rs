@@ -4,6 +4,7 @@
 use crate::code::{Function, Kernel, Library, Linker, Module};
 use crate::error::{Answer, Error};
 use crate::finding;
+use crate::graph::Graphs;
 use crate::memory::Allocations;
 use crate::settings::{Settings, VARIABLE};
 use crate::slots::{Handle, Kind, Slots};
@@ -124,6 +125,7 @@ pub(crate) struct Driver {
     pub(crate) libraries: Slots<Library>,
     pub(crate) kernels: Slots<Kernel>,
     pub(crate) linkers: Slots<Linker>,
+    pub(crate) graphs: Graphs,
     pub(crate) memory: Allocations,
     pub(crate) work: Work,
 }
@@ -185,6 +187,7 @@ impl Driver {
             libraries: Slots::default(),
             kernels: Slots::default(),
             linkers: Slots::default(),
+            graphs: Graphs::default(),
             memory: Allocations::new(memory),
             work: Work::new(memory, seed),
         }

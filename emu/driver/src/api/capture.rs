@@ -1,7 +1,7 @@
 //! Captures: streams whose calls become nodes of a graph until the capture ends.
 
 use super::graph::{dependencies, graph};
-use crate::abi::{In, Out, OutAddress, Raw};
+use crate::abi::{In, Out, Raw};
 use crate::call::{Call, exports};
 use crate::capture::{Mode, Status};
 use crate::error::{Answer, Error};
@@ -11,16 +11,16 @@ use crate::stream;
 
 exports! {
     Context {
-        cuStreamBeginCapture @10000 / cuStreamBeginCapture_ptsz (hStream: u64) = begin1;
-        cuStreamBeginCapture_v2 @10010 / cuStreamBeginCapture_v2_ptsz (hStream: u64, mode: u32) = begin;
-        cuStreamBeginCaptureToGraph @12030 / cuStreamBeginCaptureToGraph_ptsz (hStream: u64, hGraph: u64, dependencies: In<u64>, dependencyData: In<[u8; 8]>, numDependencies: usize, mode: u32) = begin_to;
-        cuStreamEndCapture @10000 / cuStreamEndCapture_ptsz (hStream: u64, phGraph: Out<u64>) = end;
-        cuStreamIsCapturing @10000 / cuStreamIsCapturing_ptsz (hStream: u64, captureStatus: Out<u32>) = is_capturing;
-        cuStreamGetCaptureInfo @10010 / cuStreamGetCaptureInfo_ptsz (hStream: u64, captureStatus_out: Out<u32>, id_out: Out<u64>) = info1;
-        cuStreamGetCaptureInfo_v2 @11030 / cuStreamGetCaptureInfo_v2_ptsz (hStream: u64, captureStatus_out: Out<u32>, id_out: Out<u64>, graph_out: Out<u64>, dependencies_out: OutAddress, numDependencies_out: Out<usize>) = info2;
-        cuStreamGetCaptureInfo_v3 @12030 / cuStreamGetCaptureInfo_v3_ptsz (hStream: u64, captureStatus_out: Out<u32>, id_out: Out<u64>, graph_out: Out<u64>, dependencies_out: OutAddress, edgeData_out: OutAddress, numDependencies_out: Out<usize>) = info3;
-        cuStreamUpdateCaptureDependencies @11030 / cuStreamUpdateCaptureDependencies_ptsz (hStream: u64, dependencies: In<u64>, numDependencies: usize, flags: u32) = update1;
-        cuStreamUpdateCaptureDependencies_v2 @12030 / cuStreamUpdateCaptureDependencies_v2_ptsz (hStream: u64, dependencies: In<u64>, dependencyData: In<[u8; 8]>, numDependencies: usize, flags: u32) = update;
+        cuStreamBeginCapture @10000 (hStream: u64) = begin1, cuStreamBeginCapture_ptsz;
+        cuStreamBeginCapture_v2 @10010 (hStream: u64, mode: u32) = begin, cuStreamBeginCapture_v2_ptsz;
+        cuStreamBeginCaptureToGraph @12030 (hStream: u64, hGraph: u64, dependencies: In<u64>, dependencyData: In<[u8; 8]>, numDependencies: usize, mode: u32) = begin_to, cuStreamBeginCaptureToGraph_ptsz;
+        cuStreamEndCapture @10000 (hStream: u64, phGraph: Out<u64>) = end, cuStreamEndCapture_ptsz;
+        cuStreamIsCapturing @10000 (hStream: u64, captureStatus: Out<u32>) = is_capturing, cuStreamIsCapturing_ptsz;
+        cuStreamGetCaptureInfo @10010 (hStream: u64, captureStatus_out: Out<u32>, id_out: Out<u64>) = info1, cuStreamGetCaptureInfo_ptsz;
+        cuStreamGetCaptureInfo_v2 @11030 (hStream: u64, captureStatus_out: Out<u32>, id_out: Out<u64>, graph_out: Out<u64>, dependencies_out: Out<u64>, numDependencies_out: Out<usize>) = info2, cuStreamGetCaptureInfo_v2_ptsz;
+        cuStreamGetCaptureInfo_v3 @12030 (hStream: u64, captureStatus_out: Out<u32>, id_out: Out<u64>, graph_out: Out<u64>, dependencies_out: Out<u64>, edgeData_out: Out<u64>, numDependencies_out: Out<usize>) = info3, cuStreamGetCaptureInfo_v3_ptsz;
+        cuStreamUpdateCaptureDependencies @11030 (hStream: u64, dependencies: In<u64>, numDependencies: usize, flags: u32) = update1, cuStreamUpdateCaptureDependencies_ptsz;
+        cuStreamUpdateCaptureDependencies_v2 @12030 (hStream: u64, dependencies: In<u64>, dependencyData: In<[u8; 8]>, numDependencies: usize, flags: u32) = update, cuStreamUpdateCaptureDependencies_v2_ptsz;
     }
     Device {
         cuThreadExchangeStreamCaptureMode @10010 (mode: Out<u32>) = exchange_mode;
@@ -115,7 +115,7 @@ fn is_capturing(call: &mut Call, number: u64, out: Out<u32>) -> Answer {
 
 fn info1(call: &mut Call, number: u64, out: Out<u32>, id: Out<u64>) -> Answer {
     let none = Raw::null();
-    info(call, number, out, id, none.output(), none.out_address(), none.out_address(), none.output(), false)
+    info(call, number, out, id, none.output(), none.output(), none.output(), none.output(), false)
 }
 
 fn info2(
@@ -124,10 +124,10 @@ fn info2(
     out: Out<u32>,
     id: Out<u64>,
     graph: Out<u64>,
-    nodes: OutAddress,
+    nodes: Out<u64>,
     count: Out<usize>,
 ) -> Answer {
-    info(call, number, out, id, graph, nodes, Raw::null().out_address(), count, true)
+    info(call, number, out, id, graph, nodes, Raw::null().output(), count, true)
 }
 
 fn info3(
@@ -136,8 +136,8 @@ fn info3(
     out: Out<u32>,
     id: Out<u64>,
     graph: Out<u64>,
-    nodes: OutAddress,
-    data: OutAddress,
+    nodes: Out<u64>,
+    data: Out<u64>,
     count: Out<usize>,
 ) -> Answer {
     info(call, number, out, id, graph, nodes, data, count, true)
@@ -151,8 +151,8 @@ fn info(
     out: Out<u32>,
     id: Out<u64>,
     graph: Out<u64>,
-    nodes: OutAddress,
-    data: OutAddress,
+    nodes: Out<u64>,
+    data: Out<u64>,
     count: Out<usize>,
     edges: bool,
 ) -> Answer {
@@ -171,8 +171,8 @@ fn info(
     id.set_if(number);
     graph.set_if(of);
     count.set_if(front.after.len());
-    nodes.set_if(shown_nodes);
-    data.set_if(shown_data);
+    nodes.set_if(shown_nodes as u64);
+    data.set_if(shown_data as u64);
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use crate::progress;
 use crate::slots::Handle;
 use crate::state::Context;
 use crate::thread;
+use std::collections::BTreeSet;
 
 exports! {
     Device {
@@ -232,6 +233,9 @@ fn set_flags(call: &mut Call, flags: u32) -> Answer {
 
 /// Waits for all that a context was asked for; then the program knows of it.
 pub(super) fn synchronise(call: &mut Call, context: Handle<Context>) -> Answer {
+    let these: BTreeSet<u64> =
+        call.streams.iter().filter(|(_, s)| s.context == context).map(|(h, _)| h.number()).collect();
+    call.graphs.captures.forbid_streams(Error::STREAM_CAPTURE_UNSUPPORTED, |s| these.contains(&s))?;
     let of = |p: &crate::work::Pending| p.context == context;
     progress::wait(call, |driver| !driver.work.pending.values().any(of))?;
     let tails: Vec<_> = call.streams.iter().filter(|(_, s)| s.context == context).filter_map(|(_, s)| s.tail).collect();

@@ -15,9 +15,9 @@ exports! {
         cuGraphInstantiate @10000 (phGraphExec: Out<u64>, hGraph: u64, phErrorNode: Out<u64>, logBuffer: Out<u8>, bufferSize: usize) = instantiate1;
         cuGraphInstantiate_v2 @11000 (phGraphExec: Out<u64>, hGraph: u64, phErrorNode: Out<u64>, logBuffer: Out<u8>, bufferSize: usize) = instantiate1;
         cuGraphInstantiateWithFlags @11040 (phGraphExec: Out<u64>, hGraph: u64, flags: u64) = instantiate;
-        cuGraphInstantiateWithParams @12000 / cuGraphInstantiateWithParams_ptsz (phGraphExec: Out<u64>, hGraph: u64, instantiateParams: Out<Instantiate>) = instantiate_with;
-        cuGraphUpload @11010 / cuGraphUpload_ptsz (hGraphExec: u64, hStream: u64) = upload;
-        cuGraphLaunch @10000 / cuGraphLaunch_ptsz (hGraphExec: u64, hStream: u64) = launch;
+        cuGraphInstantiateWithParams @12000 (phGraphExec: Out<u64>, hGraph: u64, instantiateParams: Out<Instantiate>) = instantiate_with, cuGraphInstantiateWithParams_ptsz;
+        cuGraphUpload @11010 (hGraphExec: u64, hStream: u64) = upload, cuGraphUpload_ptsz;
+        cuGraphLaunch @10000 (hGraphExec: u64, hStream: u64) = launch, cuGraphLaunch_ptsz;
         cuGraphExecUpdate @10020 (hGraphExec: u64, hGraph: u64, hErrorNode_out: Out<u64>, updateResult_out: Out<u32>) = update1;
         cuGraphExecUpdate_v2 @12000 (hGraphExec: u64, hGraph: u64, resultInfo: Out<UpdateResult>) = update;
         cuGraphExecNodeSetParams @12020 (hGraphExec: u64, hNode: u64, nodeParams: Raw) = set_any;

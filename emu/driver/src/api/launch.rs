@@ -137,7 +137,10 @@ fn run(call: &mut Call, number: u64, kernel: Kernel, wishes: &Wishes) -> Answer 
     let op = enqueue(call, stream, request)?;
     for &event in &wishes.events {
         let event = call.handle(|d| &d.events, event)?;
-        record(call, event, stream, op)?;
+        match op {
+            Some(op) => record(call, event, stream, op)?,
+            None => _ = call.graphs.captures.record(event.number(), stream.number())?,
+        }
     }
     Ok(())
 }

@@ -62,6 +62,24 @@ fn compare(flags: u32) -> Answer<emu::Compare> {
 }
 
 impl Param {
+    /// The operation as words of C.
+    pub(super) fn words(of: &Value) -> [u64; 6] {
+        let (kind, flags) = match (of.wait, of.bytes) {
+            (None, 4) => (WRITE_32, 0),
+            (None, _) => (WRITE_64, 0),
+            (Some(compare), bytes) => {
+                let flags = match compare {
+                    emu::Compare::Geq => 0,
+                    emu::Compare::Eq => 1,
+                    emu::Compare::And => 2,
+                    emu::Compare::Nor => 3,
+                };
+                (if bytes == 4 { WAIT_32 } else { WAIT_64 }, flags)
+            }
+        };
+        [u64::from(kind), of.address, of.value, flags, 0, 0]
+    }
+
     /// The operation that it means; none where nothing is to be done.
     ///
     /// # Errors
@@ -109,13 +127,21 @@ fn wait_64(call: &mut Call, stream: u64, address: u64, value: u64, flags: u32) -
     one(call, stream, WAIT_64, address, value, flags)
 }
 
-fn batch(call: &mut Call, stream: u64, count: u32, params: In<Param>, flags: u32) -> Answer {
+/// What an array of operations means.
+///
+/// # Errors
+/// `INVALID_VALUE` for too many, and for kinds and flags that do not exist.
+pub(super) fn parse(params: In<Param>, count: u32, flags: u32) -> Answer<Vec<Value>> {
     if count > MOST || flags != 0 {
         return Err(Error::INVALID_VALUE);
     }
     let params = params.all(count as usize)?;
-    let values: Answer<Vec<_>> = params.iter().filter_map(|p| p.value().transpose()).collect();
-    run(call, stream, values?)
+    params.iter().filter_map(|p| p.value().transpose()).collect()
+}
+
+fn batch(call: &mut Call, stream: u64, count: u32, params: In<Param>, flags: u32) -> Answer {
+    let values = parse(params, count, flags)?;
+    run(call, stream, values)
 }
 
 #[cfg(test)]
