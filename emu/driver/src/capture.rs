@@ -2,7 +2,7 @@
 //! have joined it; each stream has the nodes that its next one comes after. Pure state: the graph itself is changed by
 //! `mod.rs`, and the doors of streams, events and unsafe calls ask here first. Invariant: a stream is in one session at most.
 
-use crate::dag::{Dependency, EdgeData};
+use crate::dag::Dependency;
 use crate::error::{Answer, Error};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::thread::ThreadId;
@@ -388,6 +388,7 @@ impl Captures {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dag::EdgeData;
 
     const FULL: EdgeData = EdgeData { from_port: 0, to_port: 0, kind: 0 };
 

@@ -92,8 +92,28 @@ pub(crate) struct Node {
 /// Memory that pointers given to the program point to, until the node changes.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
-    pub(crate) words: Vec<u64>,
-    pub(crate) bytes: Vec<u8>,
+    words: Vec<u64>,
+    bytes: Vec<u8>,
+}
+
+impl Kept {
+    /// Words, as an array.
+    pub(crate) fn words(words: Vec<u64>) -> Kept {
+        Kept { words, bytes: Vec::new() }
+    }
+
+    /// Bytes, as an array of pointers to some of them.
+    pub(crate) fn pointers(bytes: Vec<u8>, offsets: impl Iterator<Item = u64>) -> Kept {
+        let mut kept = Kept { words: Vec::new(), bytes };
+        let base = kept.bytes.as_ptr().expose_provenance() as u64;
+        kept.words = offsets.map(|offset| base + offset).collect();
+        kept
+    }
+
+    /// Where the array is, which stays where it is when this moves.
+    pub(crate) fn address(&self) -> u64 {
+        self.words.as_ptr().expose_provenance() as u64
+    }
 }
 
 impl Node {
@@ -135,6 +155,7 @@ pub(crate) mod kind {
     pub(crate) const EMPTY: u32 = 5;
     pub(crate) const WAIT: u32 = 6;
     pub(crate) const RECORD: u32 = 7;
+    pub(crate) const FREE: u32 = 11;
     pub(crate) const VALUES: u32 = 12;
 }
 
@@ -148,6 +169,7 @@ impl What {
             What::Operation(Operation::Host { .. }) => kind::HOST,
             What::Operation(Operation::Nothing) => kind::EMPTY,
             What::Operation(Operation::Values(_)) => kind::VALUES,
+            What::Operation(Operation::Free(_)) => kind::FREE,
             What::Graph(_) => kind::GRAPH,
             What::Wait(_) => kind::WAIT,
             What::Record(_) => kind::RECORD,
@@ -217,11 +239,15 @@ impl Graphs {
             let handle = self.nodes.insert(At(new));
             copies.insert(handle.number(), old);
             let what = match node.what {
-                What::Graph(inner) => What::Graph(self.copy(inner, from).inspect(|&copy| self.own(copy, handle))?),
+                What::Graph(inner) => {
+                    let copy = self.copy(inner, from).ok_or(())?;
+                    self.own(copy, handle);
+                    What::Graph(copy)
+                }
                 ref what => what.clone(),
             };
             let attributes = node.attributes.clone();
-            Some((handle.number(), Node { what, attributes, kept: Kept::default() }))
+            Ok::<_, ()>((handle.number(), Node { what, attributes, kept: Kept::default() }))
         });
         let old = self.graphs.get_mut(graph)?;
         old.nodes = nodes;
@@ -230,7 +256,7 @@ impl Graphs {
             self.refer(*object, *count);
         }
         let copy = self.graphs.get_mut(new)?;
-        (copy.nodes, copy.copies, copy.objects) = (made?, copies, objects);
+        (copy.nodes, copy.copies, copy.objects) = (made.ok()?, copies, objects);
         Some(new)
     }
 
@@ -324,7 +350,12 @@ impl Graphs {
     }
 
     /// A new graph that does what an executable one does.
-    pub(crate) fn from_steps(&mut self, steps: &Dag<Step>, from: &'static str) -> Handle<Graph> {
+    pub(crate) fn of_exec(&mut self, exec: Handle<Exec>, from: &'static str) -> Option<Handle<Graph>> {
+        let steps = self.execs.get(exec)?.nodes.clone();
+        Some(self.from_steps(&steps, from))
+    }
+
+    fn from_steps(&mut self, steps: &Dag<Step>, from: &'static str) -> Handle<Graph> {
         let graph = self.create(from);
         let made = steps.map(|_, step| {
             let handle = self.nodes.insert(At(graph));

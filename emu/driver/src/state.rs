@@ -4,7 +4,7 @@
 use crate::code::{Function, Kernel, Library, Linker, Module};
 use crate::error::{Answer, Error};
 use crate::finding;
-use crate::graph::Graphs;
+use crate::graph::{Exec, Graph, Graphs, Object};
 use crate::memory::Allocations;
 use crate::settings::{Settings, VARIABLE};
 use crate::slots::{Handle, Kind, Slots};
@@ -295,6 +295,16 @@ impl Driver {
         }
         for (base, a) in self.memory.iter().filter(|(_, a)| !owned(a.context)) {
             hold("memory", base, &format!("{} of {} bytes", a.from, a.bytes));
+        }
+        let whole = |(h, g): &(Handle<Graph>, &Graph)| g.owner.is_none() && !self.graphs.captures.fills(h.number());
+        for (h, g) in self.graphs.graphs.iter().filter(whole) {
+            hold(Graph::NAME, h.number(), g.from);
+        }
+        for (h, _) in self.graphs.execs.iter() {
+            hold(Exec::NAME, h.number(), "cuGraphInstantiate");
+        }
+        for (h, _) in self.graphs.objects.iter() {
+            hold(Object::NAME, h.number(), "cuUserObjectCreate");
         }
         held
     }

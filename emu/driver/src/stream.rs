@@ -15,8 +15,7 @@ use emu::{After, Edge, Op};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Numbers of streams that are no handles.
-const LEGACY: u64 = 1;
+/// The number of the default stream of a thread. Below it are 0, whose meaning depends, and 1, the one that all share.
 const PER_THREAD: u64 = 2;
 
 /// The stream that a number means, in the current context if it is a default stream.
@@ -185,7 +184,7 @@ pub(crate) fn uncapturable(call: &mut Call, stream: Handle<Stream>, what: &'stat
 
 /// Refuses the default stream that all threads share while a stream is captured that it would wait for, which fails the
 /// capture.
-fn implicit(call: &mut Call, stream: Handle<Stream>) -> Answer {
+pub(crate) fn implicit(call: &mut Call, stream: Handle<Stream>) -> Answer {
     let this = call.streams.get(stream).ok_or(Error::INVALID_HANDLE)?;
     if this.order != Order::Legacy {
         return Ok(());

@@ -1,7 +1,8 @@
 //! Executable graphs: making them of graphs, changing and launching them.
 
+use super::copy::Copy3;
 use super::graph::{graph, node};
-use super::params::{self, Batch, Copy3, Fill1, Host, Instantiate, Kernel1, Kernel2, UpdateResult};
+use super::params::{self, Batch, Fill1, Host, Instantiate, Kernel1, Kernel2, UpdateResult};
 use crate::abi::{In, Out, Raw};
 use crate::call::{Call, exports};
 use crate::error::{Answer, Error};
@@ -9,6 +10,7 @@ use crate::graph::{self, Exec, Step, StepWhat, What, changeable, kind, step_mut}
 use crate::replay;
 use crate::slots::Handle;
 use crate::stream;
+use emu::Edge;
 
 exports! {
     Context {
@@ -98,6 +100,12 @@ fn upload(call: &mut Call, number: u64, stream: u64) -> Answer {
 fn launch(call: &mut Call, number: u64, stream: u64) -> Answer {
     let exec = exec(call, number)?;
     let stream = stream::resolve(call, stream)?;
+    if call.graphs.captures.of(stream.number()).is_some() {
+        let from = call.export.name;
+        let graph = call.graphs.of_exec(exec, from).ok_or(Error::INVALID_VALUE)?;
+        return stream::capture(call, stream, What::Graph(graph), Edge::Full);
+    }
+    stream::implicit(call, stream)?;
     replay::launch(call, exec, stream)
 }
 

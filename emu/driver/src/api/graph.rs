@@ -1,6 +1,5 @@
 //! Graphs: making, copying and destroying them, their edges, and what they consist of.
 
-use super::params;
 use crate::abi::{In, Out, Raw, Text};
 use crate::call::{Call, exports};
 use crate::dag::{Dependency, EdgeData};
@@ -285,8 +284,8 @@ fn draw(call: &mut Call, number: u64, path: Text, _flags: u32) -> Answer {
     let graph = graph(call, number)?;
     let name = |node: &Node| match &node.what {
         What::Operation(Operation::Kernel(kernel)) => {
-            let function = call.functions.get(kernel.function).map_or("unloaded", |f| &f.name);
-            format!("{} {:?} {:?}", function.trim_end_matches('\0'), kernel.grid, kernel.block)
+            let function = call.functions.get(kernel.function).map(|f| f.name.to_string_lossy());
+            format!("{} {:?} {:?}", function.as_deref().unwrap_or("unloaded"), kernel.grid, kernel.block)
         }
         what => what.name().to_owned(),
     };

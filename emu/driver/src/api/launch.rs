@@ -56,6 +56,17 @@ pub(crate) struct Attribute {
 // SAFETY: as above.
 unsafe impl Plain for Attribute {}
 
+impl Attribute {
+    /// From the bytes of its value.
+    pub(crate) fn new(id: u32, bytes: &[u8; 64]) -> Attribute {
+        let mut value = [0; 8];
+        for (word, eight) in value.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_ne_bytes(*eight);
+        }
+        Attribute { id, pad: 0, value }
+    }
+}
+
 /// Attributes of a launch, at most.
 const MOST: u32 = 64;
 

@@ -1,7 +1,8 @@
 //! Nodes of graphs: adding them, and asking for and changing what they do.
 
+use super::copy::Copy3;
 use super::graph::{dependencies, graph, node};
-use super::params::{self, Batch, Copy3, Fill1, Host, Kernel1, Kernel2};
+use super::params::{self, Batch, Fill1, Host, Kernel1, Kernel2};
 use crate::abi::{In, Out, Raw};
 use crate::call::{Call, exports};
 use crate::error::{Answer, Error};

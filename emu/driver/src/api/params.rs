@@ -4,12 +4,13 @@
 use super::copy::Copy3;
 use super::launch::{self, Attribute, Wishes};
 use super::values::{self, Param};
-use crate::abi::{In, Plain, Raw};
+use crate::abi::{In, Plain, Raw, Show};
 use crate::call::Call;
 use crate::error::{Answer, Error};
 use crate::graph::{At, Kept, Node, What, kind};
 use crate::operation::{self, Fill, Operation};
 use crate::slots::Handle;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// `CUDA_KERNEL_NODE_PARAMS_v1`.
@@ -120,6 +121,30 @@ unsafe impl Plain for Head {}
 // SAFETY: as above.
 unsafe impl Plain for CopyHead {}
 
+/// What a trace shows of structures.
+macro_rules! show {
+    ($($ty:ident: $($field:ident)*;)*) => { $(impl Show for $ty {
+        fn show(&self, _: bool) -> Value {
+            json!({ $(stringify!($field): self.$field),* })
+        }
+    })* };
+}
+
+show! {
+    Kernel1: function grid block shared;
+    Fill1: to pitch value element width height;
+    Host: function data;
+    Batch: count array flags;
+    Instantiate: flags upload error_node result;
+    UpdateResult: result node from;
+}
+
+impl Show for Kernel2 {
+    fn show(&self, success: bool) -> Value {
+        self.first.show(success)
+    }
+}
+
 /// A kernel of the parameters of the first version.
 pub(crate) fn kernel1(call: &mut Call, params: In<Kernel1>) -> Answer<What> {
     kernel(call, params.get()?)
@@ -222,11 +247,8 @@ pub(crate) fn kernel_of(call: &mut Call, node: Handle<At>) -> Answer<Kernel2> {
     let entry = function.code.module.entries().get(function.entry).ok_or(Error::INVALID_HANDLE)?;
     let offsets: Vec<u64> = entry.params.iter().map(|p| p.offset).collect();
     let node = call.graphs.node_mut(node).ok_or(Error::INVALID_VALUE)?;
-    let bytes = kernel.params;
-    // A vector keeps its place when it is moved.
-    let base = bytes.as_ptr().expose_provenance() as u64;
-    node.kept = Kept { words: offsets.into_iter().map(|offset| base + offset).collect(), bytes };
-    let params = node.kept.words.as_ptr().expose_provenance() as u64;
+    node.kept = Kept::pointers(kernel.params, offsets.into_iter());
+    let params = node.kept.address();
     let (function, grid, block, shared) = (kernel.function.number(), kernel.grid, kernel.block, kernel.shared);
     let first = Kernel1 { function, grid, block, shared, params, extra: 0 };
     Ok(Kernel2 { first, kernel: 0, context })
@@ -238,8 +260,8 @@ pub(crate) fn batch_of(call: &mut Call, node: Handle<At>) -> Answer<Batch> {
     let node = call.graphs.node_mut(node).ok_or(Error::INVALID_VALUE)?;
     let What::Operation(Operation::Values(values)) = &node.what else { return Err(Error::INVALID_VALUE) };
     let (count, words) = (values.len() as u32, values.iter().flat_map(|v| Param::words(v)).collect());
-    node.kept = Kept { words, bytes: Vec::new() };
-    let array = node.kept.words.as_ptr().expose_provenance() as u64;
+    node.kept = Kept::words(words);
+    let array = node.kept.address();
     Ok(Batch { context, count, array, flags: 0 })
 }
 

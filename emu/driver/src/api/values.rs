@@ -64,20 +64,19 @@ fn compare(flags: u32) -> Answer<emu::Compare> {
 impl Param {
     /// The operation as words of C.
     pub(super) fn words(of: &Value) -> [u64; 6] {
-        let (kind, flags) = match (of.wait, of.bytes) {
-            (None, 4) => (WRITE_32, 0),
-            (None, _) => (WRITE_64, 0),
-            (Some(compare), bytes) => {
-                let flags = match compare {
-                    emu::Compare::Geq => 0,
-                    emu::Compare::Eq => 1,
-                    emu::Compare::And => 2,
-                    emu::Compare::Nor => 3,
-                };
-                (if bytes == 4 { WAIT_32 } else { WAIT_64 }, flags)
-            }
+        let flags = match of.wait {
+            None | Some(emu::Compare::Geq) => 0,
+            Some(emu::Compare::Eq) => 1,
+            Some(emu::Compare::And) => 2,
+            Some(emu::Compare::Nor) => 3,
         };
-        [u64::from(kind), of.address, of.value, flags, 0, 0]
+        let (kind, value) = match (of.value, of.wait) {
+            (Word::B32(value), None) => (WRITE_32, u64::from(value)),
+            (Word::B32(value), Some(_)) => (WAIT_32, u64::from(value)),
+            (Word::B64(value), None) => (WRITE_64, value),
+            (Word::B64(value), Some(_)) => (WAIT_64, value),
+        };
+        [u64::from(kind), of.address, value, flags, 0, 0]
     }
 
     /// The operation that it means; none where nothing is to be done.
