@@ -47,7 +47,7 @@ unsupported! {
         cuTexRefSetBorderColor;
     9000: cuEventCreateFromEGLSync cuLaunchCooperativeKernelMultiDevice;
     10000: cuDestroyExternalMemory cuDestroyExternalSemaphore cuExternalMemoryGetMappedBuffer
-        cuExternalMemoryGetMappedMipmappedArray cuImportExternalMemory cuImportExternalSemaphore cuLaunchHostFunc_v2
+        cuExternalMemoryGetMappedMipmappedArray cuImportExternalMemory cuImportExternalSemaphore
         cuSignalExternalSemaphoresAsync cuWaitExternalSemaphoresAsync;
     10020: cuDeviceGetNvSciSyncAttributes cuMemAddressFree cuMemAddressReserve cuMemCreate
         cuMemExportToShareableHandle cuMemGetAccess cuMemGetAllocationGranularity
@@ -76,4 +76,5 @@ unsupported! {
     13000: cuDeviceGetHostAtomicCapabilities cuDeviceGetP2PAtomicCapabilities cuMemDiscardAndPrefetchBatchAsync
         cuMemDiscardBatchAsync cuMemGetDefaultMemPool cuMemGetMemPool cuMemPrefetchBatchAsync cuMemSetMemPool
         cuMemcpy3DBatchAsync cuMemcpy3DBatchAsync_v2 cuMemcpyBatchAsync cuMemcpyBatchAsync_v2;
+    13020: cuLaunchHostFunc_v2;
 }

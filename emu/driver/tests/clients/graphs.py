@@ -173,15 +173,13 @@ def test_parameters_are_changed():
     values = (ctypes.c_void_p * 4).from_address(int(got.kernelParams))
     assert ctypes.c_uint32.from_address(values[2]).value == 1
     check(driver.cuGraphKernelNodeSetParams(node, kernel(add_arguments(x, x, 100))))
-    result, info = driver.cuGraphExecUpdate(executable, graph)
-    assert result == driver.CUresult.CUDA_SUCCESS, info.result
+    check(driver.cuGraphExecUpdate(executable, graph))
     check(driver.cuGraphLaunch(executable, s))
     check(driver.cuStreamSynchronize(s))
     assert (download(x, N, np.uint32) == 112).all()
     check(driver.cuGraphAddEmptyNode(graph, [node], 1))
-    result, info = driver.cuGraphExecUpdate(executable, graph)
-    assert result == driver.CUresult.CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE
-    assert info.result == driver.CUgraphExecUpdateResult.CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED
+    with refused("CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE"):
+        check(driver.cuGraphExecUpdate(executable, graph))
     check(driver.cuGraphExecDestroy(executable))
     check(driver.cuGraphDestroy(graph))
     check(driver.cuStreamDestroy(s))
@@ -305,7 +303,7 @@ def test_a_captured_stream_runs_when_its_graph_does():
     check(driver.cuMemsetD32Async(x, 5, N // 2, s))
     launch(ADD, (N // 256, 1, 1), (256, 1, 1), add_arguments(x, x, 2), stream=s)
     status, identity, graph, last, data, count = check(driver.cuStreamGetCaptureInfo(s))
-    assert status == ACTIVE and identity > 0 and count == 1 and len(nodes(graph)) == 3
+    assert status == ACTIVE and int(identity) > 0 and count == 1 and len(nodes(graph)) == 3
     assert check(driver.cuGraphNodeGetType(last[0])) == TYPE.CU_GRAPH_NODE_TYPE_KERNEL
     graph = check(driver.cuStreamEndCapture(s))
     assert check(driver.cuStreamIsCapturing(s)) == NONE

@@ -195,7 +195,8 @@ def test_memory_of_the_device():
     free, total = check(driver.cuMemGetInfo())
     assert 0 < free <= total
     x = check(driver.cuMemAlloc(4 * N))
-    assert check(driver.cuMemGetAddressRange(int(x) + 100)) == (x, 4 * N)
+    base, size = check(driver.cuMemGetAddressRange(int(x) + 100))
+    assert (int(base), size) == (int(x), 4 * N)
     check(driver.cuMemsetD32(x, 0x01020304, N))
     check(driver.cuMemsetD8(int(x) + 4, 9, 4))
     check(driver.cuMemsetD16(int(x) + 8, 0x0507, 2))
