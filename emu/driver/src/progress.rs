@@ -138,20 +138,20 @@ pub(crate) fn wait(call: &mut Call, mut until: impl FnMut(&mut Driver) -> bool) 
 /// # Errors
 /// As [`wait`].
 pub(crate) fn wait_for(call: &mut Call, op: Op) -> Answer {
-    wait(call, |driver| driver.work.engine.done(op))?;
+    wait(call, |driver| driver.work.over(op))?;
     call.work.engine.learn(op);
     Ok(())
 }
 
 /// A look at whether an operation has ended, which lets the engine go on for a moment if it has not.
 pub(crate) fn look(call: &mut Call, op: Op) -> Answer<bool> {
-    if !call.work.engine.done(op) {
+    if !call.work.over(op) {
         turn(call);
     }
     if let Some(error) = call.sticky() {
         return Err(error);
     }
-    let done = call.work.engine.done(op);
+    let done = call.work.over(op);
     if done {
         call.work.engine.learn(op);
     }
