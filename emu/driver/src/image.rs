@@ -177,7 +177,9 @@ fn fat(bytes: &[u8], sm: u32) -> Result<Vec<Source>, Refusal> {
     let mut best: Option<(u32, Source)> = None;
     let (mut packed, mut machine) = (false, false);
     while at < bytes.len() {
-        let entry = || Some((u16_at(at)?, u32_at(at + 4)?, u32_at(at + 8)?, u32_at(at + 12)?, u32_at(at + 28)?, u32_at(at + 40)?));
+        let entry = || {
+            Some((u16_at(at)?, u32_at(at + 4)?, u32_at(at + 8)?, u32_at(at + 12)?, u32_at(at + 28)?, u32_at(at + 40)?))
+        };
         let (kind, head, padded, high, of, flags) = entry().ok_or_else(bad)?;
         let from = at + head as usize;
         if head < 64 || high != 0 {

@@ -140,9 +140,7 @@ fn check_head(text: &str, settings: &Settings) -> Result<(), Refusal> {
     };
     match (fits, suffix) {
         (true, _) => Ok(()),
-        (false, "") => {
-            Err(invalid(line, "SM version specified by .target is higher than default SM version assumed"))
-        }
+        (false, "") => Err(invalid(line, "SM version specified by .target is higher than default SM version assumed")),
         (false, _) => {
             let what = format!("PTX with .target {target} cannot be compiled for sm_{card}");
             Err(Refusal::new(Error::NO_BINARY_FOR_GPU, at(line, &what)))
@@ -211,7 +209,9 @@ fn check_kernels(module: &emu::Module, card: &Card, driver: u32) -> Result<(), R
     for entry in module.entries() {
         if entry.static_shared > u64::from(limit) {
             let (name, bytes) = (&entry.name, entry.static_shared);
-            return fatal(format!("Entry function '{name}' uses too much shared data ({bytes:#x} bytes, {limit:#x} max)"));
+            return fatal(format!(
+                "Entry function '{name}' uses too much shared data ({bytes:#x} bytes, {limit:#x} max)"
+            ));
         }
     }
     if let Some(name) = module.missing().find(|name| !BUILT_IN.contains(name)) {
@@ -245,8 +245,18 @@ mod tests {
         assert!(compile(sm_90(), &settings("")).is_ok());
         assert!(compile(sm_90(), &settings("card=h100,driver=12000")).is_ok());
         for (head, with, error, words) in [
-            (".version 9.9\n.target sm_90", "", Error::UNSUPPORTED_PTX_VERSION, "line 2; error   : Unsupported .version 9.9"),
-            (".version 8.7\n.target sm_120", "driver=12040", Error::UNSUPPORTED_PTX_VERSION, "current version is '8.4'"),
+            (
+                ".version 9.9\n.target sm_90",
+                "",
+                Error::UNSUPPORTED_PTX_VERSION,
+                "line 2; error   : Unsupported .version 9.9",
+            ),
+            (
+                ".version 8.7\n.target sm_120",
+                "driver=12040",
+                Error::UNSUPPORTED_PTX_VERSION,
+                "current version is '8.4'",
+            ),
             (".version 8.7\n.target sm_120", "card=h100", Error::INVALID_PTX, "line 3; error   : SM version"),
             (".version 8.0\n.target sm_90a", "", Error::NO_BINARY_FOR_GPU, "sm_90a cannot be compiled for sm_120"),
             (".version 8.7\n.target sm_120a", "card=h200", Error::NO_BINARY_FOR_GPU, "line 3"),

@@ -2,6 +2,7 @@
 //! program at once.
 
 use crate::error::{Answer, Error};
+use crate::finding;
 use crate::memory::{Allocation, Pages, Process, What};
 use crate::slots::Handle;
 use crate::state::{Context, Driver, Order, Stream};
@@ -15,13 +16,13 @@ impl Driver {
     pub(crate) fn create_context(&mut self, primary: bool, flags: u32) -> Handle<Context> {
         let id = self.next_stream();
         // The stream and the context name each other, so that one of them is completed afterwards.
-        let context = self.contexts.insert_with(|context| {
+        self.contexts.insert_with(|context| {
             let tail = None;
             let stream = Stream { context, order: Order::Legacy, priority: 0, id, tail, default: true };
             let legacy = self.streams.insert(stream);
-            Context { primary, flags, limits: BTreeMap::new(), cache_config: 0, legacy, own: BTreeMap::new() }
-        });
-        context
+            let (limits, own, orphans) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+            Context { primary, flags, limits, cache_config: 0, legacy, own, orphans }
+        })
     }
 
     /// Ends a context and all that belongs to it. What it was asked for has ended.
@@ -54,14 +55,24 @@ impl Driver {
     ///
     /// # Errors
     /// If the card has no more.
-    pub(crate) fn allocate(&mut self, bytes: u64, what: What, context: Handle<Context>, from: &'static str) -> Answer<u64> {
+    pub(crate) fn allocate(
+        &mut self,
+        bytes: u64,
+        what: What,
+        context: Handle<Context>,
+        from: &'static str,
+    ) -> Answer<u64> {
         if bytes == 0 {
             return Err(Error::INVALID_VALUE);
         }
         if !self.memory.fits(bytes) {
             return Err(Error::OUT_OF_MEMORY);
         }
-        let base = self.work.engine.memory().alloc(bytes, ALIGN).map_err(|_| Error::OUT_OF_MEMORY)?;
+        let base = self.work.engine.memory().alloc(bytes, ALIGN).map_err(|e| {
+            // The card has room, so that it is the machine that has not.
+            finding::remark(&format!("{from}: {e}"));
+            Error::OUT_OF_MEMORY
+        })?;
         self.memory.insert(base, bytes, what, context, from, None);
         Ok(base)
     }

@@ -21,7 +21,9 @@ pub(crate) fn check(
         return invalid(format!("a grid of {grid:?} is not possible; the limits are {GRID:?}"));
     }
     if !within(block, BLOCK) || threads > u64::from(BLOCK_THREADS) {
-        return invalid(format!("a block of {block:?} is not possible; the limits are {BLOCK:?} and {BLOCK_THREADS} threads"));
+        return invalid(format!(
+            "a block of {block:?} is not possible; the limits are {BLOCK:?} and {BLOCK_THREADS} threads"
+        ));
     }
     if let Some(required) = entry.required_threads.filter(|&r| r != block) {
         return invalid(format!("a block of {block:?} is not the one of .reqntid {required:?}"));
@@ -36,7 +38,9 @@ pub(crate) fn check(
     }
     if shared > preferences.dynamic_shared {
         let most = preferences.dynamic_shared;
-        return invalid(format!("{shared} bytes of dynamic shared memory are more than the {most} that were asked for"));
+        return invalid(format!(
+            "{shared} bytes of dynamic shared memory are more than the {most} that were asked for"
+        ));
     }
     if u64::from(shared) + entry.static_shared > u64::from(card.block_shared()) {
         let most = card.block_shared();

@@ -30,11 +30,7 @@ pub(crate) fn refuse(call: &Call, logs: &mut Logs, refusal: &Refusal) -> Error {
 }
 
 /// Compiles texts for the card.
-pub(crate) fn compile(
-    call: &mut Call,
-    sources: Result<Vec<Source>, Refusal>,
-    logs: &mut Logs,
-) -> Answer<Arc<Code>> {
+pub(crate) fn compile(call: &mut Call, sources: Result<Vec<Source>, Refusal>, logs: &mut Logs) -> Answer<Arc<Code>> {
     let settings = call.settings()?;
     let code = sources.and_then(|sources| jit::compile(sources, settings));
     match code {
@@ -104,7 +100,11 @@ pub(crate) fn function(driver: &mut Driver, module: Handle<Module>, entry: usize
 }
 
 /// The module of a library in a context, which is made when it is first wanted.
-pub(crate) fn module_of(driver: &mut Driver, library: Handle<Library>, context: Handle<Context>) -> Answer<Handle<Module>> {
+pub(crate) fn module_of(
+    driver: &mut Driver,
+    library: Handle<Library>,
+    context: Handle<Context>,
+) -> Answer<Handle<Module>> {
     let this = driver.libraries.get(library).ok_or(Error::INVALID_HANDLE)?;
     if let Some(&module) = this.modules.get(&context) {
         return Ok(module);

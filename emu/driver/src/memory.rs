@@ -149,7 +149,11 @@ impl Allocations {
     /// Where a range is.
     pub(crate) fn place(&self, address: u64, bytes: u64) -> Place {
         if let Some((base, a)) = self.around(address) {
-            return if bytes <= a.bytes - (address - base) { Place::In(base) } else { Place::Past { base, bytes: a.bytes } };
+            return if bytes <= a.bytes - (address - base) {
+                Place::In(base)
+            } else {
+                Place::Past { base, bytes: a.bytes }
+            };
         }
         match self.gone.range(..=address).next_back() {
             Some((&base, &(bytes, by))) if address - base < bytes => Place::Freed { base, bytes, by },
@@ -167,7 +171,8 @@ impl Allocations {
         let below = |(base, bytes): (u64, u64)| address.saturating_sub(base.saturating_add(bytes.saturating_sub(1)));
         let live = |(&base, a): (&u64, &Allocation)| (base, a.bytes);
         let gone = |(&base, &(bytes, _)): (&u64, &(u64, &str))| (base, bytes);
-        let before = [self.live.range(..=address).next_back().map(live), self.gone.range(..=address).next_back().map(gone)];
+        let before =
+            [self.live.range(..=address).next_back().map(live), self.gone.range(..=address).next_back().map(gone)];
         let after = [self.live.range(address..).next().map(live), self.gone.range(address..).next().map(gone)];
         let distances = before.into_iter().flatten().map(below);
         distances.chain(after.into_iter().flatten().map(|(base, _)| base - address)).min().unwrap_or(u64::MAX)
@@ -246,9 +251,15 @@ impl emu::HostMemory for Process {
             // SAFETY: the program gave this memory, and whether it is there still is its promise.
             unsafe {
                 match width {
-                    8 => to.copy_from_slice(&(*with_exposed_provenance::<AtomicU64>(from)).load(Ordering::Relaxed).to_ne_bytes()),
-                    4 => to.copy_from_slice(&(*with_exposed_provenance::<AtomicU32>(from)).load(Ordering::Relaxed).to_ne_bytes()),
-                    2 => to.copy_from_slice(&(*with_exposed_provenance::<AtomicU16>(from)).load(Ordering::Relaxed).to_ne_bytes()),
+                    8 => to.copy_from_slice(
+                        &(*with_exposed_provenance::<AtomicU64>(from)).load(Ordering::Relaxed).to_ne_bytes(),
+                    ),
+                    4 => to.copy_from_slice(
+                        &(*with_exposed_provenance::<AtomicU32>(from)).load(Ordering::Relaxed).to_ne_bytes(),
+                    ),
+                    2 => to.copy_from_slice(
+                        &(*with_exposed_provenance::<AtomicU16>(from)).load(Ordering::Relaxed).to_ne_bytes(),
+                    ),
                     _ => to[0] = (*with_exposed_provenance::<AtomicU8>(from)).load(Ordering::Relaxed),
                 }
             }

@@ -19,7 +19,10 @@ pub(crate) enum Operation {
     Copy(Copy),
     Fill(Fill),
     /// A function of the program, and what it is given.
-    Host { function: usize, data: usize },
+    Host {
+        function: usize,
+        data: usize,
+    },
     /// One after the other.
     Values(Vec<Value>),
     /// Frees the allocation that begins at an address.
@@ -132,7 +135,9 @@ pub(crate) fn check(driver: &Driver, what: &str, address: u64, bytes: u64) -> Re
         Place::In(_) => return Ok(()),
         Place::Past { base, bytes: size } => {
             let by = address + bytes - base - size;
-            format!("{what} of {bytes} bytes at {address:#x} ends {by} bytes past the allocation of {size} bytes at {base:#x}")
+            format!(
+                "{what} of {bytes} bytes at {address:#x} ends {by} bytes past the allocation of {size} bytes at {base:#x}"
+            )
         }
         Place::Freed { base, bytes: size, by } => {
             format!("{what} at {address:#x} is in memory that {by} has freed: {size} bytes at {base:#x}")
@@ -153,7 +158,9 @@ pub(crate) fn refuse(driver: &Driver, operation: &Operation) -> Result<(), (Erro
                 match side.at {
                     Memory::Device(address) => check(driver, what, address, span)?,
                     // What is not pinned is the caller's affair; what is has a size.
-                    Memory::Host(address) if driver.memory.around(address).is_some() => check(driver, what, address, span)?,
+                    Memory::Host(address) if driver.memory.around(address).is_some() => {
+                        check(driver, what, address, span)?
+                    }
                     Memory::Host(address) => invalid(address != 0)?,
                     Memory::Staged(_) => {}
                 }

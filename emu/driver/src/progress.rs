@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 const QUIET: Duration = Duration::from_millis(3);
 /// How long nothing happens, while a call waits, before that is a deadlock.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a call that only looks lets the engine go on.
+const GLANCE: Duration = Duration::from_micros(500);
 /// How long it is waited for what others do.
 const NAP: Duration = Duration::from_micros(100);
 /// Operations that are asked for and have not ended, at most, as the queues of a card are full some time.
@@ -37,12 +39,11 @@ fn turn(driver: &mut Driver) -> Did {
     match driver.work.engine.turn() {
         Turn::Ran => {}
         Turn::Ended(op) => ended(driver, op),
-        Turn::Call(op, function) => {
-            // A thread that cannot be had answers as a driver that has none: the function never runs.
-            if let Some(callbacks) = callbacks() {
-                _ = callbacks.send((op, function));
-            }
-        }
+        Turn::Call(op, function) => match callbacks() {
+            Some(callbacks) => _ = callbacks.send((driver.work.age, op, function)),
+            // The function never runs, and nothing after it.
+            None => driver.work.failed = Some(Error::OPERATING_SYSTEM),
+        },
         Turn::Failed(op, fault) => failed(driver, op, &fault),
         Turn::Idle => return Did::Nothing,
         Turn::Stuck(op, fault) => return Did::Polls(op, fault),
@@ -89,7 +90,6 @@ fn answer(driver: &Driver, fault: &Fault) -> (Error, bool) {
 fn failed(driver: &mut Driver, op: Op, fault: &Fault) {
     let label = driver.work.pending.get(&op).map(|p| p.label.clone()).unwrap_or_default();
     let (error, silent) = answer(driver, fault);
-    let label = if fault.kernel == label { String::new() } else { label };
     driver.work.failed = Some(error);
     // What depends on it never happens; memory that was to be freed is.
     for (op, pending) in std::mem::take(&mut driver.work.pending) {
@@ -97,7 +97,8 @@ fn failed(driver: &mut Driver, op: Op, fault: &Fault) {
             then(driver, op, pending.then);
         }
     }
-    let text = format!("{label}: {fault}");
+    // Where it is not the operation itself that is at fault, its name comes first.
+    let text = if fault.kernel == label { fault.to_string() } else { format!("{label}: {fault}") };
     if silent {
         driver.finding(&text);
     } else {
@@ -143,10 +144,14 @@ pub(crate) fn wait_for(call: &mut Call, op: Op) -> Answer {
     Ok(())
 }
 
-/// A look at whether an operation has ended, which lets the engine go on for a moment if it has not.
+/// A look at whether an operation has ended, which lets the engine go on for a moment if it has not, so that a program that
+/// looks again and again gets there.
 pub(crate) fn look(call: &mut Call, op: Op) -> Answer<bool> {
-    if !call.work.over(op) {
-        turn(call);
+    let start = Instant::now();
+    while !call.work.over(op) && start.elapsed() < GLANCE {
+        if !matches!(turn(call), Did::Something) {
+            break;
+        }
     }
     if let Some(error) = call.sticky() {
         return Err(error);
@@ -175,7 +180,8 @@ pub(crate) fn relieve(call: &mut Call) -> Answer {
     Ok(())
 }
 
-type Function = (Op, Box<dyn FnOnce() + Send>);
+/// The age of the engine that wants a function to run, the operation, and the function.
+type Function = (u64, Op, Box<dyn FnOnce() + Send>);
 
 /// The thread that runs functions of the program.
 fn callbacks() -> Option<&'static Sender<Function>> {
@@ -183,9 +189,12 @@ fn callbacks() -> Option<&'static Sender<Function>> {
     let start = || {
         let (sender, receiver) = channel::<Function>();
         let run = move || {
-            for (op, function) in receiver {
+            for (age, op, function) in receiver {
                 function();
-                Driver::enter().work.engine.called(op);
+                let work = &mut Driver::enter().work;
+                if work.age == age {
+                    work.engine.called(op);
+                }
             }
         };
         Builder::new().name("cuda callbacks".into()).spawn(run).ok().map(|_| sender)

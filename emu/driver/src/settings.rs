@@ -78,7 +78,9 @@ impl Settings {
                         .ok_or_else(|| refuse("is no version of a driver, such as 13000"))?;
                 }
                 "seed" => settings.seed = number()?,
-                "fail" => settings.failures.push(failure(value).ok_or_else(|| refuse("is not of the form CALL@N:ERROR"))?),
+                "fail" => {
+                    settings.failures.push(failure(value).ok_or_else(|| refuse("is not of the form CALL@N:ERROR"))?)
+                }
                 "trace" => settings.trace = Some(value.into()),
                 "leaks" => settings.leaks = switch()?,
                 "strict" => settings.strict = switch()?,
@@ -130,8 +132,9 @@ mod tests {
         let s = Settings::parse("").unwrap();
         assert_eq!((s.card.name, s.driver, s.seed, s.leaks, s.strict), ("rtx5090", 13000, 0, false, true));
         assert_eq!(s.memory, (32 << 30) - TAKEN);
-        let s = Settings::parse(" card=a100,memory=1.5GiB, fail=cuMemAlloc_v2@3:2,fail=*@7:999,leaks=1,strict=0,trace=/t")
-            .unwrap();
+        let s =
+            Settings::parse(" card=a100,memory=1.5GiB, fail=cuMemAlloc_v2@3:2,fail=*@7:999,leaks=1,strict=0,trace=/t")
+                .unwrap();
         assert_eq!((s.card.name, s.memory, s.leaks, s.strict), ("a100", 3 << 29, true, false));
         let call = Some("cuMemAlloc_v2".to_owned());
         let (first, any) = (Failure { call, nth: 3, code: 2 }, Failure { call: None, nth: 7, code: 999 });

@@ -27,6 +27,8 @@ pub(crate) struct Context {
     /// The stream 0 that all threads share; one of each thread that has its own.
     pub(crate) legacy: Handle<Stream>,
     pub(crate) own: BTreeMap<u64, Handle<Stream>>,
+    /// The last operations of streams that are gone.
+    pub(crate) orphans: Vec<emu::Op>,
 }
 
 impl Kind for Context {
@@ -253,6 +255,9 @@ impl Driver {
 
     /// Reports what is wrong with the program, and ends it if the settings are strict.
     pub(crate) fn finding(&mut self, what: &str) {
+        if self.over {
+            return;
+        }
         finding::say(what);
         if self.settings.as_ref().is_none_or(|s| s.strict) {
             self.finish();
@@ -335,6 +340,7 @@ impl Driver {
 /// Runs when the process ends, after the clean-up of the program.
 extern "C" fn at_exit() {
     let Some(driver) = DRIVER.get() else { return };
+    KNOCKS.fetch_add(1, Ordering::Relaxed);
     // Another thread may hold the lock for ever; it is not waited for.
     let mut patience = 1000;
     let mut guard = loop {

@@ -44,6 +44,8 @@ pub(crate) struct Work {
     pub(crate) pending: BTreeMap<emu::Op, Pending>,
     /// The error that has stuck.
     pub(crate) failed: Option<Error>,
+    /// How often it began again.
+    pub(crate) age: u64,
     capacity: u64,
     seed: u64,
 }
@@ -55,12 +57,12 @@ fn engine(capacity: u64, seed: u64) -> emu::Engine {
 
 impl Work {
     pub(crate) fn new(capacity: u64, seed: u64) -> Work {
-        Work { engine: engine(capacity, seed), pending: BTreeMap::new(), failed: None, capacity, seed }
+        Work { engine: engine(capacity, seed), pending: BTreeMap::new(), failed: None, age: 0, capacity, seed }
     }
 
     /// Begins again, after all contexts in which something has failed are gone.
     pub(crate) fn reset(&mut self) {
-        *self = Work::new(self.capacity, self.seed);
+        *self = Work { age: self.age + 1, ..Work::new(self.capacity, self.seed) };
     }
 
     /// Hands over an operation.

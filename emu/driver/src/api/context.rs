@@ -235,9 +235,11 @@ fn set_flags(call: &mut Call, flags: u32) -> Answer {
 pub(super) fn synchronise(call: &mut Call, context: Handle<Context>) -> Answer {
     let of = |p: &crate::work::Pending| p.context == context;
     progress::wait(call, |driver| !driver.work.pending.values().any(of))?;
-    let tails: Vec<_> = call.streams.iter().filter(|(_, s)| s.context == context).filter_map(|(_, s)| s.tail).collect();
-    for tail in tails {
-        call.work.engine.learn(tail.op);
+    let streams = call.streams.iter().filter(|(_, s)| s.context == context);
+    let mut tails: Vec<_> = streams.filter_map(|(_, s)| Some(s.tail?.op)).collect();
+    tails.extend(call.contexts.get_mut(context).map(|c| std::mem::take(&mut c.orphans)).unwrap_or_default());
+    for op in tails {
+        call.work.engine.learn(op);
     }
     Ok(())
 }

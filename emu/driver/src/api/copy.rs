@@ -275,7 +275,15 @@ fn peer(call: &mut Call, to: u64, to_context: u64, from: u64, from_context: u64,
     within_device(call, to, from, bytes)
 }
 
-fn peer_async(call: &mut Call, to: u64, to_context: u64, from: u64, from_context: u64, bytes: usize, stream: u64) -> Answer {
+fn peer_async(
+    call: &mut Call,
+    to: u64,
+    to_context: u64,
+    from: u64,
+    from_context: u64,
+    bytes: usize,
+    stream: u64,
+) -> Answer {
     contexts(call, [to_context, from_context])?;
     within_device_async(call, to, from, bytes, stream)
 }

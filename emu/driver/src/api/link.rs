@@ -6,8 +6,8 @@ use crate::call::{Call, exports};
 use crate::code::Linker;
 use crate::error::{Answer, Error};
 use crate::image::{self, Refusal, Source};
-use crate::loading::{compile, refuse, target};
 use crate::jit;
+use crate::loading::{compile, refuse, target};
 use crate::options::Logs;
 use crate::slots::Handle;
 

@@ -5,9 +5,9 @@ use crate::abi::{In, Out, Raw};
 use crate::call::{Call, exports};
 use crate::error::{Answer, Error};
 use crate::memory::{Place, What};
+use crate::operation::Operation;
 use crate::stream;
 use crate::stream::{Request, enqueue};
-use crate::operation::Operation;
 use crate::work::Then;
 
 exports! {

@@ -4,11 +4,13 @@ use super::context::GREATEST_PRIORITY;
 use crate::abi::{In, Out};
 use crate::call::{Call, exports};
 use crate::error::{Answer, Error};
-use crate::operation::Operation;
+use crate::operation::{self, Operation};
 use crate::progress;
 use crate::state::{Order, Stream};
 use crate::stream::{self, Request, enqueue};
 use crate::thread;
+use crate::work::{Pending, Then};
+use emu::{After, Edge};
 use std::ffi::c_void;
 
 exports! {
@@ -62,21 +64,20 @@ fn destroy(call: &mut Call, number: u64) -> Answer {
     if this.default {
         return Err(Error::INVALID_HANDLE);
     }
-    // The default stream and the context wait for it all the same.
-    let (context, tail) = (this.context, this.tail.filter(|_| this.order == Order::Blocking));
-    if let Some(tail) = tail.filter(|t| !call.work.engine.done(t.op)) {
-        let legacy = stream::legacy(call, context)?;
-        let mut after = stream::before(call, legacy)?;
-        after.push(emu::After { op: tail.op, edge: emu::Edge::Full });
-        let op = crate::operation::submit(
-            call,
-            context,
-            &Operation::Nothing,
-            &after,
-            "cuStreamDestroy",
-            crate::work::Then::Nothing,
-        )?;
-        stream::set_tail(call, legacy, op, false);
+    let (context, blocking, tail) = (this.context, this.order == Order::Blocking, this.tail);
+    if let Some(tail) = tail {
+        // The default stream and the context wait for it all the same.
+        if blocking && call.sticky().is_none() {
+            let legacy = stream::legacy(call, context)?;
+            let mut after = stream::before(call, legacy)?;
+            after.push(After { op: tail.op, edge: Edge::Full });
+            let label = "cuStreamDestroy";
+            let op = operation::submit(call, context, &Operation::Nothing, &after, label, Then::Nothing)?;
+            stream::set_tail(call, legacy, op, false);
+        }
+        if let Some(c) = call.contexts.get_mut(context) {
+            c.orphans.push(tail.op);
+        }
     }
     call.streams.remove(stream);
     call.graphs.forget_stream(stream.number());
@@ -151,7 +152,7 @@ fn add_callback(call: &mut Call, number: u64, callback: usize, data: usize, flag
         thread::callback(|| f(number, 0, std::ptr::with_exposed_provenance_mut(data)));
     });
     let label = format!("cuStreamAddCallback on {}", stream::describe(call, stream));
-    let pending = crate::work::Pending::new(context, &label);
+    let pending = Pending::new(context, &label);
     let op = call.work.submit(emu::Work::Call(function), &after, &label, pending)?;
     stream::set_tail(call, stream, op, false);
     progress::relieve(call)
