@@ -2,6 +2,7 @@
 //! there is a device and a context, takes the lock, answers errors that stick, and writes the trace. Nothing that goes wrong
 //! inside unwinds into the caller. [`exports`] declares functions; what they do gets a [`Call`].
 
+use crate::capture;
 use crate::error::{Answer, Error};
 use crate::slots::{Bad, Handle, Kind, Slots};
 use crate::state::{Context, Driver};
@@ -160,7 +161,19 @@ fn checked(call: &mut Call, body: impl FnOnce(&mut Call) -> Answer) -> Answer {
             return Err(error);
         }
     }
+    if !call.graphs.captures.none() && capture::may_synchronise(base(call.export.name)) {
+        call.graphs.captures.forbid_unsafe()?;
+    }
     body(call)
+}
+
+/// A name without its version and without what says whose the default stream is.
+pub(crate) fn base(name: &str) -> &str {
+    let name = name.strip_suffix("_ptsz").or_else(|| name.strip_suffix("_ptds")).unwrap_or(name);
+    match name.rsplit_once("_v") {
+        Some((base, version)) if version.bytes().all(|b| b.is_ascii_digit()) => base,
+        _ => name,
+    }
 }
 
 /// Declares exported functions and the table of them: what they need; name, the version of CUDA that has it first and arguments

@@ -28,8 +28,12 @@ impl Driver {
     /// Ends a context and all that belongs to it. What it was asked for has ended.
     pub(crate) fn destroy_context(&mut self, context: Handle<Context>, by: &'static str) {
         self.contexts.remove(context);
-        self.streams.extract(|_, s| s.context == context);
-        self.events.extract(|_, e| e.context == context);
+        for (stream, _) in self.streams.extract(|_, s| s.context == context) {
+            self.graphs.forget_stream(stream.number());
+        }
+        for (event, _) in self.events.extract(|_, e| e.context == context) {
+            self.graphs.captures.forget_event(event.number());
+        }
         self.linkers.extract(|_, l| l.context == context);
         let modules = self.modules.extract(|_, m| m.context == context);
         for (module, _) in modules {

@@ -139,7 +139,7 @@ pub(crate) fn wait(call: &mut Call, mut until: impl FnMut(&mut Driver) -> bool) 
 /// # Errors
 /// As [`wait`].
 pub(crate) fn wait_for(call: &mut Call, op: Op) -> Answer {
-    wait(call, |driver| driver.work.engine.done(op))?;
+    wait(call, |driver| driver.work.over(op))?;
     call.work.engine.learn(op);
     Ok(())
 }
@@ -148,7 +148,7 @@ pub(crate) fn wait_for(call: &mut Call, op: Op) -> Answer {
 /// looks again and again gets there.
 pub(crate) fn look(call: &mut Call, op: Op) -> Answer<bool> {
     let start = Instant::now();
-    while !call.work.engine.done(op) && start.elapsed() < GLANCE {
+    while !call.work.over(op) && start.elapsed() < GLANCE {
         if !matches!(turn(call), Did::Something) {
             break;
         }
@@ -156,7 +156,7 @@ pub(crate) fn look(call: &mut Call, op: Op) -> Answer<bool> {
     if let Some(error) = call.sticky() {
         return Err(error);
     }
-    let done = call.work.engine.done(op);
+    let done = call.work.over(op);
     if done {
         call.work.engine.learn(op);
     }

@@ -4,6 +4,7 @@
 use crate::code::{Function, Kernel, Library, Linker, Module};
 use crate::error::{Answer, Error};
 use crate::finding;
+use crate::graph::{Exec, Graph, Graphs, Object};
 use crate::memory::Allocations;
 pub(crate) use crate::objects::{Context, Event, Order, Record, Stream, Tail};
 use crate::settings::{Settings, VARIABLE};
@@ -49,6 +50,7 @@ pub(crate) struct Driver {
     pub(crate) libraries: Slots<Library>,
     pub(crate) kernels: Slots<Kernel>,
     pub(crate) linkers: Slots<Linker>,
+    pub(crate) graphs: Graphs,
     pub(crate) memory: Allocations,
     pub(crate) work: Work,
 }
@@ -111,6 +113,7 @@ impl Driver {
             libraries: Slots::default(),
             kernels: Slots::default(),
             linkers: Slots::default(),
+            graphs: Graphs::default(),
             memory: Allocations::new(memory),
             work: Work::new(card, memory, seed),
         }
@@ -221,6 +224,16 @@ impl Driver {
         }
         for (base, a) in self.memory.iter().filter(|(_, a)| !owned(a.context)) {
             hold("memory", base, &format!("{} of {} bytes", a.from, a.bytes));
+        }
+        let whole = |(h, g): &(Handle<Graph>, &Graph)| g.owner.is_none() && !self.graphs.captures.fills(h.number());
+        for (h, g) in self.graphs.graphs.iter().filter(whole) {
+            hold(Graph::NAME, h.number(), g.from);
+        }
+        for (h, _) in self.graphs.execs.iter() {
+            hold(Exec::NAME, h.number(), "cuGraphInstantiate");
+        }
+        for (h, _) in self.graphs.objects.iter() {
+            hold(Object::NAME, h.number(), "cuUserObjectCreate");
         }
         held
     }

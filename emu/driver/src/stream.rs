@@ -2,7 +2,9 @@
 //! is ordered by a stream.
 
 use crate::call::Call;
+use crate::dag::EdgeData;
 use crate::error::{Answer, Error};
+use crate::graph::{Node, What, kind};
 use crate::operation::{self, Copy, Memory, Operation};
 use crate::progress;
 use crate::slots::Handle;
@@ -10,6 +12,7 @@ use crate::state::{Context, Driver, Order, Stream, Tail};
 use crate::thread;
 use crate::work::Then;
 use emu::{After, Edge, Op};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The number of the default stream of a thread. Below it are 0, whose meaning depends, and 1, the one that all share.
@@ -113,14 +116,20 @@ impl Request {
     }
 }
 
-/// Asks a stream for an operation: the one door of all calls that are ordered by streams.
+/// Asks a stream for an operation: the one door of all calls that are ordered by streams. None: the stream is captured, and
+/// the operation has become a node.
 ///
 /// # Errors
 /// What is wrong with the operation.
-pub(crate) fn enqueue(call: &mut Call, stream: Handle<Stream>, request: Request) -> Answer<Op> {
+pub(crate) fn enqueue(call: &mut Call, stream: Handle<Stream>, request: Request) -> Answer<Option<Op>> {
     let Request { mut operation, edge, also, then, label } = request;
+    implicit(call, stream)?;
     let refused = operation::refuse(call, &operation);
     call.refuse(refused)?;
+    if call.graphs.captures.of(stream.number()).is_some() {
+        capture(call, stream, What::Operation(operation), edge)?;
+        return Ok(None);
+    }
     if let Operation::Copy(copy) = &mut operation {
         stage(call, copy)?;
     }
@@ -136,7 +145,67 @@ pub(crate) fn enqueue(call: &mut Call, stream: Handle<Stream>, request: Request)
     let op = operation::submit(call, context, &operation, &after, &label, then)?;
     set_tail(call, stream, op, launch);
     progress::relieve(call)?;
-    Ok(op)
+    Ok(Some(op))
+}
+
+/// Makes what a captured stream is asked for a node of its graph.
+///
+/// # Errors
+/// That the capture has failed, or fails by this.
+pub(crate) fn capture(call: &mut Call, stream: Handle<Stream>, what: What, edge: Edge) -> Answer {
+    let target = call.graphs.captures.target(stream.number())?.map(|(graph, after)| (graph, after.to_vec()));
+    let (graph, mut after) = target.ok_or(Error::ILLEGAL_STATE)?;
+    let graph = call.graphs.graphs.find(graph).map_err(|_| Error::STREAM_CAPTURE_INVALIDATED)?;
+    if matches!(what, What::Operation(Operation::Free(_))) {
+        return Err(uncapturable(call, stream, "freeing memory of the pool in a capture"));
+    }
+    // Only launches begin before what comes before them has ended.
+    if what.kind() != kind::KERNEL {
+        after.iter_mut().for_each(|d| d.1 = EdgeData::default());
+    }
+    // As in a stream, a launch overlaps only the launch right before it.
+    if let [(before, data)] = &mut after[..]
+        && edge == Edge::Programmatic
+        && data.is_default()
+        && call.graphs.graphs.get(graph).and_then(|g| g.nodes.get(*before)).is_some_and(|n| n.kernel().is_some())
+    {
+        *data = EdgeData::PROGRAMMATIC;
+    }
+    let node = call.graphs.add(graph, Node::new(what), &after).map_err(|_| Error::STREAM_CAPTURE_INVALIDATED)?;
+    call.graphs.captures.advance(stream.number(), vec![(node.number(), EdgeData::default())]);
+    Ok(())
+}
+
+/// Fails the capture of a stream by what cannot be a node here.
+pub(crate) fn uncapturable(call: &mut Call, stream: Handle<Stream>, what: &'static str) -> Error {
+    call.graphs.captures.invalidate(stream.number());
+    call.unsupported(what)
+}
+
+/// Refuses the default stream that all threads share while a stream is captured that it would wait for, which fails the
+/// capture.
+pub(crate) fn implicit(call: &mut Call, stream: Handle<Stream>) -> Answer {
+    let this = call.streams.get(stream).ok_or(Error::INVALID_HANDLE)?;
+    if this.order != Order::Legacy {
+        return Ok(());
+    }
+    let waits = blocking(call, this.context);
+    call.graphs.captures.forbid_streams(Error::STREAM_CAPTURE_IMPLICIT, |s| waits.contains(&s))
+}
+
+/// The streams that the default stream of a context waits for.
+pub(crate) fn blocking(driver: &Driver, context: Handle<Context>) -> BTreeSet<u64> {
+    let these = driver.streams.iter().filter(|(_, s)| s.context == context && s.order == Order::Blocking);
+    these.map(|(h, _)| h.number()).collect()
+}
+
+/// Refuses to wait for a stream, or to ask for it, while it or one that it waits for is captured.
+///
+/// # Errors
+/// Those of captures, which fail by this.
+pub(crate) fn forbid_captured(call: &mut Call, stream: Handle<Stream>) -> Answer {
+    implicit(call, stream)?;
+    call.graphs.captures.forbid_stream(stream.number())
 }
 
 /// Copies what is to be copied from memory of the process that is not pinned: a driver does so before it returns.

@@ -95,6 +95,11 @@ impl Work {
         Ok(op)
     }
 
+    /// Whether an operation has ended, and what is to happen then has happened.
+    pub(crate) fn over(&self, op: emu::Op) -> bool {
+        !self.pending.contains_key(&op)
+    }
+
     /// Whether a range of addresses is touched by a copy that has not ended: its label.
     pub(crate) fn toucher(&self, range: Range<u64>) -> Option<&str> {
         let hit = |r: &Range<u64>| r.start < range.end && range.start < r.end;

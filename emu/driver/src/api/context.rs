@@ -8,6 +8,7 @@ use crate::progress;
 use crate::slots::Handle;
 use crate::state::Context;
 use crate::thread;
+use std::collections::BTreeSet;
 
 exports! {
     Device {
@@ -243,14 +244,22 @@ pub(super) fn synchronise(call: &mut Call, context: Handle<Context>) -> Answer {
     Ok(())
 }
 
+/// What [`synchronise`] does for a program that asks for it, which fails captures.
+fn synchronize_all(call: &mut Call, context: Handle<Context>) -> Answer {
+    let these: BTreeSet<u64> =
+        call.streams.iter().filter(|(_, s)| s.context == context).map(|(h, _)| h.number()).collect();
+    call.graphs.captures.forbid_streams(Error::STREAM_CAPTURE_UNSUPPORTED, |s| these.contains(&s))?;
+    synchronise(call, context)
+}
+
 fn synchronize(call: &mut Call) -> Answer {
     let context = call.context()?;
-    synchronise(call, context)
+    synchronize_all(call, context)
 }
 
 fn synchronize_other(call: &mut Call, number: u64) -> Answer {
     let context = of(call, number)?;
-    synchronise(call, context)
+    synchronize_all(call, context)
 }
 
 fn set_limit(call: &mut Call, limit: u32, value: usize) -> Answer {

@@ -135,6 +135,29 @@ impl Copy3 {
     }
 }
 
+impl Side3 {
+    /// The structure of a side, with its first byte.
+    fn of(side: &Side) -> Side3 {
+        let (kind, address) = match side.at {
+            Memory::Host(address) => (HOST, address),
+            Memory::Device(address) => (DEVICE, address),
+            Memory::Staged(_) => (HOST, 0),
+        };
+        let (host, device) = if kind == HOST { (address as usize, 0) } else { (0, address) };
+        let height = side.slice.checked_div(side.pitch).unwrap_or(0) as usize;
+        let pitch = side.pitch as usize;
+        Side3 { x: 0, y: 0, z: 0, level: 0, kind, host, device, array: 0, reserved: 0, pitch, height }
+    }
+}
+
+impl Copy3 {
+    /// The structure of a copy.
+    pub(crate) fn of(copy: &Copy) -> Copy3 {
+        let (from, to) = (Side3::of(&copy.from), Side3::of(&copy.to));
+        Copy3 { from, to, width: copy.width as usize, height: copy.rows as usize, depth: copy.slices as usize }
+    }
+}
+
 impl Copy2 {
     fn three(&self) -> Copy3 {
         let side = |s: &Side2| Side3 {
@@ -187,16 +210,22 @@ fn host(call: &Call, at: &Memory) -> bool {
 fn run_async(call: &mut Call, copy: Copy, number: u64) -> Answer {
     let stream = stream::resolve(call, number)?;
     let wait = !copy.empty() && pageable(call, &copy.to.at);
-    let op = enqueue(call, stream, Request::new(Operation::Copy(copy)))?;
-    if wait { progress::wait_for(call, op) } else { Ok(()) }
+    match enqueue(call, stream, Request::new(Operation::Copy(copy)))? {
+        Some(op) if wait => progress::wait_for(call, op),
+        _ => Ok(()),
+    }
 }
 
 /// Copies in the default stream, and waits unless both sides are memory of the device.
 fn run(call: &mut Call, copy: Copy) -> Answer {
     let stream: Handle<Stream> = stream::resolve(call, 0)?;
     let wait = host(call, &copy.from.at) || host(call, &copy.to.at);
-    let op = enqueue(call, stream, Request::new(Operation::Copy(copy)))?;
-    if wait { progress::wait_for(call, op) } else { Ok(()) }
+    stream::forbid_captured(call, stream)?;
+    call.graphs.captures.forbid_unsafe()?;
+    match enqueue(call, stream, Request::new(Operation::Copy(copy)))? {
+        Some(op) if wait => progress::wait_for(call, op),
+        _ => Ok(()),
+    }
 }
 
 fn flat(from: Memory, to: Memory, bytes: usize) -> Copy {

@@ -2,6 +2,7 @@
 
 use crate::abi::Out;
 use crate::call::{Call, exports};
+use crate::capture::Wait;
 use crate::error::{Answer, Error};
 use crate::operation::Operation;
 use crate::progress;
@@ -30,6 +31,8 @@ exports! {
     }
 }
 
+/// The flag of recording and waiting that makes a node of it in a capture.
+const EXTERNAL: u32 = 1;
 /// Flags of events: blocking waits, no times, between processes.
 const NO_TIMES: u32 = 2;
 const BETWEEN_PROCESSES: u32 = 4;
@@ -57,17 +60,24 @@ fn record_with_flags(call: &mut Call, number: u64, stream: u64, flags: u32) -> A
     }
     let event = event(call, number)?;
     let stream = stream::resolve(call, stream)?;
-    record_in(call, event, stream)
+    record_in(call, event, stream, flags == EXTERNAL)
 }
 
-/// Records an event in a stream.
-fn record_in(call: &mut Call, event: Handle<Event>, stream: Handle<Stream>) -> Answer {
+/// Records an event in a stream. One that is captured remembers it for those that join, or has a node that records it, if
+/// that is said to be for others.
+fn record_in(call: &mut Call, event: Handle<Event>, stream: Handle<Stream>, external: bool) -> Answer {
     let context = |call: &Call| Some((call.events.get(event)?.context, call.streams.get(stream)?.context));
     if context(call).is_none_or(|(a, b)| a != b) {
         return Err(Error::INVALID_HANDLE);
     }
+    if external && call.graphs.captures.of(stream.number()).is_some() {
+        return stream::capture(call, stream, crate::graph::What::Record(event), Edge::Full);
+    }
+    if call.graphs.captures.record(event.number(), stream.number())? {
+        return Ok(());
+    }
     let op = enqueue(call, stream, Request { then: Then::Event(event), ..Request::new(Operation::Nothing) })?;
-    if let Some(e) = call.events.get_mut(event) {
+    if let (Some(e), Some(op)) = (call.events.get_mut(event), op) {
         e.record = Some(Record { op, at: None });
     }
     Ok(())
@@ -79,11 +89,18 @@ fn wait(call: &mut Call, stream: u64, number: u64, flags: u32) -> Answer {
     }
     let stream = stream::resolve(call, stream)?;
     let event = event(call, number)?;
-    wait_in(call, stream, event)
+    wait_in(call, stream, event, flags == EXTERNAL)
 }
 
-/// Lets a stream wait for an event. One that was never recorded has happened.
-fn wait_in(call: &mut Call, stream: Handle<Stream>, event: Handle<Event>) -> Answer {
+/// Lets a stream wait for an event. One that was never recorded has happened; by one of a capture the stream joins that.
+fn wait_in(call: &mut Call, stream: Handle<Stream>, event: Handle<Event>, external: bool) -> Answer {
+    if external && call.graphs.captures.of(stream.number()).is_some() {
+        return stream::capture(call, stream, crate::graph::What::Wait(event), Edge::Full);
+    }
+    let recorded = call.events.get(event).is_some_and(|e| e.record.is_some());
+    if call.graphs.captures.wait(event.number(), stream.number(), recorded)? == Wait::Joined {
+        return Ok(());
+    }
     let Some(record) = call.events.get(event).and_then(|e| e.record) else { return Ok(()) };
     let also = vec![After { op: record.op, edge: Edge::Full }];
     enqueue(call, stream, Request { also, ..Request::new(Operation::Nothing) }).map(|_| ())
@@ -98,7 +115,7 @@ fn record_context(call: &mut Call, context: u64, number: u64) -> Answer {
     let also = also.into_iter().map(|t| After { op: t.op, edge: Edge::Full }).collect();
     let request = Request { then: Then::Event(event), also, ..Request::new(Operation::Nothing) };
     let op = enqueue(call, stream, request)?;
-    if let Some(e) = call.events.get_mut(event) {
+    if let (Some(e), Some(op)) = (call.events.get_mut(event), op) {
         e.record = Some(Record { op, at: None });
     }
     Ok(())
@@ -107,15 +124,21 @@ fn record_context(call: &mut Call, context: u64, number: u64) -> Answer {
 fn wait_context(call: &mut Call, context: u64, number: u64) -> Answer {
     let context = call.handle(|d| &d.contexts, context)?;
     let event = event(call, number)?;
-    others(call, context).into_iter().try_for_each(|stream| wait_in(call, stream, event))
+    others(call, context).into_iter().try_for_each(|stream| wait_in(call, stream, event, false))
 }
 
 fn others(call: &Call, context: Handle<crate::state::Context>) -> Vec<Handle<Stream>> {
     call.streams.iter().filter(|(_, s)| s.context == context).map(|(h, _)| h).collect()
 }
 
-fn query(call: &mut Call, number: u64) -> Answer {
+/// An event about which the host may ask: not one that was last recorded in a capture.
+fn uncaptured(call: &mut Call, number: u64) -> Answer<Handle<Event>> {
     let event = event(call, number)?;
+    if call.graphs.captures.is_captured(number) { Err(Error::CAPTURED_EVENT) } else { Ok(event) }
+}
+
+fn query(call: &mut Call, number: u64) -> Answer {
+    let event = uncaptured(call, number)?;
     match call.events.get(event).and_then(|e| e.record) {
         Some(record) if !progress::look(call, record.op)? => Err(Error::NOT_READY),
         _ => Ok(()),
@@ -123,7 +146,7 @@ fn query(call: &mut Call, number: u64) -> Answer {
 }
 
 fn synchronize(call: &mut Call, number: u64) -> Answer {
-    let event = event(call, number)?;
+    let event = uncaptured(call, number)?;
     match call.events.get(event).and_then(|e| e.record) {
         Some(record) => progress::wait_for(call, record.op),
         None => Ok(()),
@@ -133,7 +156,7 @@ fn synchronize(call: &mut Call, number: u64) -> Answer {
 fn elapsed(call: &mut Call, out: Out<f32>, start: u64, end: u64) -> Answer {
     let mut times = Vec::new();
     for number in [start, end] {
-        let event = event(call, number)?;
+        let event = uncaptured(call, number)?;
         let Some(Event { record: Some(record), flags, .. }) = call.events.get(event) else {
             return Err(Error::INVALID_HANDLE);
         };
@@ -153,5 +176,6 @@ fn elapsed(call: &mut Call, out: Out<f32>, start: u64, end: u64) -> Answer {
 fn destroy(call: &mut Call, number: u64) -> Answer {
     let event = event(call, number)?;
     call.events.remove(event);
+    call.graphs.captures.forget_event(number);
     Ok(())
 }

@@ -31,8 +31,13 @@ fn run(call: &mut Call, fill: Fill) -> Answer {
     let stream = stream::resolve(call, 0)?;
     // Memory of the process is filled before the call returns.
     let wait = call.memory.around(fill.to).is_some_and(|(_, a)| a.what.host());
-    let op = enqueue(call, stream, Request::new(Operation::Fill(fill)))?;
-    if wait { progress::wait_for(call, op) } else { Ok(()) }
+    if wait {
+        stream::forbid_captured(call, stream)?;
+    }
+    match enqueue(call, stream, Request::new(Operation::Fill(fill)))? {
+        Some(op) if wait => progress::wait_for(call, op),
+        _ => Ok(()),
+    }
 }
 
 fn run_async(call: &mut Call, fill: Fill, number: u64) -> Answer {

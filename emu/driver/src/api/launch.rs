@@ -56,6 +56,17 @@ pub(crate) struct Attribute {
 // SAFETY: as above.
 unsafe impl Plain for Attribute {}
 
+impl Attribute {
+    /// From the bytes of its value.
+    pub(crate) fn new(id: u32, bytes: &[u8; 64]) -> Attribute {
+        let mut value = [0; 8];
+        for (word, eight) in value.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_ne_bytes(*eight);
+        }
+        Attribute { id, pad: 0, value }
+    }
+}
+
 /// Attributes of a launch, at most.
 const MOST: u32 = 64;
 
@@ -137,7 +148,10 @@ fn run(call: &mut Call, number: u64, kernel: Kernel, wishes: &Wishes) -> Answer 
     let op = enqueue(call, stream, request)?;
     for &event in &wishes.events {
         let event = call.handle(|d| &d.events, event)?;
-        record(call, event, stream, op)?;
+        match op {
+            Some(op) => record(call, event, stream, op)?,
+            None => _ = call.graphs.captures.record(event.number(), stream.number())?,
+        }
     }
     Ok(())
 }

@@ -94,6 +94,9 @@ fn alloc(call: &mut Call, out: Out<u64>, bytes: usize, number: u64) -> Answer {
     }
     let stream = stream::resolve(call, number)?;
     let context = call.streams.get(stream).ok_or(Error::INVALID_HANDLE)?.context;
+    if call.graphs.captures.of(stream.number()).is_some() {
+        return Err(stream::uncapturable(call, stream, "allocating from the pool in a capture"));
+    }
     let from = call.export.name;
     let base = call.allocate(bytes as u64, What::Pool, context, from)?;
     enqueue(call, stream, Request::new(Operation::Nothing))?;

@@ -2,7 +2,7 @@
 
 use super::TABLES;
 use crate::abi::{In, Out, OutAddress, Raw, Text};
-use crate::call::{Call, Export, exports};
+use crate::call::{Call, Export, base, exports};
 use crate::error::{Answer, Error};
 
 exports! {
@@ -24,15 +24,6 @@ const PER_THREAD_STREAM: u64 = 2;
 const FOUND: u32 = 0;
 const NOT_FOUND: u32 = 1;
 const TOO_OLD: u32 = 2;
-
-/// A name without its version and without what says whose the default stream is.
-fn base(name: &str) -> &str {
-    let name = name.strip_suffix("_ptsz").or_else(|| name.strip_suffix("_ptds")).unwrap_or(name);
-    match name.rsplit_once("_v") {
-        Some((base, version)) if version.bytes().all(|b| b.is_ascii_digit()) => base,
-        _ => name,
-    }
-}
 
 /// The best variant of a function. `Err`: what `cuGetProcAddress` says of it.
 fn look_up(symbol: &str, version: u32, driver: u32, own: bool) -> Result<&'static Export, u32> {

@@ -80,6 +80,7 @@ fn destroy(call: &mut Call, number: u64) -> Answer {
         }
     }
     call.streams.remove(stream);
+    call.graphs.forget_stream(stream.number());
     Ok(())
 }
 
@@ -117,6 +118,7 @@ fn device(call: &mut Call, number: u64, out: Out<i32>) -> Answer {
 
 fn query(call: &mut Call, number: u64) -> Answer {
     let stream = stream::resolve(call, number)?;
+    stream::forbid_captured(call, stream)?;
     for after in stream::before(call, stream)? {
         if !progress::look(call, after.op)? {
             return Err(Error::NOT_READY);
@@ -127,6 +129,7 @@ fn query(call: &mut Call, number: u64) -> Answer {
 
 fn synchronize(call: &mut Call, number: u64) -> Answer {
     let stream = stream::resolve(call, number)?;
+    stream::forbid_captured(call, stream)?;
     for after in stream::before(call, stream)? {
         progress::wait_for(call, after.op)?;
     }
@@ -140,6 +143,8 @@ fn add_callback(call: &mut Call, number: u64, callback: usize, data: usize, flag
     }
     let stream = stream::resolve(call, number)?;
     let context = call.streams.get(stream).ok_or(Error::INVALID_HANDLE)?.context;
+    // A callback cannot be part of a graph, with any driver.
+    stream::forbid_captured(call, stream)?;
     let after = stream::before(call, stream)?;
     let function = Box::new(move || {
         // SAFETY: the program gave this address as that of such a function.

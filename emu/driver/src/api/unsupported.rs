@@ -47,8 +47,8 @@ unsupported! {
         cuTexRefSetBorderColor;
     9000: cuEventCreateFromEGLSync cuLaunchCooperativeKernelMultiDevice;
     10000: cuDestroyExternalMemory cuDestroyExternalSemaphore cuExternalMemoryGetMappedBuffer
-        cuExternalMemoryGetMappedMipmappedArray cuImportExternalMemory cuImportExternalSemaphore cuLaunchHostFunc_v2
-        cuSignalExternalSemaphoresAsync cuStreamIsCapturing cuWaitExternalSemaphoresAsync;
+        cuExternalMemoryGetMappedMipmappedArray cuImportExternalMemory cuImportExternalSemaphore
+        cuSignalExternalSemaphoresAsync cuWaitExternalSemaphoresAsync;
     10020: cuDeviceGetNvSciSyncAttributes cuMemAddressFree cuMemAddressReserve cuMemCreate
         cuMemExportToShareableHandle cuMemGetAccess cuMemGetAllocationGranularity
         cuMemGetAllocationPropertiesFromHandle cuMemImportFromShareableHandle cuMemMap cuMemRelease cuMemSetAccess
@@ -57,7 +57,6 @@ unsupported! {
     11010: cuArrayGetSparseProperties cuMemMapArrayAsync cuMipmappedArrayGetSparseProperties;
     11020: cuArrayGetPlane cuMemPoolCreate cuMemPoolDestroy cuMemPoolExportPointer cuMemPoolExportToShareableHandle
         cuMemPoolImportFromShareableHandle cuMemPoolImportPointer;
-    11030: cuUserObjectCreate cuUserObjectRelease cuUserObjectRetain;
     11040: cuCtxGetExecAffinity cuDeviceGetGraphMemAttribute cuDeviceGraphMemTrim cuDeviceSetGraphMemAttribute;
     11060: cuArrayGetMemoryRequirements cuMipmappedArrayGetMemoryRequirements;
     11070: cuMemGetHandleForAddressRange;
@@ -77,4 +76,5 @@ unsupported! {
     13000: cuDeviceGetHostAtomicCapabilities cuDeviceGetP2PAtomicCapabilities cuMemDiscardAndPrefetchBatchAsync
         cuMemDiscardBatchAsync cuMemGetDefaultMemPool cuMemGetMemPool cuMemPrefetchBatchAsync cuMemSetMemPool
         cuMemcpy3DBatchAsync cuMemcpy3DBatchAsync_v2 cuMemcpyBatchAsync cuMemcpyBatchAsync_v2;
+    13020: cuLaunchHostFunc_v2;
 }

@@ -62,6 +62,23 @@ fn compare(flags: u32) -> Answer<emu::Compare> {
 }
 
 impl Param {
+    /// The operation as words of C.
+    pub(super) fn words(of: &Value) -> [u64; 6] {
+        let flags = match of.wait {
+            None | Some(emu::Compare::Geq) => 0,
+            Some(emu::Compare::Eq) => 1,
+            Some(emu::Compare::And) => 2,
+            Some(emu::Compare::Nor) => 3,
+        };
+        let (kind, value) = match (of.value, of.wait) {
+            (Word::B32(value), None) => (WRITE_32, u64::from(value)),
+            (Word::B32(value), Some(_)) => (WAIT_32, u64::from(value)),
+            (Word::B64(value), None) => (WRITE_64, value),
+            (Word::B64(value), Some(_)) => (WAIT_64, value),
+        };
+        [u64::from(kind), of.address, value, flags, 0, 0]
+    }
+
     /// The operation that it means; none where nothing is to be done.
     ///
     /// # Errors
@@ -109,13 +126,21 @@ fn wait_64(call: &mut Call, stream: u64, address: u64, value: u64, flags: u32) -
     one(call, stream, WAIT_64, address, value, flags)
 }
 
-fn batch(call: &mut Call, stream: u64, count: u32, params: In<Param>, flags: u32) -> Answer {
+/// What an array of operations means.
+///
+/// # Errors
+/// `INVALID_VALUE` for too many, and for kinds and flags that do not exist.
+pub(super) fn parse(params: In<Param>, count: u32, flags: u32) -> Answer<Vec<Value>> {
     if count > MOST || flags != 0 {
         return Err(Error::INVALID_VALUE);
     }
     let params = params.all(count as usize)?;
-    let values: Answer<Vec<_>> = params.iter().filter_map(|p| p.value().transpose()).collect();
-    run(call, stream, values?)
+    params.iter().filter_map(|p| p.value().transpose()).collect()
+}
+
+fn batch(call: &mut Call, stream: u64, count: u32, params: In<Param>, flags: u32) -> Answer {
+    let values = parse(params, count, flags)?;
+    run(call, stream, values)
 }
 
 #[cfg(test)]
