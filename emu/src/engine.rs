@@ -25,7 +25,7 @@ const MOST_FLIGHTS: usize = 128;
 const MOST_BEGUN: usize = 1024;
 /// Operations that are over and that the host does not know of, from which on the engine forgets them as soon as nothing
 /// runs: it then takes all that happened to be ordered before all that comes.
-const CROWD: usize = 4096;
+const CROWD: usize = 1024;
 /// Turns by which a random schedule begins an operation late; the last is as late as possible.
 const LATE: [u32; 4] = [0, 2, 20, u32::MAX];
 

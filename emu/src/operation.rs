@@ -106,6 +106,7 @@ pub enum Pattern {
 }
 
 impl Pattern {
+    /// Four bytes of it, and how many it has.
     fn bytes(self) -> ([u8; 4], usize) {
         match self {
             Pattern::D8(v) => ([v; 4], 1),
@@ -372,11 +373,13 @@ pub(crate) struct Transfer {
     extent: Extent,
     /// How far it is: slice, row, byte of the row.
     at: [u64; 3],
+    /// What is on its way.
+    data: Vec<u8>,
 }
 
 impl Transfer {
     pub(crate) fn new(id: u64, actor: Actor, from: Source, to: Place, extent: Extent) -> Transfer {
-        Transfer { id, actor, from, to, extent: extent.joined(), at: [0; 3] }
+        Transfer { id, actor, from, to, extent: extent.joined(), at: [0; 3], data: Vec::new() }
     }
 
     /// Moves about so many bytes, [`CHUNK`] at most. Whether that was all.
@@ -420,31 +423,32 @@ impl Transfer {
     fn transfer(&mut self, memory: &mut Memory, from: u64, to: u64, (start, n): (u64, u64)) -> Done {
         let len = n as usize;
         let mut gaps: Vec<(usize, usize)> = Vec::new();
-        let mut data = vec![0; len];
+        self.data.resize(len, 0);
         match &self.from {
             Source::Pattern(pattern) => {
-                let (pattern, width) = pattern.bytes();
-                for (i, byte) in data.iter_mut().enumerate() {
-                    *byte = pattern[(start as usize + i) % width];
+                let mut pattern = pattern.bytes().0;
+                pattern.rotate_left(start as usize % 4);
+                for part in self.data.chunks_mut(4) {
+                    part.copy_from_slice(&pattern[..part.len()]);
                 }
             }
-            Source::Place(Place::Host(source)) => source.read(within(&**source, from, n)?, &mut data),
+            Source::Place(Place::Host(source)) => source.read(within(&**source, from, n)?, &mut self.data),
             Source::Place(Place::Device(base)) => {
                 let address = base.wrapping_add(from);
                 let (index, offset) = self.actor.touch(memory, false, address, n, Strength::Weak)?;
                 let store = &memory.region(index).0.store;
                 gaps.extend(store.gaps(offset, len).map(|(at, len)| (at - offset, len)));
-                store.read(offset, &mut data);
+                store.read(offset, &mut self.data);
                 self.leaves_card(memory, address, to, &gaps)?;
             }
         }
         match &mut self.to {
-            Place::Host(target) => target.write(within(&**target, to, n)?, &data),
+            Place::Host(target) => target.write(within(&**target, to, n)?, &self.data),
             Place::Device(base) => {
                 let address = base.wrapping_add(to);
                 let (index, offset) = self.actor.touch(memory, true, address, n, Strength::Weak)?;
                 let store = &mut memory.region(index).0.store;
-                store.write(offset, &data);
+                store.write(offset, &self.data);
                 store.set_written(offset, len);
                 for (at, len) in gaps {
                     store.set_unwritten(offset + at, len);

@@ -15,6 +15,7 @@ pub const BYTES: u64 = 1024;
 /// number of the thread and `%p1` holds in the first.
 const KERNELS: &[(&str, &str)] = &[
     ("step", "ld.global.u32 %r5,[%rd1]; add.u32 %r5,%r5,1; st.global.u32 [%rd2],%r5;"),
+    ("mix", "ld.global.u32 %r5,[%rd1]; cvt.u32.u64 %r6,%rd3; mad.lo.u32 %r5,%r5,5,%r6; st.global.u32 [%rd2],%r5;"),
     ("read", "ld.global.u32 %r5,[%rd1];"),
     ("write", "st.global.u32 [%rd1],%r3;"),
     ("nothing", ""),
@@ -128,6 +129,7 @@ pub struct Card {
     pub engine: Engine,
     pub loaded: Loaded,
     ops: Vec<Op>,
+    failed: Option<(Op, Box<Fault>)>,
 }
 
 /// What a run of everything came to.
@@ -139,7 +141,7 @@ impl Card {
         let mut engine = Engine::new(Memory::new(1 << 40), options);
         let module = Module::parse(&text()).unwrap_or_else(|e| panic!("{e}\n{}", text()));
         let loaded = module.load(engine.memory()).unwrap();
-        Card { engine, loaded, ops: Vec::new() }
+        Card { engine, loaded, ops: Vec::new(), failed: None }
     }
 
     /// A buffer of zeros.
@@ -154,10 +156,38 @@ impl Card {
         shared
     }
 
+    /// Submits an operation; once one has failed, nothing.
     pub fn submit(&mut self, label: &str, work: Work, after: &[After]) -> Op {
-        let op = self.engine.submit(label, work, after).unwrap();
-        self.ops.push(op);
-        op
+        match self.engine.submit(label, work, after) {
+            Ok(op) => {
+                self.ops.push(op);
+                op
+            }
+            // What failed is told in its turn.
+            Err(e) => loop {
+                match &self.failed {
+                    Some((op, _)) => return *op,
+                    None => assert!(!matches!(self.turn(), Turn::Idle), "{e}"),
+                }
+            },
+        }
+    }
+
+    /// Turns the engine, and calls what it hands out.
+    pub fn turn(&mut self) -> Turn {
+        let turn = self.engine.turn();
+        match turn {
+            Turn::Call(op, function) => {
+                function();
+                self.engine.called(op);
+                Turn::Ran
+            }
+            Turn::Failed(op, fault) => {
+                self.failed = Some((op, fault.clone()));
+                Turn::Failed(op, fault)
+            }
+            turn => turn,
+        }
     }
 
     /// A kernel of so many CTAs.
@@ -190,14 +220,10 @@ impl Card {
     /// Turns the engine until nothing is left to do.
     pub fn finish(&mut self) -> Ended {
         loop {
-            match self.engine.turn() {
-                Turn::Ran | Turn::Ended(_) => {}
-                Turn::Call(op, function) => {
-                    function();
-                    self.engine.called(op);
-                }
-                Turn::Failed(op, fault) | Turn::Stuck(op, fault) => return Err((op, fault)),
-                Turn::Idle => return Ok(()),
+            match self.turn() {
+                Turn::Stuck(op, fault) => return Err((op, fault)),
+                Turn::Idle => return self.failed.take().map_or(Ok(()), Err),
+                _ => {}
             }
         }
     }
