@@ -5,9 +5,9 @@
 
 use crate::capture::Captures;
 use crate::dag::{Dag, Dependency, EdgeData};
+use crate::objects::Event;
 use crate::operation::{Kernel, Operation};
 use crate::slots::{Handle, Kind, Slots};
-use crate::state::Event;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -456,7 +456,9 @@ pub(crate) fn update(steps: &Dag<Step>, new: &Dag<Step>) -> Result<Dag<Step>, Mi
         }
         let what = match (&have.what, &want.what) {
             (StepWhat::Graph(have), StepWhat::Graph(want)) => StepWhat::Graph(update(have, want)?),
-            (StepWhat::Single(have), StepWhat::Single(want)) if changeable(have, want) => StepWhat::Single(want.clone()),
+            (StepWhat::Single(have), StepWhat::Single(want)) if changeable(have, want) => {
+                StepWhat::Single(want.clone())
+            }
             _ => return Err(wrong(PARAMETERS_CHANGED, node, 0)),
         };
         Ok((old, Step { what, enabled: have.enabled }))

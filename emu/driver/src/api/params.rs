@@ -4,122 +4,88 @@
 use super::copy::Copy3;
 use super::launch::{self, Attribute, Wishes};
 use super::values::{self, Param};
-use crate::abi::{In, Plain, Raw, Show};
+use crate::abi::{In, Raw, Show, structures};
 use crate::call::Call;
 use crate::error::{Answer, Error};
 use crate::graph::{At, Kept, Node, What, kind};
-use crate::operation::{self, Fill, Operation};
+use crate::operation::{Fill, Operation};
 use crate::slots::Handle;
+use crate::submit;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// `CUDA_KERNEL_NODE_PARAMS_v1`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Kernel1 {
-    function: u64,
-    grid: [u32; 3],
-    block: [u32; 3],
-    shared: u32,
-    params: u64,
-    extra: u64,
-}
+structures! {
+    /// `CUDA_KERNEL_NODE_PARAMS_v1`.
+    pub(crate) struct Kernel1 {
+        function: u64,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared: u32,
+        params: u64,
+        extra: u64,
+    }
 
-/// `CUDA_KERNEL_NODE_PARAMS_v2` and `_v3`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Kernel2 {
-    pub(crate) first: Kernel1,
-    kernel: u64,
-    context: u64,
-}
+    /// `CUDA_KERNEL_NODE_PARAMS_v2` and `_v3`.
+    pub(crate) struct Kernel2 {
+        pub(crate) first: Kernel1,
+        kernel: u64,
+        context: u64,
+    }
 
-/// `CUDA_MEMSET_NODE_PARAMS_v1`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Fill1 {
-    to: u64,
-    pitch: u64,
-    value: u32,
-    element: u32,
-    width: u64,
-    height: u64,
-}
+    /// `CUDA_MEMSET_NODE_PARAMS_v1`.
+    pub(crate) struct Fill1 {
+        to: u64,
+        pitch: u64,
+        value: u32,
+        element: u32,
+        width: u64,
+        height: u64,
+    }
 
-/// `CUDA_HOST_NODE_PARAMS`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Host {
-    function: u64,
-    data: u64,
-}
+    /// `CUDA_HOST_NODE_PARAMS`.
+    pub(crate) struct Host {
+        function: u64,
+        data: u64,
+    }
 
-/// `CUDA_BATCH_MEM_OP_NODE_PARAMS`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Batch {
-    context: u64,
-    count: u32,
-    array: u64,
-    flags: u32,
-}
+    /// `CUDA_BATCH_MEM_OP_NODE_PARAMS`.
+    pub(crate) struct Batch {
+        context: u64,
+        count: u32,
+        array: u64,
+        flags: u32,
+    }
 
-/// `CUDA_GRAPH_INSTANTIATE_PARAMS`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Instantiate {
-    pub(crate) flags: u64,
-    pub(crate) upload: u64,
-    pub(crate) error_node: u64,
-    pub(crate) result: u32,
-    pad: u32,
-}
+    /// `CUDA_GRAPH_INSTANTIATE_PARAMS`.
+    pub(crate) struct Instantiate {
+        pub(crate) flags: u64,
+        pub(crate) upload: u64,
+        pub(crate) error_node: u64,
+        pub(crate) result: u32,
+        pad: u32,
+    }
 
-/// `CUgraphExecUpdateResultInfo`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct UpdateResult {
-    pub(crate) result: u32,
-    pub(crate) pad: u32,
-    pub(crate) node: u64,
-    pub(crate) from: u64,
-}
+    /// `CUgraphExecUpdateResultInfo`.
+    pub(crate) struct UpdateResult {
+        pub(crate) result: u32,
+        pub(crate) pad: u32,
+        pub(crate) node: u64,
+        pub(crate) from: u64,
+    }
 
-/// The head of `CUgraphNodeParams`; what follows depends on the kind.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Head {
-    kind: u32,
-    reserved: [u32; 3],
-}
+    /// The head of `CUgraphNodeParams`; what follows depends on the kind.
+    pub(crate) struct Head {
+        kind: u32,
+        reserved: [u32; 3],
+    }
 
-/// `CUgraphNodeParams.memcpy` before its copy.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-struct CopyHead {
-    flags: i32,
-    reserved: i32,
-    context: u64,
+    /// `CUgraphNodeParams.memcpy` before its copy.
+    struct CopyHead {
+        flags: i32,
+        reserved: i32,
+        context: u64,
+    }
 }
-
-// SAFETY: integers, and arrays and `repr(C)` structures of them.
-unsafe impl Plain for Kernel1 {}
-// SAFETY: as above.
-unsafe impl Plain for Kernel2 {}
-// SAFETY: as above.
-unsafe impl Plain for Fill1 {}
-// SAFETY: as above.
-unsafe impl Plain for Host {}
-// SAFETY: as above.
-unsafe impl Plain for Batch {}
-// SAFETY: as above.
-unsafe impl Plain for Instantiate {}
-// SAFETY: as above.
-unsafe impl Plain for UpdateResult {}
-// SAFETY: as above.
-unsafe impl Plain for Head {}
-// SAFETY: as above.
-unsafe impl Plain for CopyHead {}
 
 /// What a trace shows of structures.
 macro_rules! show {
@@ -198,7 +164,7 @@ pub(crate) fn batch(call: &mut Call, params: In<Batch>) -> Answer<What> {
 
 /// Refuses what cannot be done, before it is a node.
 fn checked(call: &mut Call, operation: Operation) -> Answer<What> {
-    let refused = operation::refuse(call, &operation);
+    let refused = submit::refuse(call, &operation);
     call.refuse(refused)?;
     Ok(What::Operation(operation))
 }
@@ -298,8 +264,7 @@ pub(crate) fn attribute(node: &Node, attribute: u32) -> Answer<[u8; 64]> {
 /// What a node does, with the attributes that have been set.
 pub(crate) fn with_attributes(mut what: What, attributes: &BTreeMap<u32, [u8; 64]>) -> What {
     if let What::Operation(Operation::Kernel(kernel)) = &mut what {
-        let mut wishes =
-            Wishes { cooperative: kernel.cooperative, priority: kernel.priority, ..Wishes::default() };
+        let mut wishes = Wishes { cooperative: kernel.cooperative, priority: kernel.priority, ..Wishes::default() };
         // Each was taken when it was set.
         let taken = attributes.iter().all(|(&id, value)| wishes.add(&Attribute::new(id, value)).is_ok());
         if taken {
@@ -334,7 +299,13 @@ mod tests {
         assert_eq!(size_of::<Instantiate>(), size_of::<sys::CUDA_GRAPH_INSTANTIATE_PARAMS_st>());
         assert_eq!(size_of::<UpdateResult>(), size_of::<sys::CUgraphExecUpdateResultInfo_st>());
         assert_eq!(size_of::<Head>(), std::mem::offset_of!(sys::CUgraphNodeParams_st, __bindgen_anon_1));
-        assert_eq!(std::mem::offset_of!(Batch, array), std::mem::offset_of!(sys::CUDA_BATCH_MEM_OP_NODE_PARAMS_v1_st, paramArray));
-        assert_eq!(std::mem::offset_of!(Kernel1, params), std::mem::offset_of!(sys::CUDA_KERNEL_NODE_PARAMS_st, kernelParams));
+        assert_eq!(
+            std::mem::offset_of!(Batch, array),
+            std::mem::offset_of!(sys::CUDA_BATCH_MEM_OP_NODE_PARAMS_v1_st, paramArray)
+        );
+        assert_eq!(
+            std::mem::offset_of!(Kernel1, params),
+            std::mem::offset_of!(sys::CUDA_KERNEL_NODE_PARAMS_st, kernelParams)
+        );
     }
 }

@@ -10,5 +10,6 @@ mod copies;
 mod failures;
 mod findings;
 mod launches;
+mod safe;
 mod streams;
 mod vectors;
