@@ -5,6 +5,7 @@ mod child;
 mod kernels;
 
 mod captures;
+mod clients;
 mod code;
 mod contexts;
 mod copies;
