@@ -81,12 +81,24 @@ pub(crate) struct Agents {
     pub(crate) sc_fences: Arc<Clock>,
     /// Counts what other threads may see.
     pub(crate) progress: u64,
+    /// What was released in system scope to memory of the process, whose own loads nobody sees.
+    pub(crate) to_process: Arc<Clock>,
+    /// What the process may have released to its memory: all that the host knows.
+    pub(crate) of_process: Arc<Clock>,
 }
 
 impl Agents {
     /// None but the host.
     pub(crate) fn new() -> Agents {
-        Agents { owners: Vec::new(), last: HOST, published: HashMap::new(), sc_fences: Arc::default(), progress: 0 }
+        Agents {
+            owners: Vec::new(),
+            last: HOST,
+            published: HashMap::new(),
+            sc_fences: Arc::default(),
+            progress: 0,
+            to_process: Arc::default(),
+            of_process: Arc::default(),
+        }
     }
 
     /// Forgets all but the host.

@@ -5,7 +5,8 @@
 //! which begins them late and in any order, and lets kernels and pieces of copies take turns.
 //!
 //! Each operation is an agent of the race model that knows what the host knew at its submission and what it comes after. The
-//! host knows nothing of an operation before [`Engine::learn`]. Invariant: an operation is kept until the host knows its end;
+//! host knows nothing of an operation before [`Engine::learn`], but for what was released in system scope to memory of the
+//! process, which it is taken to have read, as its own loads and stores are not seen. Invariant: an operation is kept until the host knows its end;
 //! when none is kept, all notes of accesses go.
 
 use crate::clock::{Clock, MAX_TIME, Strength, join};
@@ -24,7 +25,7 @@ const MOST_FLIGHTS: usize = 128;
 const MOST_BEGUN: usize = 1024;
 /// Operations that are over and that the host does not know of, from which on the engine forgets them as soon as nothing
 /// runs: it then takes all that happened to be ordered before all that comes.
-const CROWD: usize = 4096;
+const CROWD: usize = 1024;
 /// Turns by which a random schedule begins an operation late; the last is as late as possible.
 const LATE: [u32; 4] = [0, 2, 20, u32::MAX];
 
@@ -94,8 +95,10 @@ impl std::fmt::Debug for Turn {
 enum Stage {
     /// It waits for others, or for its turn.
     Waits(Work),
-    /// Its work is with the scheduler, in a list of the engine or, if it is a function, with the host.
+    /// Its work is with the scheduler or in a list of the engine.
     Runs,
+    /// Its function is with the host.
+    Called,
     /// Its own work is done, but a launch that it overlapped runs.
     Done,
     /// What is known to have happened before whoever comes after it.
@@ -108,6 +111,8 @@ struct Kept {
     label: Arc<str>,
     launch: bool,
     stage: Stage,
+    /// Every CTA of this launch has let the next ones begin.
+    let_go: bool,
     /// Edges that keep it from beginning.
     missing: usize,
     /// Launches behind programmatic edges that are not over.
@@ -154,6 +159,8 @@ pub struct Engine {
     waits: Vec<Wait>,
     events: VecDeque<Turn>,
     error: Option<Box<Fault>>,
+    /// In the last turn nothing that runs could go on by itself.
+    stalled: bool,
 }
 
 impl Engine {
@@ -173,6 +180,7 @@ impl Engine {
             waits: Vec::new(),
             events: VecDeque::new(),
             error: None,
+            stalled: false,
         }
     }
 
@@ -214,15 +222,17 @@ impl Engine {
         if let Some(fault) = &self.error {
             return Err(fault.clone().into());
         }
+        self.hear_process();
         let id = self.next;
         let launch = matches!(work, Work::Launch(_));
         let mut new = Kept {
             label: label.into(),
             launch,
             stage: Stage::Waits(work),
+            let_go: false,
             missing: 0,
             early: 0,
-            knows: release(&mut self.host)?,
+            knows: self.tell_process()?,
             previous: Arc::default(),
             behind: Arc::default(),
             told: Arc::default(),
@@ -245,12 +255,12 @@ impl Engine {
                 }
                 continue;
             }
-            new.missing += 1;
-            new.early += usize::from(edge == Edge::Programmatic);
             before.children.push((id, edge));
-            if edge == Edge::Programmatic && self.scheduler.has_let_go(op.0) {
-                new.missing -= 1;
+            new.early += usize::from(edge == Edge::Programmatic);
+            if edge == Edge::Programmatic && before.let_go {
                 join(&mut new.knows, &before.knows);
+            } else {
+                new.missing += 1;
             }
         }
         self.next += 1;
@@ -260,6 +270,18 @@ impl Engine {
             self.make_ready(id);
         }
         Ok(Op(id))
+    }
+
+    /// The process may have read what was released to its memory.
+    fn hear_process(&mut self) {
+        self.host.acquire(1, &self.memory.agents.to_process);
+    }
+
+    /// The process may release what the host knows to its memory; that.
+    fn tell_process(&mut self) -> Result<Arc<Clock>, Box<Fault>> {
+        let clock = release(&mut self.host)?;
+        self.memory.agents.of_process = Arc::clone(&clock);
+        Ok(clock)
     }
 
     fn make_ready(&mut self, id: u64) {
@@ -286,6 +308,9 @@ impl Engine {
         }
         if self.kept.is_empty() {
             self.boundary();
+        } else {
+            // It fails after too many calls, and so will the next submission, which says so.
+            _ = self.tell_process();
         }
     }
 
@@ -303,7 +328,7 @@ impl Engine {
     /// The function of an operation has returned.
     pub fn called(&mut self, op: Op) {
         if let Some(kept) = self.kept.get(&op.0)
-            && matches!(kept.stage, Stage::Runs)
+            && matches!(kept.stage, Stage::Called)
         {
             let knows = Arc::clone(&kept.knows);
             self.finish(op.0, knows);
@@ -378,7 +403,7 @@ impl Engine {
         let crowded = self.over > CROWD || self.memory.agents.crowded() || self.host.now > MAX_TIME / 2;
         if crowded && !busy {
             self.boundary();
-        } else if crowded && !self.scheduler.polls() {
+        } else if crowded && !self.stalled {
             return Ok(false);
         }
         let mut begun = 0;
@@ -395,7 +420,7 @@ impl Engine {
                 begun += 1;
             }
         }
-        let waits = begun == 0 && (!self.busy() || self.scheduler.polls());
+        let waits = begun == 0 && (!self.busy() || self.stalled);
         let candidates: Vec<u64> = match waits {
             true => self.ready.keys().copied().filter(|id| self.has_room(*id)).collect(),
             false => Vec::new(),
@@ -439,6 +464,7 @@ impl Engine {
                 return Ok(());
             }
             Work::Call(function) => {
+                kept.stage = Stage::Called;
                 self.events.push_back(Turn::Call(Op(id), function));
                 return Ok(());
             }
@@ -514,9 +540,11 @@ impl Engine {
     /// Lets launches go on, if there are any.
     fn run(&mut self) -> Result<Option<sched::Turn>, Failure> {
         if self.scheduler.flights() == 0 {
+            self.stalled = false;
             return Ok(None);
         }
         let turn = self.scheduler.turn(&mut self.memory)?;
+        self.stalled = self.scheduler.polls() || matches!(turn, sched::Turn::Stuck(..));
         for id in std::mem::take(&mut self.scheduler.let_go) {
             self.let_go(id);
         }
@@ -536,7 +564,8 @@ impl Engine {
 
     /// Every CTA of a launch has let the next ones begin.
     fn let_go(&mut self, id: u64) {
-        let Some(kept) = self.kept.get(&id) else { return };
+        let Some(kept) = self.kept.get_mut(&id) else { return };
+        kept.let_go = true;
         let knows = Arc::clone(&kept.knows);
         let children: Vec<u64> =
             kept.children.iter().filter(|(_, edge)| *edge == Edge::Programmatic).map(|(child, _)| *child).collect();
@@ -591,9 +620,12 @@ impl Engine {
         if self.kept.is_empty() {
             return Ok(());
         }
+        self.hear_process();
         let place = self.memory.locate(address, bytes).ok_or_else(|| self.memory.missing(address, bytes))?;
         let touched = touch(&mut self.memory, &mut self.host, write, (address, bytes), place, Strength::Weak);
-        touched.map_err(|bad| HostError::Fault(fault("the host", *bad)))
+        touched.map_err(|bad| HostError::Fault(fault("the host", *bad)))?;
+        self.tell_process()?;
+        Ok(())
     }
 
     /// Writes, as the host.

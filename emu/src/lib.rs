@@ -42,7 +42,7 @@ pub use counters::Counters;
 pub use engine::{After, Edge, Engine, Op, Turn};
 pub use fault::{Fault, FaultKind, ThreadId};
 pub use host::HostView;
-pub use launch::{Error, Launch, LaunchError, Options, Schedule};
+pub use launch::{Card, Error, Launch, LaunchError, Options, Schedule};
 pub use memory::{Memory, MemoryError};
 pub use operation::{Compare, Extent, Pattern, Pitch, Place, Prepared, Word, Work};
 pub use order::HostError;
@@ -88,18 +88,6 @@ impl Module {
         &self.program.entries
     }
 
-    /// Registers that a thread of a kernel takes: those of `.maxnreg`, else those that the PTX declares, up to 64, as only the
-    /// assembler knows how many are in use at once.
-    pub fn registers(&self, entry: &Entry) -> u32 {
-        let declared = self.program.functions.get(entry.code as usize).map_or(0, |code| code.registers);
-        launch::registers(entry, declared) as u32
-    }
-
-    /// Bytes of local memory of a thread of a kernel.
-    pub fn local_bytes(&self, entry: &Entry) -> u32 {
-        self.program.functions.get(entry.code as usize).map_or(0, |code| code.frame)
-    }
-
     /// Names of the functions that the module declares and does not define.
     pub fn missing(&self) -> impl Iterator<Item = &str> {
         self.program.functions.iter().filter_map(|code| code.missing.as_deref())
@@ -136,16 +124,41 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// The kernels, in order of the text.
+    pub fn entries(&self) -> &[Entry] {
+        &self.program.entries
+    }
+
+    /// The variables of global and constant memory, in order of the text.
+    pub fn variables(&self) -> impl Iterator<Item = Variable<'_>> {
+        self.program.globals.iter().zip(&self.globals).map(|(var, &address)| Variable {
+            name: &var.name,
+            address,
+            bytes: var.bytes.len() as u64,
+            constant: var.constant,
+        })
+    }
+
+    /// Frees the variables. What was prepared for a launch and touches them finds them freed.
+    pub fn unload(self, memory: &mut Memory) {
+        for base in self.globals {
+            // It is there unless somebody else has freed it.
+            _ = memory.free(base);
+        }
+    }
+
+    /// How many CTAs of a launch a multiprocessor holds at once, as [`Options::resident_ctas`] says.
+    ///
+    /// # Errors
+    /// If the launch is not possible, whatever its parameters.
+    pub fn occupancy(&self, launch: &Launch, options: &Options) -> Result<u64, LaunchError> {
+        launch::occupancy(&self.program, &self.target, launch, options)
+    }
+
     /// The address of a variable of the module.
     pub fn symbol(&self, name: &str) -> Option<u64> {
         let index = self.program.globals.iter().position(|g| g.name == name)?;
         self.globals.get(index).copied()
-    }
-
-    /// The variables of the module: name, address, size.
-    pub fn variables(&self) -> impl Iterator<Item = (&str, u64, u64)> {
-        let globals = self.program.globals.iter().zip(&self.globals);
-        globals.map(|(var, &address)| (var.name.as_str(), address, var.bytes.len() as u64))
     }
 
     /// A launch for an [`Engine`], of the memory the module was loaded into. It can be submitted any number of times.
@@ -163,6 +176,19 @@ impl Loaded {
     pub fn run(&self, memory: &mut Memory, launch: &Launch, options: &Options) -> Result<Counters, Error> {
         run(memory, &[Step { loaded: self, launch, overlaps: false }], options)
     }
+}
+
+/// A variable of a loaded module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variable<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Where it is.
+    pub address: u64,
+    /// How large it is.
+    pub bytes: u64,
+    /// Whether it is in constant memory, which kernels cannot write.
+    pub constant: bool,
 }
 
 /// A launch among others.

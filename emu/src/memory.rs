@@ -73,7 +73,7 @@ pub(crate) struct Region {
 
 impl Region {
     pub(crate) fn new(store: Store) -> Region {
-        Region { store, races: Races::default() }
+        Region { races: Races::new(store.len()), store }
     }
 }
 
@@ -102,6 +102,8 @@ pub struct Memory {
     undefined: BTreeMap<u64, Arc<Fault>>,
     /// Bases and sizes of the allocations that were freed last.
     freed: VecDeque<(u64, u64)>,
+    /// There is memory of the process, or was.
+    has_process: bool,
     /// What was read last from memory of the process.
     pulled: Vec<u8>,
 }
@@ -123,6 +125,7 @@ impl Memory {
             agents: Agents::new(),
             undefined: BTreeMap::new(),
             freed: VecDeque::new(),
+            has_process: false,
             pulled: Vec::new(),
         }
     }
@@ -190,6 +193,7 @@ impl Memory {
         if base.checked_add(bytes).is_none() || self.taken(base, bytes).is_some() {
             return Err(MemoryError::Taken { base, bytes });
         }
+        self.has_process = true;
         self.insert(base, Store::of_process(memory), true);
         Ok(())
     }
@@ -321,6 +325,13 @@ impl Memory {
     pub(crate) fn share(&mut self, address: u64) -> Result<(), MemoryError> {
         self.place(address, 0)?.0.host_shared = true;
         Ok(())
+    }
+
+    /// Whether an address is in memory of the process.
+    #[inline]
+    pub(crate) fn is_of_process(&mut self, address: u64) -> bool {
+        self.has_process
+            && self.locate(address, 0).is_some_and(|(i, _)| self.allocations[i].region.store.is_of_process())
     }
 
     pub(crate) fn is_shared(&self, index: usize) -> bool {

@@ -1,7 +1,7 @@
 //! What an [`crate::Engine`] can be asked to do, and how copies, fills and words of memory are done. Each is an agent of the
 //! race model of its own, which knows what the operations before it did. Its next hop is [`crate::engine`], which says when.
 
-use crate::clock::{Agent, AgentSet, Clock, Strength};
+use crate::clock::{Agent, AgentSet, Clock, Strength, join};
 use crate::exec::state::{Grid, Order};
 use crate::fault::{Bad, Done, FaultKind};
 use crate::memory::Memory;
@@ -106,6 +106,7 @@ pub enum Pattern {
 }
 
 impl Pattern {
+    /// Four bytes of it, and how many it has.
     fn bytes(self) -> ([u8; 4], usize) {
         match self {
             Pattern::D8(v) => ([v; 4], 1),
@@ -283,6 +284,9 @@ impl Actor {
         let (index, offset) = self.touch(memory, true, address, bytes.into(), Strength::Sys)?;
         let clock = self.order.release(1)?;
         let agent = self.order.agent;
+        if memory.is_of_process(address) {
+            join(&mut memory.agents.to_process, &clock);
+        }
         memory.agents.published.entry(address).or_default().publish(agent, Scope::Sys, clock, true);
         let store = &mut memory.region(index).0.store;
         store.put(offset, bytes, value.value());
@@ -296,6 +300,9 @@ impl Actor {
         self.touch(memory, false, address, value.bytes().into(), Strength::Sys)?;
         if let Some(published) = memory.agents.published.get(&address) {
             published.visible(self.order.agent, Scope::Sys).for_each(|clock| self.order.acquire(1, clock));
+        }
+        if memory.is_of_process(address) {
+            self.order.acquire(1, &memory.agents.of_process);
         }
         Ok(())
     }
@@ -366,11 +373,13 @@ pub(crate) struct Transfer {
     extent: Extent,
     /// How far it is: slice, row, byte of the row.
     at: [u64; 3],
+    /// What is on its way.
+    data: Vec<u8>,
 }
 
 impl Transfer {
     pub(crate) fn new(id: u64, actor: Actor, from: Source, to: Place, extent: Extent) -> Transfer {
-        Transfer { id, actor, from, to, extent: extent.joined(), at: [0; 3] }
+        Transfer { id, actor, from, to, extent: extent.joined(), at: [0; 3], data: Vec::new() }
     }
 
     /// Moves about so many bytes, [`CHUNK`] at most. Whether that was all.
@@ -414,31 +423,32 @@ impl Transfer {
     fn transfer(&mut self, memory: &mut Memory, from: u64, to: u64, (start, n): (u64, u64)) -> Done {
         let len = n as usize;
         let mut gaps: Vec<(usize, usize)> = Vec::new();
-        let mut data = vec![0; len];
+        self.data.resize(len, 0);
         match &self.from {
             Source::Pattern(pattern) => {
-                let (pattern, width) = pattern.bytes();
-                for (i, byte) in data.iter_mut().enumerate() {
-                    *byte = pattern[(start as usize + i) % width];
+                let mut pattern = pattern.bytes().0;
+                pattern.rotate_left(start as usize % 4);
+                for part in self.data.chunks_mut(4) {
+                    part.copy_from_slice(&pattern[..part.len()]);
                 }
             }
-            Source::Place(Place::Host(source)) => source.read(within(&**source, from, n)?, &mut data),
+            Source::Place(Place::Host(source)) => source.read(within(&**source, from, n)?, &mut self.data),
             Source::Place(Place::Device(base)) => {
                 let address = base.wrapping_add(from);
                 let (index, offset) = self.actor.touch(memory, false, address, n, Strength::Weak)?;
                 let store = &memory.region(index).0.store;
                 gaps.extend(store.gaps(offset, len).map(|(at, len)| (at - offset, len)));
-                store.read(offset, &mut data);
+                store.read(offset, &mut self.data);
                 self.leaves_card(memory, address, to, &gaps)?;
             }
         }
         match &mut self.to {
-            Place::Host(target) => target.write(within(&**target, to, n)?, &data),
+            Place::Host(target) => target.write(within(&**target, to, n)?, &self.data),
             Place::Device(base) => {
                 let address = base.wrapping_add(to);
                 let (index, offset) = self.actor.touch(memory, true, address, n, Strength::Weak)?;
                 let store = &mut memory.region(index).0.store;
-                store.write(offset, &data);
+                store.write(offset, &self.data);
                 store.set_written(offset, len);
                 for (at, len) in gaps {
                     store.set_unwritten(offset + at, len);
@@ -453,9 +463,7 @@ impl Transfer {
         let Some(&(at, len)) = gaps.first() else { return Ok(()) };
         let host = match &self.to {
             Place::Host(_) => true,
-            Place::Device(base) => {
-                memory.locate(base.wrapping_add(to), 0).is_some_and(|(i, _)| memory.region(i).0.store.is_of_process())
-            }
+            Place::Device(base) => memory.is_of_process(base.wrapping_add(to)),
         };
         if !host {
             return Ok(());

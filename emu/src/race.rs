@@ -167,33 +167,50 @@ impl Who<'_> {
 }
 
 /// The races of a region.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Races {
-    pages: Vec<Option<Box<Page>>>,
+    /// Bytes of the region.
+    bytes: usize,
+    /// By page of the region the number of its page in `pages`, from 1; 0: none. Empty until somebody touches the region, and
+    /// then of zeros that take no memory where nobody does.
+    places: Vec<u32>,
+    pages: Vec<Page>,
     sets: Vec<Vec<Note>>,
     free: Vec<u32>,
 }
 
 impl Races {
-    /// Forgets everything: all that happened is ordered before all that comes.
-    pub(crate) fn forget(&mut self) {
-        *self = Races::default();
+    /// Nobody has touched the region of so many bytes.
+    pub(crate) fn new(bytes: usize) -> Races {
+        Races { bytes, places: Vec::new(), pages: Vec::new(), sets: Vec::new(), free: Vec::new() }
     }
 
-    /// The cells of a range within one page, as small as the range asks for.
-    fn cells(&mut self, offset: usize, len: usize) -> (usize, Range<usize>) {
-        let index = offset / PAGE;
-        if index >= self.pages.len() {
-            self.pages.resize_with(index + 1, || None);
+    /// Forgets everything: all that happened is ordered before all that comes.
+    pub(crate) fn forget(&mut self) {
+        if !self.places.is_empty() {
+            *self = Races::new(self.bytes);
+        }
+    }
+
+    /// The page of a range within one, whose cells are as small as the range asks for, and those of the range.
+    #[inline]
+    fn cells(&mut self, offset: usize, len: usize) -> (&mut Page, Sets<'_>, Range<usize>) {
+        if self.places.is_empty() {
+            self.places = vec![0; self.bytes.div_ceil(PAGE)];
         }
         let shift = SHIFTS[if len == PAGE { 0 } else { 1 + usize::from((offset | len) & 3 != 0) }];
-        let page = self.pages[index]
-            .get_or_insert_with(|| Box::new(Page { shift, cells: vec![Cell::default(); PAGE >> shift] }));
+        let place = &mut self.places[offset / PAGE];
+        if *place == 0 {
+            self.pages.push(Page { shift, cells: vec![Cell::default(); PAGE >> shift] });
+            *place = self.pages.len() as u32;
+        }
+        let page = &mut self.pages[*place as usize - 1];
         if page.shift > shift {
             page.split(shift, &mut self.sets);
         }
-        let at = offset % PAGE;
-        (index, at >> page.shift..(at + len).div_ceil(1 << page.shift))
+        let (at, shift) = (offset % PAGE, page.shift);
+        let sets = Sets { sets: &mut self.sets, free: &mut self.free, size: 1 << shift };
+        (page, sets, at >> shift..(at + len).div_ceil(1 << shift))
     }
 
     /// Runs `f` over the cells of a range, with each cell's offset.
@@ -206,13 +223,10 @@ impl Races {
         let (mut at, end) = (offset, offset + len);
         while at < end {
             let stop = end.min((at / PAGE + 1) * PAGE);
-            let (index, range) = self.cells(at, stop - at);
-            if let Some(page) = &mut self.pages[index] {
-                let shift = page.shift;
-                let mut sets = Sets { sets: &mut self.sets, free: &mut self.free, size: 1 << shift };
-                for i in range {
-                    f(&mut page.cells[i], &mut sets, index * PAGE + (i << shift))?;
-                }
+            let (page, mut sets, range) = self.cells(at, stop - at);
+            let (shift, start) = (page.shift, at / PAGE * PAGE);
+            for i in range {
+                f(&mut page.cells[i], &mut sets, start + (i << shift))?;
             }
             at = stop;
         }
@@ -335,9 +349,10 @@ impl Races {
 
     /// Checks and notes a write of all that was touched so far.
     pub(crate) fn write_all(&mut self, who: &mut Who, mine: Epoch) -> Result<(), Conflict> {
-        for index in 0..self.pages.len() {
-            if self.pages[index].is_some() {
-                self.write(who, 1, (index * PAGE, PAGE), mine, |_| false)?;
+        for index in 0..self.places.len() {
+            if self.places[index] != 0 {
+                let len = PAGE.min(self.bytes - index * PAGE);
+                self.write(who, 1, (index * PAGE, len), mine, |_| false)?;
             }
         }
         Ok(())

@@ -113,11 +113,6 @@ impl Scheduler {
         self.flights.len()
     }
 
-    /// Whether every CTA of a launch has let the next ones begin, and that was told.
-    pub(crate) fn has_let_go(&self, id: u64) -> bool {
-        self.flights.iter().any(|f| f.id == id && f.let_go)
-    }
-
     /// Whether everybody has only polled for some turns.
     pub(crate) fn polls(&self) -> bool {
         self.idle > 8
@@ -167,6 +162,7 @@ impl Scheduler {
             non_coherent: None,
             knew: Arc::default(),
             agents,
+            spare: 0..0,
             steps: 0,
             stack: 0,
             delays: if self.seed == 0 { 0 } else { self.random.next() | 1 },
@@ -231,6 +227,8 @@ impl Scheduler {
             self.admit();
             if self.idle > PATIENCE {
                 if !(self.land(memory, true) | self.reveal(memory, true)) {
+                    // Whoever changes something unseen lets them go on within some turns.
+                    self.idle = PATIENCE - 16;
                     return Ok(self.stuck());
                 }
                 self.idle = 0;

@@ -6,7 +6,7 @@ use crate::image::Source;
 use crate::jit::Code;
 use crate::options::Logs;
 use crate::slots::{Handle, Kind};
-use crate::state::Context;
+use crate::objects::Context;
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::sync::Arc;
@@ -118,6 +118,10 @@ impl Kind for Linker {
     const NAME: &'static str = "linker";
 }
 
+/// Registers that a thread is taken to need at most, where `.maxnreg` does not say, as the emulator has it: how many are in
+/// use at once only an assembler knows.
+const USUAL_REGISTERS: u32 = 64;
+
 /// What a kernel takes of a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Figures {
@@ -130,14 +134,14 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    pub(crate) fn of(code: &Code, entry: &emu::Entry) -> Figures {
-        let registers = code.module.registers(entry).clamp(1, 255);
+    pub(crate) fn of(entry: &emu::Entry) -> Figures {
+        let registers = entry.max_registers.unwrap_or(entry.registers.min(USUAL_REGISTERS)).clamp(1, 255);
         // A warp takes registers in multiples of 256.
         let warps = REGISTERS / (registers.next_multiple_of(8) * 32);
         let declared = entry.max_threads.map_or(BLOCK_THREADS, |d| d.iter().product());
         Figures {
             registers,
-            local: code.module.local_bytes(entry),
+            local: entry.local_bytes as u32,
             static_shared: entry.static_shared as u32,
             max_threads: declared.min(warps * 32).min(BLOCK_THREADS),
         }

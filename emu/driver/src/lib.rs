@@ -23,6 +23,7 @@ mod lifetime;
 mod limits;
 mod loading;
 mod memory;
+mod objects;
 mod operation;
 mod options;
 mod progress;

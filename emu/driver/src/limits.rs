@@ -3,12 +3,11 @@
 use crate::cards::{BLOCK, BLOCK_THREADS, Card, GRID};
 use crate::code::{Figures, Preferences};
 use crate::error::Error;
-use crate::jit::Code;
 
 /// Checks a launch. What is wrong comes with the code of a driver.
 pub(crate) fn check(
     card: &Card,
-    (code, entry): (&Code, &emu::Entry),
+    entry: &emu::Entry,
     preferences: &Preferences,
     (grid, block): ([u32; 3], [u32; 3]),
     shared: u32,
@@ -31,7 +30,7 @@ pub(crate) fn check(
     if let Some(most) = entry.max_threads.filter(|m| threads > m.iter().map(|&n| u64::from(n)).product()) {
         return invalid(format!("a block of {block:?} is more than .maxntid {most:?}"));
     }
-    let figures = Figures::of(code, entry);
+    let figures = Figures::of(entry);
     if threads > u64::from(figures.max_threads) {
         let what = format!("{threads} threads of {} registers are more than a block has", figures.registers);
         return Err((Error::LAUNCH_OUT_OF_RESOURCES, format!("{}: {what}", entry.name)));

@@ -54,7 +54,7 @@ pub(crate) fn load(
     library: Option<Handle<Library>>,
 ) -> Answer<Handle<Module>> {
     let loaded = code.module.load(driver.work.engine.memory()).map_err(|_| Error::OUT_OF_MEMORY)?;
-    for (_, address, bytes) in loaded.variables() {
+    for emu::Variable { address, bytes, .. } in loaded.variables() {
         if bytes > 0 {
             driver.memory.insert(address, bytes, What::Variable, context, from, None);
         }
@@ -67,7 +67,7 @@ pub(crate) fn load(
 pub(crate) fn unload(driver: &mut Driver, module: Handle<Module>, by: &'static str) {
     let Some(gone) = driver.modules.remove(module) else { return };
     driver.functions.extract(|_, f| f.module == module);
-    let variables: Vec<u64> = gone.loaded.variables().map(|(_, address, _)| address).collect();
+    let variables: Vec<u64> = gone.loaded.variables().map(|v| v.address).collect();
     for address in variables {
         driver.release(address, by);
     }

@@ -2,7 +2,7 @@
 //! remembered, so that its use has a name. The bytes of device memory are the emulator's; those of the process are real.
 
 use crate::slots::Handle;
-use crate::state::Context;
+use crate::objects::Context;
 use std::collections::BTreeMap;
 use std::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};

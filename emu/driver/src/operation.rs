@@ -275,7 +275,7 @@ fn launch(driver: &Driver, kernel: &Kernel) -> Answer<emu::Work> {
         params: kernel.params.clone(),
     };
     let entry = function.code.module.entries().get(function.entry).ok_or(Error::INVALID_HANDLE)?;
-    let figures = Figures::of(&function.code, entry);
+    let figures = Figures::of(entry);
     let card = driver.settings()?.card;
     let threads = kernel.block.iter().product();
     let resident = figures.blocks(card, threads, kernel.shared) * card.multiprocessors;

@@ -6,6 +6,7 @@ use crate::error::{Answer, Error};
 use crate::finding;
 use crate::graph::{Exec, Graph, Graphs, Object};
 use crate::memory::Allocations;
+pub(crate) use crate::objects::{Context, Event, Order, Record, Stream, Tail};
 use crate::settings::{Settings, VARIABLE};
 use crate::slots::{Handle, Kind, Slots};
 use crate::trace::Trace;
@@ -15,84 +16,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
-
-/// A context.
-#[derive(Debug)]
-pub(crate) struct Context {
-    pub(crate) primary: bool,
-    pub(crate) flags: u32,
-    /// What `cuCtxSetLimit` was told, by limit.
-    pub(crate) limits: BTreeMap<u32, usize>,
-    pub(crate) cache_config: u32,
-    /// The stream 0 that all threads share; one of each thread that has its own.
-    pub(crate) legacy: Handle<Stream>,
-    pub(crate) own: BTreeMap<u64, Handle<Stream>>,
-    /// The last operations of streams that are gone.
-    pub(crate) orphans: Vec<emu::Op>,
-}
-
-impl Kind for Context {
-    const TAG: u8 = 0x11;
-    const NAME: &'static str = "context";
-}
-
-/// How a stream is ordered with the legacy default stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// It is that stream.
-    Legacy,
-    /// Waits for it and is waited for.
-    Blocking,
-    NonBlocking,
-}
-
-/// A stream.
-#[derive(Debug)]
-pub(crate) struct Stream {
-    pub(crate) context: Handle<Context>,
-    pub(crate) order: Order,
-    pub(crate) priority: i32,
-    /// Numbers are given once in a process.
-    pub(crate) id: u64,
-    /// What was asked for last, if it may not have ended.
-    pub(crate) tail: Option<Tail>,
-    /// It is that of a context and can't be destroyed.
-    pub(crate) default: bool,
-}
-
-/// The last operation of a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tail {
-    pub(crate) op: emu::Op,
-    /// A launch, which the next one may overlap.
-    pub(crate) launch: bool,
-}
-
-impl Kind for Stream {
-    const TAG: u8 = 0x12;
-    const NAME: &'static str = "stream";
-}
-
-/// An event.
-#[derive(Debug)]
-pub(crate) struct Event {
-    pub(crate) context: Handle<Context>,
-    pub(crate) flags: u32,
-    pub(crate) record: Option<Record>,
-}
-
-/// What an event was recorded as last.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Record {
-    pub(crate) op: emu::Op,
-    /// When it happened.
-    pub(crate) at: Option<Instant>,
-}
-
-impl Kind for Event {
-    const TAG: u8 = 0x13;
-    const NAME: &'static str = "event";
-}
 
 /// The primary context of the device.
 #[derive(Debug, Default)]
@@ -169,6 +92,7 @@ impl Driver {
             }
         });
         let (memory, seed) = settings.as_ref().map_or((0, 0), |s| (s.memory, s.seed));
+        let card = settings.as_ref().map(|s| s.card);
         Driver {
             settings,
             trace,
@@ -191,7 +115,7 @@ impl Driver {
             linkers: Slots::default(),
             graphs: Graphs::default(),
             memory: Allocations::new(memory),
-            work: Work::new(memory, seed),
+            work: Work::new(card, memory, seed),
         }
     }
 

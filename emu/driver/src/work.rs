@@ -1,8 +1,9 @@
 //! What has been asked of the emulator and has not ended: its engine, and for each operation what the driver does about it.
 
+use crate::cards::Card;
 use crate::error::{Answer, Error};
 use crate::slots::Handle;
-use crate::state::{Context, Event};
+use crate::objects::{Context, Event};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -46,23 +47,33 @@ pub(crate) struct Work {
     pub(crate) failed: Option<Error>,
     /// How often it began again.
     pub(crate) age: u64,
+    card: Option<&'static Card>,
     capacity: u64,
     seed: u64,
 }
 
-fn engine(capacity: u64, seed: u64) -> emu::Engine {
-    let options = emu::Options { schedule: emu::Schedule { seed }, max_steps: STEPS, ..emu::Options::default() };
+fn engine(card: Option<&Card>, capacity: u64, seed: u64) -> emu::Engine {
+    let card = card.map(|card| emu::Card {
+        block_shared: card.block_shared().into(),
+        shared: card.shared().into(),
+        threads: card.arch.threads.into(),
+        blocks: card.arch.blocks.into(),
+        multiprocessors: card.multiprocessors.into(),
+    });
+    let options = emu::Options { schedule: emu::Schedule { seed }, card, max_steps: STEPS, ..emu::Options::default() };
     emu::Engine::new(emu::Memory::starting_at(DEVICE, capacity), options)
 }
 
 impl Work {
-    pub(crate) fn new(capacity: u64, seed: u64) -> Work {
-        Work { engine: engine(capacity, seed), pending: BTreeMap::new(), failed: None, age: 0, capacity, seed }
+    /// For a card, if there is one, with so many free bytes.
+    pub(crate) fn new(card: Option<&'static Card>, capacity: u64, seed: u64) -> Work {
+        let engine = engine(card, capacity, seed);
+        Work { engine, pending: BTreeMap::new(), failed: None, age: 0, card, capacity, seed }
     }
 
     /// Begins again, after all contexts in which something has failed are gone.
     pub(crate) fn reset(&mut self) {
-        *self = Work { age: self.age + 1, ..Work::new(self.capacity, self.seed) };
+        *self = Work { age: self.age + 1, ..Work::new(self.card, self.capacity, self.seed) };
     }
 
     /// Hands over an operation.

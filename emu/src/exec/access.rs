@@ -448,6 +448,14 @@ impl Ctx<'_> {
 
     /// A strong read synchronises with what was released at its address, or will at the next fence.
     pub(crate) fn observe(&mut self, mask: u32, addresses: &Lanes, shared: bool, order: Order, scope: Scope) {
+        if !shared && scope == Scope::Sys {
+            for lane in lanes(mask) {
+                if !self.memory.is_of_process(addresses[lane]) {
+                    continue;
+                }
+                self.warp.order.read_strongly(lane as u32, &self.memory.agents.of_process, order.acquires());
+            }
+        }
         let published = if shared { &self.team.published } else { &self.memory.agents.published };
         if published.is_empty() {
             return;
@@ -455,16 +463,7 @@ impl Ctx<'_> {
         for lane in lanes(mask) {
             let Some(p) = published.get(&addresses[lane]) else { continue };
             for clock in p.visible(self.warp.order.cta.start, scope) {
-                if order.acquires() {
-                    self.warp.order.acquire(1 << lane, clock);
-                } else {
-                    let seen = &mut self.warp.order.seen;
-                    if seen.of_lane(lane as u32).is_none() {
-                        seen.set(1 << lane, Arc::clone(clock));
-                    } else {
-                        seen.join(1 << lane, clock);
-                    }
-                }
+                self.warp.order.read_strongly(lane as u32, clock, order.acquires());
             }
         }
     }
@@ -487,11 +486,15 @@ impl Ctx<'_> {
         let cta = warp.cta.start;
         // All threads that reach shared memory are in one CTA.
         let widen = |s| if shared { Scope::Gpu } else { s };
+        let mut to_system = Vec::new();
         for lane in lanes(mask) {
             let bit = 1 << lane;
             let released = released(warp, bit, order, scope);
             match released {
                 Some((clock, scope)) => {
+                    if !shared && scope == Scope::Sys {
+                        to_system.push((addresses[lane], Arc::clone(&clock)));
+                    }
                     published.entry(addresses[lane]).or_default().publish(cta, widen(scope), clock, replace);
                 }
                 None if replace => {
@@ -500,7 +503,15 @@ impl Ctx<'_> {
                 None => {}
             }
         }
-        if order.releases() { warp.tick(mask.trailing_zeros()) } else { Ok(()) }
+        if order.releases() {
+            warp.tick(mask.trailing_zeros())?;
+        }
+        for (address, clock) in to_system {
+            if self.memory.is_of_process(address) {
+                join(&mut self.memory.agents.to_process, &clock);
+            }
+        }
+        Ok(())
     }
 
     /// `fence`: relaxed reads before it become acquires, relaxed writes after it releases. Those that are sequentially

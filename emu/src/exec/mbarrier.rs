@@ -15,6 +15,8 @@ use std::sync::Arc;
 const BYTES: usize = 8;
 /// Instructions of a warp within which a wait is a repetition of the one before.
 const SOON: u64 = 64;
+/// Agents that a launch takes for mbarriers at once.
+const SPARE: u32 = 64;
 /// Largest count of arrivals, and of bytes.
 const MAX_COUNT: u32 = (1 << 20) - 1;
 
@@ -227,7 +229,13 @@ impl Ctx<'_> {
         // From now on its bytes are no data: nobody's clock covers this.
         shared.races.stamp_write(Epoch::new(MAX_AGENT, MAX_TIME, 0, Strength::Weak), offset, BYTES);
         let init = Epoch::new(order.agent, order.now, lane, Strength::Weak);
-        let agent = self.memory.agents.start(1, Owner::Mbarriers, &mut self.flight.agents)?;
+        if self.flight.spare.is_empty() {
+            // Many at once, so that the sets of agents of launches that run beside each other are of few ranges.
+            let first = self.memory.agents.start(SPARE, Owner::Mbarriers, &mut self.flight.agents)?;
+            self.flight.spare = first..first + SPARE;
+        }
+        let agent = self.flight.spare.start;
+        self.flight.spare.start += 1;
         let state = MbarrierState {
             expected: count,
             pending: count,

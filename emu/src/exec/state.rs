@@ -200,6 +200,17 @@ impl Order {
         }
     }
 
+    /// A strong read of a lane finds what a clock knows: known at once if it acquires, or after the next fence.
+    pub(crate) fn read_strongly(&mut self, lane: u32, clock: &Arc<Clock>, acquires: bool) {
+        if acquires {
+            self.acquire(1 << lane, clock);
+        } else if self.seen.of_lane(lane).is_none() {
+            self.seen.set(1 << lane, Arc::clone(clock));
+        } else {
+            self.seen.join(1 << lane, clock);
+        }
+    }
+
     /// Lanes know what a clock knows, which has all that they know already.
     pub(crate) fn adopt(&mut self, lanes: u32, clock: Arc<Clock>) {
         self.knowledge.set(self.spread(lanes), clock);
@@ -396,6 +407,8 @@ pub(crate) struct Flight {
     /// What the threads that have exited knew.
     pub(crate) knew: Arc<Clock>,
     pub(crate) agents: AgentSet,
+    /// Agents for mbarriers that come.
+    pub(crate) spare: Range<Agent>,
     /// Warp-instructions so far.
     pub(crate) steps: u64,
     /// Bytes of registers and local memory that calls have added.

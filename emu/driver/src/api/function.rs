@@ -64,7 +64,7 @@ fn of_kernel(call: &mut Call, number: u64) -> Answer<About> {
 
 /// Attributes by number, as C has them.
 fn ask(call: &Call, about: &About, attribute: u32) -> Answer<i32> {
-    let figures = Figures::of(&about.code, about.entry()?);
+    let figures = Figures::of(about.entry()?);
     let p = &about.preferences;
     let value = match attribute {
         0 => figures.max_threads,

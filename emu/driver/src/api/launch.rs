@@ -129,7 +129,7 @@ pub(crate) fn kernel(
     let function = call.functions.get(handle).ok_or(Error::INVALID_HANDLE)?;
     let entry = function.code.module.entries().get(function.entry).ok_or(Error::INVALID_HANDLE)?;
     let (card, all) = (call.settings()?.card, wishes.cooperative);
-    let checked = limits::check(card, (&function.code, entry), &function.preferences, (grid, block), shared, all);
+    let checked = limits::check(card, entry, &function.preferences, (grid, block), shared, all);
     if let Err((error, what)) = checked {
         finding::remark(&format!("{}: {what}", call.export.name));
         return Err(error);

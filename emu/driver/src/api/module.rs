@@ -128,7 +128,8 @@ pub(super) fn variable(
 ) -> Answer {
     let name = name.string()?;
     let loaded = &call.modules.get(module).ok_or(Error::INVALID_HANDLE)?.loaded;
-    let (_, address, size) = loaded.variables().find(|(n, ..)| *n == name).ok_or(Error::NOT_FOUND)?;
+    let variable = loaded.variables().find(|v| v.name == name).ok_or(Error::NOT_FOUND)?;
+    let (address, size) = (variable.address, variable.bytes);
     out.set_if(address);
     bytes.set_if(size as usize);
     Ok(())

@@ -24,7 +24,7 @@ fn figures(call: &mut Call, number: u64) -> Answer<(Figures, &'static Card)> {
     let function = function_of(call, number)?;
     let f = call.functions.get(function).ok_or(Error::INVALID_HANDLE)?;
     let entry = f.code.module.entries().get(f.entry).ok_or(Error::INVALID_HANDLE)?;
-    Ok((Figures::of(&f.code, entry), call.settings()?.card))
+    Ok((Figures::of(entry), call.settings()?.card))
 }
 
 fn blocks(call: &mut Call, out: Out<i32>, number: u64, threads: i32, shared: usize) -> Answer {

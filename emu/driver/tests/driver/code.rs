@@ -24,7 +24,7 @@ fn modules_have_functions_and_variables() {
         let (mut at, mut bytes) = (0, 0);
         ok(cu::cuModuleGetGlobal_v2(&mut at, &mut bytes, module.0, c"factor".as_ptr()));
         assert_eq!((bytes, download::<u32>(at, 1)), (4, vec![3]));
-        ok(cu::cuMemcpyHtoD_v2(at, (&raw const *&5_u32).cast(), 4));
+        ok(cu::cuMemcpyHtoD_v2(at, [5_u32].as_ptr().cast(), 4));
         let a = upload(&[7_u32]);
         ok(launch(module.function("scaled"), (1, 1), null_mut(), params![a]));
         assert_eq!(download::<u32>(a, 1), [35]);

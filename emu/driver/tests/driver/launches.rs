@@ -7,6 +7,11 @@ use cudarc::driver::sys::{self as cu, CUfunction_attribute as F, CUlaunchAttribu
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
+/// What introduces an entry of `extra`.
+fn key(number: usize) -> *mut c_void {
+    std::ptr::without_provenance_mut(number)
+}
+
 #[test]
 fn parameters_come_as_pointers_or_in_a_buffer() {
     clean("", || unsafe {
@@ -22,7 +27,7 @@ fn parameters_come_as_pointers_or_in_a_buffer() {
         buffer[12..].copy_from_slice(&100_u32.to_ne_bytes());
         let (mut size, mut small) = (16_usize, 12_usize);
         let mut extra =
-            [1 as *mut c_void, buffer.as_mut_ptr().cast(), 2 as *mut c_void, (&raw mut size).cast(), null_mut()];
+            [key(1), buffer.as_mut_ptr().cast(), key(2), (&raw mut size).cast(), null_mut()];
         let run = |extra: &mut [*mut c_void; 5]| {
             cu::cuLaunchKernel(add, 4, 1, 1, 32, 1, 1, 0, null_mut(), null_mut(), extra.as_mut_ptr())
         };
