@@ -225,7 +225,7 @@ pub(crate) fn batch_of(call: &mut Call, node: Handle<At>) -> Answer<Batch> {
     let context = call.context()?.number();
     let node = call.graphs.node_mut(node).ok_or(Error::INVALID_VALUE)?;
     let What::Operation(Operation::Values(values)) = &node.what else { return Err(Error::INVALID_VALUE) };
-    let (count, words) = (values.len() as u32, values.iter().flat_map(|v| Param::words(v)).collect());
+    let (count, words) = (values.len() as u32, values.iter().flat_map(Param::words).collect());
     node.kept = Kept::words(words);
     let array = node.kept.address();
     Ok(Batch { context, count, array, flags: 0 })

@@ -4,11 +4,14 @@
 mod child;
 mod kernels;
 
+mod captures;
+mod clients;
 mod code;
 mod contexts;
 mod copies;
 mod failures;
 mod findings;
+mod graphs;
 mod launches;
 mod safe;
 mod streams;
