@@ -175,7 +175,8 @@ fn nodes_run_in_the_order_of_their_edges() {
             assert_eq!(target, want);
         }
         drop(exec);
-        (free(a), free(b));
+        free(a);
+        free(b);
     });
 }
 
@@ -239,7 +240,8 @@ fn every_kind_of_node_is_made_by_one_call() {
         assert_eq!((download::<u32>(word, 2), CALLS.load(Ordering::SeqCst)), (vec![3, 7], 4));
         ok(cu::cuEventSynchronize(event));
         ok(cu::cuEventDestroy_v2(event));
-        (free(a), free(word));
+        free(a);
+        free(word);
     });
 }
 
@@ -483,7 +485,8 @@ fn a_graph_that_has_changed_too_much_is_said_to_have() {
         ok(cu::cuGraphExecMemsetNodeSetParams(exec.0, x, &fill(b, 8, 32), context()));
         exec.launch(null_mut());
         assert_eq!(download::<u32>(a, 2), [8, 0]);
-        (free(a), free(b));
+        free(a);
+        free(b);
     });
 }
 
