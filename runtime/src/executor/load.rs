@@ -4,9 +4,9 @@
 //! in the file stay there, if the device can reach them; all others go to one allocation, piece by piece, so that no
 //! second copy builds up.
 
-use crate::device::{Device, Kernel, Launch, Memory, Region};
+use super::held::Held;
+use crate::device::{self, Command, Device, Kernel, Launch, Memory, Region};
 use crate::{Error, ModelFile, Result, repack};
-use ir::abi::Control;
 use ir::artifact::{Manifest, Weight};
 use ir::gguf::TensorInfo;
 use ir::quant::Format;
@@ -45,6 +45,9 @@ impl<'m> Item<'m> {
                 weight.ty
             ))
         };
+        if (weight.rows.len(), weight.columns.len()) != (rows, columns) {
+            return Err(differs("it is a part of the tensor, and this version loads whole ones"));
+        }
         let (Elem::Ggml(format), Some(bytes)) = (weight.ty.elem, weight.ty.weight_bytes()) else {
             return Err(differs("no GGUF tensor has such elements"));
         };
@@ -89,11 +92,13 @@ impl<'m> Loading<'m> {
         self.items.iter().filter(|i| i.repack.is_some()).map(|i| i.tensor.bytes).max().unwrap_or(0)
     }
 
-    /// Loads all, and returns where each weight is.
+    /// Loads all, and returns where each weight is. `control` has the control words of a step of one token, for kernels
+    /// that repack.
     pub fn run(
         self,
-        device: &mut dyn Device,
+        held: &mut Held,
         kernels: &[Kernel],
+        control: Region,
         model: &ModelFile,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<Region>> {
@@ -101,9 +106,9 @@ impl<'m> Loading<'m> {
         let mut regions = Vec::with_capacity(self.items.len());
         let mut size = 0;
         for item in &self.items {
-            let imported = item.in_place().then(|| device.import(model.shards()[item.shard].share(item.tensor)));
+            let imported = item.in_place().then(|| held.import(model.shards()[item.shard].share(item.tensor)));
             regions.push(match imported.flatten() {
-                Some(memory) => Ok(Region { memory, offset: 0, bytes: item.bytes }),
+                Some(region) => Ok(Region { bytes: item.bytes, ..region }),
                 None => {
                     let offset = size;
                     size += item.bytes.next_multiple_of(ALIGN);
@@ -111,20 +116,34 @@ impl<'m> Loading<'m> {
                 }
             });
         }
-        let memory = device.alloc(size, "the weights' memory")?;
-        let staging = device.alloc(staging_bytes, "the memory for repacking")?;
+        let memory = held.alloc(size, "the weights' memory")?.memory;
+        let staging = held.alloc(staging_bytes, "the memory for repacking")?;
+        let mut device = held.device();
         let threads = rayon::ThreadPoolBuilder::new().num_threads(device.info().workers).build();
         let threads = threads.map_err(|e| Error::device(format!("the system refuses threads for loading: {e}")))?;
         let copies: Vec<_> = regions.iter().filter_map(|r| r.as_ref().err()).collect();
         let total = copies.iter().map(|(_, item)| item.tensor.bytes).sum();
         (progress)(0, total);
-        let mut copier = Copier { device, kernels, model, memory, staging, threads, progress, done: 0, total };
+        let mut copier = Copier {
+            device: &mut *device,
+            kernels,
+            control,
+            model,
+            memory,
+            staging: staging.memory,
+            threads,
+            progress,
+            done: 0,
+            total,
+        };
         for (i, (offset, item)) in copies.iter().enumerate() {
             match item.repack {
                 Some(kernel) => copier.copy_raw(item, *offset, kernel)?,
                 None => copier.copy(item, *offset, copies.get(i + 1).map(|(_, next)| *next))?,
             }
         }
+        drop(device);
+        held.free(staging)?;
         // Headers and samples are not read again; what stays in place is, page by page.
         model.shards().iter().for_each(|shard| shard.release(0, shard.bytes().len()));
         let region = |offset, bytes| Region { memory, offset, bytes };
@@ -136,6 +155,7 @@ impl<'m> Loading<'m> {
 struct Copier<'a> {
     device: &'a mut dyn Device,
     kernels: &'a [Kernel],
+    control: Region,
     model: &'a ModelFile,
     memory: Memory,
     /// For what the device repacks.
@@ -156,17 +176,19 @@ impl Copier<'_> {
         for (i, piece) in source.chunks(PIECE).enumerate() {
             let at = i * PIECE;
             let to = Region { memory: self.staging, offset: at as u64, bytes: piece.len() as u64 };
-            self.device.upload(to, piece)?;
+            device::upload(self.device, to, piece)?;
             shard.release(start + at, piece.len());
             self.done += piece.len() as u64;
             (self.progress)(self.done, self.total);
         }
         let from = Region { memory: self.staging, offset: 0, bytes: source.len() as u64 };
         let to = Region { memory: self.memory, offset, bytes: item.bytes };
-        let kernel = self.kernels[kernel as usize];
-        let recording = self.device.record(&[Launch { kernel, buffers: vec![Some(from), Some(to)] }])?;
-        self.device.replay(recording, Control { position: 0, tokens: 1 })?;
-        self.device.sync()
+        let launch =
+            Launch { kernel: self.kernels[kernel as usize], buffers: vec![Some(from), Some(to)], early: false };
+        let recording = self.device.record(&[Command::Launch(launch)], self.control)?;
+        self.device.replay(recording)?;
+        self.device.sync()?;
+        self.device.erase(recording)
     }
 
     /// Brings `item` to `offset`, while the system reads the `next` one from disk.
@@ -196,7 +218,7 @@ impl Copier<'_> {
             } else {
                 staging.resize(padded, 0);
                 self.threads.join(prefetch, || repack(&mut staging));
-                self.device.upload(to, &staging)?;
+                device::upload(self.device, to, &staging)?;
             }
             next = None;
             shard.release(start + first * row, rows * row);

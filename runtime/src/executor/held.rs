@@ -1,0 +1,87 @@
+//! What an executor has asked a device for.
+//!
+//! Invariant: it is given back when this is dropped, recordings before what they use, also where loading fails half way.
+//! Next hop: [`crate::device`].
+
+use crate::Result;
+use crate::device::{Command, Device, HostBytes, Kernel, Memory, Module, Recording, Region, Shared};
+use ir::artifact::KernelEntry;
+use std::cell::RefMut;
+
+/// What was asked of a device, to be given back.
+pub(super) struct Held {
+    device: Shared,
+    memories: Vec<Memory>,
+    modules: Vec<Module>,
+    recordings: Vec<Recording>,
+}
+
+impl Held {
+    pub fn new(device: Shared) -> Held {
+        Held { device, memories: Vec::new(), modules: Vec::new(), recordings: Vec::new() }
+    }
+
+    /// The device, for a moment.
+    pub fn device(&self) -> RefMut<'_, dyn Device + 'static> {
+        self.device.get()
+    }
+
+    fn keep(&mut self, memory: Memory, bytes: u64) -> Region {
+        self.memories.push(memory);
+        Region { memory, offset: 0, bytes }
+    }
+
+    /// [`Device::alloc`].
+    pub fn alloc(&mut self, bytes: u64, what: &str) -> Result<Region> {
+        let memory = self.device().alloc(bytes, what)?;
+        Ok(self.keep(memory, bytes))
+    }
+
+    /// [`Device::staging`].
+    pub fn staging(&mut self, bytes: u64, what: &str) -> Result<Region> {
+        let memory = self.device().staging(bytes, what)?;
+        Ok(self.keep(memory, bytes))
+    }
+
+    /// [`Device::import`].
+    pub fn import(&mut self, bytes: HostBytes) -> Option<Region> {
+        let len = bytes.as_ref().len() as u64;
+        let memory = self.device().import(bytes)?;
+        Some(self.keep(memory, len))
+    }
+
+    /// [`Device::free`].
+    pub fn free(&mut self, region: Region) -> Result<()> {
+        self.memories.retain(|m| *m != region.memory);
+        self.device().free(region.memory)
+    }
+
+    /// [`Device::load`].
+    pub fn load(&mut self, code: &[u8], kernels: &[&KernelEntry]) -> Result<Vec<Kernel>> {
+        let (module, kernels) = self.device().load(code, kernels)?;
+        self.modules.push(module);
+        Ok(kernels)
+    }
+
+    /// [`Device::record`].
+    pub fn record(&mut self, commands: &[Command], control: Region) -> Result<Recording> {
+        let recording = self.device().record(commands, control)?;
+        self.recordings.push(recording);
+        Ok(recording)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut device = self.device.get();
+        // Loading may have failed while copies were under way. What failed before has been told.
+        _ = device.sync();
+        let recordings = self.recordings.drain(..).map(|r| device.erase(r)).collect::<Vec<_>>();
+        let memories = self.memories.drain(..).map(|m| device.free(m)).collect::<Vec<_>>();
+        let modules = self.modules.drain(..).map(|m| device.unload(m)).collect::<Vec<_>>();
+        let name = &device.info().name;
+        for e in recordings.into_iter().chain(memories).chain(modules).filter_map(Result::err) {
+            log::warn!("{name}: {e}");
+        }
+    }
+}
