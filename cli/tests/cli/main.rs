@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod bench;
+mod card;
 mod cases;
 mod chat;
 mod damage;

@@ -337,7 +337,15 @@ fn through_staging(
 ) -> Result<()> {
     let memory = device.staging(bytes, "staging memory")?;
     let copied = copy(device, Region { memory, offset: 0, bytes });
-    copied.and(device.free(memory))
+    given_back(device, |device| device.free(memory));
+    copied
+}
+
+/// Gives something back to a device; that it fails is a warning.
+pub fn given_back(device: &mut dyn Device, give: impl FnOnce(&mut dyn Device) -> Result<()>) {
+    if let Err(e) = give(device) {
+        log::warn!("{e}");
+    }
 }
 
 /// Something that holds memory and runs recorded kernels. Handles of another device, and regions out of range, are

@@ -4,7 +4,7 @@
 //! Next hop: [`crate::device`].
 
 use crate::Result;
-use crate::device::{Command, Device, HostBytes, Kernel, Memory, Module, Recording, Region, Shared};
+use crate::device::{Command, Device, HostBytes, Kernel, Memory, Module, Recording, Region, Shared, given_back};
 use ir::artifact::KernelEntry;
 use std::cell::RefMut;
 
@@ -50,10 +50,10 @@ impl Held {
         Some(self.keep(memory, len))
     }
 
-    /// [`Device::free`].
-    pub fn free(&mut self, region: Region) -> Result<()> {
+    /// Gives memory back early.
+    pub fn free(&mut self, region: Region) {
         self.memories.retain(|m| *m != region.memory);
-        self.device().free(region.memory)
+        given_back(&mut *self.device(), |device| device.free(region.memory));
     }
 
     /// [`Device::load`].
@@ -74,14 +74,14 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let mut device = self.device.get();
-        // Loading may have failed while copies were under way. What failed before has been told.
-        _ = device.sync();
-        let recordings = self.recordings.drain(..).map(|r| device.erase(r)).collect::<Vec<_>>();
-        let memories = self.memories.drain(..).map(|m| device.free(m)).collect::<Vec<_>>();
-        let modules = self.modules.drain(..).map(|m| device.unload(m)).collect::<Vec<_>>();
-        let name = &device.info().name;
-        for e in recordings.into_iter().chain(memories).chain(modules).filter_map(Result::err) {
-            log::warn!("{name}: {e}");
+        // Loading may have failed while copies were under way.
+        let mut given = vec![device.sync()];
+        given.extend(self.recordings.drain(..).map(|r| device.erase(r)));
+        given.extend(self.memories.drain(..).map(|m| device.free(m)));
+        given.extend(self.modules.drain(..).map(|m| device.unload(m)));
+        // What follows from the first is not worth a word.
+        if let Some(e) = given.into_iter().find_map(Result::err) {
+            log::warn!("{e}");
         }
     }
 }

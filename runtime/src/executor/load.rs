@@ -143,7 +143,7 @@ impl<'m> Loading<'m> {
             }
         }
         drop(device);
-        held.free(staging)?;
+        held.free(staging);
         // Headers and samples are not read again; what stays in place is, page by page.
         model.shards().iter().for_each(|shard| shard.release(0, shard.bytes().len()));
         let region = |offset, bytes| Region { memory, offset, bytes };
@@ -188,7 +188,8 @@ impl Copier<'_> {
         let recording = self.device.record(&[Command::Launch(launch)], self.control)?;
         self.device.replay(recording)?;
         self.device.sync()?;
-        self.device.erase(recording)
+        device::given_back(self.device, |device| device.erase(recording));
+        Ok(())
     }
 
     /// Brings `item` to `offset`, while the system reads the `next` one from disk.
