@@ -48,12 +48,26 @@ impl Published {
 /// Whose agents start at a number.
 #[derive(Debug, Clone)]
 pub(crate) enum Owner {
-    Cta([u32; 3], Arc<Label>),
-    /// Loads through the non-coherent cache, of a launch.
-    NonCoherent(Arc<Label>),
-    /// Copies that signal an mbarrier.
-    Mbarrier,
+    /// The warps of a launch, CTA by CTA, and after them one agent for loads through the non-coherent cache.
+    Launch(Arc<Label>),
+    /// Copies that signal mbarriers.
+    Mbarriers,
+    /// An operation that is no launch.
+    Operation(Arc<str>),
 }
+
+/// Agents of a CTA.
+pub(crate) fn of_cta(label: &Label) -> u32 {
+    label.warps() * AGENTS_PER_WARP
+}
+
+/// Agents of a launch.
+pub(crate) fn of_launch(label: &Label) -> u32 {
+    label.grid.iter().product::<u32>() * of_cta(label) + 1
+}
+
+/// How many agents and owners are enough for a boundary.
+const CROWD: usize = 1 << 25;
 
 /// All agents since the last boundary.
 #[derive(Debug)]
@@ -67,17 +81,34 @@ pub(crate) struct Agents {
     pub(crate) sc_fences: Arc<Clock>,
     /// Counts what other threads may see.
     pub(crate) progress: u64,
+    /// What was released in system scope to memory of the process, whose own loads nobody sees.
+    pub(crate) to_process: Arc<Clock>,
+    /// What the process may have released to its memory: all that the host knows.
+    pub(crate) of_process: Arc<Clock>,
 }
 
 impl Agents {
     /// None but the host.
     pub(crate) fn new() -> Agents {
-        Agents { owners: Vec::new(), last: HOST, published: HashMap::new(), sc_fences: Arc::default(), progress: 0 }
+        Agents {
+            owners: Vec::new(),
+            last: HOST,
+            published: HashMap::new(),
+            sc_fences: Arc::default(),
+            progress: 0,
+            to_process: Arc::default(),
+            of_process: Arc::default(),
+        }
     }
 
     /// Forgets all but the host.
     pub(crate) fn forget(&mut self) {
         *self = Agents { progress: self.progress + 1, ..Agents::new() };
+    }
+
+    /// Whether a boundary should come before there are too many.
+    pub(crate) fn crowded(&self) -> bool {
+        self.last as usize > CROWD
     }
 
     /// Fresh agents, noted in `among`.
@@ -87,7 +118,10 @@ impl Agents {
             return Err(Bad::new(FaultKind::StepLimit, 0, None, "too many sources of accesses"));
         }
         self.last += count;
-        self.owners.push((first, owner));
+        let more = matches!((self.owners.last(), &owner), (Some((_, Owner::Mbarriers)), Owner::Mbarriers));
+        if !more {
+            self.owners.push((first, owner));
+        }
         among.insert(first..first + count);
         Ok(first)
     }
@@ -98,21 +132,24 @@ impl Agents {
         let Some((first, owner)) = self.owners.get(index.wrapping_sub(1)) else {
             return (false, "the host".into());
         };
-        let of = |label: &Arc<Label>| match here {
-            Some(here) if Arc::ptr_eq(label, here) => String::new(),
-            _ => format!(" of another launch, of {}", label.kernel),
-        };
         match owner {
-            Owner::Mbarrier => (true, "an asynchronous copy that no wait on its mbarrier covers".into()),
-            Owner::NonCoherent(label) => {
-                (false, format!("a load.nc{}, which is for memory that nobody writes while the kernel runs", of(label)))
-            }
-            Owner::Cta(cta, label) => {
-                let warp = (agent - first) / AGENTS_PER_WARP;
-                let tid = thread_of(label.block, warp * 32 + lane);
-                let of = of(label);
+            Owner::Mbarriers => (true, "an asynchronous copy that no wait on its mbarrier covers".into()),
+            Owner::Operation(label) => (false, label.to_string()),
+            Owner::Launch(label) => {
+                let of = match here {
+                    Some(here) if Arc::ptr_eq(label, here) => String::new(),
+                    _ if label.operation.is_empty() => format!(" of another launch, of {}", label.kernel),
+                    _ => format!(" of another launch, of {} ({})", label.kernel, label.operation),
+                };
+                let (cta, rest) = ((agent - first) / of_cta(label), (agent - first) % of_cta(label));
+                if agent - first + 1 == of_launch(label) {
+                    let what = format!("a load.nc{of}, which is for memory that nobody writes while the kernel runs");
+                    return (false, what);
+                }
+                let cta = thread_of(label.grid, cta);
+                let tid = thread_of(label.block, rest / AGENTS_PER_WARP * 32 + lane);
                 let whose = format!("thread {tid:?} of CTA {cta:?}{of}");
-                match (agent - first) % AGENTS_PER_WARP {
+                match rest % AGENTS_PER_WARP {
                     0 => (false, whose),
                     CP_ASYNC => (true, format!("a cp.async of {whose}")),
                     _ => (true, format!("a bulk copy of {whose}")),

@@ -178,14 +178,18 @@ impl AgentSet {
     }
 
     fn covers(&self, other: &AgentSet) -> bool {
-        other.0.iter().all(|o| self.0.iter().any(|r| r.start <= o.start && o.end <= r.end))
+        let mut mine = self.0.iter().peekable();
+        other.0.iter().all(|o| {
+            while mine.next_if(|r| r.end < o.end).is_some() {}
+            mine.peek().is_some_and(|r| r.start <= o.start)
+        })
     }
 }
 
 /// What happened before.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Clock {
-    /// Agents of launches that have ended, whose accesses are all known.
+    /// Agents of operations that have ended, whose accesses are all known.
     over: AgentSet,
     /// Other agents, in order of their numbers.
     entries: Vec<Entry>,

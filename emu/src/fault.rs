@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use std::fmt;
+use std::sync::Arc;
 
 /// Kind of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -9,6 +10,8 @@ use std::fmt;
 pub enum FaultKind {
     /// Outside of every allocation of global memory.
     OobGlobal,
+    /// In global memory that was freed.
+    Freed,
     /// Outside of the shared memory of the CTA.
     OobShared,
     /// Outside of the thread's local memory.
@@ -121,11 +124,22 @@ impl fmt::Display for Fault {
 }
 
 /// A launch as messages name it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Label {
     pub(crate) kernel: String,
+    /// CTAs in each direction.
+    pub(crate) grid: [u32; 3],
     /// Threads of a CTA in each direction.
     pub(crate) block: [u32; 3],
+    /// Who launched it; may be empty.
+    pub(crate) operation: Arc<str>,
+}
+
+impl Label {
+    /// Warps of a CTA.
+    pub(crate) fn warps(&self) -> u32 {
+        self.block.iter().product::<u32>().div_ceil(32)
+    }
 }
 
 /// A fault before its place is filled in.

@@ -1,26 +1,25 @@
 //! Words of host-shared memory, as the host reads and writes them while kernels run.
 
 use crate::clock::{HOST, Strength};
+use crate::engine::Engine;
 use crate::memory::MemoryError;
-use crate::order::{HostError, release, touch};
-use crate::queue::{Card, Machine, pause};
+use crate::order::{HostError, fault, release, touch};
 use crate::types::Scope;
-use std::time::{Duration, Instant};
 
 /// Bytes of a word.
 const WORD: u32 = 4;
 
-impl Machine {
+impl Engine {
     /// The words of host-shared memory.
     pub fn host(&mut self) -> HostView<'_> {
-        HostView { machine: self }
+        HostView { engine: self }
     }
 }
 
 /// Words of host-shared memory, as the host reads and writes them while kernels run.
 #[derive(Debug)]
 pub struct HostView<'a> {
-    pub(crate) machine: &'a mut Machine,
+    engine: &'a mut Engine,
 }
 
 impl HostView<'_> {
@@ -64,46 +63,20 @@ impl HostView<'_> {
         self.word(address, Strength::Sys, Some((true, &new)))
     }
 
-    /// Loads, acquiring, until the word is as wanted; what it is then.
-    ///
-    /// # Errors
-    /// [`HostError::Timeout`], [`HostError::Ended`], and as [`HostView::load`].
-    pub fn wait_until(
-        &mut self,
-        address: u64,
-        timeout: Duration,
-        wanted: impl Fn(u32) -> bool,
-    ) -> Result<u32, HostError> {
-        let start = Instant::now();
-        let mut turn = 0;
-        loop {
-            let ended = self.machine.enter().idle();
-            let value = self.load_acquire(address)?;
-            if wanted(value) {
-                return Ok(value);
-            }
-            if ended {
-                return Err(HostError::Ended { address, value });
-            }
-            let waited = start.elapsed();
-            if waited > timeout {
-                return Err(HostError::Timeout { address, value, waited });
-            }
-            pause(&mut turn);
-        }
-    }
-
     /// Reads a word, writes one, or both; what it was. `write` says whether it also reads, and what it writes.
     fn word(&mut self, address: u64, strength: Strength, write: Option<Write<'_>>) -> Result<u32, HostError> {
-        let mut card = self.machine.enter();
-        let Card { memory, host, .. } = &mut *card;
+        let Engine { memory, host, .. } = &mut *self.engine;
         if !address.is_multiple_of(u64::from(WORD)) {
             return Err(HostError::Misaligned(address));
         }
-        let (index, offset) = touch(memory, host, write.is_some(), address, u64::from(WORD), strength)?;
+        let bytes = u64::from(WORD);
+        let place = memory.locate(address, bytes).ok_or_else(|| memory.missing(address, bytes))?;
+        let (index, offset) = place;
         if !memory.is_shared(index) {
             return Err(HostError::NotShared(address));
         }
+        let touched = touch(memory, host, write.is_some(), (address, bytes), place, strength);
+        touched.map_err(|bad| fault("the host", *bad))?;
         let store = &mut memory.region(index).0.store;
         let old = store.get(offset, WORD) as u32;
         if write.is_none_or(|(reads, _)| reads) {

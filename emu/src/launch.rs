@@ -1,12 +1,12 @@
 //! Launches: what can be asked for, whether it is possible, and the start of its CTAs.
 
-use crate::agents::Owner;
+use crate::agents::of_cta;
 use crate::alu::{FULL, Lanes, WARP};
 use crate::clock::{AGENTS_PER_WARP, Agent, MAX_AGENT};
 use crate::exec::barrier::CtaBarrier;
 use crate::exec::state::{Cta, Flight, Grid, Group, MOST_BYTES, Order, State, Team, Warp, Window};
-use crate::fault::{Done, Fault, Label, thread_of};
-use crate::memory::{Memory, Region};
+use crate::fault::{Fault, thread_of};
+use crate::memory::Region;
 use crate::program::{Code, Constant, Entry, Program, Special};
 use crate::store::Store;
 use std::collections::HashMap;
@@ -24,24 +24,41 @@ const USUAL_REGISTERS: u64 = 64;
 /// Shared memory that each block takes beside its own.
 const RESERVED: u64 = 1024;
 
-/// What the cards of a target have.
-struct Card {
-    target: &'static str,
-    /// KiB of shared memory that a block can have, and that a multiprocessor has.
-    block_shared: u64,
-    shared: u64,
-    /// Threads and blocks of a multiprocessor.
-    threads: u64,
-    blocks: u64,
-    multiprocessors: u64,
+/// What a card has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Card {
+    /// Bytes of shared memory that a block can have.
+    pub block_shared: u64,
+    /// Bytes of shared memory of a multiprocessor.
+    pub shared: u64,
+    /// Threads of a multiprocessor.
+    pub threads: u64,
+    /// Blocks of a multiprocessor.
+    pub blocks: u64,
+    /// Multiprocessors.
+    pub multiprocessors: u64,
 }
 
-const fn card(target: &'static str, (block_shared, shared): (u64, u64), (threads, blocks): (u64, u64), n: u64) -> Card {
-    Card { target, block_shared, shared, threads, blocks, multiprocessors: n }
+/// A card with so many KiB of shared memory for a block and in a multiprocessor, and threads and blocks there.
+const fn card(target: &'static str, shared: (u64, u64), (threads, blocks): (u64, u64), n: u64) -> (&'static str, Card) {
+    let (block_shared, shared) = (1024 * shared.0, 1024 * shared.1);
+    (target, Card { block_shared, shared, threads, blocks, multiprocessors: n })
+}
+
+impl Card {
+    /// The best-known card of a target.
+    ///
+    /// # Errors
+    /// If none is known.
+    pub fn of(target: &str) -> Result<Card, LaunchError> {
+        let plain = target.trim_end_matches(['a', 'f']);
+        let found = CARDS.iter().find(|(name, _)| *name == plain);
+        found.map(|(_, card)| *card).ok_or_else(|| LaunchError::Target(target.to_owned()))
+    }
 }
 
 /// The best-known card of each target.
-const CARDS: &[Card] = &[
+const CARDS: &[(&str, Card)] = &[
     card("sm_50", (48, 64), (2048, 32), 5),
     card("sm_52", (48, 96), (2048, 32), 16),
     card("sm_53", (48, 64), (2048, 32), 1),
@@ -93,9 +110,11 @@ pub struct Options {
     /// Who runs when.
     pub schedule: Schedule,
     /// CTAs of a launch that fit on the card at once, so that they may wait for each other. `None`: as many as the
-    /// best-known card of the target has room for, by threads, shared memory and registers: those of `.maxnreg`, else those
+    /// card has room for, by threads, shared memory and registers: those of `.maxnreg`, else those
     /// that the PTX declares, up to 64 a thread.
     pub resident_ctas: Option<usize>,
+    /// The card that launches have to fit. `None`: the best-known of the target.
+    pub card: Option<Card>,
     /// Instructions of warps, at most.
     pub max_steps: u64,
     /// The error of approximate instructions (`ex2.approx`, `rcp.approx`, `div.full`): 0 for none, otherwise one that the
@@ -105,7 +124,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { schedule: Schedule { seed: 0 }, resident_ctas: None, max_steps: 1 << 30, approx_seed: 0 }
+        let schedule = Schedule { seed: 0 };
+        Options { schedule, resident_ctas: None, card: None, max_steps: 1 << 30, approx_seed: 0 }
+    }
+}
+
+impl Options {
+    fn card_of(&self, target: &str) -> Result<Card, LaunchError> {
+        self.card.map_or_else(|| Card::of(target), Ok)
     }
 }
 
@@ -186,20 +212,32 @@ pub enum Error {
     Fault(#[from] Box<Fault>),
 }
 
-/// The card of a target.
-fn card_of(target: &str) -> Result<&'static Card, LaunchError> {
-    let plain = target.trim_end_matches(['a', 'f']);
-    CARDS.iter().find(|c| c.target == plain).ok_or_else(|| LaunchError::Target(target.to_owned()))
-}
-
-/// CTAs that are on a card at once.
-fn occupancy(entry: &Entry, code: &Code, threads: u64, shared: u64, card: &Card) -> u64 {
+/// CTAs that are on a multiprocessor at once.
+fn on_one(entry: &Entry, code: &Code, threads: u64, shared: u64, card: &Card) -> u64 {
     let registers = entry.max_registers.map_or(u64::from(code.registers).min(USUAL_REGISTERS), u64::from).max(1);
     let threads = threads.next_multiple_of(32);
     let by_registers = REGISTERS / (registers.next_multiple_of(8) * threads);
-    let by_shared = 1024 * card.shared / (shared + RESERVED);
-    let on_one = (card.threads / threads).min(by_registers).min(by_shared).min(card.blocks);
-    on_one.max(1) * card.multiprocessors
+    let by_shared = card.shared / (shared + RESERVED);
+    (card.threads / threads).min(by_registers).min(by_shared).min(card.blocks)
+}
+
+/// [`crate::Loaded::occupancy`].
+pub(crate) fn occupancy(
+    program: &Program,
+    target: &str,
+    launch: &Launch,
+    options: &Options,
+) -> Result<u64, LaunchError> {
+    let entry = find(program, launch)?;
+    let card = options.card_of(target)?;
+    let shared = check(entry, launch, target, &card)?;
+    let threads = launch.block.iter().map(|&n| u64::from(n)).product();
+    Ok(on_one(entry, &program.functions[entry.code as usize], threads, shared, &card))
+}
+
+fn find<'a>(program: &'a Program, launch: &Launch) -> Result<&'a Entry, LaunchError> {
+    let entry = program.entries.iter().find(|e| e.name == launch.entry);
+    entry.ok_or_else(|| LaunchError::UnknownEntry(launch.entry.clone()))
 }
 
 /// Bytes that the emulator keeps for the threads of a CTA.
@@ -209,12 +247,8 @@ fn cta_bytes(code: &Code, threads: u64, shared: u64) -> u64 {
     registers + (threads * u64::from(code.frame) + shared) / 8 * 9
 }
 
-/// Checks a launch; the bytes of shared memory of a CTA.
-fn check(entry: &Entry, launch: &Launch, target: &str) -> Result<u64, LaunchError> {
-    let have = launch.params.len() as u64;
-    if have != entry.param_bytes {
-        return Err(LaunchError::Params { entry: entry.name.clone(), want: entry.param_bytes, have });
-    }
+/// Checks a launch, but for its parameters; the bytes of shared memory of a CTA.
+fn check(entry: &Entry, launch: &Launch, target: &str, card: &Card) -> Result<u64, LaunchError> {
     let count = |d: [u32; 3]| d.iter().map(|&n| u128::from(n)).product::<u128>();
     if !(1..=1 << 31).contains(&count(launch.grid)) {
         return Err(LaunchError::Grid(launch.grid));
@@ -237,7 +271,7 @@ fn check(entry: &Entry, launch: &Launch, target: &str) -> Result<u64, LaunchErro
     let dynamic = entry.static_shared.next_multiple_of(entry.dynamic_shared_align);
     let bytes =
         if launch.dynamic_shared == 0 { entry.static_shared } else { dynamic.saturating_add(launch.dynamic_shared) };
-    let limit = 1024 * card_of(target)?.block_shared;
+    let limit = card.block_shared;
     if bytes > limit {
         return Err(LaunchError::Shared { bytes, limit, target: target.to_owned() });
     }
@@ -271,9 +305,13 @@ pub(crate) fn prepare(
     launch: &Launch,
     options: &Options,
 ) -> Result<Arc<Grid>, LaunchError> {
-    let entry = program.entries.iter().find(|e| e.name == launch.entry);
-    let entry = entry.ok_or_else(|| LaunchError::UnknownEntry(launch.entry.clone()))?;
-    let shared = check(entry, launch, target)?;
+    let entry = find(program, launch)?;
+    let have = launch.params.len() as u64;
+    if have != entry.param_bytes {
+        return Err(LaunchError::Params { entry: entry.name.clone(), want: entry.param_bytes, have });
+    }
+    let card = options.card_of(target)?;
+    let shared = check(entry, launch, target, &card)?;
     let code = &program.functions[entry.code as usize];
     let threads: u64 = launch.block.iter().map(|&n| u64::from(n)).product();
     let (bytes, most) = (cta_bytes(code, threads, shared), MOST_BYTES);
@@ -287,33 +325,34 @@ pub(crate) fn prepare(
     }
     let resident = match options.resident_ctas {
         Some(n) => n.max(1) as u64,
-        None => occupancy(entry, code, threads, shared, card_of(target)?),
+        None => on_one(entry, code, threads, shared, &card).max(1) * card.multiprocessors,
     };
     let value = |c: &Constant| [constant(*c, entry, launch, shared, globals); WARP];
     Ok(Arc::new(Grid {
-        label: Arc::new(Label { kernel: entry.name.clone(), block: launch.block }),
+        kernel: entry.name.clone(),
         program: Arc::clone(program),
         constants: program.constants.iter().map(value).collect::<Vec<Lanes>>(),
         params: launch.params.clone(),
         ctas: launch.grid,
+        block: launch.block,
         function: entry.code,
         shared,
         max_steps: options.max_steps,
         approx_seed: options.approx_seed,
         resident: resident.min(MOST_BYTES / bytes.max(1)) as usize,
+        bytes,
     }))
 }
 
 /// A CTA at its first instruction.
-pub(crate) fn start(flight: &mut Flight, memory: &mut Memory, linear: u32) -> Done<Cta> {
+pub(crate) fn start(flight: &Flight, linear: u32) -> Cta {
     let grid = &flight.grid;
     let code = &grid.program.functions[grid.function as usize];
-    let threads: u32 = grid.label.block.iter().product();
+    let threads: u32 = grid.block.iter().product();
     let warps = threads.div_ceil(32);
     let id = thread_of(grid.ctas, linear);
-    let owner = Owner::Cta(id, Arc::clone(&grid.label));
-    let first = memory.agents.start(warps * AGENTS_PER_WARP, owner, &mut flight.agents)?;
-    let agents = first..first + warps * AGENTS_PER_WARP;
+    let first = flight.first + linear * of_cta(&flight.label);
+    let agents = first..first + of_cta(&flight.label);
     let warps = (0..warps).map(|index| {
         let agent: Agent = first + index * AGENTS_PER_WARP;
         let left = threads - index * 32;
@@ -365,5 +404,5 @@ pub(crate) fn start(flight: &mut Flight, memory: &mut Memory, linear: u32) -> Do
         sc_fences: Arc::default(),
         let_next: false,
     };
-    Ok(Cta { flight: flight.id, team, warps })
+    Cta { flight: flight.id, team, warps }
 }

@@ -2,9 +2,9 @@
 //!
 //! [`Module::parse`] reads a text (`lex`, `parse`, `ast`) and decodes it (`decode`) into compact code (`program`), or
 //! says by name and line what it does not know. [`Module::load`] gives its variables places in a [`Memory`];
-//! [`Loaded::run`] runs a kernel to its end or to its first [`Fault`], and [`run`] several, which may overlap. A
-//! [`Machine`] runs queues of launches, each on a thread of its own, beside a host that shares memory with them. Warps
-//! execute instructions over 32 lanes at once (`exec`, `alu`) in an order that [`Schedule`] chooses (`sched`). Every
+//! [`Loaded::run`] runs a kernel to its end or to its first [`Fault`], and [`run`] several, which may overlap. An
+//! [`Engine`] runs a graph of launches, copies and more (`operation`) beside a host that shares memory with them, and a
+//! [`Machine`] queues of launches on one. Warps execute instructions over 32 lanes at once (`exec`, `alu`) in an order that [`Schedule`] chooses (`sched`). Every
 //! access is checked for bounds, alignment, initialisation (`store`) and races (`race`, by the clocks of `clock`).
 //!
 //! It knows nothing of rigc, and agrees with the cards only because both follow the PTX ISA.
@@ -19,6 +19,7 @@ pub mod case;
 mod clock;
 mod counters;
 mod decode;
+mod engine;
 mod exec;
 mod fault;
 mod host;
@@ -26,6 +27,7 @@ mod launch;
 mod lex;
 mod matrix;
 mod memory;
+mod operation;
 mod order;
 mod parse;
 mod parse_error;
@@ -37,18 +39,19 @@ mod store;
 mod types;
 
 pub use counters::Counters;
+pub use engine::{After, Edge, Engine, Op, Turn};
 pub use fault::{Fault, FaultKind, ThreadId};
 pub use host::HostView;
-pub use launch::{Error, Launch, LaunchError, Options, Schedule};
+pub use launch::{Card, Error, Launch, LaunchError, Options, Schedule};
 pub use memory::{Memory, MemoryError};
+pub use operation::{Compare, Extent, Pattern, Pitch, Place, Prepared, Word, Work};
 pub use order::HostError;
 pub use parse_error::ParseError;
 pub use program::{Entry, ParamLayout};
 pub use queue::{Event, Machine, Queue};
+pub use store::HostMemory;
 
-use exec::state::Grid;
 use program::Program;
-use sched::{Scheduler, Turn};
 use std::sync::Arc;
 
 /// A PTX module, ready to be loaded.
@@ -116,14 +119,49 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// The kernels, in order of the text.
+    pub fn entries(&self) -> &[Entry] {
+        &self.program.entries
+    }
+
+    /// The variables of global and constant memory, in order of the text.
+    pub fn variables(&self) -> impl Iterator<Item = Variable<'_>> {
+        self.program.globals.iter().zip(&self.globals).map(|(var, &address)| Variable {
+            name: &var.name,
+            address,
+            bytes: var.bytes.len() as u64,
+            constant: var.constant,
+        })
+    }
+
+    /// Frees the variables. What was prepared for a launch and touches them finds them freed.
+    pub fn unload(self, memory: &mut Memory) {
+        for base in self.globals {
+            // It is there unless somebody else has freed it.
+            _ = memory.free(base);
+        }
+    }
+
+    /// How many CTAs of a launch a multiprocessor holds at once, as [`Options::resident_ctas`] says.
+    ///
+    /// # Errors
+    /// If the launch is not possible, whatever its parameters.
+    pub fn occupancy(&self, launch: &Launch, options: &Options) -> Result<u64, LaunchError> {
+        launch::occupancy(&self.program, &self.target, launch, options)
+    }
+
     /// The address of a variable of the module.
     pub fn symbol(&self, name: &str) -> Option<u64> {
         let index = self.program.globals.iter().position(|g| g.name == name)?;
         self.globals.get(index).copied()
     }
 
-    fn prepare(&self, launch: &Launch, options: &Options) -> Result<Arc<Grid>, LaunchError> {
-        launch::prepare(&self.program, &self.target, &self.globals, launch, options)
+    /// A launch for an [`Engine`], of the memory the module was loaded into. It can be submitted any number of times.
+    ///
+    /// # Errors
+    /// If it is not possible.
+    pub fn prepare(&self, launch: &Launch, options: &Options) -> Result<Prepared, LaunchError> {
+        launch::prepare(&self.program, &self.target, &self.globals, launch, options).map(Prepared)
     }
 
     /// Runs a kernel. `memory` is the one the module was loaded into.
@@ -133,6 +171,19 @@ impl Loaded {
     pub fn run(&self, memory: &mut Memory, launch: &Launch, options: &Options) -> Result<Counters, Error> {
         run(memory, &[Step { loaded: self, launch, overlaps: false }], options)
     }
+}
+
+/// A variable of a loaded module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variable<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Where it is.
+    pub address: u64,
+    /// How large it is.
+    pub bytes: u64,
+    /// Whether it is in constant memory, which kernels cannot write.
+    pub constant: bool,
 }
 
 /// A launch among others.
@@ -152,22 +203,38 @@ pub struct Step<'a> {
 /// # Errors
 /// If a launch is not possible, or the first fault of a kernel.
 pub fn run(memory: &mut Memory, steps: &[Step], options: &Options) -> Result<Counters, Error> {
-    let mut scheduler = Scheduler::new(options.schedule.seed);
-    for Step { loaded, launch, overlaps } in steps {
-        scheduler.plan(loaded.prepare(launch, options)?, *overlaps, Arc::default());
-    }
-    memory.boundary();
-    let ended = loop {
-        if scheduler.between() {
-            memory.boundary();
-            scheduler.forget();
-        }
-        match scheduler.turn(memory) {
-            Ok(Turn::Ran) => {}
-            Ok(Turn::Ended) => break Ok(scheduler.take_counters()),
-            Ok(Turn::Stuck(fault)) | Err(fault) => break Err(fault.into()),
-        }
-    };
+    let prepared: Vec<(Prepared, bool)> = steps
+        .iter()
+        .map(|s| Ok((s.loaded.prepare(s.launch, options)?, s.overlaps)))
+        .collect::<Result<_, LaunchError>>()?;
+    let mut engine = Engine::new(std::mem::replace(memory, Memory::new(0)), *options);
+    let ended = run_all(&mut engine, prepared);
+    *memory = engine.into_memory();
     memory.boundary();
     ended
+}
+
+fn run_all(engine: &mut Engine, steps: Vec<(Prepared, bool)>) -> Result<Counters, Error> {
+    let mut last = None;
+    for (prepared, overlaps) in steps {
+        if !overlaps {
+            finish(engine, last)?;
+        }
+        let after: Vec<After> = last.map(|op| After { op, edge: Edge::Programmatic }).into_iter().collect();
+        last = Some(engine.submit("", Work::Launch(prepared), &after)?);
+    }
+    finish(engine, last)?;
+    Ok(engine.counters())
+}
+
+/// Runs all there is to its end, and knows that.
+fn finish(engine: &mut Engine, last: Option<Op>) -> Result<(), Error> {
+    let Some(last) = last else { return Ok(()) };
+    while !engine.done(last) {
+        if let Turn::Stuck(_, fault) | Turn::Failed(_, fault) = engine.turn() {
+            return Err(fault.into());
+        }
+    }
+    engine.learn(last);
+    Ok(())
 }

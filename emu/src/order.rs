@@ -1,10 +1,10 @@
-//! The host as an agent of the race model. Its accesses are checked like those of a thread: a launch comes after all that
-//! the host did before it, and the host comes after a launch once it has waited for it. In between only accesses in system
-//! scope to host-shared memory order the two.
+//! The host and operations as agents of the race model. Each is like a warp of one lane: what it touches is checked like an
+//! access of a thread. An operation comes after all that the host did before it, and the host comes after an operation once
+//! it has learnt of its end. In between only accesses in system scope order the two.
 
-use crate::clock::{Clock, HOST, Strength, Width};
-use crate::exec::state::{Bad, Order};
-use crate::fault::{Fault, FaultKind};
+use crate::clock::{Agent, Clock, HOST, Strength, Width};
+use crate::exec::state::Order;
+use crate::fault::{Bad, Done, Fault, FaultKind};
 use crate::memory::{Memory, MemoryError};
 use crate::race::Conflict;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ pub enum HostError {
     /// There is none, or nobody wrote it.
     #[error("{0}")]
     Memory(#[from] MemoryError),
-    /// Kernels touch it as well, and nothing orders the two.
+    /// Kernels or copies touch it as well, and nothing orders the two.
     #[error("{0}")]
     Fault(#[from] Box<Fault>),
-    /// It is not host-shared, so that the host has to wait for the queues first.
+    /// It is not host-shared, so that the host has to wait for what runs first.
     #[error("the word at {0:#x} is not in memory that the host shares with kernels; allocate it with `alloc_shared`")]
     NotShared(u64),
     /// Not a multiple of four.
     #[error("the address {0:#x} is not that of a word")]
     Misaligned(u64),
     /// What was waited for cannot happen.
-    #[error("the word at {address:#x} is {value}, and no queue has anything left to do that could change it")]
+    #[error("the word at {address:#x} is {value}, and nothing is left that could change it")]
     Ended {
         /// The word.
         address: u64,
@@ -45,49 +45,61 @@ pub enum HostError {
     },
 }
 
-/// What the host knows, as if it were a warp of one lane.
-pub(crate) fn order() -> Order {
-    Order::new(HOST, HOST..HOST + 1, &Arc::default(), 1)
+/// What the host knows that has done nothing yet.
+pub(crate) fn host() -> Order {
+    of(HOST, &Arc::default())
+}
+
+/// An agent that is no thread, with what it knows.
+pub(crate) fn of(agent: Agent, knows: &Arc<Clock>) -> Order {
+    Order::new(agent, agent..agent + 1, knows, 1)
 }
 
 /// Time goes on for the host: what it knows and did so far.
-pub(crate) fn release(order: &mut Order) -> Result<Arc<Clock>, Box<Fault>> {
-    order.release(1).map_err(|bad| fault(*bad))
+pub(crate) fn release(host: &mut Order) -> Result<Arc<Clock>, Box<Fault>> {
+    host.release(1).map_err(|bad| fault("the host", *bad))
 }
 
-fn fault(bad: Bad) -> Box<Fault> {
+/// A fault of the host or of an operation.
+pub(crate) fn fault(who: &str, bad: Bad) -> Box<Fault> {
     let Bad { kind, address, detail, .. } = bad;
-    Box::new(Fault { kind, kernel: "the host".into(), line: 0, thread: None, address, detail })
+    Box::new(Fault { kind, kernel: who.into(), line: 0, thread: None, address, detail })
 }
 
-/// Checks and notes an access of the host; where it is.
+/// Checks and notes an access to bytes at an address, which are at an offset of a region.
 pub(crate) fn touch(
     memory: &mut Memory,
-    host: &mut Order,
+    order: &mut Order,
     write: bool,
-    address: u64,
-    bytes: u64,
+    (address, bytes): (u64, u64),
+    (index, offset): (usize, usize),
     strength: Strength,
-) -> Result<(usize, usize), HostError> {
-    let place = memory.locate(address, bytes).ok_or(MemoryError::Unmapped { address, bytes })?;
-    let races = &mut memory.region(place.0).0.races;
+) -> Done {
+    let races = &mut memory.region(index).0.races;
     let checked = if write {
-        let who = &mut host.who();
+        let who = &mut order.who();
         let mine = who.epoch(0, strength, Width::OTHER);
-        races.write(who, 1, (place.1, bytes as usize), mine, |_| false)
+        races.write(who, 1, (offset, bytes as usize), mine, |_| false)
     } else {
-        races.read(&mut host.who(), 1, place.1, bytes as usize, strength)
+        races.read(&mut order.who(), 1, offset, bytes as usize, strength)
     };
-    match checked {
-        Ok(()) => Ok(place),
-        Err(c) => Err(race(memory, write, address, place.1, c).into()),
-    }
+    checked.map_err(|c| race(memory, write, address, offset, c))
 }
 
-fn race(memory: &Memory, write: bool, address: u64, offset: usize, c: Conflict) -> Box<Fault> {
+/// Checks a write of all of the region of an allocation at `base`.
+pub(crate) fn touch_all(memory: &mut Memory, order: &mut Order, base: u64, index: usize) -> Done {
+    let who = &mut order.who();
+    let mine = who.epoch(0, Strength::Weak, Width::OTHER);
+    let checked = memory.region(index).0.races.write_all(who, mine);
+    checked.map_err(|c| race(memory, true, base, 0, c))
+}
+
+#[cold]
+fn race(memory: &Memory, write: bool, address: u64, offset: usize, c: Conflict) -> Box<Bad> {
     let (_, whose) = memory.agents.describe(c.agent, c.lane, None);
     let verb = |write| if write { "write" } else { "read" };
     let detail = format!("this {} is not ordered with the {} of {whose}", verb(write), verb(c.write));
+    // Of a cell part may be before the access.
     let at = address + (c.offset as u64).saturating_sub(offset as u64);
-    fault(Bad { kind: FaultKind::RaceGlobal, lane: 0, address: Some(at), detail })
+    Bad::new(FaultKind::RaceGlobal, 0, Some(at), detail)
 }

@@ -597,6 +597,10 @@ pub struct Entry {
     pub required_threads: Option<[u32; 3]>,
     /// What `.maxnreg` says.
     pub max_registers: Option<u32>,
+    /// Registers that the PTX declares, of which the assembler needs fewer at a time.
+    pub registers: u32,
+    /// Bytes of local memory of a thread, without those of functions that it calls.
+    pub local_bytes: u64,
     pub(crate) dynamic_shared_align: u64,
     pub(crate) code: u32,
 }

@@ -1,6 +1,7 @@
 //! The race detector's memory of a region: for each cell the last write and the reads since then, as epochs. A cell is a
-//! word until an access is not made of whole words; then its page has a cell for each byte. Pages exist where kernels
-//! touched the region, and are forgotten at the end of a launch, which orders everything.
+//! page as long as all accesses are of whole pages, then a word, until an access is not made of whole words; then its page has
+//! a cell for each byte. Pages exist where somebody touched the region, and are forgotten at a boundary, which orders
+//! everything.
 //!
 //! The rule: two accesses to a cell, one of them a write, race unless one happens before the other (the later thread's
 //! clock covers the earlier epoch), or both are strong in a scope that has both threads, or both are writes of one width that
@@ -14,7 +15,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Bytes of a page.
-const PAGE: usize = 1024;
+pub(crate) const PAGE: usize = 1024;
+/// The size of cells of whole pages, of words and of bytes, as powers of two.
+const SHIFTS: [u32; 3] = [PAGE.trailing_zeros(), 2, 0];
 /// Notes of a cell from which on old ones are looked for.
 const CROWD: usize = 64;
 /// Marks the index of a set of readers.
@@ -29,9 +32,30 @@ struct Cell {
 
 #[derive(Debug)]
 struct Page {
-    /// Cells are of `1 << shift` bytes: 4 or 1.
+    /// Cells are of `1 << shift` bytes: a page, 4 or 1.
     shift: u32,
     cells: Vec<Cell>,
+}
+
+impl Page {
+    /// Makes its cells smaller.
+    #[cold]
+    fn split(&mut self, shift: u32, sets: &mut Vec<Vec<Note>>) {
+        let mut cells = Vec::with_capacity(PAGE >> shift);
+        for cell in &self.cells {
+            cells.push(*cell);
+            for _ in 1..1 << (self.shift - shift) {
+                let mut copy = *cell;
+                if copy.read & SET != 0 {
+                    let notes = sets[(copy.read & !SET) as usize].clone();
+                    sets.push(notes);
+                    copy.read = SET | (sets.len() - 1) as u64;
+                }
+                cells.push(copy);
+            }
+        }
+        *self = Page { shift, cells };
+    }
 }
 
 /// Accesses of lanes of one agent at one time.
@@ -143,46 +167,50 @@ impl Who<'_> {
 }
 
 /// The races of a region.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Races {
-    pages: Vec<Option<Box<Page>>>,
+    /// Bytes of the region.
+    bytes: usize,
+    /// By page of the region the number of its page in `pages`, from 1; 0: none. Empty until somebody touches the region, and
+    /// then of zeros that take no memory where nobody does.
+    places: Vec<u32>,
+    pages: Vec<Page>,
     sets: Vec<Vec<Note>>,
     free: Vec<u32>,
 }
 
 impl Races {
-    /// Forgets everything: all that happened is ordered before all that comes.
-    pub(crate) fn forget(&mut self) {
-        *self = Races::default();
+    /// Nobody has touched the region of so many bytes.
+    pub(crate) fn new(bytes: usize) -> Races {
+        Races { bytes, places: Vec::new(), pages: Vec::new(), sets: Vec::new(), free: Vec::new() }
     }
 
-    /// The cells of a range within one page, as small as the range asks for.
-    fn cells(&mut self, offset: usize, len: usize) -> (usize, Range<usize>) {
-        let index = offset / PAGE;
-        if index >= self.pages.len() {
-            self.pages.resize_with(index + 1, || None);
+    /// Forgets everything: all that happened is ordered before all that comes.
+    pub(crate) fn forget(&mut self) {
+        if !self.places.is_empty() {
+            *self = Races::new(self.bytes);
         }
-        let page = self.pages[index]
-            .get_or_insert_with(|| Box::new(Page { shift: 2, cells: vec![Cell::default(); PAGE / 4] }));
-        if page.shift != 0 && (offset | len) & 3 != 0 {
-            page.shift = 0;
-            let mut cells = Vec::with_capacity(PAGE);
-            for cell in &page.cells {
-                cells.push(*cell);
-                for _ in 1..4 {
-                    let mut copy = *cell;
-                    if copy.read & SET != 0 {
-                        let notes = self.sets[(copy.read & !SET) as usize].clone();
-                        self.sets.push(notes);
-                        copy.read = SET | (self.sets.len() - 1) as u64;
-                    }
-                    cells.push(copy);
-                }
-            }
-            page.cells = cells;
+    }
+
+    /// The page of a range within one, whose cells are as small as the range asks for, and those of the range.
+    #[inline]
+    fn cells(&mut self, offset: usize, len: usize) -> (&mut Page, Sets<'_>, Range<usize>) {
+        if self.places.is_empty() {
+            self.places = vec![0; self.bytes.div_ceil(PAGE)];
         }
-        let at = offset % PAGE;
-        (index, at >> page.shift..(at + len).div_ceil(1 << page.shift))
+        let shift = SHIFTS[if len == PAGE { 0 } else { 1 + usize::from((offset | len) & 3 != 0) }];
+        let place = &mut self.places[offset / PAGE];
+        if *place == 0 {
+            self.pages.push(Page { shift, cells: vec![Cell::default(); PAGE >> shift] });
+            *place = self.pages.len() as u32;
+        }
+        let page = &mut self.pages[*place as usize - 1];
+        if page.shift > shift {
+            page.split(shift, &mut self.sets);
+        }
+        let (at, shift) = (offset % PAGE, page.shift);
+        let sets = Sets { sets: &mut self.sets, free: &mut self.free, size: 1 << shift };
+        (page, sets, at >> shift..(at + len).div_ceil(1 << shift))
     }
 
     /// Runs `f` over the cells of a range, with each cell's offset.
@@ -195,13 +223,10 @@ impl Races {
         let (mut at, end) = (offset, offset + len);
         while at < end {
             let stop = end.min((at / PAGE + 1) * PAGE);
-            let (index, range) = self.cells(at, stop - at);
-            if let Some(page) = &mut self.pages[index] {
-                let shift = page.shift;
-                let mut sets = Sets { sets: &mut self.sets, free: &mut self.free, size: 1 << shift };
-                for i in range {
-                    f(&mut page.cells[i], &mut sets, index * PAGE + (i << shift))?;
-                }
+            let (page, mut sets, range) = self.cells(at, stop - at);
+            let (shift, start) = (page.shift, at / PAGE * PAGE);
+            for i in range {
+                f(&mut page.cells[i], &mut sets, start + (i << shift))?;
             }
             at = stop;
         }
@@ -320,6 +345,17 @@ impl Races {
             cell.write = mine;
             Ok(())
         })
+    }
+
+    /// Checks and notes a write of all that was touched so far.
+    pub(crate) fn write_all(&mut self, who: &mut Who, mine: Epoch) -> Result<(), Conflict> {
+        for index in 0..self.places.len() {
+            if self.places[index] != 0 {
+                let len = PAGE.min(self.bytes - index * PAGE);
+                self.write(who, 1, (index * PAGE, len), mine, |_| false)?;
+            }
+        }
+        Ok(())
     }
 
     /// The first write of a range by the generic proxy of which a lane does not know that the async proxy sees it.

@@ -1,17 +1,17 @@
 //! Who runs when. Seed 0 is round robin with long slices; any other seed is an adversary: random CTAs, random subsets of
 //! warps, random slices, one warp that runs only when it must, copies that land late. A kernel is correct only if it is
-//! under all of them. Launches run in order; those that overlap run together.
+//! under all of them. Launches that have begun run beside each other; [`crate::engine`] says which may begin.
 
+use crate::agents::{Owner, of_launch};
 use crate::alu::FULL;
 use crate::clock::{AgentSet, Clock, Epoch, Strength, join};
 use crate::counters::{Counters, Tally};
 use crate::exec::Stop;
 use crate::exec::delay::Delayed;
-use crate::exec::state::{Cta, Ctx, Flight, Grid, State, Team, Waiting};
-use crate::fault::{Bad, Fault, FaultKind, place};
+use crate::exec::state::{Cta, Ctx, Flight, Grid, MOST_BYTES, State, Team, Waiting};
+use crate::fault::{Bad, Fault, FaultKind, Label, place};
 use crate::launch::start;
 use crate::memory::Memory;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Instructions of a slice in round robin.
@@ -28,6 +28,10 @@ const TIMEOUTS: u32 = 64;
 pub(crate) struct Random(u64);
 
 impl Random {
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -36,7 +40,7 @@ impl Random {
     }
 
     /// A number below `n`.
-    fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.next() % n.max(1) as u64) as usize
     }
 
@@ -48,43 +52,30 @@ impl Random {
     }
 }
 
-/// A launch that has not begun.
-#[derive(Debug)]
-struct Planned {
-    grid: Arc<Grid>,
-    overlaps: bool,
-    /// What the host knew when it launched.
-    knows: Arc<Clock>,
-}
-
 /// What a turn came to.
 #[derive(Debug)]
 pub(crate) enum Turn {
     /// There is more to do.
     Ran,
-    /// All launches have ended.
-    Ended,
-    /// Nobody can go on unless others than these launches change something: the fault that it is otherwise.
-    Stuck(Box<Fault>),
+    /// Nobody can go on unless others than these launches change something: the fault that it is otherwise, and whose.
+    Stuck(u64, Box<Fault>),
 }
 
-/// Launches in their order, and those of them that run.
+/// A fault, and the number of the launch that it ends.
+pub(crate) type Failure = (u64, Box<Fault>);
+
+/// The launches that run.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     seed: u64,
     random: Random,
-    planned: VecDeque<Planned>,
-    /// In order of launch.
+    /// In the order in which they began.
     flights: Vec<Flight>,
     resident: Vec<Cta>,
-    /// Launches that have begun.
-    begun: u64,
-    /// What launches know that overlap others: all that was over when the last began that does not.
-    base: Arc<Clock>,
-    /// What is known once all have ended that have ended.
-    ended: Arc<Clock>,
-    /// What waiting for the last launch that has ended tells, and its number.
-    last: (u64, Arc<Clock>),
+    /// Launches whose CTAs have all let the next ones begin, since somebody looked.
+    pub(crate) let_go: Vec<u64>,
+    /// Launches that have ended, and what their threads knew, since somebody looked.
+    pub(crate) ended: Vec<(u64, Arc<Clock>)>,
     tally: Tally,
     /// That of memory at the end of the last turn.
     progress: u64,
@@ -99,14 +90,11 @@ impl Scheduler {
     pub(crate) fn new(seed: u64) -> Scheduler {
         Scheduler {
             seed,
-            random: Random(seed),
-            planned: VecDeque::new(),
+            random: Random::new(seed),
             flights: Vec::new(),
             resident: Vec::new(),
-            begun: 0,
-            base: Arc::default(),
-            ended: Arc::default(),
-            last: (0, Arc::default()),
+            let_go: Vec::new(),
+            ended: Vec::new(),
             tally: Tally::default(),
             progress: 0,
             idle: 0,
@@ -115,49 +103,90 @@ impl Scheduler {
         }
     }
 
-    /// Adds a launch. One that overlaps may begin as soon as every CTA of the one before has let it or has ended, and
-    /// knows nothing of that one until it waits for it; any other begins when all before have ended.
-    pub(crate) fn plan(&mut self, grid: Arc<Grid>, overlaps: bool, knows: Arc<Clock>) {
-        self.planned.push_back(Planned { grid, overlaps, knows });
-    }
-
     /// What the launches have executed since the last time.
     pub(crate) fn take_counters(&mut self) -> Counters {
         std::mem::take(&mut self.tally).total()
     }
 
-    /// Whether all launches have ended.
-    pub(crate) fn idle(&self) -> bool {
-        self.planned.is_empty() && self.flights.is_empty()
+    /// How many launches run.
+    pub(crate) fn flights(&self) -> usize {
+        self.flights.len()
     }
 
-    /// Whether nothing runs and the next launch overlaps nothing.
-    pub(crate) fn between(&self) -> bool {
-        self.flights.is_empty() && self.planned.front().is_none_or(|p| !p.overlaps)
+    /// Whether everybody has only polled for some turns.
+    pub(crate) fn polls(&self) -> bool {
+        self.idle > 8
     }
 
-    /// What is known once the launches that have ended have ended.
-    pub(crate) fn ended(&self) -> &Arc<Clock> {
-        &self.ended
+    /// Ends all launches where they are.
+    pub(crate) fn abort(&mut self) {
+        (self.flights, self.resident) = Default::default();
+        (self.let_go, self.ended) = Default::default();
     }
 
-    /// Launches that come and overlap nothing know this too.
-    pub(crate) fn learn(&mut self, clock: &Arc<Clock>) {
-        join(&mut self.ended, clock);
+    /// A launch begins. Its threads know what `before` does; those that wait for the launches before it learn `previous`,
+    /// which may come later.
+    pub(crate) fn begin(
+        &mut self,
+        memory: &mut Memory,
+        (id, operation): (u64, Arc<str>),
+        grid: Arc<Grid>,
+        before: Arc<Clock>,
+        previous: Option<Arc<Clock>>,
+    ) -> Result<(), Box<Fault>> {
+        let label = Label { kernel: grid.kernel.clone(), grid: grid.ctas, block: grid.block, operation };
+        let (label, mut agents) = (Arc::new(label), AgentSet::default());
+        let first = memory.agents.start(of_launch(&label), Owner::Launch(Arc::clone(&label)), &mut agents);
+        let first = first.map_err(|bad| place(&label, None, 0, *bad))?;
+        let ctas = grid.ctas.iter().product();
+        let taken: u64 = self.flights.iter().map(|f| f.wanted as u64 * f.grid.bytes).sum();
+        let room = MOST_BYTES.saturating_sub(taken) / grid.bytes.max(1);
+        let mut wanted = grid.resident.min(USUAL).min(room.max(1) as usize);
+        if self.seed != 0 {
+            wanted = 1 + self.random.below(wanted);
+        }
+        let waiting = Waiting::new(ctas, (self.seed != 0).then(|| self.random.next()));
+        self.flights.push(Flight {
+            grid,
+            label,
+            id,
+            ctas,
+            first,
+            waiting,
+            running: 0,
+            wanted,
+            let_next: 0,
+            let_go: false,
+            before,
+            previous,
+            non_coherent: None,
+            knew: Arc::default(),
+            agents,
+            spare: 0..0,
+            steps: 0,
+            stack: 0,
+            delays: if self.seed == 0 { 0 } else { self.random.next() | 1 },
+            delayed: Vec::new(),
+        });
+        memory.agents.progress += 1;
+        Ok(())
     }
 
-    /// At a boundary of the memory, between launches.
-    pub(crate) fn forget(&mut self) {
-        (self.base, self.ended, self.last.1) = Default::default();
+    /// All launches before one have ended: what those know that wait for them.
+    pub(crate) fn release(&mut self, id: u64, previous: Arc<Clock>) {
+        let Some(flight) = self.flights.iter_mut().find(|f| f.id == id) else { return };
+        flight.previous = Some(previous);
+        // Who waits executes its instruction again.
+        let waiting = self.resident.iter_mut().filter(|c| c.flight == id).flat_map(|c| &mut c.warps);
+        for group in waiting.flat_map(|w| &mut w.groups).filter(|g| g.state == State::Previous) {
+            group.state = State::Run;
+        }
+        self.idle = 0;
     }
 
     /// Lets everybody run for a while.
-    pub(crate) fn turn(&mut self, memory: &mut Memory) -> Result<Turn, Box<Fault>> {
-        self.begin();
-        self.fill(memory)?;
-        if self.flights.is_empty() {
-            return Ok(Turn::Ended);
-        }
+    pub(crate) fn turn(&mut self, memory: &mut Memory) -> Result<Turn, Failure> {
+        self.fill();
         let (progress, steps) = (memory.agents.progress, self.steps());
         if self.progress != progress {
             (self.idle, self.timeouts) = (0, 0);
@@ -167,6 +196,10 @@ impl Scheduler {
         let polled = self.round(memory, all)?;
         let ran = self.steps() != steps;
         self.finish(memory)?;
+        for flight in self.flights.iter_mut().filter(|f| !f.let_go && f.let_next == f.ctas) {
+            flight.let_go = true;
+            self.let_go.push(flight.id);
+        }
         self.progress = memory.agents.progress;
         if memory.agents.progress != progress {
             (self.idle, self.timeouts) = (0, 0);
@@ -187,14 +220,16 @@ impl Scheduler {
             } else if self.time_out() && self.timeouts < TIMEOUTS {
                 self.timeouts += 1;
             } else if !self.resident.is_empty() {
-                return Ok(Turn::Stuck(self.deadlock()));
+                return Ok(self.stuck());
             }
         } else if memory.agents.progress == progress && polled {
             self.idle += 1;
             self.admit();
             if self.idle > PATIENCE {
                 if !(self.land(memory, true) | self.reveal(memory, true)) {
-                    return Ok(Turn::Stuck(self.deadlock()));
+                    // Whoever changes something unseen lets them go on within some turns.
+                    self.idle = PATIENCE - 16;
+                    return Ok(self.stuck());
                 }
                 self.idle = 0;
             } else if self.seed == 0 {
@@ -211,65 +246,15 @@ impl Scheduler {
         self.flights.iter().map(|f| f.steps).sum()
     }
 
-    /// Begins launches that may.
-    fn begin(&mut self) {
-        while let Some(next) = self.planned.front() {
-            let early = match self.flights.last() {
-                None => false,
-                Some(f) => {
-                    let may = next.overlaps && f.let_next == f.ctas;
-                    if !may || (self.seed != 0 && self.random.below(4) != 0) {
-                        return;
-                    }
-                    f.id == self.begun
-                }
-            };
-            if !next.overlaps {
-                self.base = Arc::clone(&self.ended);
-            }
-            let Some(Planned { grid, knows: mut before, .. }) = self.planned.pop_front() else { return };
-            join(&mut before, &self.base);
-            self.begun += 1;
-            let ctas = grid.ctas.iter().product();
-            let mut wanted = grid.resident.min(USUAL);
-            if self.seed != 0 {
-                wanted = 1 + self.random.below(wanted);
-            }
-            let waiting = Waiting::new(ctas, (self.seed != 0).then(|| self.random.next()));
-            self.flights.push(Flight {
-                grid,
-                id: self.begun,
-                ctas,
-                waiting,
-                running: 0,
-                wanted,
-                let_next: 0,
-                before,
-                previous: (!early).then(|| Arc::clone(&self.last.1)),
-                non_coherent: None,
-                knew: Arc::default(),
-                agents: AgentSet::default(),
-                steps: 0,
-                stack: 0,
-                delays: if self.seed == 0 { 0 } else { self.random.next() | 1 },
-                delayed: Vec::new(),
-            });
-        }
-    }
-
     /// Starts CTAs, as many as are to run at once.
-    fn fill(&mut self, memory: &mut Memory) -> Result<(), Box<Fault>> {
+    fn fill(&mut self) {
         for flight in &mut self.flights {
             while flight.running < flight.wanted {
                 let Some(linear) = flight.waiting.pop() else { break };
-                match start(flight, memory, linear) {
-                    Ok(cta) => self.resident.push(cta),
-                    Err(bad) => return Err(place(&flight.grid.label, None, 0, *bad)),
-                }
+                self.resident.push(start(flight, linear));
                 flight.running += 1;
             }
         }
-        Ok(())
     }
 
     /// Lets more CTAs run at once. Whether there are any that fit.
@@ -283,7 +268,7 @@ impl Scheduler {
     }
 
     /// Lets warps run: all, or some. Whether they may all be polling only.
-    fn round(&mut self, memory: &mut Memory, all: bool) -> Result<bool, Box<Fault>> {
+    fn round(&mut self, memory: &mut Memory, all: bool) -> Result<bool, Failure> {
         let mut picks: Vec<(usize, usize)> = Vec::new();
         for (c, cta) in self.resident.iter().enumerate() {
             picks.extend((0..cta.warps.len()).map(|w| (c, w)));
@@ -310,11 +295,11 @@ impl Scheduler {
     }
 
     /// Lets one warp run. Whether it may be one that only polls.
-    fn slice(&mut self, memory: &mut Memory, c: usize, w: usize, budget: u32) -> Result<bool, Box<Fault>> {
+    fn slice(&mut self, memory: &mut Memory, c: usize, w: usize, budget: u32) -> Result<bool, Failure> {
         let coin = self.seed != 0 && self.random.below(8) == 0;
         let Cta { flight, team, warps } = &mut self.resident[c];
         let Some(flight) = self.flights.iter_mut().find(|f| f.id == *flight) else { return Ok(true) };
-        let grid = &*Arc::clone(&flight.grid);
+        let (grid, label, id) = (&*Arc::clone(&flight.grid), Arc::clone(&flight.label), flight.id);
         let warp = &mut warps[w];
         let rotate = warp.groups.len() > 1 && (warp.rotate || coin);
         warp.rotate = false;
@@ -322,14 +307,15 @@ impl Scheduler {
         let stop = match ctx.slice(budget, rotate) {
             Ok(stop) => stop,
             Err((bad, pc)) => {
-                return Err(place(&grid.label, Some((team.id, warp.index)), grid.program.code[pc as usize].line, *bad));
+                let line = grid.program.code[pc as usize].line;
+                return Err((id, place(&label, Some((team.id, warp.index)), line, *bad)));
             }
         };
         if flight.steps > grid.max_steps {
             let line = warp.groups.first().map_or(0, |g| grid.program.code[g.pc as usize].line);
             let what = format!("more than {} instructions of warps", grid.max_steps);
             let bad = Bad { kind: FaultKind::StepLimit, lane: 0, address: None, detail: what };
-            return Err(place(&grid.label, Some((team.id, warp.index)), line, bad));
+            return Err((id, place(&label, Some((team.id, warp.index)), line, bad)));
         }
         // A slice that ends by itself may be a loop that waits for lanes of its own warp: they take turns.
         warp.rotate = !rotate && matches!(stop, Stop::Spent | Stop::Polled);
@@ -342,7 +328,7 @@ impl Scheduler {
     }
 
     /// Removes CTAs and launches that have ended, and looks at what they left.
-    fn finish(&mut self, memory: &mut Memory) -> Result<(), Box<Fault>> {
+    fn finish(&mut self, memory: &mut Memory) -> Result<(), Failure> {
         let mut c = 0;
         while c < self.resident.len() {
             let Cta { flight, team, warps } = &mut self.resident[c];
@@ -351,17 +337,17 @@ impl Scheduler {
                 continue;
             }
             let Some(flight) = self.flights.iter_mut().find(|f| f.id == *flight) else { return Ok(()) };
-            let grid = &flight.grid;
+            let (grid, label) = (&flight.grid, &flight.label);
             if let Some(l) = team.landings.first() {
                 let line = grid.program.code[l.pc as usize].line;
                 let what = "the CTA ends before this copy has landed".to_owned();
                 let bad = Bad { kind: FaultKind::AsyncCopy, lane: l.lane, address: Some(l.target), detail: what };
-                return Err(place(&grid.label, Some((team.id, l.warp)), line, bad));
+                return Err((flight.id, place(label, Some((team.id, l.warp)), line, bad)));
             }
             if let Some((&address, b)) = team.mbarriers.iter().filter(|(_, b)| b.tx != 0).min_by_key(|(a, _)| **a) {
                 let detail = format!("the CTA ends in {}", b.describe());
                 let bad = Bad { kind: FaultKind::MbarrierTx, lane: 0, address: Some(address), detail };
-                return Err(place(&grid.label, Some((team.id, 0)), 0, bad));
+                return Err((flight.id, place(label, Some((team.id, 0)), 0, bad)));
             }
             for warp in warps {
                 join(&mut flight.knew, &warp.order.knowledge.joined(FULL));
@@ -383,22 +369,14 @@ impl Scheduler {
         Ok(())
     }
 
-    /// A launch ends: the next one need not wait for it any more.
+    /// A launch ends.
     fn end(&mut self, id: u64) {
         let Some(index) = self.flights.iter().position(|f| f.id == id) else { return };
-        let after = self.flights.remove(index).over();
-        join(&mut self.ended, &after);
-        if let Some(next) = self.flights.iter_mut().find(|f| f.id == id + 1) {
-            next.previous = Some(Arc::clone(&after));
+        let flight = self.flights.remove(index);
+        if !flight.let_go {
+            self.let_go.push(id);
         }
-        // Who waits executes its instruction again.
-        let waiting = self.resident.iter_mut().filter(|c| c.flight == id + 1).flat_map(|c| &mut c.warps);
-        for group in waiting.flat_map(|w| &mut w.groups).filter(|g| g.state == State::Previous) {
-            group.state = State::Run;
-        }
-        if id > self.last.0 {
-            self.last = (id, after);
-        }
+        self.ended.push((id, flight.over()));
     }
 
     /// Lands all copies, or a random one. Whether there was one.
@@ -456,32 +434,32 @@ impl Scheduler {
     }
 
     /// Who waits for what.
-    fn deadlock(&self) -> Box<Fault> {
+    fn stuck(&self) -> Turn {
         let mut kind = FaultKind::Deadlock;
         let mut where_ = None;
         let mut stories = Vec::new();
         for cta in &self.resident {
             let Some(flight) = self.flights.iter().find(|f| f.id == cta.flight) else { continue };
-            let grid = &*flight.grid;
+            let grid = &flight.grid;
             for warp in &cta.warps {
                 let who = (cta.team.id, warp.index);
                 for g in &warp.groups {
                     let line = grid.program.code[g.pc as usize].line;
                     let (story, address) = waits_for(&cta.team, g.state);
                     let lane = g.mask.trailing_zeros();
-                    where_.get_or_insert((grid, Some(who), lane, line, address));
+                    where_.get_or_insert((flight, Some(who), lane, line, address));
                     match g.state {
                         // Unless one of its other lanes may still come.
                         State::Aligned if warp.groups.iter().all(|o| !may_go_on(o.state)) => {
                             kind = FaultKind::Divergence;
-                            where_ = Some((grid, Some(who), lane, line, None));
+                            where_ = Some((flight, Some(who), lane, line, None));
                         }
                         State::Mbarrier { address, .. }
                             if kind == FaultKind::Deadlock
                                 && cta.team.mbarriers.get(&address).is_some_and(|b| b.unbalanced()) =>
                         {
                             kind = FaultKind::MbarrierTx;
-                            where_ = Some((grid, Some(who), lane, line, Some(address)));
+                            where_ = Some((flight, Some(who), lane, line, Some(address)));
                         }
                         _ => {}
                     }
@@ -497,14 +475,14 @@ impl Scheduler {
             stories.push(format!("{more} more"));
         }
         for f in self.flights.iter().filter(|f| !f.waiting.is_empty()) {
-            stories.push(format!("{} CTAs of {} do not fit", f.waiting.len(), f.grid.label.kernel));
+            stories.push(format!("{} CTAs of {} do not fit", f.waiting.len(), f.label.kernel));
         }
         let detail = format!("nobody can go on: {}", stories.join("; "));
         match where_ {
-            Some((grid, who, lane, line, address)) => {
-                place(&grid.label, who, line, Bad { kind, lane, address, detail })
+            Some((flight, who, lane, line, address)) => {
+                Turn::Stuck(flight.id, place(&flight.label, who, line, Bad { kind, lane, address, detail }))
             }
-            None => Box::new(Fault { kind, kernel: String::new(), line: 0, thread: None, address: None, detail }),
+            None => Turn::Ran,
         }
     }
 }
@@ -538,7 +516,7 @@ fn waits_for(team: &Team, state: State) -> (String, Option<u64>) {
 fn land(team: &mut Team, index: usize) {
     let l = team.landings.remove(index);
     let (at, len) = (l.target as usize, l.data.len());
-    team.shared.store.data[at..at + len].copy_from_slice(&l.data);
+    team.shared.store.write(at, &l.data);
     team.shared.store.set_written(at, len);
     if let Some(b) = team.mbarriers.get(&l.mbarrier) {
         let epoch = Epoch::new(b.agent, b.phase + 1, 0, Strength::Weak).by(l.by);

@@ -138,12 +138,12 @@ impl Space {
     }
 }
 
-/// The windows of the generic address space; an address outside of them is global.
-pub(crate) const SHARED_WINDOW: u64 = 0x7f00_0000_0000;
-pub(crate) const LOCAL_WINDOW: u64 = 0x7f10_0000_0000;
-pub(crate) const PARAM_WINDOW: u64 = 0x7f20_0000_0000;
+/// The windows of the generic address space; an address outside of them is global. No process has memory there.
+pub(crate) const SHARED_WINDOW: u64 = 0x100_0000_0000_0000;
+pub(crate) const LOCAL_WINDOW: u64 = 0x110_0000_0000_0000;
+pub(crate) const PARAM_WINDOW: u64 = 0x120_0000_0000_0000;
 /// Where the addresses of functions are; nothing can be loaded from there.
-pub(crate) const CODE_WINDOW: u64 = 0x7f30_0000_0000;
+pub(crate) const CODE_WINDOW: u64 = 0x130_0000_0000_0000;
 /// Bytes from the address of a function to that of the next.
 pub(crate) const CODE_STEP: u64 = 16;
 /// Size of each window.

@@ -84,7 +84,7 @@ bar.warp.sync 0xffffffff;
 /// The host hands data to a kernel that runs, and takes what it makes of them.
 fn exchange(kernel: &str, seed: u64) -> Result<u32, HostError> {
     let mut bench = Bench::new(&[kernel], seed);
-    let queue = bench.machine.queue().unwrap();
+    let queue = bench.machine.queue();
     bench.launch(queue, 0, false);
     let (data, flags) = (bench.data, bench.flags);
     let host = |bench: &mut Bench| {
@@ -93,8 +93,8 @@ fn exchange(kernel: &str, seed: u64) -> Result<u32, HostError> {
             host.store(data + 4 * i, 100 + i as u32)?;
         }
         host.store_release(flags, 1)?;
-        host.wait_until(flags + 4, LONG, |v| v == 1)?;
-        host.load(data + 4 * 31)
+        bench.machine.wait_until(flags + 4, LONG, |v| v == 1)?;
+        bench.machine.host().load(data + 4 * 31)
     };
     // A kernel that ends with a fault never sets its flag, one that races with the flag itself never ends.
     let taken = host(&mut bench);
@@ -176,7 +176,7 @@ st.global.u32 [%rd2],%r5;";
 fn launches_and_waiting_for_them_order_the_host() {
     for seed in 0..SEEDS {
         let mut bench = Bench::new(&[STEP], seed);
-        let queue = bench.machine.queue().unwrap();
+        let queue = bench.machine.queue();
         let (plain, data) = (bench.plain, bench.data);
         for round in 0..4u32 {
             bench.machine.host().store(data, 10 * round).unwrap();
@@ -194,7 +194,7 @@ fn launches_and_waiting_for_them_order_the_host() {
         assert_eq!(bench.machine.host().load(plain), Err(HostError::NotShared(plain)));
         assert_eq!(bench.machine.host().load(data + 2), Err(HostError::Misaligned(data + 2)));
         assert!(matches!(bench.machine.host().load(data + 4096), Err(HostError::Memory(_))));
-        let waited = bench.machine.host().wait_until(data, LONG, |v| v == 7);
+        let waited = bench.machine.wait_until(data, LONG, |v| v == 7);
         assert_eq!(waited, Err(HostError::Ended { address: data, value: 16 }));
     }
 }
@@ -214,7 +214,7 @@ fn a_host_that_does_not_wait_races() {
     for seed in 0..SEEDS {
         let start = || {
             let mut bench = Bench::new(&[STEP], seed);
-            let queue = bench.machine.queue().unwrap();
+            let queue = bench.machine.queue();
             bench.launch(queue, 0, false);
             (bench, queue)
         };
@@ -238,12 +238,12 @@ fn queues_race_unless_an_event_orders_them() {
     for seed in 0..SEEDS {
         for (ordered, too_early) in [(true, false), (false, true), (false, false)] {
             let mut bench = Bench::new(&[STEP], seed);
-            let (a, b) = (bench.machine.queue().unwrap(), bench.machine.queue().unwrap());
-            let early = bench.machine.record(a);
+            let (a, b) = (bench.machine.queue(), bench.machine.queue());
+            let early = bench.machine.record(a).unwrap();
             bench.launch(a, 0, false);
-            let event = bench.machine.record(a);
+            let event = bench.machine.record(a).unwrap();
             if ordered || too_early {
-                bench.machine.wait(b, if ordered { event } else { early });
+                bench.machine.wait(b, if ordered { event } else { early }).unwrap();
             }
             bench.launch(b, 0, false);
             let (first, second) = (bench.machine.sync(a), bench.machine.sync(b));
@@ -257,7 +257,7 @@ fn queues_race_unless_an_event_orders_them() {
         }
         // The host can order them as well.
         let mut bench = Bench::new(&[STEP], seed);
-        let (a, b) = (bench.machine.queue().unwrap(), bench.machine.queue().unwrap());
+        let (a, b) = (bench.machine.queue(), bench.machine.queue());
         for queue in [a, b, a] {
             bench.launch(queue, 0, false);
             bench.machine.sync(queue).unwrap();
@@ -272,12 +272,12 @@ fn what_a_queue_did_stays_unknown_to_the_host_while_another_runs() {
     let plain = "st.global.u32 [%rd1],%r1;";
     for seed in 0..SEEDS {
         let mut bench = Bench::new(&[&wait, plain], seed);
-        let (a, b) = (bench.machine.queue().unwrap(), bench.machine.queue().unwrap());
+        let (a, b) = (bench.machine.queue(), bench.machine.queue());
         bench.launch(a, 0, false);
         bench.launch(b, 1, false);
         bench.machine.sync(b).unwrap();
         bench.machine.read(bench.plain, &mut [0; 128]).unwrap();
-        let waited = bench.machine.host().wait_until(bench.flags + 4, Duration::from_millis(3), |v| v == 1);
+        let waited = bench.machine.wait_until(bench.flags + 4, Duration::from_millis(3), |v| v == 1);
         assert!(matches!(waited, Err(HostError::Timeout { value: 0, .. })), "{waited:?}");
         // The queue that polls goes on only now.
         bench.machine.host().store_release(bench.flags, 1).unwrap();
@@ -304,7 +304,7 @@ st.release.gpu.global.u32 [%rd4],1;
 E:";
     for seed in 0..SEEDS {
         let mut bench = Bench::new(&[ping, pong], seed);
-        let (a, b) = (bench.machine.queue().unwrap(), bench.machine.queue().unwrap());
+        let (a, b) = (bench.machine.queue(), bench.machine.queue());
         bench.launch(b, 1, false);
         bench.launch(a, 0, false);
         bench.machine.sync(b).unwrap();
@@ -312,12 +312,12 @@ E:";
         // In one queue neither can go on, nor if nobody answers.
         for order in [&[1, 0][..], &[0]] {
             let mut bench = Bench::new(&[ping, pong], seed);
-            let (a, b) = (bench.machine.queue().unwrap(), bench.machine.queue().unwrap());
+            let (a, b) = (bench.machine.queue(), bench.machine.queue());
             for &kernel in order {
                 bench.launch(a, kernel, false);
             }
-            let last = bench.machine.record(a);
-            bench.machine.wait(b, last);
+            let last = bench.machine.record(a).unwrap();
+            bench.machine.wait(b, last).unwrap();
             bench.launch(b, 1, false);
             assert_eq!(bench.machine.sync(a).unwrap_err().kind, FaultKind::Deadlock, "seed {seed}");
         }
@@ -327,7 +327,7 @@ E:";
 #[test]
 fn a_queue_ends_at_its_first_fault() {
     let mut bench = Bench::new(&[STEP, "st.global.u32 [%rd1+-4096],%r1;", "trap;"], 0);
-    let queue = bench.machine.queue().unwrap();
+    let queue = bench.machine.queue();
     for kernel in [0, 1, 2, 0] {
         bench.launch(queue, kernel, false);
     }
@@ -346,15 +346,15 @@ fn launches_of_a_queue_overlap() {
     for seed in 0..SEEDS {
         for (second, good) in [(&waits, true), (&first, false)] {
             let mut bench = Bench::new(&[&first, second], seed);
-            let queue = bench.machine.queue().unwrap();
+            let queue = bench.machine.queue();
             bench.launch(queue, 0, true);
             bench.launch(queue, 1, true);
             assert_eq!(bench.machine.sync(queue).is_ok(), good, "seed {seed}");
             // After an event launches do not overlap.
             let mut bench = Bench::new(&[&first, second], seed);
-            let queue = bench.machine.queue().unwrap();
+            let queue = bench.machine.queue();
             bench.launch(queue, 0, true);
-            bench.machine.record(queue);
+            bench.machine.record(queue).unwrap();
             bench.launch(queue, 1, true);
             bench.machine.sync(queue).unwrap();
         }

@@ -154,6 +154,8 @@ pub(crate) fn decode(ast: &Ast) -> Result<Program, ParseError> {
             max_threads: f.max_threads.or(f.required_threads),
             required_threads: f.required_threads,
             max_registers: f.max_registers,
+            registers: shared.program.functions[at].registers,
+            local_bytes: shared.program.functions[at].frame.into(),
             dynamic_shared_align: align,
             code: at as u32,
         });

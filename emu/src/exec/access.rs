@@ -3,7 +3,7 @@
 use super::delay::released;
 use super::state::{self, Bad, Ctx, Done, Window, lanes};
 use super::undefined::Origin;
-use crate::agents::Owner;
+use crate::agents::of_launch;
 use crate::alu::{FULL, Lanes, WARP};
 use crate::clock::{MAX_AGENT, Strength, Width, join};
 use crate::fault::FaultKind;
@@ -127,8 +127,7 @@ impl Ctx<'_> {
             self.tally.counters.plain_cas_loads += u64::from(mask.count_ones());
         }
         if a.non_coherent && self.flight.non_coherent.is_none() {
-            let owner = Owner::NonCoherent(Arc::clone(&self.grid.label));
-            let agent = self.memory.agents.start(1, owner, &mut self.flight.agents)?;
+            let agent = self.flight.first + of_launch(&self.flight.label) - 1;
             self.flight.non_coherent =
                 Some(Box::new(state::Order::new(agent, agent..agent + 1, &self.flight.before, 1)));
         }
@@ -160,7 +159,7 @@ impl Ctx<'_> {
                 let stored = self.memory.undefined(address, bytes as u64).map(|f| (f.kind, f.line));
                 let (kind, line) = stored.unwrap_or((FaultKind::UninitGlobal, 0));
                 let undefined = self.warp.undefine(Origin { kind, address: at, line });
-                let part = |at, stale| undefined.byte(at, stale);
+                let part = |at| undefined.byte(at);
                 let loaded = load_partly(a, &self.memory.region(index).0.store, offset, part);
                 assign(&mut self.warp.registers, window, who, a, &loaded);
                 continue;
@@ -240,7 +239,7 @@ impl Ctx<'_> {
             if let Some(at) = store.first_unwritten(offset, bytes) {
                 let origin = Origin { kind: FaultKind::UninitShared, address: at as u64, line: 0 };
                 let undefined = self.warp.undefine(origin);
-                let loaded = load_partly(a, store, offset, |at, stale| undefined.byte(at, stale));
+                let loaded = load_partly(a, store, offset, |at| undefined.byte(at));
                 assign(&mut self.warp.registers, window, who, a, &loaded);
                 continue;
             }
@@ -299,7 +298,7 @@ impl Ctx<'_> {
                 let origin = Origin { kind: FaultKind::UninitLocal, address: at as u64, line: 0 };
                 self.warp.undefine(origin);
                 let Some(undefined) = &self.warp.undefined else { continue };
-                let loaded = load_partly(a, &self.warp.local[lane], offset, |at, stale| undefined.byte(at, stale));
+                let loaded = load_partly(a, &self.warp.local[lane], offset, |at| undefined.byte(at));
                 assign(&mut self.warp.registers, window, 1 << lane, a, &loaded);
                 continue;
             }
@@ -348,13 +347,8 @@ impl Ctx<'_> {
 
     #[cold]
     pub(crate) fn unmapped(&self, lane: u32, address: u64, bytes: u64) -> Box<Bad> {
-        let where_ = match self.memory.below(address) {
-            Some((base, size)) => {
-                format!("{bytes} bytes at byte {} of the allocation of {size} at {base:#x}", address - base)
-            }
-            None => format!("{bytes} bytes below all allocations"),
-        };
-        Bad::new(FaultKind::OobGlobal, lane, Some(address), where_)
+        let (kind, what) = self.memory.describe_missing(address, bytes);
+        Bad::new(kind, lane, Some(address), what)
     }
 
     #[cold]
@@ -378,7 +372,7 @@ impl Ctx<'_> {
         if c.agent == MAX_AGENT {
             return Bad::new(FaultKind::Mbarrier, lane, Some(at), "the bytes of an mbarrier are used as data");
         }
-        let (asynchronous, whose) = self.memory.agents.describe(c.agent, c.lane, Some(&self.grid.label));
+        let (asynchronous, whose) = self.memory.agents.describe(c.agent, c.lane, Some(&self.flight.label));
         let kind = match (asynchronous, shared) {
             (true, _) => FaultKind::AsyncCopy,
             (false, true) => FaultKind::RaceShared,
@@ -454,6 +448,14 @@ impl Ctx<'_> {
 
     /// A strong read synchronises with what was released at its address, or will at the next fence.
     pub(crate) fn observe(&mut self, mask: u32, addresses: &Lanes, shared: bool, order: Order, scope: Scope) {
+        if !shared && scope == Scope::Sys {
+            for lane in lanes(mask) {
+                if !self.memory.is_of_process(addresses[lane]) {
+                    continue;
+                }
+                self.warp.order.read_strongly(lane as u32, &self.memory.agents.of_process, order.acquires());
+            }
+        }
         let published = if shared { &self.team.published } else { &self.memory.agents.published };
         if published.is_empty() {
             return;
@@ -461,16 +463,7 @@ impl Ctx<'_> {
         for lane in lanes(mask) {
             let Some(p) = published.get(&addresses[lane]) else { continue };
             for clock in p.visible(self.warp.order.cta.start, scope) {
-                if order.acquires() {
-                    self.warp.order.acquire(1 << lane, clock);
-                } else {
-                    let seen = &mut self.warp.order.seen;
-                    if seen.of_lane(lane as u32).is_none() {
-                        seen.set(1 << lane, Arc::clone(clock));
-                    } else {
-                        seen.join(1 << lane, clock);
-                    }
-                }
+                self.warp.order.read_strongly(lane as u32, clock, order.acquires());
             }
         }
     }
@@ -493,11 +486,15 @@ impl Ctx<'_> {
         let cta = warp.cta.start;
         // All threads that reach shared memory are in one CTA.
         let widen = |s| if shared { Scope::Gpu } else { s };
+        let mut to_system = Vec::new();
         for lane in lanes(mask) {
             let bit = 1 << lane;
             let released = released(warp, bit, order, scope);
             match released {
                 Some((clock, scope)) => {
+                    if !shared && scope == Scope::Sys {
+                        to_system.push((addresses[lane], Arc::clone(&clock)));
+                    }
                     published.entry(addresses[lane]).or_default().publish(cta, widen(scope), clock, replace);
                 }
                 None if replace => {
@@ -506,7 +503,15 @@ impl Ctx<'_> {
                 None => {}
             }
         }
-        if order.releases() { warp.tick(mask.trailing_zeros()) } else { Ok(()) }
+        if order.releases() {
+            warp.tick(mask.trailing_zeros())?;
+        }
+        for (address, clock) in to_system {
+            if self.memory.is_of_process(address) {
+                join(&mut self.memory.agents.to_process, &clock);
+            }
+        }
+        Ok(())
     }
 
     /// `fence`: relaxed reads before it become acquires, relaxed writes after it releases. Those that are sequentially
@@ -551,7 +556,8 @@ fn check(
     let mine = who.epoch(lane as u32, strength(a.strong, a.scope), Width::of(a.bytes));
     let byte = |at: usize| (values[at / a.bytes as usize] >> (8 * (at % a.bytes as usize))) as u8;
     let same = |at: Range<usize>| {
-        store.first_unwritten(at.start, at.len()).is_none() && at.into_iter().all(|i| store.data[i] == byte(i - offset))
+        store.first_unwritten(at.start, at.len()).is_none()
+            && at.into_iter().all(|i| store.get(i, 1) == u64::from(byte(i - offset)))
     };
     races.write(who, 1 << lane, (offset, a.bytes as usize * a.regs.len()), mine, same)
 }
@@ -571,7 +577,7 @@ fn forget(store: &mut Store, offset: usize, bytes: u64) {
 }
 
 /// The elements at an offset, of which bytes are unwritten.
-fn load_partly(a: &Access, store: &Store, offset: usize, undefined: impl Fn(usize, u8) -> u8) -> [u64; 8] {
+fn load_partly(a: &Access, store: &Store, offset: usize, undefined: impl Fn(usize) -> u8) -> [u64; 8] {
     let one = |i: usize| extend(store.get_partly(offset + i * a.bytes as usize, a.bytes, &undefined), a);
     std::array::from_fn(|i| if i < a.regs.len() { one(i) } else { 0 })
 }

@@ -112,7 +112,7 @@ impl Ctx<'_> {
             let at = address + (at - offset) as u64;
             return Err(Bad::new(FaultKind::UninitGlobal, lane, Some(at), format!("copies {len} bytes")));
         }
-        Ok(store.data[offset..offset + len].to_vec())
+        Ok(store.bytes(offset, len))
     }
 
     /// `fence.proxy.async`.
@@ -137,7 +137,7 @@ impl Ctx<'_> {
     /// The fault of a bulk copy and a write by a thread without a proxy fence between them.
     #[cold]
     fn unfenced(&self, reads: bool, lane: u32, address: u64, offset: usize, c: Conflict) -> Box<Bad> {
-        let (_, whose) = self.memory.agents.describe(c.agent, c.lane, Some(&self.grid.label));
+        let (_, whose) = self.memory.agents.describe(c.agent, c.lane, Some(&self.flight.label));
         let verb = if reads { "reads" } else { "writes over" };
         let at = address + (c.offset as u64).saturating_sub(offset as u64);
         let what = format!(
@@ -155,7 +155,9 @@ impl Ctx<'_> {
         let bulk = copy.source() == Source::Bulk;
         let unfenced = if bulk { shared.races.unfenced(&mut who, lane, offset, len, true) } else { None };
         let Region { store, races } = shared;
-        let same = |at: Range<usize>| data.is_some_and(|d| d[at.start - offset..at.end - offset] == store.data[at]);
+        let same = |at: Range<usize>| {
+            data.is_some_and(|d| Some(&d[at.start - offset..at.end - offset]) == store.slice(at.start, at.len()))
+        };
         if let Err(c) = races.write(&mut who, 1 << lane, (offset, len), copy, same) {
             return Err(self.race(true, true, lane, offset as u64, offset, c));
         }
@@ -165,7 +167,7 @@ impl Ctx<'_> {
         store.set_unwritten(offset, len);
         if let Some(data) = data {
             // For the copies that repeat it.
-            store.data[offset..offset + len].copy_from_slice(data);
+            store.write(offset, data);
         }
         Ok(())
     }
@@ -240,7 +242,7 @@ impl Ctx<'_> {
             let Some(p) = self.copies(lane).pending.pop_front() else { return };
             let target = p.target as usize;
             let store = &mut self.team.shared.store;
-            store.data[target..target + p.len].copy_from_slice(&p.data[..p.len]);
+            store.write(target, &p.data[..p.len]);
             store.set_written(target, p.len);
         }
     }
@@ -277,7 +279,7 @@ impl Ctx<'_> {
                 self.read_source(source[lane], len as usize, l, Some(reading))?
             } else {
                 let from = self.read_shared(shared(source[lane]), len, l, reading)?;
-                self.team.shared.store.data[from..from + len as usize].to_vec()
+                self.team.shared.store.bytes(from, len as usize)
             };
             self.land_later((l, pc), to, data, (mbarrier, agent), Source::Bulk)?;
         }
@@ -415,7 +417,7 @@ impl Ctx<'_> {
         let copies = &mut self.warp.cp_async[lane as usize];
         copies.read = copies.read.max(until);
         for s in copies.storing.iter_mut().filter(|s| s.group <= until && s.data.is_none()) {
-            s.data = Some(self.team.shared.store.data[s.source..s.source + s.len].to_vec());
+            s.data = Some(self.team.shared.store.bytes(s.source, s.len));
         }
     }
 
@@ -427,9 +429,9 @@ impl Ctx<'_> {
         while self.copies(lane).storing.front().is_some_and(|s| s.group <= until) {
             let Some(s) = self.copies(lane).storing.pop_front() else { return };
             let Some((index, to)) = self.memory.locate(s.target, s.len as u64) else { continue };
-            let data = s.data.as_deref().unwrap_or(&self.team.shared.store.data[s.source..s.source + s.len]);
+            let data = s.data.unwrap_or_else(|| self.team.shared.store.bytes(s.source, s.len));
             let store = &mut self.memory.region(index).0.store;
-            store.data[to..to + s.len].copy_from_slice(data);
+            store.write(to, &data);
             store.set_written(to, s.len);
         }
         self.memory.agents.progress += 1;

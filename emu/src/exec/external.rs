@@ -53,7 +53,7 @@ impl Ctx<'_> {
                             let (at, len) = ((window.frame + offset) as usize, bytes as usize);
                             for lane in lanes(mask) {
                                 let Some(store) = self.warp.local.get_mut(lane) else { continue };
-                                store.data[at..at + len].fill(0);
+                                store.write(at, &vec![0; len]);
                                 store.set_written(at, len);
                             }
                         }

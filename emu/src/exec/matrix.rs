@@ -71,7 +71,7 @@ impl Ctx<'_> {
                 let origin = Origin { kind: FaultKind::UninitShared, address: at as u64, line: 0 };
                 let undefined = self.warp.undefine(origin);
                 for (j, e) in elements[i].iter_mut().enumerate() {
-                    *e = store.get_partly(offset + 2 * j, 2, |at, stale| undefined.byte(at, stale));
+                    *e = store.get_partly(offset + 2 * j, 2, |at| undefined.byte(at));
                 }
                 continue;
             }
@@ -93,7 +93,7 @@ impl Ctx<'_> {
             let byte = |at: usize| (elements[i][at / 2] >> (8 * (at % 2))) as u8;
             let same = |at: Range<usize>| {
                 store.first_unwritten(at.start, at.len()).is_none()
-                    && at.into_iter().all(|i| store.data[i] == byte(i - offset))
+                    && at.into_iter().all(|i| store.get(i, 1) == u64::from(byte(i - offset)))
             };
             if let Err(c) = races.write(who, 1 << lane, (offset, ROW), mine, same) {
                 return Err(self.race(true, true, lane, address, offset, c));

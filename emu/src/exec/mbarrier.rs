@@ -15,6 +15,8 @@ use std::sync::Arc;
 const BYTES: usize = 8;
 /// Instructions of a warp within which a wait is a repetition of the one before.
 const SOON: u64 = 64;
+/// Agents that a launch takes for mbarriers at once.
+const SPARE: u32 = 64;
 /// Largest count of arrivals, and of bytes.
 const MAX_COUNT: u32 = (1 << 20) - 1;
 
@@ -95,7 +97,7 @@ impl Ctx<'_> {
             return Err(Bad::new(FaultKind::Mbarrier, lane, Some(address), "the mbarrier is not initialised"));
         };
         if !self.warp.order.knows(lane, init) {
-            let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), Some(&self.grid.label));
+            let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), Some(&self.flight.label));
             let what = format!("its use is not ordered with its initialisation by {whose}");
             return Err(Bad::new(FaultKind::RaceShared, lane, Some(address), what));
         }
@@ -227,7 +229,13 @@ impl Ctx<'_> {
         // From now on its bytes are no data: nobody's clock covers this.
         shared.races.stamp_write(Epoch::new(MAX_AGENT, MAX_TIME, 0, Strength::Weak), offset, BYTES);
         let init = Epoch::new(order.agent, order.now, lane, Strength::Weak);
-        let agent = self.memory.agents.start(1, Owner::Mbarrier, &mut self.flight.agents)?;
+        if self.flight.spare.is_empty() {
+            // Many at once, so that the sets of agents of launches that run beside each other are of few ranges.
+            let first = self.memory.agents.start(SPARE, Owner::Mbarriers, &mut self.flight.agents)?;
+            self.flight.spare = first..first + SPARE;
+        }
+        let agent = self.flight.spare.start;
+        self.flight.spare.start += 1;
         let state = MbarrierState {
             expected: count,
             pending: count,
@@ -309,7 +317,7 @@ impl Ctx<'_> {
         if own || announced.is_some_and(|fence| self.warp.order.knows(lane, fence)) {
             return Ok((agent, phase));
         }
-        let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), Some(&self.grid.label));
+        let (_, whose) = self.memory.agents.describe(init.agent(), init.lane(), Some(&self.flight.label));
         let what = format!(
             "the copy signals an mbarrier that it need not see: {whose} initialised it, and no fence.mbarrier_init or \
              fence.proxy.async of that thread came between"

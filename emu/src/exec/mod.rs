@@ -602,7 +602,7 @@ impl Ctx<'_> {
             Special::LaneId => std::array::from_fn(|l| l as u64),
             Special::WarpId => [u64::from(self.warp.index); WARP],
             Special::Tid(axis) => std::array::from_fn(|l| {
-                u64::from(thread_of(self.grid.label.block, first + l as u32)[usize::from(axis)])
+                u64::from(thread_of(self.flight.label.block, first + l as u32)[usize::from(axis)])
             }),
             Special::Ctaid(axis) => [u64::from(self.team.id[usize::from(axis)]); WARP],
             Special::SmId => [u64::from(self.team.linear); WARP],

@@ -200,6 +200,17 @@ impl Order {
         }
     }
 
+    /// A strong read of a lane finds what a clock knows: known at once if it acquires, or after the next fence.
+    pub(crate) fn read_strongly(&mut self, lane: u32, clock: &Arc<Clock>, acquires: bool) {
+        if acquires {
+            self.acquire(1 << lane, clock);
+        } else if self.seen.of_lane(lane).is_none() {
+            self.seen.set(1 << lane, Arc::clone(clock));
+        } else {
+            self.seen.join(1 << lane, clock);
+        }
+    }
+
     /// Lanes know what a clock knows, which has all that they know already.
     pub(crate) fn adopt(&mut self, lanes: u32, clock: Arc<Clock>) {
         self.knowledge.set(self.spread(lanes), clock);
@@ -305,11 +316,13 @@ pub(crate) struct Cta {
 /// What a launch asked for; the same while it runs.
 #[derive(Debug)]
 pub(crate) struct Grid {
-    pub(crate) label: Arc<Label>,
+    pub(crate) kernel: String,
     pub(crate) program: Arc<Program>,
     pub(crate) constants: Vec<Lanes>,
     pub(crate) params: Vec<u8>,
     pub(crate) ctas: [u32; 3],
+    /// Threads of a CTA in each direction.
+    pub(crate) block: [u32; 3],
     /// The function that it runs.
     pub(crate) function: u32,
     /// Bytes of shared memory of a CTA.
@@ -319,6 +332,8 @@ pub(crate) struct Grid {
     pub(crate) approx_seed: u64,
     /// CTAs that fit on the card at once.
     pub(crate) resident: usize,
+    /// Bytes that the emulator keeps for the threads of a CTA.
+    pub(crate) bytes: u64,
 }
 
 /// CTAs of a launch that have not started, in an order that a random number chooses.
@@ -367,9 +382,12 @@ impl Waiting {
 #[derive(Debug)]
 pub(crate) struct Flight {
     pub(crate) grid: Arc<Grid>,
-    /// Its number among the launches of its queue.
+    pub(crate) label: Arc<Label>,
+    /// Its number among all operations.
     pub(crate) id: u64,
     pub(crate) ctas: u32,
+    /// Its first agent.
+    pub(crate) first: Agent,
     /// CTAs that have not started.
     pub(crate) waiting: Waiting,
     /// CTAs that run.
@@ -380,13 +398,17 @@ pub(crate) struct Flight {
     pub(crate) let_next: u32,
     /// What its threads know from the beginning.
     pub(crate) before: Arc<Clock>,
-    /// What those know that wait for the launch before; nothing while that one runs.
+    /// Whether every CTA has let the next launches begin, and those have heard of it.
+    pub(crate) let_go: bool,
+    /// What those know that wait for the launches before; nothing while one of them runs.
     pub(crate) previous: Option<Arc<Clock>>,
     /// Its loads through the non-coherent cache, which see what happened before it began.
     pub(crate) non_coherent: Option<Box<Order>>,
     /// What the threads that have exited knew.
     pub(crate) knew: Arc<Clock>,
     pub(crate) agents: AgentSet,
+    /// Agents for mbarriers that come.
+    pub(crate) spare: Range<Agent>,
     /// Warp-instructions so far.
     pub(crate) steps: u64,
     /// Bytes of registers and local memory that calls have added.

@@ -10,6 +10,7 @@ use super::{Next, Stop};
 use crate::alu::Lanes;
 use crate::fault::{Fault, FaultKind, place};
 use crate::program::{Address, CONSTANT, Callee, Instr, NOBODY, Op, PredRef, Reg, SINK};
+use crate::store::POISON;
 use std::sync::Arc;
 
 /// Copies of the registers.
@@ -45,10 +46,10 @@ pub(crate) struct Undefined {
 }
 
 impl Undefined {
-    /// The value of an unwritten byte in the current copy; `stale` is what memory holds.
-    pub(crate) fn byte(&self, at: usize, stale: u8) -> u8 {
+    /// The value of an unwritten byte in the current copy.
+    pub(crate) fn byte(&self, at: usize) -> u8 {
         match self.current {
-            0 => stale,
+            0 => POISON,
             1 => 0,
             2 => 0xff,
             _ => ((at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8,
@@ -369,7 +370,7 @@ impl Ctx<'_> {
         let line = self.grid.program.code[pc as usize].line;
         let mut bad = *self.depends(lane, "the value that is stored");
         bad.address = Some(address);
-        let fault = place(&self.grid.label, Some((self.team.id, self.warp.index)), line, bad);
+        let fault = place(&self.flight.label, Some((self.team.id, self.warp.index)), line, bad);
         let fault: Arc<Fault> = Arc::from(fault);
         for (_, address) in stored {
             self.memory.undefined_stored(address, &fault);

@@ -95,7 +95,7 @@ impl EmuDevice {
         let options = Options { schedule: Schedule { seed }, approx_seed, ..Options::default() };
         let mut machine = Machine::new(emu::Memory::new(CAPACITY), options);
         let progress = machine.alloc_shared(4, ALIGN).map_err(refused)?;
-        let queue = machine.queue().map_err(refused)?;
+        let queue = machine.queue();
         Ok(EmuDevice {
             info: Info { name: "emu".into(), target: target.name.into(), workers: 1 },
             machine,
