@@ -88,6 +88,11 @@ impl Module {
         &self.program.entries
     }
 
+    /// Names of the functions that the module declares and does not define.
+    pub fn missing(&self) -> impl Iterator<Item = &str> {
+        self.program.functions.iter().filter_map(|code| code.missing.as_deref())
+    }
+
     /// Gives the variables of the module places, with their initial values.
     ///
     /// # Errors
