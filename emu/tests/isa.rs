@@ -162,6 +162,15 @@ setp.gt.u32 %p2,%r1,20;
 vote.sync.ballot.b32 %r2,%p2,0xffffffe0;
 st.global.u32 [%rd1],%r2;";
     first("", exits, |lane| if lane < 5 { 7 } else { 0xffe0_0000 });
+    // Some exit while the others, which have to be alone then, wait for all.
+    let late = "\
+st.global.u32 [%rd1],7;
+setp.ge.u32 %p1,%r1,2;
+@%p1 bra OUT;
+bar.warp.sync 0xffffffff;
+st.global.u32 [%rd1],9;
+OUT:";
+    first("", late, |lane| if lane < 2 { 9 } else { 7 });
 }
 
 #[test]

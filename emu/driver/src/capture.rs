@@ -277,15 +277,10 @@ impl Captures {
         }
     }
 
-    /// A stream is no more: that fails its capture, which ends if the stream began it. The graph that is left over then.
+    /// A stream is no more. Where it began a capture that ends with it, and the graph that is left over is given; one that had
+    /// joined still has to have come back.
     pub(crate) fn leave(&mut self, stream: u64) -> Option<u64> {
-        let at = self.sessions.iter().position(|s| s.streams.contains_key(&stream))?;
-        let session = &mut self.sessions[at];
-        session.invalid = true;
-        session.streams.remove(&stream);
-        if session.origin != stream {
-            return None;
-        }
+        let at = self.sessions.iter().position(|s| s.origin == stream)?;
         let session = self.sessions.remove(at);
         (!session.given).then_some(session.graph)
     }

@@ -330,6 +330,11 @@ impl Graphs {
         }
     }
 
+    /// What was launched is no more, as the emulator has begun again.
+    pub(crate) fn forget_launches(&mut self) {
+        self.execs.iter_mut().for_each(|(_, exec)| exec.last = None);
+    }
+
     /// Adds references to an object.
     pub(crate) fn refer(&mut self, object: u64, count: u64) {
         if let Some(object) = self.objects.find(object).ok().and_then(|h| self.objects.get_mut(h)) {

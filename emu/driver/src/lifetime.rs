@@ -48,6 +48,7 @@ impl Driver {
         }
         if self.contexts.iter().next().is_none() && self.sticky().is_some() {
             self.work.reset();
+            self.graphs.forget_launches();
         }
     }
 

@@ -77,6 +77,9 @@ impl Replay<'_> {
         match what {
             _ if !step.enabled => self.submit(&Operation::Nothing, &after, &label, Then::Nothing),
             What::Operation(operation) => {
+                if let Operation::Kernel(kernel) = operation {
+                    self.call.handle(|d| &d.functions, kernel.function.number())?;
+                }
                 let refused = operation::refuse(self.call, operation);
                 let named = refused.map_err(|(error, words)| (error, words.map(|w| format!("node {id:#x}: {w}"))));
                 self.call.refuse(named)?;

@@ -111,13 +111,14 @@ impl Ctx<'_> {
         }
         if self.warp.groups.len() > 1 {
             self.merge();
-            let waiting = |g: &Group| matches!(g.state, State::Collective { .. });
-            while let Some(i) = (0..self.warp.groups.len()).find(|&i| waiting(&self.warp.groups[i])) {
-                if !self.settle_any(i)? {
-                    break;
-                }
-                self.merge();
+        }
+        // A group may be alone since the others that an exchange waited for have exited.
+        let waiting = |g: &Group| matches!(g.state, State::Collective { .. });
+        while let Some(i) = (0..self.warp.groups.len()).find(|&i| waiting(&self.warp.groups[i])) {
+            if !self.settle_any(i)? {
+                break;
             }
+            self.merge();
         }
         let groups = &mut self.warp.groups;
         if let [only] = groups.as_mut_slice()

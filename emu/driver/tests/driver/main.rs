@@ -4,11 +4,13 @@
 mod child;
 mod kernels;
 
+mod captures;
 mod code;
 mod contexts;
 mod copies;
 mod failures;
 mod findings;
+mod graphs;
 mod launches;
 mod streams;
 mod vectors;
