@@ -350,3 +350,6 @@ impl Loader<'_> {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;
