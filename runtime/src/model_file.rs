@@ -2,8 +2,7 @@
 //!
 //! A model split by llama.cpp's gguf-split lies in shards `NAME-00001-of-00003.gguf` …; opening any of them opens all.
 //! Invariant: `split.*` metadata and file names agree, and a tensor's name leads to exactly one range of bytes that lies
-//! inside its shard. Next hop: the reader brings those bytes to memory, and the loader to where
-//! the plan places them.
+//! inside its shard. Next hop: the reader brings those bytes to memory, and the loader to where the plan places them.
 
 use crate::device::HostBytes;
 use crate::reader::{Embedded, OnDisk, Source};

@@ -56,8 +56,7 @@ fn model() -> (tempfile::TempDir, ModelFile) {
             file.tensor(name, [rows, columns], format);
         }
         let mut out = File::create(name(n + 1)).unwrap();
-        file.write(&mut out, |t, i, out| out.write_all(&noise((n * 10 + i) as u64 + 77, t.bytes() as usize)))
-            .unwrap();
+        file.write(&mut out, |t, i, out| out.write_all(&noise((n * 10 + i) as u64 + 77, t.bytes() as usize))).unwrap();
         out.sync_all().unwrap();
     }
     let model = ModelFile::open(name(2)).unwrap();
