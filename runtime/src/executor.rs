@@ -1,8 +1,7 @@
 //! [`Executor`]: a loaded model, which turns tokens into logits.
 //!
-//! Loading repacks the weights from the GGUF into the device's memory, binds the plan of every entry point to
-//! addresses, and records it; a step then uploads token ids and replays. Logits come to the host when they are asked
-//! for, all of a row or only the largest. Invariant: on the CPU a step allocates nothing; one that is refused, or whose
+//! Loading repacks the weights from the GGUF into the device's memory, binds the plan of every entry point to addresses,
+//! and records it; a step then uploads token ids and replays. Logits come to the host when they are asked for, all of a row or only the largest. Invariant: on the CPU a step allocates nothing; one that is refused, or whose
 //! tokens cannot be brought to the device, changes nothing. After a launch that fails, the device's memory is not what
 //! kernels rely on, such as counters that they leave zero, so the executor refuses all further use. Next hop:
 //! [`crate::device`] runs the launches; `alone` times single kernels.

@@ -5,7 +5,7 @@
 //! inside its shard. Next hop: the reader brings those bytes to memory, and the loader to where the plan places them.
 
 use crate::device::HostBytes;
-use crate::reader::{Embedded, OnDisk, Source};
+use crate::reader::{Embedded, OnDisk, Reading, Source};
 use crate::sys::Mapping;
 use crate::{Error, Result};
 use ir::gguf::{self, Header, MAGIC, Metadata, ModelIdentity, ShardIdentity, TensorInfo};
@@ -77,11 +77,10 @@ impl Shard {
         &self.header
     }
 
-    /// The file as the [reader](crate::reader) takes it. What is in the page cache is lent in place if `lends`, and copied
-    /// otherwise; bytes in this program are always lent.
-    pub fn source(&self, lends: bool) -> Box<dyn Source + '_> {
+    /// The file as the [reader](crate::reader) takes it; bytes in this program are always lent.
+    pub fn source(&self, reading: Reading) -> Box<dyn Source + '_> {
         match &self.contents {
-            Contents::Mapped(m) => Box::new(OnDisk::new(&self.path, m, lends)),
+            Contents::Mapped(m) => Box::new(OnDisk::new(&self.path, m, reading)),
             Contents::Static(bytes) => Box::new(Embedded(&self.path, bytes)),
         }
     }

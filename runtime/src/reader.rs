@@ -8,7 +8,7 @@
 
 mod file;
 
-pub use file::{Embedded, OnDisk};
+pub use file::{Embedded, OnDisk, Reading};
 
 use crate::sys::cache::DIRECT_ALIGN;
 use crate::{Error, Result};

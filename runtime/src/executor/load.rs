@@ -6,8 +6,8 @@
 //! device once a weight is there as in the file. Invariant: no more host memory than the ring. Next hop: `reader`, `repack`.
 
 use crate::device::{Device, Kernel, Launch, Memory, Region};
-use crate::reader::{self, Piece, Source};
-use crate::sys::Arena;
+use crate::reader::{self, Piece, Reading, Source};
+use crate::sys::{self, Arena};
 use crate::{Error, ModelFile, Result, repack};
 use ir::abi::Control;
 use ir::artifact::{Manifest, Weight};
@@ -201,17 +201,21 @@ impl<'m> Loading<'m> {
         let staging = device.alloc(self.staging_bytes(), "the memory for repacking")?;
         let threads = ThreadPoolBuilder::new().num_threads(device.info().workers).build();
         let threads = threads.map_err(|e| Error::device(format!("the system refuses threads for loading: {e}")))?;
-        let total = parts.iter().map(|part| part.bytes as u64).sum();
+        let total: u64 = parts.iter().map(|part| part.bytes as u64).sum();
         (progress)(0, total);
+        let on_host = device.host_bytes(memory).is_some();
+        // A host that computes itself is often slow to read and started again: where there is room for the file beside the
+        // weights, the next start finds it in the page cache.
+        let room = sys::memory::available().is_some_and(|have| size + total + total / 4 <= have);
+        let reading = Reading { lends: true, keeps: on_host && room };
         let mut loader = Loader {
             model,
-            sources: model.shards().iter().map(|shard| shard.source(true)).collect(),
+            sources: model.shards().iter().map(|shard| shard.source(reading)).collect(),
             slots: ring.bytes_mut().chunks_exact_mut(slot).collect(),
             payload: reader::payload(slot),
             threads,
             progress: Progress { tell: progress, done: 0, total },
         };
-        let on_host = device.host_bytes(memory).is_some();
         let (here, there): (Vec<_>, Vec<_>) = parts.into_iter().partition(|p| on_host && p.item.repack.is_none());
         if let Some(memory) = device.host_bytes(memory) {
             loader.to_host(here, memory)?;

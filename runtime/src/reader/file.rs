@@ -9,25 +9,34 @@ use std::io::{ErrorKind, Result};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+/// How a file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// What the page cache holds is lent in place, and not copied.
+    pub lends: bool,
+    /// What it does not hold is in it afterwards. Otherwise reads go past it, or what they bring to it is dropped.
+    pub keeps: bool,
+}
+
 /// A mapped file.
 ///
-/// Its reads go past the page cache where that works and the system tells what the page cache holds, else through it, with
-/// all of a read asked for at once, and the page cache keeps none of what it did not hold before.
+/// Its reads go past the page cache where that is wanted, works, and the system tells what the page cache holds; else
+/// through it, with all of a read asked for at once.
 #[derive(Debug)]
 pub struct OnDisk<'a> {
     path: &'a Path,
     mapping: &'a Mapping,
-    lends: bool,
+    reading: Reading,
     tells: bool,
     direct: Option<File>,
 }
 
 impl<'a> OnDisk<'a> {
-    /// A source that `lends` what is in the page cache, or copies it.
-    pub fn new(path: &'a Path, mapping: &'a Mapping, lends: bool) -> OnDisk<'a> {
+    /// The file that is mapped, to be read like that.
+    pub fn new(path: &'a Path, mapping: &'a Mapping, reading: Reading) -> OnDisk<'a> {
         let tells = cache::tells_residents(mapping.file());
-        let direct = if tells { cache::open_direct(mapping.file()) } else { None };
-        OnDisk { path, mapping, lends, tells, direct }
+        let direct = if tells && !reading.keeps { cache::open_direct(mapping.file()) } else { None };
+        OnDisk { path, mapping, reading, tells, direct }
     }
 
     fn range(&self, offset: u64, bytes: usize) -> Option<&[u8]> {
@@ -45,7 +54,7 @@ impl Source for OnDisk<'_> {
     }
 
     fn lend(&self, offset: u64, bytes: usize) -> Option<&[u8]> {
-        self.range(offset, bytes).filter(|_| self.lends)
+        self.range(offset, bytes).filter(|_| self.reading.lends)
     }
 
     fn read(&self, offset: u64, to: &mut [u8]) -> Result<usize> {
@@ -60,7 +69,7 @@ impl Source for OnDisk<'_> {
     fn done(&self, offset: u64, bytes: usize, cached: bool) {
         if cached {
             self.mapping.release(offset as usize, bytes);
-        } else if self.tells {
+        } else if self.tells && !self.reading.keeps {
             cache::drop_cached(self.mapping.file(), offset, bytes);
         }
     }

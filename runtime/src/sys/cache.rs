@@ -48,10 +48,12 @@ pub fn prefetch(file: &File, offset: u64, bytes: usize) {
     advise(file, offset, bytes, libc::POSIX_FADV_WILLNEED);
 }
 
-/// Drops the whole pages among `bytes` bytes from `offset` of a file from the page cache, but for those that somebody maps
-/// or that are not on disk yet.
+/// Drops the pages that hold `bytes` bytes from `offset` of a file from the page cache, but for those that somebody maps or
+/// that are not on disk yet.
 pub fn drop_cached(file: &File, offset: u64, bytes: usize) {
-    advise(file, offset, bytes, libc::POSIX_FADV_DONTNEED);
+    let skipped = offset as usize % page_size();
+    let bytes = (bytes + skipped).next_multiple_of(page_size());
+    advise(file, offset - skipped as u64, bytes, libc::POSIX_FADV_DONTNEED);
 }
 
 fn advise(file: &File, offset: u64, bytes: usize, advice: libc::c_int) {
