@@ -1,6 +1,6 @@
 //! [`Executor`]: a loaded model, which turns tokens into logits.
 //!
-//! Loading repacks the weights from the mapped GGUF into the device's memory, binds the plan of every entry point to
+//! Loading repacks the weights from the GGUF into the device's memory, binds the plan of every entry point to
 //! addresses, and records it, between a copy of the step's inputs from staging memory and one of the largest logits to
 //! it; a step then writes its inputs and replays. The logits of a row come to the host when they are asked for.
 //! Invariant: a step allocates nothing but on the emulator; one that is refused changes nothing. After a launch that
