@@ -178,7 +178,14 @@ impl Captures {
     ///
     /// # Errors
     /// `ILLEGAL_STATE` if the stream is captured already.
-    pub(crate) fn begin(&mut self, stream: u64, graph: u64, given: bool, mode: Mode, after: Vec<Dependency>) -> Answer<u64> {
+    pub(crate) fn begin(
+        &mut self,
+        stream: u64,
+        graph: u64,
+        given: bool,
+        mode: Mode,
+        after: Vec<Dependency>,
+    ) -> Answer<u64> {
         if self.of(stream).is_some() {
             return Err(Error::ILLEGAL_STATE);
         }
@@ -460,7 +467,8 @@ mod tests {
 
     #[test]
     fn only_the_thread_that_began_ends_it_unless_relaxed() {
-        for (mode, want) in [(Mode::ThreadLocal, Err(Error::STREAM_CAPTURE_WRONG_THREAD)), (Mode::Relaxed, Ok(Ok(())))] {
+        for (mode, want) in [(Mode::ThreadLocal, Err(Error::STREAM_CAPTURE_WRONG_THREAD)), (Mode::Relaxed, Ok(Ok(())))]
+        {
             let mut captures = begun(mode);
             let got = std::thread::scope(|s| s.spawn(|| end(&mut captures, 1, &[10])).join().unwrap());
             assert_eq!(got, want);

@@ -4,9 +4,9 @@
 use crate::cards::{BLOCK_SHARED, BLOCK_THREADS, Card, REGISTERS, RESERVED_SHARED};
 use crate::image::Source;
 use crate::jit::Code;
+use crate::objects::Context;
 use crate::options::Logs;
 use crate::slots::{Handle, Kind};
-use crate::objects::Context;
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::sync::Arc;

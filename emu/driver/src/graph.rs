@@ -461,7 +461,9 @@ pub(crate) fn update(steps: &Dag<Step>, new: &Dag<Step>) -> Result<Dag<Step>, Mi
         }
         let what = match (&have.what, &want.what) {
             (StepWhat::Graph(have), StepWhat::Graph(want)) => StepWhat::Graph(update(have, want)?),
-            (StepWhat::Single(have), StepWhat::Single(want)) if changeable(have, want) => StepWhat::Single(want.clone()),
+            (StepWhat::Single(have), StepWhat::Single(want)) if changeable(have, want) => {
+                StepWhat::Single(want.clone())
+            }
             _ => return Err(wrong(PARAMETERS_CHANGED, node, 0)),
         };
         Ok((old, Step { what, enabled: have.enabled }))

@@ -1,8 +1,8 @@
 //! The addresses that the program has been given: device memory, and memory of the process that kernels reach. What is gone is
 //! remembered, so that its use has a name. The bytes of device memory are the emulator's; those of the process are real.
 
-use crate::slots::Handle;
 use crate::objects::Context;
+use crate::slots::Handle;
 use std::collections::BTreeMap;
 use std::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};

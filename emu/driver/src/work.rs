@@ -2,8 +2,8 @@
 
 use crate::cards::Card;
 use crate::error::{Answer, Error};
-use crate::slots::Handle;
 use crate::objects::{Context, Event};
+use crate::slots::Handle;
 use std::collections::BTreeMap;
 use std::ops::Range;
 

@@ -210,9 +210,9 @@ impl<'m> Loading<'m> {
         let staging = held.alloc(self.staging_bytes(), "the memory for repacking")?;
         let on_host = held.device().host_bytes(memory).is_some();
         let upload = if on_host { 0 } else { (size as usize).min(UPLOAD) };
-        let uploads =
-            (0..UPLOADS).map(|_| held.staging(upload as u64, "loading")).collect::<Result<Vec<_>>>()?;
-        let device = &mut *held.device();
+        let uploads = (0..UPLOADS).map(|_| held.staging(upload as u64, "loading")).collect::<Result<Vec<_>>>()?;
+        let mut lent = held.device();
+        let device = &mut *lent;
         let threads = ThreadPoolBuilder::new().num_threads(device.info().workers).build();
         let threads = threads.map_err(|e| Error::device(format!("the system refuses threads for loading: {e}")))?;
         let total: u64 = parts.iter().map(|part| part.bytes as u64).sum();
@@ -245,6 +245,7 @@ impl<'m> Loading<'m> {
         };
         let brought = loader.to_device(there, &mut uploader).and(uploader.device.sync());
         uploader.end();
+        drop(lent);
         brought?;
         for region in uploads.into_iter().chain([staging]) {
             held.free(region);

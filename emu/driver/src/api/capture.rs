@@ -5,8 +5,8 @@ use crate::abi::{In, Out, Raw};
 use crate::call::{Call, exports};
 use crate::capture::{Mode, Status};
 use crate::error::{Answer, Error};
-use crate::state::{Order, Stream};
 use crate::slots::Handle;
+use crate::state::{Order, Stream};
 use crate::stream;
 
 exports! {
@@ -81,7 +81,9 @@ fn end(call: &mut Call, number: u64, out: Out<u64>) -> Answer {
         graph.map(|g| g.nodes.ancestors(last.iter().map(|d| d.0))).unwrap_or_default()
     })?;
     if let Err(error) = how {
-        if !session.given && let Ok(graph) = call.graphs.graphs.find(session.graph) {
+        if !session.given
+            && let Ok(graph) = call.graphs.graphs.find(session.graph)
+        {
             let objects = call.graphs.destroy(graph);
             super::object::release(call, objects, None)?;
         }

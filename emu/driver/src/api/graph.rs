@@ -59,7 +59,10 @@ pub(super) fn dependencies(
     for i in 0..count {
         let from = member(call, graph, nodes.at(i)?)?;
         let data = if data.is_null() { [0; 8] } else { data.at(i)? };
-        found.push((from.number(), edge_data(call, from, data, to.is_none_or(|w| w.kind() == crate::graph::kind::KERNEL))?));
+        found.push((
+            from.number(),
+            edge_data(call, from, data, to.is_none_or(|w| w.kind() == crate::graph::kind::KERNEL))?,
+        ));
     }
     Ok(found)
 }
@@ -183,7 +186,14 @@ fn edges1(call: &mut Call, number: u64, from: Out<u64>, to: Out<u64>, count: Out
     edges(call, number, from, to, Raw::null().output(), count)
 }
 
-fn edges(call: &mut Call, number: u64, from: Out<u64>, to: Out<u64>, data: Out<EdgeBytes>, count: Out<usize>) -> Answer {
+fn edges(
+    call: &mut Call,
+    number: u64,
+    from: Out<u64>,
+    to: Out<u64>,
+    data: Out<EdgeBytes>,
+    count: Out<usize>,
+) -> Answer {
     let graph = graph(call, number)?;
     let graph = call.graphs.graphs.get(graph).ok_or(Error::INVALID_VALUE)?;
     if from.is_null() != to.is_null() || from.is_null() && !data.is_null() {

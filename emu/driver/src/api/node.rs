@@ -78,7 +78,9 @@ fn add(call: &mut Call, place: Place, what: What) -> Answer {
     };
     let inner = if let What::Graph(inner) = what { Some(inner) } else { None };
     let added = call.graphs.add(graph, Node::new(what), &before);
-    if added.is_err() && let Some(inner) = inner {
+    if added.is_err()
+        && let Some(inner) = inner
+    {
         let objects = call.graphs.destroy(inner);
         super::object::release(call, objects, None)?;
     }
@@ -112,12 +114,28 @@ fn kernel2(call: &mut Call, out: Out<u64>, graph: u64, before: In<u64>, count: u
     add(call, place(out, graph, before, count), what)
 }
 
-fn copy(call: &mut Call, out: Out<u64>, graph: u64, before: In<u64>, count: usize, params: In<Copy3>, _: u64) -> Answer {
+fn copy(
+    call: &mut Call,
+    out: Out<u64>,
+    graph: u64,
+    before: In<u64>,
+    count: usize,
+    params: In<Copy3>,
+    _: u64,
+) -> Answer {
     let what = params::copy(call, params)?;
     add(call, place(out, graph, before, count), what)
 }
 
-fn fill(call: &mut Call, out: Out<u64>, graph: u64, before: In<u64>, count: usize, params: In<Fill1>, _: u64) -> Answer {
+fn fill(
+    call: &mut Call,
+    out: Out<u64>,
+    graph: u64,
+    before: In<u64>,
+    count: usize,
+    params: In<Fill1>,
+    _: u64,
+) -> Answer {
     let what = params::fill(call, params)?;
     add(call, place(out, graph, before, count), what)
 }

@@ -298,8 +298,7 @@ pub(crate) fn attribute(node: &Node, attribute: u32) -> Answer<[u8; 64]> {
 /// What a node does, with the attributes that have been set.
 pub(crate) fn with_attributes(mut what: What, attributes: &BTreeMap<u32, [u8; 64]>) -> What {
     if let What::Operation(Operation::Kernel(kernel)) = &mut what {
-        let mut wishes =
-            Wishes { cooperative: kernel.cooperative, priority: kernel.priority, ..Wishes::default() };
+        let mut wishes = Wishes { cooperative: kernel.cooperative, priority: kernel.priority, ..Wishes::default() };
         // Each was taken when it was set.
         let taken = attributes.iter().all(|(&id, value)| wishes.add(&Attribute::new(id, value)).is_ok());
         if taken {
@@ -334,7 +333,13 @@ mod tests {
         assert_eq!(size_of::<Instantiate>(), size_of::<sys::CUDA_GRAPH_INSTANTIATE_PARAMS_st>());
         assert_eq!(size_of::<UpdateResult>(), size_of::<sys::CUgraphExecUpdateResultInfo_st>());
         assert_eq!(size_of::<Head>(), std::mem::offset_of!(sys::CUgraphNodeParams_st, __bindgen_anon_1));
-        assert_eq!(std::mem::offset_of!(Batch, array), std::mem::offset_of!(sys::CUDA_BATCH_MEM_OP_NODE_PARAMS_v1_st, paramArray));
-        assert_eq!(std::mem::offset_of!(Kernel1, params), std::mem::offset_of!(sys::CUDA_KERNEL_NODE_PARAMS_st, kernelParams));
+        assert_eq!(
+            std::mem::offset_of!(Batch, array),
+            std::mem::offset_of!(sys::CUDA_BATCH_MEM_OP_NODE_PARAMS_v1_st, paramArray)
+        );
+        assert_eq!(
+            std::mem::offset_of!(Kernel1, params),
+            std::mem::offset_of!(sys::CUDA_KERNEL_NODE_PARAMS_st, kernelParams)
+        );
     }
 }

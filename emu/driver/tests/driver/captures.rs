@@ -157,7 +157,11 @@ fn what_fails_a_capture_and_how() {
             (x, &mut || cu::cuStreamWaitEvent(x, outside, 0), R::CUDA_ERROR_STREAM_CAPTURE_ISOLATION),
             (blocking, &mut || cu::cuMemsetD8Async(a, 1, 4, null_mut()), R::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT),
             (blocking, &mut || cu::cuMemcpyDtoD_v2(a, a + 64, 64), R::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT),
-            (x, &mut || cu::cuStreamAddCallback(x, Some(never), null_mut(), 0), R::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED),
+            (
+                x,
+                &mut || cu::cuStreamAddCallback(x, Some(never), null_mut(), 0),
+                R::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+            ),
         ];
         unsafe extern "C" fn never(_: cu::CUstream, _: R, _: *mut c_void) {}
         for (s, call, error) in cases {
@@ -322,7 +326,15 @@ fn captures_go_on_from_nodes_and_into_graphs() {
         assert_eq!((last.0, last.nodes().len(), last.edges().len()), (graph, 4, 4));
         let mut id_of_next = 0;
         begin(s);
-        ok(cu::cuStreamGetCaptureInfo_v3(s, &mut status, &mut id_of_next, null_mut(), null_mut(), null_mut(), null_mut()));
+        ok(cu::cuStreamGetCaptureInfo_v3(
+            s,
+            &mut status,
+            &mut id_of_next,
+            null_mut(),
+            null_mut(),
+            null_mut(),
+            null_mut(),
+        ));
         drop(end(s));
         assert!(id != id_of_next);
         last.run(2);

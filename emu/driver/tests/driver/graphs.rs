@@ -58,7 +58,8 @@ impl Graph {
     pub fn edges(&self) -> Vec<(cu::CUgraphNode, cu::CUgraphNode, [u8; 3])> {
         unsafe {
             let mut count = get(|n| cu::cuGraphGetEdges_v2(self.0, null_mut(), null_mut(), null_mut(), n));
-            let (mut from, mut to, mut data) = (vec![null_mut(); count], vec![null_mut(); count], vec![zeroed(); count]);
+            let (mut from, mut to, mut data) =
+                (vec![null_mut(); count], vec![null_mut(); count], vec![zeroed(); count]);
             ok(cu::cuGraphGetEdges_v2(self.0, from.as_mut_ptr(), to.as_mut_ptr(), data.as_mut_ptr(), &mut count));
             let data = data.iter().map(|d: &cu::CUgraphEdgeData| [d.from_port, d.to_port, d.type_]);
             from.into_iter().zip(to).zip(data).map(|((from, to), data)| (from, to, data)).collect()
@@ -106,7 +107,11 @@ fn context() -> cu::CUcontext {
     unsafe { get(|c| cu::cuCtxGetCurrent(c)) }
 }
 
-fn kernel(f: cu::CUfunction, (blocks, threads): (u32, u32), params: &mut [*mut c_void]) -> cu::CUDA_KERNEL_NODE_PARAMS_v2 {
+fn kernel(
+    f: cu::CUfunction,
+    (blocks, threads): (u32, u32),
+    params: &mut [*mut c_void],
+) -> cu::CUDA_KERNEL_NODE_PARAMS_v2 {
     let mut node: cu::CUDA_KERNEL_NODE_PARAMS_v2 = unsafe { zeroed() };
     (node.func, node.kernelParams) = (f, params.as_mut_ptr());
     (node.gridDimX, node.gridDimY, node.gridDimZ) = (blocks, 1, 1);
@@ -119,7 +124,11 @@ fn fill(to: u64, value: u32, count: usize) -> cu::CUDA_MEMSET_NODE_PARAMS {
 }
 
 /// A copy of bytes from the first side that is not null to such.
-fn copy((host, device): (*const c_void, u64), (to_host, to_device): (*mut c_void, u64), bytes: usize) -> cu::CUDA_MEMCPY3D {
+fn copy(
+    (host, device): (*const c_void, u64),
+    (to_host, to_device): (*mut c_void, u64),
+    bytes: usize,
+) -> cu::CUDA_MEMCPY3D {
     let kind = |host: bool| {
         if host { cu::CUmemorytype::CU_MEMORYTYPE_HOST } else { cu::CUmemorytype::CU_MEMORYTYPE_DEVICE }
     };

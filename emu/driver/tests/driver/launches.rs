@@ -26,8 +26,7 @@ fn parameters_come_as_pointers_or_in_a_buffer() {
         buffer[8..12].copy_from_slice(&50_u32.to_ne_bytes());
         buffer[12..].copy_from_slice(&100_u32.to_ne_bytes());
         let (mut size, mut small) = (16_usize, 12_usize);
-        let mut extra =
-            [key(1), buffer.as_mut_ptr().cast(), key(2), (&raw mut size).cast(), null_mut()];
+        let mut extra = [key(1), buffer.as_mut_ptr().cast(), key(2), (&raw mut size).cast(), null_mut()];
         let run = |extra: &mut [*mut c_void; 5]| {
             cu::cuLaunchKernel(add, 4, 1, 1, 32, 1, 1, 0, null_mut(), null_mut(), extra.as_mut_ptr())
         };
