@@ -330,6 +330,7 @@ impl Executor {
         let result = device.replay(recording).and_then(|()| device.sync());
         drop(device);
         self.failed |= result.is_err();
+        self.bindings.held.unsettled |= self.failed;
         result
     }
 }

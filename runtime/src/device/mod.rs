@@ -337,6 +337,10 @@ fn through_staging(
 ) -> Result<()> {
     let memory = device.staging(bytes, "staging memory")?;
     let copied = copy(device, Region { memory, offset: 0, bytes });
+    if copied.is_err() {
+        // The copy may be under way. What else is wrong is told already.
+        _ = device.sync();
+    }
     given_back(device, |device| device.free(memory));
     copied
 }

@@ -115,6 +115,7 @@ impl Bindings {
         drop(device);
         let control = bindings.control();
         bindings.weights = loading.run(&mut bindings.held, &bindings.kernels, control, model, progress)?;
+        bindings.held.unsettled = false;
         Ok(bindings)
     }
 

@@ -14,11 +14,13 @@ pub(super) struct Held {
     memories: Vec<Memory>,
     modules: Vec<Module>,
     recordings: Vec<Recording>,
+    /// Whether copies or kernels may be under way that nobody waits for.
+    pub unsettled: bool,
 }
 
 impl Held {
     pub fn new(device: Shared) -> Held {
-        Held { device, memories: Vec::new(), modules: Vec::new(), recordings: Vec::new() }
+        Held { device, memories: Vec::new(), modules: Vec::new(), recordings: Vec::new(), unsettled: true }
     }
 
     /// The device, for a moment.
@@ -74,8 +76,11 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let mut device = self.device.get();
-        // Loading may have failed while copies were under way.
-        let mut given = vec![device.sync()];
+        let mut given = Vec::new();
+        // Where loading has failed, that was told.
+        if self.unsettled {
+            _ = device.sync();
+        }
         given.extend(self.recordings.drain(..).map(|r| device.erase(r)));
         given.extend(self.memories.drain(..).map(|m| device.free(m)));
         given.extend(self.modules.drain(..).map(|m| device.unload(m)));

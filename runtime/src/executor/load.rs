@@ -243,10 +243,11 @@ impl<'m> Loading<'m> {
             next: 0,
             recordings: Vec::new(),
         };
-        let brought = loader.to_device(there, &mut uploader).and(uploader.device.sync());
+        let brought = loader.to_device(there, &mut uploader);
+        let settled = uploader.device.sync();
         uploader.end();
         drop(lent);
-        brought?;
+        brought.and(settled)?;
         for region in uploads.into_iter().chain([staging]) {
             held.free(region);
         }

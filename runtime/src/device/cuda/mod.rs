@@ -2,8 +2,8 @@
 //!
 //! All that is asked for goes to one stream, in order; a recording is one graph, unless graphs are switched off. The driver
 //! tells of a kernel that failed only at the next wait, and not which: kernels write the number of their launch to pinned
-//! memory when they begin, so that it can be named. Invariant: after a failure that the driver repeats for every call, and
-//! after a step that hangs, nothing more is asked of it. Next hop: `driver`, which has the calls.
+//! memory when they begin, so that it can be named. Invariant: after a failure that the driver repeats for every call, things are given
+//! back and nothing else is asked of it; after a step that hangs, nothing at all. Next hop: `driver`, which has the calls.
 
 mod card;
 mod code;
@@ -193,6 +193,15 @@ impl CudaDevice {
         })
     }
 
+    /// An answer to a call that gives something back. A driver that fails anyway has told why; one that does from now on
+    /// tells it at the next call.
+    fn given_back(&self, answer: Result<(), Failure>) -> Result<()> {
+        answer.or_else(|failure| match self.broken {
+            true => Ok(()),
+            false => Err(Error::device(format!("{}: {failure}", self.info.name))),
+        })
+    }
+
     /// An answer to an allocation.
     fn allocated<T>(&mut self, answer: Result<T, Failure>, bytes: u64, what: &str) -> Result<T> {
         match answer {
@@ -344,7 +353,6 @@ impl Device for CudaDevice {
 
     fn free(&mut self, memory: Memory) -> Result<()> {
         let bytes = self.memories.remove(memory.0)?;
-        self.enter()?;
         // SAFETY: it is living, and by the trait's contract nothing uses it.
         let freed = unsafe {
             match bytes {
@@ -355,7 +363,7 @@ impl Device for CudaDevice {
                 Bytes::Host(address, _) => driver::cuMemFreeHost(address),
             }
         };
-        self.answered(freed)
+        self.given_back(freed)
     }
 
     fn host_bytes(&mut self, memory: Memory) -> Option<&mut [u8]> {
@@ -384,11 +392,15 @@ impl Device for CudaDevice {
         };
         let copied = recorded::copy(ends.0, ends.1, from.bytes as usize, self.stream);
         // SAFETY: both are living.
-        let copied = copied.and_then(|()| unsafe { driver::cuEventRecord(event, self.stream) });
-        if copied.is_err() {
+        let noted = copied.and_then(|()| unsafe { driver::cuEventRecord(event, self.stream) });
+        if noted.is_err() {
             self.events.push(event);
         }
-        self.answered(copied)?;
+        if copied.is_ok() && noted.is_err() {
+            // Nobody else can wait for the copy. What is wrong is told below.
+            _ = self.wait_for(std::ptr::null_mut());
+        }
+        self.answered(noted)?;
         self.last_copy = Ticket(self.last_copy.0 + 1);
         self.copies.push_back((self.last_copy, event));
         Ok(self.last_copy)
@@ -443,10 +455,9 @@ impl Device for CudaDevice {
 
     fn unload(&mut self, module: Module) -> Result<()> {
         let loaded = self.modules.remove(module.0)?;
-        self.enter()?;
         // SAFETY: it is living, and by the trait's contract nothing of it runs.
         let unloaded = unsafe { driver::cuModuleUnload(loaded.module) };
-        self.answered(unloaded)
+        self.given_back(unloaded)
     }
 
     fn record(&mut self, commands: &[Command], control: Region) -> Result<Recording> {
@@ -480,10 +491,8 @@ impl Device for CudaDevice {
 
     fn erase(&mut self, recording: Recording) -> Result<()> {
         let recorded = self.recorded.remove(recording.0)?;
-        if self.broken {
-            std::mem::forget(recorded.graph);
-        }
-        Ok(())
+        let destroyed = recorded.graph.map_or(Ok(()), Graph::destroy);
+        self.given_back(destroyed)
     }
 
     fn replay(&mut self, recording: Recording) -> Result<()> {
@@ -504,9 +513,6 @@ impl Device for CudaDevice {
     }
 
     fn sync(&mut self) -> Result<()> {
-        if self.broken {
-            return self.enter();
-        }
         self.wait_for(std::ptr::null_mut())?;
         self.retire(self.last_copy);
         Ok(())
@@ -538,17 +544,22 @@ impl Drop for CudaDevice {
     fn drop(&mut self) {
         let hung = self.waiter.as_ref().is_some_and(Waiter::is_hung);
         self.waiter = None;
-        if hung || self.broken && self.enter().is_err() {
-            // The driver would not come back, or answer anything but its failure.
-            self.recorded.list.drain(..).flatten().for_each(|r| std::mem::forget(r.graph));
+        if hung {
+            // The driver would not come back.
             return;
         }
-        let warn = |given: Result<(), Failure>| {
-            if let Err(e) = given {
+        // What follows from a failure is not worth a word.
+        let mut told = self.broken;
+        let mut warn = |given: Result<(), Failure>| {
+            if let Err(e) = given
+                && !std::mem::replace(&mut told, true)
+            {
                 log::warn!("{e}");
             }
         };
-        self.recorded.list.clear();
+        for recorded in self.recorded.list.drain(..).flatten() {
+            warn(recorded.graph.map_or(Ok(()), Graph::destroy));
+        }
         // SAFETY: all are living, and nothing runs: whoever replayed has waited, or will not look at it.
         unsafe {
             let copies = self.copies.drain(..).map(|(_, event)| event);

@@ -186,8 +186,16 @@ impl Graph {
         let exec = out(|exec| unsafe { driver::cuGraphInstantiateWithFlags(exec, template.0, 0) })?;
         let graph = Graph(exec);
         // SAFETY: both are living.
-        unsafe { driver::cuGraphUpload(graph.0, stream) }?;
-        Ok(graph)
+        match unsafe { driver::cuGraphUpload(graph.0, stream) } {
+            Ok(()) => Ok(graph),
+            Err(e) => graph.destroy().and(Err(e)),
+        }
+    }
+
+    /// Gives it back, which does not run.
+    pub fn destroy(self) -> Result<(), Failure> {
+        // SAFETY: the graph is living.
+        unsafe { driver::cuGraphExecDestroy(self.0) }
     }
 
     /// Launches it on a stream.
@@ -201,12 +209,3 @@ impl Graph {
 const PROGRAMMATIC_PORT: u8 = 1;
 /// The kind of such an edge.
 const PROGRAMMATIC: u8 = sys::CUgraphDependencyType::CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC as u8;
-
-impl Drop for Graph {
-    fn drop(&mut self) {
-        // SAFETY: the graph is living, and does not run.
-        if let Err(e) = unsafe { driver::cuGraphExecDestroy(self.0) } {
-            log::warn!("{e}");
-        }
-    }
-}
