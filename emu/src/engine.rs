@@ -12,7 +12,9 @@
 use crate::clock::{Clock, MAX_TIME, Strength, join};
 use crate::exec::state::Order;
 use crate::fault::{Bad, Done, Fault};
-use crate::operation::{Actor, Compare, Prepared, Source, Transfer, Word, Work, is_as_wanted, waits_in_vain};
+use crate::operation::{
+    Actor, Compare, Prepared, Source, Transfer, Word, Work, fingerprint, is_as_wanted, waits_in_vain,
+};
 use crate::order::{self, HostError, fault, release, touch};
 use crate::sched::{self, Failure, Random, Scheduler};
 use crate::{Counters, Error, Memory, MemoryError, Options};
@@ -128,6 +130,8 @@ struct Kept {
     /// What it comes after, but for what the host knew at its submission.
     parents: Vec<u64>,
     children: Vec<(u64, Edge)>,
+    /// Of a copy that may begin: the fingerprint of its source.
+    seen: Option<u64>,
 }
 
 /// A wait for a word.
@@ -238,6 +242,7 @@ impl Engine {
             told: Arc::default(),
             parents: Vec::new(),
             children: Vec::new(),
+            seen: None,
         };
         for After { op, edge } in after {
             // What is not kept is known to the host.
@@ -285,6 +290,9 @@ impl Engine {
     }
 
     fn make_ready(&mut self, id: u64) {
+        if let Some(Kept { stage: Stage::Waits(Work::Copy { from, extent, .. }), seen, .. }) = self.kept.get_mut(&id) {
+            *seen = fingerprint(&mut self.memory, from, extent);
+        }
         let late = if self.options.schedule.seed == 0 { 0 } else { LATE[self.random.below(LATE.len())] };
         self.ready.insert(id, late);
     }
@@ -454,7 +462,8 @@ impl Engine {
             }
             Work::Copy { from, to, extent } => {
                 let actor = Actor::new(memory, &label, &knows).map_err(failed)?;
-                self.transfers.push(Transfer::new(id, actor, Source::Place(from), to, extent));
+                let transfer = Transfer::new(id, actor, Source::Place(from), to, extent).of_source(kept.seen);
+                self.transfers.push(transfer);
                 return Ok(());
             }
             Work::Fill { to, pattern, extent } => {

@@ -375,11 +375,59 @@ pub(crate) struct Transfer {
     at: [u64; 3],
     /// What is on its way.
     data: Vec<u8>,
+    /// The fingerprint of its source when it could begin.
+    seen: Option<u64>,
+}
+
+/// A hash of the source of a copy, if it is memory of the process that kernels reach, and all there.
+pub(crate) fn fingerprint(memory: &mut Memory, from: &Place, extent: &Extent) -> Option<u64> {
+    let Place::Device(base) = *from else { return None };
+    if extent.is_empty() || !memory.is_of_process(base) {
+        return None;
+    }
+    let mut hash = 0_u64;
+    let mut row = vec![0; usize::try_from(extent.row_bytes.min(CHUNK)).ok()?];
+    for slice in 0..extent.slices {
+        for line in 0..extent.rows {
+            let offset = slice.checked_mul(extent.from.slice)?.checked_add(line.checked_mul(extent.from.row)?)?;
+            let (index, offset) = memory.locate(base.checked_add(offset)?, extent.row_bytes)?;
+            let store = &memory.region(index).0.store;
+            let mut at = 0;
+            while at < extent.row_bytes {
+                let part = &mut row[..(extent.row_bytes - at).min(CHUNK) as usize];
+                store.read(offset + at as usize, part);
+                let mut words = part.chunks_exact(8);
+                let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
+                for eight in &mut words {
+                    hash = (hash.rotate_left(5) ^ word(eight)).wrapping_mul(0x517c_c1b7_2722_0a95);
+                }
+                hash = (hash.rotate_left(5) ^ word(words.remainder())).wrapping_mul(0x517c_c1b7_2722_0a95);
+                at += part.len() as u64;
+            }
+        }
+    }
+    Some(hash)
 }
 
 impl Transfer {
     pub(crate) fn new(id: u64, actor: Actor, from: Source, to: Place, extent: Extent) -> Transfer {
-        Transfer { id, actor, from, to, extent: extent.joined(), at: [0; 3], data: Vec::new() }
+        Transfer { id, actor, from, to, extent: extent.joined(), at: [0; 3], data: Vec::new(), seen: None }
+    }
+
+    /// Its source has to be still at its end what had this fingerprint when it could begin.
+    pub(crate) fn of_source(self, seen: Option<u64>) -> Transfer {
+        Transfer { seen, ..self }
+    }
+
+    /// Checks that the process has left the source alone.
+    fn is_unchanged(&self, memory: &mut Memory) -> Done {
+        let Source::Place(from) = &self.from else { return Ok(()) };
+        if self.seen.is_none() || fingerprint(memory, from, &self.extent) == self.seen {
+            return Ok(());
+        }
+        let address = if let Place::Device(at) = from { Some(*at) } else { None };
+        let what = "the process has changed the source since the copy could begin, and has not waited for its end";
+        Err(Bad::new(FaultKind::RaceGlobal, 0, address, what))
     }
 
     /// Moves about so many bytes, [`CHUNK`] at most. Whether that was all.
@@ -413,6 +461,9 @@ impl Transfer {
             let ended = *slice == e.slices;
             self.transfer(memory, from, to, (start, n))?;
             left = left.saturating_sub(n);
+            if ended {
+                self.is_unchanged(memory)?;
+            }
             if ended || left == 0 {
                 return Ok(ended);
             }

@@ -12,13 +12,38 @@ use std::ffi::{CStr, c_char};
 pub(crate) unsafe trait Plain: Copy + 'static {}
 
 macro_rules! plain {
-    ($($ty:ty),* $(,)?) => { $(
-        // SAFETY: integers, floats and arrays and `repr(C)` structures of them.
+    ($($ty:ty),*) => { $(
+        // SAFETY: a number.
         unsafe impl Plain for $ty {}
     )* };
 }
 
-plain!(u8, u16, u32, u64, usize, i32, i64, f32, [u8; 16], [u8; 64], [i32; 14], [u8; 8], [u64; 3]);
+plain!(u8, u16, u32, u64, usize, i32, i64, f32);
+
+// SAFETY: nothing but values of which that holds.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+
+/// Declares structures as C has them, of plain fields.
+macro_rules! structures {
+    ($(
+        $(#[$doc:meta])*
+        $vis:vis struct $name:ident { $($(#[$field_doc:meta])* $field_vis:vis $field:ident: $ty:ty),* $(,)? }
+    )*) => { $(
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        $vis struct $name { $($(#[$field_doc])* $field_vis $field: $ty),* }
+
+        // SAFETY: all fields are plain, which is checked here; what lies between them is never looked at.
+        unsafe impl $crate::abi::Plain for $name {}
+
+        const _: () = {
+            const fn plain<T: $crate::abi::Plain>() {}
+            $(plain::<$ty>();)*
+        };
+    )* };
+}
+pub(crate) use structures;
 
 /// An argument in a trace. What a call writes is shown if it succeeds.
 pub(crate) trait Show {

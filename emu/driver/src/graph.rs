@@ -5,9 +5,9 @@
 
 use crate::capture::Captures;
 use crate::dag::{Dag, Dependency, EdgeData};
+use crate::objects::Event;
 use crate::operation::{Kernel, Operation};
 use crate::slots::{Handle, Kind, Slots};
-use crate::state::Event;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -357,16 +357,16 @@ impl Graphs {
     /// A new graph that does what an executable one does.
     pub(crate) fn of_exec(&mut self, exec: Handle<Exec>, from: &'static str) -> Option<Handle<Graph>> {
         let steps = self.execs.get(exec)?.nodes.clone();
-        Some(self.from_steps(&steps, from))
+        Some(self.graph_of(&steps, from))
     }
 
-    fn from_steps(&mut self, steps: &Dag<Step>, from: &'static str) -> Handle<Graph> {
+    fn graph_of(&mut self, steps: &Dag<Step>, from: &'static str) -> Handle<Graph> {
         let graph = self.create(from);
         let made = steps.map(|_, step| {
             let handle = self.nodes.insert(At(graph));
             let what = match &step.what {
                 StepWhat::Graph(inner) => {
-                    let inner = self.from_steps(inner, from);
+                    let inner = self.graph_of(inner, from);
                     self.own(inner, handle);
                     What::Graph(inner)
                 }
@@ -446,13 +446,14 @@ pub(crate) fn update(steps: &Dag<Step>, new: &Dag<Step>) -> Result<Dag<Step>, Mi
         let renamed = |d: &Dependency| (twin[&d.0], d.1);
         let mut have: Vec<(u64, EdgeData)> = steps.before(old).to_vec();
         let mut want: Vec<(u64, EdgeData)> = new.before(node).iter().map(renamed).collect();
-        (have.sort_unstable(), want.sort_unstable());
+        have.sort_unstable();
+        want.sort_unstable();
         if have != want {
             let from = new.before(node).iter().find(|d| !have.contains(&renamed(d))).map_or(0, |d| d.0);
             return Err(wrong(TOPOLOGY_CHANGED, node, from));
         }
     }
-    let mut pairs = new.iter().map(|(id, step)| (id, step));
+    let mut pairs = new.iter();
     steps.map(|old, have| {
         // Both are in the order of creation.
         let (node, want) = pairs.next().ok_or(wrong(TOPOLOGY_CHANGED, 0, 0))?;

@@ -2,7 +2,7 @@
 //! without a GPU. It is stricter than a driver (`finding`), and a device only where `CUDA_STANDIN` is set (`settings`).
 //!
 //! An exported function is declared in `api`, goes through `call::enter`, and does what it does to `state::Driver` under one
-//! lock. What is ordered by a stream goes through `stream::enqueue` as an `operation`, which becomes work of `emu::Engine`;
+//! lock. What is ordered by a stream goes through `stream::enqueue` as an `operation`, which `submit` makes work of `emu::Engine`;
 //! `progress` says who turns that. Modules use each other in no circle: what they share is in `state`.
 #![deny(missing_docs)]
 
@@ -32,6 +32,7 @@ mod settings;
 mod slots;
 mod state;
 mod stream;
+mod submit;
 mod thread;
 mod trace;
 mod work;

@@ -5,11 +5,12 @@ use crate::call::Call;
 use crate::dag::{Dag, EdgeData};
 use crate::error::{Answer, Error};
 use crate::graph::{Exec, Step, StepWhat, What};
-use crate::operation::{self, Operation};
+use crate::operation::Operation;
 use crate::progress;
 use crate::slots::Handle;
 use crate::state::{Context, Record, Stream};
 use crate::stream;
+use crate::submit;
 use crate::work::Then;
 use emu::{After, Edge, Op};
 use std::collections::BTreeMap;
@@ -80,7 +81,7 @@ impl Replay<'_> {
                 if let Operation::Kernel(kernel) = operation {
                     self.call.handle(|d| &d.functions, kernel.function.number())?;
                 }
-                let refused = operation::refuse(self.call, operation);
+                let refused = submit::refuse(self.call, operation);
                 let named = refused.map_err(|(error, words)| (error, words.map(|w| format!("node {id:#x}: {w}"))));
                 self.call.refuse(named)?;
                 self.submit(operation, &after, &label, Then::Nothing)
@@ -112,6 +113,6 @@ impl Replay<'_> {
     }
 
     fn submit(&mut self, operation: &Operation, after: &[After], label: &str, then: Then) -> Answer<Op> {
-        operation::submit(self.call, self.context, operation, after, label, then)
+        submit::submit(self.call, self.context, operation, after, label, then)
     }
 }

@@ -5,10 +5,11 @@ use crate::call::Call;
 use crate::dag::EdgeData;
 use crate::error::{Answer, Error};
 use crate::graph::{Node, What, kind};
-use crate::operation::{self, Copy, Memory, Operation};
+use crate::operation::{Copy, Memory, Operation};
 use crate::progress;
 use crate::slots::Handle;
 use crate::state::{Context, Driver, Order, Stream, Tail};
+use crate::submit;
 use crate::thread;
 use crate::work::Then;
 use emu::{After, Edge, Op};
@@ -124,7 +125,7 @@ impl Request {
 pub(crate) fn enqueue(call: &mut Call, stream: Handle<Stream>, request: Request) -> Answer<Option<Op>> {
     let Request { mut operation, edge, also, then, label } = request;
     implicit(call, stream)?;
-    let refused = operation::refuse(call, &operation);
+    let refused = submit::refuse(call, &operation);
     call.refuse(refused)?;
     if call.graphs.captures.of(stream.number()).is_some() {
         capture(call, stream, What::Operation(operation), edge)?;
@@ -142,7 +143,7 @@ pub(crate) fn enqueue(call: &mut Call, stream: Handle<Stream>, request: Request)
     }
     after.extend(also);
     let label = format!("{}{label} on {}", call.export.name, describe(call, stream));
-    let op = operation::submit(call, context, &operation, &after, &label, then)?;
+    let op = submit::submit(call, context, &operation, &after, &label, then)?;
     set_tail(call, stream, op, launch);
     progress::relieve(call)?;
     Ok(Some(op))

@@ -132,6 +132,7 @@ fn info2(
     info(call, number, out, id, graph, nodes, Raw::null().output(), count, true)
 }
 
+#[expect(clippy::too_many_arguments, reason = "as many as in C")]
 fn info3(
     call: &mut Call,
     number: u64,

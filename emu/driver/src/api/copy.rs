@@ -1,6 +1,6 @@
 //! Copies: of one, two and three dimensions, in every direction, at once or in a stream.
 
-use crate::abi::{In, Plain, Show};
+use crate::abi::{In, Show, structures};
 use crate::call::{Call, exports};
 use crate::error::{Answer, Error};
 use crate::operation::{Copy, Memory, Operation, Side};
@@ -32,61 +32,50 @@ exports! {
     }
 }
 
-/// One side of `CUDA_MEMCPY2D`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Side2 {
-    x: usize,
-    y: usize,
-    kind: u32,
-    host: usize,
-    device: u64,
-    array: usize,
-    pitch: usize,
-}
+structures! {
+    /// One side of `CUDA_MEMCPY2D`.
+    pub(crate) struct Side2 {
+        x: usize,
+        y: usize,
+        kind: u32,
+        host: usize,
+        device: u64,
+        array: usize,
+        pitch: usize,
+    }
 
-/// `CUDA_MEMCPY2D`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Copy2 {
-    from: Side2,
-    to: Side2,
-    width: usize,
-    height: usize,
-}
+    /// `CUDA_MEMCPY2D`.
+    pub(crate) struct Copy2 {
+        from: Side2,
+        to: Side2,
+        width: usize,
+        height: usize,
+    }
 
-/// One side of `CUDA_MEMCPY3D`, and of `CUDA_MEMCPY3D_PEER`, where the reserved word is a context.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Side3 {
-    x: usize,
-    y: usize,
-    z: usize,
-    level: usize,
-    kind: u32,
-    host: usize,
-    device: u64,
-    array: usize,
-    reserved: usize,
-    pitch: usize,
-    height: usize,
-}
+    /// One side of `CUDA_MEMCPY3D`, and of `CUDA_MEMCPY3D_PEER`, where the reserved word is a context.
+    pub(crate) struct Side3 {
+        x: usize,
+        y: usize,
+        z: usize,
+        level: usize,
+        kind: u32,
+        host: usize,
+        device: u64,
+        array: usize,
+        reserved: usize,
+        pitch: usize,
+        height: usize,
+    }
 
-/// `CUDA_MEMCPY3D`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Copy3 {
-    from: Side3,
-    to: Side3,
-    width: usize,
-    height: usize,
-    depth: usize,
+    /// `CUDA_MEMCPY3D`.
+    pub(crate) struct Copy3 {
+        from: Side3,
+        to: Side3,
+        width: usize,
+        height: usize,
+        depth: usize,
+    }
 }
-
-// SAFETY: structures of integers; what lies between them is never looked at.
-unsafe impl Plain for Copy2 {}
-// SAFETY: as above.
-unsafe impl Plain for Copy3 {}
 
 /// Kinds of memory.
 const HOST: u32 = 1;

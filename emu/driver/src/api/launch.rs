@@ -1,16 +1,17 @@
 //! Launches of kernels.
 
-use crate::abi::{In, Plain};
+use crate::abi::{In, structures};
 use crate::arguments::gather;
 use crate::call::{Call, exports};
 use crate::error::{Answer, Error};
 use crate::finding;
 use crate::limits;
 use crate::loading::function_of;
-use crate::operation::{self, Kernel, Operation};
+use crate::operation::{Kernel, Operation};
 use crate::slots::Handle;
 use crate::state::{Event, Record, Stream};
 use crate::stream::{self, Request, enqueue};
+use crate::submit;
 use crate::work::Then;
 use emu::{After, Edge};
 
@@ -22,20 +23,24 @@ exports! {
     }
 }
 
-/// `CUlaunchConfig`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Config {
-    grid: [u32; 3],
-    block: [u32; 3],
-    shared: u32,
-    stream: u64,
-    attributes: usize,
-    count: u32,
-}
+structures! {
+    /// `CUlaunchConfig`.
+    pub(crate) struct Config {
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared: u32,
+        stream: u64,
+        attributes: usize,
+        count: u32,
+    }
 
-// SAFETY: a structure of integers; what lies between them is never looked at.
-unsafe impl Plain for Config {}
+    /// `CUlaunchAttribute`.
+    pub(crate) struct Attribute {
+        pub(crate) id: u32,
+        pad: u32,
+        pub(crate) value: [u64; 8],
+    }
+}
 
 impl Config {
     /// Threads of a block, and its dynamic shared memory.
@@ -43,18 +48,6 @@ impl Config {
         (self.block.iter().fold(1, |n: u32, &d| n.saturating_mul(d)), self.shared)
     }
 }
-
-/// `CUlaunchAttribute`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Attribute {
-    pub(crate) id: u32,
-    pad: u32,
-    pub(crate) value: [u64; 8],
-}
-
-// SAFETY: as above.
-unsafe impl Plain for Attribute {}
 
 impl Attribute {
     /// From the bytes of its value.
@@ -160,7 +153,7 @@ fn run(call: &mut Call, number: u64, kernel: Kernel, wishes: &Wishes) -> Answer 
 fn record(call: &mut Call, event: Handle<Event>, stream: Handle<Stream>, op: emu::Op) -> Answer {
     let context = call.streams.get(stream).ok_or(Error::INVALID_HANDLE)?.context;
     let after = [After { op, edge: Edge::Full }];
-    let op = operation::submit(call, context, &Operation::Nothing, &after, "an event of a launch", Then::Event(event))?;
+    let op = submit::submit(call, context, &Operation::Nothing, &after, "an event of a launch", Then::Event(event))?;
     if let Some(e) = call.events.get_mut(event) {
         e.record = Some(Record { op, at: None });
     }

@@ -6,8 +6,9 @@ use crate::abi::Out;
 use crate::call::{Call, exports};
 use crate::error::{Answer, Error};
 use crate::graph::{Object, Objects};
-use crate::operation::{self, Operation};
+use crate::operation::Operation;
 use crate::slots::Handle;
+use crate::submit;
 use crate::work::Then;
 
 exports! {
@@ -97,7 +98,7 @@ pub(super) fn release(call: &mut Call, objects: Vec<Objects>, after: Option<emu:
         let after: Vec<emu::After> = after.map(|op| emu::After { op, edge: emu::Edge::Full }).into_iter().collect();
         let function = Operation::Host { function: destroy, data: address };
         let label = format!("the destruction of {handle:?}");
-        operation::submit(call, context, &function, &after, &label, Then::Nothing)?;
+        submit::submit(call, context, &function, &after, &label, Then::Nothing)?;
         crate::progress::relieve(call)?;
     }
     Ok(())

@@ -4,122 +4,88 @@
 use super::copy::Copy3;
 use super::launch::{self, Attribute, Wishes};
 use super::values::{self, Param};
-use crate::abi::{In, Plain, Raw, Show};
+use crate::abi::{In, Raw, Show, structures};
 use crate::call::Call;
 use crate::error::{Answer, Error};
 use crate::graph::{At, Kept, Node, What, kind};
-use crate::operation::{self, Fill, Operation};
+use crate::operation::{Fill, Operation};
 use crate::slots::Handle;
+use crate::submit;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// `CUDA_KERNEL_NODE_PARAMS_v1`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Kernel1 {
-    function: u64,
-    grid: [u32; 3],
-    block: [u32; 3],
-    shared: u32,
-    params: u64,
-    extra: u64,
-}
+structures! {
+    /// `CUDA_KERNEL_NODE_PARAMS_v1`.
+    pub(crate) struct Kernel1 {
+        function: u64,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared: u32,
+        params: u64,
+        extra: u64,
+    }
 
-/// `CUDA_KERNEL_NODE_PARAMS_v2` and `_v3`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Kernel2 {
-    pub(crate) first: Kernel1,
-    kernel: u64,
-    context: u64,
-}
+    /// `CUDA_KERNEL_NODE_PARAMS_v2` and `_v3`.
+    pub(crate) struct Kernel2 {
+        pub(crate) first: Kernel1,
+        kernel: u64,
+        context: u64,
+    }
 
-/// `CUDA_MEMSET_NODE_PARAMS_v1`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Fill1 {
-    to: u64,
-    pitch: u64,
-    value: u32,
-    element: u32,
-    width: u64,
-    height: u64,
-}
+    /// `CUDA_MEMSET_NODE_PARAMS_v1`.
+    pub(crate) struct Fill1 {
+        to: u64,
+        pitch: u64,
+        value: u32,
+        element: u32,
+        width: u64,
+        height: u64,
+    }
 
-/// `CUDA_HOST_NODE_PARAMS`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Host {
-    function: u64,
-    data: u64,
-}
+    /// `CUDA_HOST_NODE_PARAMS`.
+    pub(crate) struct Host {
+        function: u64,
+        data: u64,
+    }
 
-/// `CUDA_BATCH_MEM_OP_NODE_PARAMS`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Batch {
-    context: u64,
-    count: u32,
-    array: u64,
-    flags: u32,
-}
+    /// `CUDA_BATCH_MEM_OP_NODE_PARAMS`.
+    pub(crate) struct Batch {
+        context: u64,
+        count: u32,
+        array: u64,
+        flags: u32,
+    }
 
-/// `CUDA_GRAPH_INSTANTIATE_PARAMS`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Instantiate {
-    pub(crate) flags: u64,
-    pub(crate) upload: u64,
-    pub(crate) error_node: u64,
-    pub(crate) result: u32,
-    pad: u32,
-}
+    /// `CUDA_GRAPH_INSTANTIATE_PARAMS`.
+    pub(crate) struct Instantiate {
+        pub(crate) flags: u64,
+        pub(crate) upload: u64,
+        pub(crate) error_node: u64,
+        pub(crate) result: u32,
+        pad: u32,
+    }
 
-/// `CUgraphExecUpdateResultInfo`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct UpdateResult {
-    pub(crate) result: u32,
-    pub(crate) pad: u32,
-    pub(crate) node: u64,
-    pub(crate) from: u64,
-}
+    /// `CUgraphExecUpdateResultInfo`.
+    pub(crate) struct UpdateResult {
+        pub(crate) result: u32,
+        pub(crate) pad: u32,
+        pub(crate) node: u64,
+        pub(crate) from: u64,
+    }
 
-/// The head of `CUgraphNodeParams`; what follows depends on the kind.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Head {
-    kind: u32,
-    reserved: [u32; 3],
-}
+    /// The head of `CUgraphNodeParams`; what follows depends on the kind.
+    pub(crate) struct Head {
+        kind: u32,
+        reserved: [u32; 3],
+    }
 
-/// `CUgraphNodeParams.memcpy` before its copy.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-struct CopyHead {
-    flags: i32,
-    reserved: i32,
-    context: u64,
+    /// `CUgraphNodeParams.memcpy` before its copy.
+    struct CopyHead {
+        flags: i32,
+        reserved: i32,
+        context: u64,
+    }
 }
-
-// SAFETY: integers, and arrays and `repr(C)` structures of them.
-unsafe impl Plain for Kernel1 {}
-// SAFETY: as above.
-unsafe impl Plain for Kernel2 {}
-// SAFETY: as above.
-unsafe impl Plain for Fill1 {}
-// SAFETY: as above.
-unsafe impl Plain for Host {}
-// SAFETY: as above.
-unsafe impl Plain for Batch {}
-// SAFETY: as above.
-unsafe impl Plain for Instantiate {}
-// SAFETY: as above.
-unsafe impl Plain for UpdateResult {}
-// SAFETY: as above.
-unsafe impl Plain for Head {}
-// SAFETY: as above.
-unsafe impl Plain for CopyHead {}
 
 /// What a trace shows of structures.
 macro_rules! show {
@@ -198,7 +164,7 @@ pub(crate) fn batch(call: &mut Call, params: In<Batch>) -> Answer<What> {
 
 /// Refuses what cannot be done, before it is a node.
 fn checked(call: &mut Call, operation: Operation) -> Answer<What> {
-    let refused = operation::refuse(call, &operation);
+    let refused = submit::refuse(call, &operation);
     call.refuse(refused)?;
     Ok(What::Operation(operation))
 }
@@ -259,7 +225,7 @@ pub(crate) fn batch_of(call: &mut Call, node: Handle<At>) -> Answer<Batch> {
     let context = call.context()?.number();
     let node = call.graphs.node_mut(node).ok_or(Error::INVALID_VALUE)?;
     let What::Operation(Operation::Values(values)) = &node.what else { return Err(Error::INVALID_VALUE) };
-    let (count, words) = (values.len() as u32, values.iter().flat_map(|v| Param::words(v)).collect());
+    let (count, words) = (values.len() as u32, values.iter().flat_map(Param::words).collect());
     node.kept = Kept::words(words);
     let array = node.kept.address();
     Ok(Batch { context, count, array, flags: 0 })

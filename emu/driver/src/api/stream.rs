@@ -4,10 +4,11 @@ use super::context::GREATEST_PRIORITY;
 use crate::abi::{In, Out};
 use crate::call::{Call, exports};
 use crate::error::{Answer, Error};
-use crate::operation::{self, Operation};
+use crate::operation::Operation;
 use crate::progress;
 use crate::state::{Order, Stream};
 use crate::stream::{self, Request, enqueue};
+use crate::submit;
 use crate::thread;
 use crate::work::{Pending, Then};
 use emu::{After, Edge};
@@ -72,7 +73,7 @@ fn destroy(call: &mut Call, number: u64) -> Answer {
             let mut after = stream::before(call, legacy)?;
             after.push(After { op: tail.op, edge: Edge::Full });
             let label = "cuStreamDestroy";
-            let op = operation::submit(call, context, &Operation::Nothing, &after, label, Then::Nothing)?;
+            let op = submit::submit(call, context, &Operation::Nothing, &after, label, Then::Nothing)?;
             stream::set_tail(call, legacy, op, false);
         }
         if let Some(c) = call.contexts.get_mut(context) {

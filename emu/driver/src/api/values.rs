@@ -1,6 +1,6 @@
 //! Words in memory that streams write and wait for.
 
-use crate::abi::{In, Plain};
+use crate::abi::{In, structures};
 use crate::call::{Call, exports};
 use crate::error::{Answer, Error};
 use crate::operation::{Operation, Value};
@@ -36,19 +36,16 @@ const WAIT_FLUSH: u32 = 1 << 30;
 /// A flag of writes: without a barrier before them.
 const NO_BARRIER: u32 = 1;
 
-/// `CUstreamBatchMemOpParams`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Param {
-    kind: u32,
-    address: u64,
-    value: u64,
-    flags: u32,
-    rest: [u64; 2],
+structures! {
+    /// `CUstreamBatchMemOpParams`.
+    pub(crate) struct Param {
+        kind: u32,
+        address: u64,
+        value: u64,
+        flags: u32,
+        rest: [u64; 2],
+    }
 }
-
-// SAFETY: a structure of integers; what lies between them is never looked at.
-unsafe impl Plain for Param {}
 
 /// What a wait compares.
 fn compare(flags: u32) -> Answer<emu::Compare> {

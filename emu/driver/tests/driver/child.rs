@@ -43,7 +43,7 @@ impl Ended {
 }
 
 /// The folder with the library, under both its names.
-fn library() -> PathBuf {
+pub fn library() -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let deps = exe.parent().unwrap();
     let built = [deps.join("libcuda.so"), deps.parent().unwrap().join("libcuda.so")];

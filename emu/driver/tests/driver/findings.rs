@@ -139,6 +139,40 @@ fn pinned_memory_that_is_freed_under_a_copy() {
     });
 }
 
+/// Copies three blocks of numbers through one pinned buffer, waiting for each copy but those left out.
+fn staged(waits: [bool; 3]) {
+    let (_c, _m, a) = setting();
+    unsafe {
+        let pinned: *mut c_void = get(|p| cu::cuMemHostAlloc(p, 64, 0));
+        let (s, done) = (get(|s| cu::cuStreamCreate(s, 1)), get(|e| cu::cuEventCreate(e, 2)));
+        for (i, wait) in waits.into_iter().enumerate() {
+            std::slice::from_raw_parts_mut(pinned.cast::<u32>(), 16).fill(i as u32 + 1);
+            ok(cu::cuMemcpyHtoDAsync_v2(a + 64 * i as u64, pinned, 64, s));
+            ok(cu::cuEventRecord(done, s));
+            if wait {
+                ok(cu::cuEventSynchronize(done));
+            }
+        }
+        _ = cu::cuStreamSynchronize(s);
+        assert_eq!(crate::child::download::<u32>(a, 48)[..17], [[1; 16].as_slice(), &[2]].concat());
+        ok(cu::cuMemFreeHost(pinned));
+    }
+}
+
+#[test]
+fn a_staging_buffer_that_is_used_too_early() {
+    let words = ["race_global", "cuMemcpyHtoDAsync_v2 on stream", "the process has changed the source"];
+    found("", &words, || staged([true, false, true]));
+}
+
+#[test]
+fn a_staging_buffer_that_is_waited_for_is_no_finding() {
+    for seed in 0..3 {
+        let Some(ended) = run(Some(&format!("seed={seed}")), || staged([true; 3])) else { return };
+        ended.clean();
+    }
+}
+
 #[test]
 fn pool_memory_that_is_freed_twice_or_used_afterwards() {
     found("", &["cuMemFreeAsync", "freed twice"], || unsafe {

@@ -5,6 +5,7 @@ mod child;
 mod kernels;
 
 mod captures;
+mod clients;
 mod code;
 mod contexts;
 mod copies;
@@ -12,5 +13,6 @@ mod failures;
 mod findings;
 mod graphs;
 mod launches;
+mod safe;
 mod streams;
 mod vectors;

@@ -1,7 +1,8 @@
 //! Programs that we did not write the libraries of: NVIDIA's `cuda-bindings` and numba-cuda, run on the stand-in by the
-//! scripts of `clients/`. `$RIGC_CLIENTS` is a Python that has the packages of `clients/requirements.txt`; without it the
+//! scripts of `tests/clients/`. `$RIGC_CLIENTS` is a Python that has the packages of `tests/clients/requirements.txt`; without it the
 //! tests skip, saying so, or fail if `$RIGC_REQUIRE` lists `clients`.
 
+use crate::child::library;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -33,23 +34,11 @@ fn vectors() -> Option<PathBuf> {
     None
 }
 
-/// A folder with the stand-in under the name that programs ask for.
-fn library(name: &str) -> PathBuf {
-    let built = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("libcuda.so");
-    assert!(built.is_file(), "{} is missing: cargo build -p rigc-emu-driver makes it", built.display());
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    std::fs::create_dir_all(&folder).unwrap();
-    let link = folder.join("libcuda.so.1");
-    _ = std::fs::remove_file(&link);
-    std::os::unix::fs::symlink(built, link).unwrap();
-    folder
-}
-
 /// Runs a script of `clients/` on a stand-in with these settings.
-fn client(python: &Path, test: &str, settings: &str, script: &str, args: &[&str]) -> Output {
+fn client(python: &Path, settings: &str, script: &str, args: &[&str]) -> Output {
     let mut command = Command::new(python);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script)).args(args);
-    command.env("LD_LIBRARY_PATH", library(test)).env("CUDA_STANDIN", settings);
+    command.env("LD_LIBRARY_PATH", library()).env("CUDA_STANDIN", settings);
     // Compiled scripts would be written into the source.
     command.env("PYTHONDONTWRITEBYTECODE", "1").output().unwrap()
 }
@@ -67,7 +56,7 @@ fn bindings_run_every_vector_on_every_card() {
     let (Some(python), Some(vectors)) = (python(), vectors()) else { return };
     for (card, seed) in [("rtx5090", 0), ("a100", 1), ("h200", 2)] {
         let settings = format!("card={card},seed={seed},leaks=1");
-        let output = client(&python, "vectors", &settings, "vectors.py", &[vectors.to_str().unwrap()]);
+        let output = client(&python, &settings, "vectors.py", &[vectors.to_str().unwrap()]);
         well(&output, &format!("vectors on {settings}"));
     }
 }
@@ -83,7 +72,7 @@ const FAULTS: &[(&str, &str)] = &[
 fn bindings_see_planted_faults() {
     let (Some(python), Some(vectors)) = (python(), vectors()) else { return };
     for (vector, words) in FAULTS {
-        let output = client(&python, "faults", "", "vectors.py", &[vectors.to_str().unwrap(), vector]);
+        let output = client(&python, "", "vectors.py", &[vectors.to_str().unwrap(), vector]);
         let err = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && err.contains(words), "{vector}: {}\n{err}", output.status);
     }
@@ -94,7 +83,7 @@ fn bindings_use_streams_events_and_shared_memory() {
     let Some(python) = python() else { return };
     for seed in 0..4 {
         let settings = format!("seed={seed},leaks=1");
-        well(&client(&python, "streams", &settings, "streams.py", &[]), &format!("streams on {settings}"));
+        well(&client(&python, &settings, "streams.py", &[]), &format!("streams on {settings}"));
     }
 }
 
@@ -103,7 +92,16 @@ fn bindings_build_and_capture_graphs() {
     let Some(python) = python() else { return };
     for seed in 0..4 {
         let settings = format!("seed={seed},leaks=1");
-        well(&client(&python, "graphs", &settings, "graphs.py", &[]), &format!("graphs on {settings}"));
+        well(&client(&python, &settings, "graphs.py", &[]), &format!("graphs on {settings}"));
+    }
+}
+
+#[test]
+fn kernels_of_cpp_run_through_cuda_core() {
+    let Some(python) = python() else { return };
+    for (card, seed) in [("rtx5090", 0), ("h200", 1)] {
+        let settings = format!("card={card},seed={seed}");
+        well(&client(&python, &settings, "core.py", &[]), &format!("cuda.core on {settings}"));
     }
 }
 
@@ -111,7 +109,8 @@ fn bindings_build_and_capture_graphs() {
 fn numba_runs_what_its_users_write() {
     let Some(python) = python() else { return };
     for (card, seed) in [("rtx5090", 0), ("a100", 3)] {
-        let settings = format!("card={card},seed={seed},leaks=1");
-        well(&client(&python, "numba", &settings, "numba_kernels.py", &[]), &format!("numba on {settings}"));
+        // numba keeps what it has loaded until the process ends.
+        let settings = format!("card={card},seed={seed}");
+        well(&client(&python, &settings, "numba_kernels.py", &[]), &format!("numba on {settings}"));
     }
 }
