@@ -22,14 +22,14 @@ fn run(dir: &Path, settings: &str, args: &[&str]) -> Outcome {
 }
 
 /// A folder with `one.gguf`, a model of one layer.
-fn one_layer() -> tempfile::TempDir {
+pub fn one_layer() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("one.gguf"), Synthetic { layers: 1, ..small() }.gguf()).unwrap();
     dir
 }
 
 /// Loads and three tokens.
-const SHORT: [&str; 9] = ["run", "one.gguf", "--device", "cuda:0", "--prompt-ids", "5", "-n", "3", "--ignore-eos"];
+pub const SHORT: [&str; 9] = ["run", "one.gguf", "--device", "cuda:0", "--prompt-ids", "5", "-n", "3", "--ignore-eos"];
 
 /// Runs a model's prompt and compares logits and greedy tokens.
 fn check_golden(dir: &Path, stem: &str, card: &str, seed: u32, prompts: &str, steps: usize) {

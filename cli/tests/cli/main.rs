@@ -9,6 +9,7 @@ mod damage;
 mod emulate;
 mod files;
 mod harness;
+mod mistakes;
 mod mutations;
 mod perplexity;
 mod refusals;

@@ -1,7 +1,7 @@
 //! Waiting with a watchdog: the driver's own calls for that cannot be given up, so a thread makes them.
 //!
-//! The thread sleeps between steps and is woken when one is under way, so that it costs no time. Whoever waits spins, and
-//! gives up when no kernel has begun for a while: [`Progress`] says which began last. Invariant: at most one wait is under
+//! The thread sleeps between steps and is woken when one is under way, so that it costs no time. Whoever waits spins, for
+//! longer than a token takes on a card, then looks now and then, and gives up when no kernel has begun for a while: [`Progress`] says which began last. Invariant: at most one wait is under
 //! way. Next hop: the driver.
 
 use super::driver::{self, Failure, out};
@@ -15,6 +15,10 @@ use std::time::{Duration, Instant};
 
 /// Looks at whether it is over between two looks at the clock.
 const LOOKS: u32 = 1 << 10;
+/// How long whoever waits spins.
+const SPIN: Duration = Duration::from_millis(50);
+/// How long it sleeps between two looks afterwards.
+const NAP: Duration = Duration::from_millis(1);
 
 /// The number of the launch that began last, as kernels write it to pinned memory.
 pub(super) struct Progress {
@@ -123,7 +127,8 @@ impl Waiter {
         if let Some(thread) = &self.thread {
             thread.thread().unpark();
         }
-        let (mut since, mut last) = (Instant::now(), progress.last());
+        let start = Instant::now();
+        let (mut since, mut last) = (start, progress.last());
         let mut looks = 0u32;
         while self.wait.over.load(Ordering::Acquire) != number {
             looks += 1;
@@ -131,8 +136,12 @@ impl Waiter {
                 std::hint::spin_loop();
                 continue;
             }
-            looks = 0;
-            std::thread::yield_now();
+            if start.elapsed() < SPIN {
+                looks = 0;
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep(NAP);
+            }
             if progress.last() != last {
                 (since, last) = (Instant::now(), progress.last());
             } else if since.elapsed() > patience {
