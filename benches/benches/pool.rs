@@ -1,11 +1,11 @@
 //! What the worker pool costs: a job (one replay), and a launch inside of a replay, with nothing to do.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ir::abi::Control;
 use ir::artifact::KernelEntry;
+use ir::plan::DeviceId;
 use ir::target::Target;
 use ir::work::Work;
-use runtime::device::{CpuDevice, Device, Launch, Pool};
+use runtime::device::{Command, CpuDevice, Device, Launch, Pool, Region};
 use std::hint::black_box;
 
 /// Launches of one replay.
@@ -27,6 +27,7 @@ fn pool(c: &mut Criterion) {
         let entry = KernelEntry {
             name: "ret".into(),
             hash: String::new(),
+            device: DeviceId(0),
             offset: 0,
             bytes: 1,
             tokens: 1,
@@ -36,12 +37,11 @@ fn pool(c: &mut Criterion) {
             grid: None,
             work: Work::default(),
         };
-        let kernel = device.load_module(&[0xc3], &[entry]).expect("a module")[0];
-        let launch = Launch { kernel, buffers: Vec::new() };
-        let recording = device.record(&vec![launch; LAUNCHES as usize]).expect("a recording");
-        launches.bench_function(BenchmarkId::from_parameter(n), |b| {
-            b.iter(|| device.replay(recording, Control { position: 0, tokens: 1 }))
-        });
+        let kernel = device.load(&[0xc3], &[&entry]).expect("a module").1[0];
+        let launch = Command::Launch(Launch { kernel, buffers: Vec::new(), early: false });
+        let control = Region { memory: device.alloc(64, "control words").expect("memory"), offset: 0, bytes: 64 };
+        let recording = device.record(&vec![launch; LAUNCHES as usize], control).expect("a recording");
+        launches.bench_function(BenchmarkId::from_parameter(n), |b| b.iter(|| device.replay(recording)));
     }
     launches.finish();
 }

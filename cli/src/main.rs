@@ -7,6 +7,8 @@
 mod bench;
 mod chat;
 mod compile;
+mod device;
+mod doctor;
 mod emulate;
 mod failure;
 mod inspect;
@@ -15,6 +17,7 @@ mod machine;
 mod model;
 mod output;
 mod perplexity;
+mod places;
 mod progress;
 mod run;
 mod sampling;
@@ -47,6 +50,8 @@ enum Command {
     Bench(bench::Args),
     /// Measure how well a model predicts a text
     Perplexity(perplexity::Args),
+    /// Tell what this machine can run, and what is wrong with it
+    Doctor(doctor::Args),
     /// Make a model file of random weights
     Synth(synth::Args),
     /// Run the kernels of case folders in the PTX emulator and compare their outputs
@@ -64,6 +69,7 @@ rigc compiles a model's kernels for this machine and runs them.
   rigc inspect MODEL.gguf              what is in a file
   rigc bench MODEL.gguf                how fast a model runs
   rigc perplexity MODEL.gguf TEXT.txt  how well a model predicts a text
+  rigc doctor                          what this machine can run
   rigc emulate DIR                     run PTX test cases on the CPU, with checks
   rigc help                            all commands; rigc help run: all flags of one
 ";
@@ -72,6 +78,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == chat::RENDERER) {
         return runtime::chat::renderer::serve();
     }
+    output::show_warnings();
     signals::on_lost_file(failure::lost_file);
     signals::file_limit_is_an_error();
     let result = match Cli::try_parse() {
@@ -90,6 +97,7 @@ fn command(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Bench(args)) => bench::run(args),
         Some(Command::Perplexity(args)) => perplexity::run(args),
+        Some(Command::Doctor(args)) => doctor::run(args),
         Some(Command::Synth(args)) => synth::run(args),
         Some(Command::Emulate(args)) => emulate::run(args),
     }

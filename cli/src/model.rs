@@ -1,6 +1,7 @@
 //! Opening what the user named: a GGUF file, an artifact, or the demo model; compiling in memory where needed; loading.
 
 use crate::failure::usage;
+use crate::output::note;
 use crate::{machine, progress};
 use anyhow::Result;
 use codegen::schedule::{self, Row};
@@ -10,7 +11,7 @@ use ir::front::Tensors;
 use ir::quant::{self, Format};
 use ir::target::Target;
 use runtime::tokenizer::Tokenizer;
-use runtime::{Executor, ModelFile, executor};
+use runtime::{Error, Executor, ModelFile, device};
 use std::path::{Path, PathBuf};
 
 /// The demo model's file, which the binary carries.
@@ -19,7 +20,7 @@ static DEMO: &[u8] = include_bytes!("../../assets/bard-q4_k_m.gguf");
 pub const DEMO_NAME: &str = "bard-q4_k_m.gguf";
 
 /// Flags that choose how a model is compiled.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct CompileArgs {
     /// Target: x86-64, x86-64-v3, x86-64-v4-vnni or native (the best that this CPU runs) for CPUs; sm_80, sm_89, sm_90 or
     /// sm_120 for GPUs [default: native]
@@ -59,9 +60,12 @@ pub struct CompileArgs {
     /// a multiple of 64, or 0 for all.
     #[arg(long, value_name = "FILE.ron", verbatim_doc_comment)]
     pub schedules: Option<PathBuf>,
-    /// The target where none is given.
-    #[arg(skip = "native")]
-    pub default_target: &'static str,
+    /// The target where none is given; else the best that this CPU runs.
+    #[arg(skip)]
+    pub default_target: Option<Target>,
+    /// Whether the model may be compiled for the CPU instead, where the device does not take it.
+    #[arg(skip)]
+    pub or_cpu: bool,
 }
 
 impl CompileArgs {
@@ -84,7 +88,11 @@ impl CompileArgs {
 pub fn target(args: &CompileArgs) -> Result<Target> {
     let card = args.card.as_deref();
     let of_card = card.and_then(Target::of_card).filter(|_| args.target.is_none());
-    of_card.map_or_else(|| machine::target(args.target.as_deref().unwrap_or(args.default_target), card), Ok)
+    let otherwise = || match (&args.target, args.default_target) {
+        (None, Some(target)) => card.map_or(Ok(target), |card| Ok(target.with_card(card)?)),
+        (name, _) => machine::target(name.as_deref().unwrap_or("native"), card),
+    };
+    of_card.map_or_else(otherwise, Ok)
 }
 
 /// Compiles a model; `stages` names the texts wanted.
@@ -169,10 +177,13 @@ pub struct Loaded {
     pub file: ModelFile,
     /// File name of the model.
     pub name: String,
+    /// How to compile it if the device does not take it.
+    otherwise: Option<CompileArgs>,
 }
 
 /// Opens a model or artifact (`None`: the demo model), compiling if it is no artifact.
 pub fn load(path: Option<&Path>, args: &CompileArgs) -> Result<Loaded> {
+    let mut otherwise = None;
     let (artifact, file) = match path {
         Some(path) if is_artifact(path) => {
             let artifact = runtime::artifact::read(path)?;
@@ -182,19 +193,32 @@ pub fn load(path: Option<&Path>, args: &CompileArgs) -> Result<Loaded> {
         }
         path => {
             let file = path.map_or_else(demo, |p| Ok(ModelFile::open(p)?))?;
+            otherwise = args.or_cpu.then(|| CompileArgs { default_target: None, ..args.clone() });
             (compile(&file, args, &[])?.artifact, file)
         }
     };
     let name = file.path().file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(Loaded { artifact, file, name })
+    Ok(Loaded { artifact, file, name, otherwise })
 }
 
-/// Loads weights and kernels, with a bar unless `quiet`.
-pub fn executor(artifact: Artifact, file: &ModelFile, options: &executor::Options, quiet: bool) -> Result<Executor> {
-    let bar = progress::bytes("loading", quiet);
-    let executor = Executor::new(artifact, file, options, &mut progress::callback(&bar))?;
-    bar.finish_and_clear();
-    Ok(executor)
+/// Loads weights and kernels, with a bar unless `quiet`; where the device does not take them, on the CPU if that may be.
+pub fn executor(loaded: Loaded, options: &device::Options, quiet: bool) -> Result<(Executor, ModelFile, String)> {
+    let Loaded { artifact, file, name, otherwise } = loaded;
+    let load = |artifact, options: &device::Options| {
+        let bar = progress::bytes("loading", quiet);
+        let executor = Executor::new(artifact, &file, options, &mut progress::callback(&bar));
+        bar.finish_and_clear();
+        executor
+    };
+    let executor = match (load(artifact, options), otherwise) {
+        (Err(e @ (Error::Memory { .. } | Error::Device { .. } | Error::Launch { .. })), Some(args)) => {
+            note!("{e}; the model runs on the CPU");
+            let options = device::Options { device: device::Kind::Cpu, ..options.clone() };
+            load(compile(&file, &args, &[])?.artifact, &options)?
+        }
+        (executor, _) => executor?,
+    };
+    Ok((executor, file, name))
 }
 
 /// An artifact's figures are fixed: flags that say otherwise are an error.
@@ -202,8 +226,8 @@ fn check_flags(args: &CompileArgs, artifact: &Artifact, path: &Path) -> Result<(
     let m = &artifact.manifest;
     let target = args.target.as_deref().map(|name| machine::target(name, None)).transpose()?;
     let checks = [
-        ("--target", target.map(|t| t.name.to_owned()), Some(m.target.clone())),
-        ("--card", args.card.clone(), m.card.clone()),
+        ("--target", target.map(|t| t.name.to_owned()), Some(m.devices[0].target.clone())),
+        ("--card", args.card.clone(), m.devices[0].card.clone()),
         ("--ctx", args.ctx.map(|n| n.to_string()), Some(m.context.to_string())),
         ("--kv", args.kv.clone(), Some(m.kv.to_string())),
         ("--schedules", args.schedules.as_ref().map(|path| path.display().to_string()), None),

@@ -25,6 +25,30 @@ pub fn warn<'a>(file: &ModelFile, what: impl IntoIterator<Item = &'a String>) {
     }
 }
 
+/// Prints warnings of the libraries.
+struct Warnings;
+
+impl log::Log for Warnings {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn && metadata.target().starts_with("runtime")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            tell(format_args!("warning: {}\n", record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Has warnings of the libraries printed from now on.
+pub fn show_warnings() {
+    if log::set_logger(&Warnings).is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
+}
+
 /// `eprintln!`, but that nothing happens where it would panic.
 macro_rules! note {
     ($($text:tt)*) => { $crate::output::tell(format_args!("{}\n", format_args!($($text)*))) };

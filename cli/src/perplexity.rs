@@ -6,11 +6,11 @@
 
 use crate::failure::{INTERRUPTED, usage};
 use crate::interrupt::Interrupt;
-use crate::model::{self, CompileArgs, Loaded};
+use crate::model::{self, CompileArgs};
 use crate::{output, progress, text};
 use anyhow::{Context, Result};
 use runtime::Executor;
-use runtime::executor;
+use runtime::device;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -145,14 +145,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let text = text.strip_suffix('\n').unwrap_or(&text);
     // An artifact's context is its own; it only has to be large enough.
     let ctx = (!model::is_artifact(&args.model)).then_some(args.ctx);
-    let compile =
-        CompileArgs { target: args.target, card: None, ctx, kv: args.kv, schedules: None, default_target: "native" };
-    let Loaded { artifact, file, name } = model::load(Some(&args.model), &compile)?;
-    let has = artifact.manifest.context as usize;
+    let compile = CompileArgs { target: args.target, ctx, kv: args.kv, schedules: None, ..CompileArgs::default() };
+    let loaded = model::load(Some(&args.model), &compile)?;
+    let has = loaded.artifact.manifest.context as usize;
     if has < context {
-        return Err(usage(format!("{} holds {has} tokens, --ctx is {context}; compile it with --ctx {context}", name)));
+        let name = &loaded.name;
+        return Err(usage(format!("{name} holds {has} tokens, --ctx is {context}; compile it with --ctx {context}")));
     }
-    let tokenizer = model::tokenizer(&file)?;
+    let tokenizer = model::tokenizer(&loaded.file)?;
     let tokens = tokenizer.encode_prompt(text, false)?;
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     if tokens.len() < 2 * context {
@@ -162,14 +162,15 @@ pub fn run(args: Args) -> Result<ExitCode> {
             "{path} has {n} tokens, but two chunks need {need}; give more text or a lower --ctx"
         )));
     }
-    let vocab = artifact.manifest.config.vocab;
+    let vocab = loaded.artifact.manifest.config.vocab;
     if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab) {
+        let name = &loaded.name;
         return Err(usage(format!("{name} has a tokenizer that gives token {id}, but a vocabulary of {vocab}")));
     }
     let chunks = (tokens.len() / context).min(args.chunks.map_or(usize::MAX, |n| n as usize));
 
-    let options = executor::Options { threads: args.threads.map_or(0, usize::from), ..Default::default() };
-    let mut executor = model::executor(artifact, &file, &options, args.json)?;
+    let options = device::Options { threads: args.threads.map_or(0, usize::from), ..Default::default() };
+    let (mut executor, file, name) = model::executor(loaded, &options, args.json)?;
     output::warn(&file, tokenizer.blemishes());
     let interrupted = interrupt.flag();
     let bar = progress::count("chunks", args.json);

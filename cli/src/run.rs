@@ -1,17 +1,17 @@
 //! `rigc run`: prompt in, text out; with `--chat`, messages in and replies out (`chat`).
 
 use crate::chat::{self, ChatArgs};
+use crate::device::DeviceArgs;
 use crate::failure::usage;
 use crate::interrupt::Interrupt;
 use crate::model::{self, CompileArgs};
 use crate::output::note;
 use crate::sampling::SamplingArgs;
 use crate::session::{Session, Settings};
-use crate::{machine, text};
+use crate::text;
 use anyhow::Result;
 use ir::gguf::Metadata;
-use runtime::device::Kind;
-use runtime::executor;
+use runtime::device;
 use runtime::generate;
 use runtime::sys::stdin;
 use std::io::IsTerminal;
@@ -64,16 +64,8 @@ pub struct Args {
     chat: ChatArgs,
     #[command(flatten)]
     compile: CompileArgs,
-    /// Threads [default: one for each core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
-    /// Device: auto, cpu, or emu (emulates a GPU: slow, and checks every access)
-    #[arg(long, default_value = "auto")]
-    device: String,
-    /// With --device emu, errors of approximate instructions as large as the PTX ISA allows: 0 is none, every other number
-    /// a choice
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    approx_seed: u64,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Tell all figures of the run, a line each
     #[arg(long)]
     verbose: bool,
@@ -130,25 +122,23 @@ fn with_input(prompt: Option<Prompt>) -> Result<Prompt> {
 }
 
 /// What the flags and the model's file say about generation; `chat`: of replies.
-fn settings(args: &Args, device: Kind, metadata: &Metadata, chat: bool) -> Settings {
+fn settings(args: &Args, executor: device::Options, metadata: &Metadata, chat: bool) -> Settings {
     let options = generate::Options {
         max_tokens: args.tokens.or((!chat).then_some(TOKENS)),
         ignore_eos: args.ignore_eos,
         stops: args.stop.clone(),
         top_logits: args.top_logits,
     };
-    let executor =
-        executor::Options { threads: args.threads.map_or(0, usize::from), device, approx_seed: args.approx_seed };
     let sampling = args.sampling.choose(metadata);
     Settings { sampling, options, executor, json: args.json, verbose: args.verbose }
 }
 
 /// Runs the command.
 pub fn run(mut args: Args) -> Result<ExitCode> {
-    let device = machine::device(&args.device)?;
-    args.compile.default_target = machine::default_target(device);
     let interrupt = Interrupt::new();
     let (path, mut prompt) = sort(&args)?;
+    let compiles = !path.as_deref().is_some_and(model::is_artifact);
+    let device = args.device.choose(&mut args.compile, compiles)?;
     let terminal = std::io::stdin().is_terminal();
     if prompt.is_none() && !args.chat.on() && !terminal {
         prompt = Some(with_input(None)?);

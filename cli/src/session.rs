@@ -6,7 +6,7 @@ use crate::output::{self, note};
 use crate::progress;
 use crate::sampling::Sampling;
 use anyhow::{Context, Result};
-use runtime::executor;
+use runtime::device;
 use runtime::generate::{self, Generation, StopReason, Watch};
 use runtime::sampler::{Sampler, SamplerConfig};
 use runtime::tokenizer::Tokenizer;
@@ -68,7 +68,7 @@ pub struct Settings {
     /// When to stop.
     pub options: generate::Options,
     /// How to load the model.
-    pub executor: executor::Options,
+    pub executor: device::Options,
     /// Whether results are printed as JSON.
     pub json: bool,
     /// Whether all figures of a run are told.
@@ -97,10 +97,9 @@ pub struct Session {
 impl Session {
     /// Loads the weights; `start` is when the command began.
     pub fn new(loaded: Loaded, tokenizer: Tokenizer, settings: Settings, start: Instant) -> Result<Session> {
-        let Loaded { artifact, file, name } = loaded;
         let Settings { sampling, options, executor, json, verbose } = settings;
-        let sampler = Sampler::new(sampling.config.clone(), artifact.manifest.config.vocab)?;
-        let executor = model::executor(artifact, &file, &executor, json)?;
+        let sampler = Sampler::new(sampling.config.clone(), loaded.artifact.manifest.config.vocab)?;
+        let (executor, file, name) = model::executor(loaded, &executor, json)?;
         let load = start.elapsed();
         output::warn(&file, tokenizer.blemishes().iter().chain(&sampling.warnings));
         Ok(Session { executor, tokenizer, sampler, options, name, file, sampling, load, json, verbose })

@@ -3,9 +3,10 @@
 use crate::back;
 use crate::lower::{KernelTable, lower};
 use crate::passes::{self, PassContext};
-use ir::artifact::{Artifact, EntryPoint, KernelEntry, Manifest, ModuleEntry, Param, SIGNATURE, kernels_hash};
+use ir::artifact::{Artifact, EntryPoint, KernelEntry, Manifest, ModuleEntry, Param, Part, SIGNATURE, kernels_hash};
 use ir::front::{self, EntryShape, Tensors};
 use ir::gguf::{Metadata, ModelIdentity};
+use ir::plan::DeviceId;
 use ir::quant::Format;
 use ir::spec::{KernelSpec, hex};
 use ir::target::Target;
@@ -146,6 +147,7 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
         kernels.push(KernelEntry {
             name: k.kernel.name.clone(),
             hash: k.hash.clone(),
+            device: DeviceId::default(),
             offset: module.len() as u64,
             bytes: emitted.code.len() as u64,
             tokens: k.spec.tokens as u32,
@@ -161,8 +163,7 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
         signature: SIGNATURE.into(),
         rigc: env!("CARGO_PKG_VERSION").into(),
         abi: ir::abi::VERSION,
-        target: target.name.into(),
-        card: target.gpu().map(|gpu| gpu.card.name.into()),
+        devices: vec![Part { target: target.name.into(), card: target.gpu().map(|gpu| gpu.card.name.into()) }],
         model: model.identity.clone(),
         model_path: model.path.into(),
         config,

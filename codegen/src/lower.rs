@@ -4,7 +4,7 @@ use crate::memory::{Lifetime, place};
 use ir::abi::ROW_ALIGN;
 use ir::graph::{Fusion, Graph, Input, Node, NodeId, Op, Ref};
 use ir::kernel::{Access, Kernel};
-use ir::plan::{Buffer, Place, Plan, Step, Top};
+use ir::plan::{Buffer, DeviceId, Needs, Place, Plan, Step, Top};
 use ir::spec::{self, KernelSpec, Schedule};
 use ir::target::{self, Gpu, Target};
 use ir::tensor::{Layout, TensorType, kv_bytes};
@@ -12,6 +12,9 @@ use ir::work::Work;
 use ir::{Error, Result, Verified, artifact};
 use kernels_gen::{Generated, Workspace, ops, schedule};
 use std::collections::HashMap;
+
+/// The only device: a model is compiled for one.
+const DEVICE: DeviceId = DeviceId(0);
 
 /// The kernels, weights and states that the entry points of an artifact share.
 #[derive(Debug, Default)]
@@ -115,7 +118,7 @@ impl KernelTable {
     fn weight(&mut self, name: &str, ty: &ir::tensor::TensorType) -> u32 {
         let found = self.weights.iter().position(|w| w.name == name);
         let number = found.unwrap_or_else(|| {
-            self.weights.push(artifact::Weight { name: name.into(), ty: ty.clone(), repack: None });
+            self.weights.push(artifact::Weight::whole(name, ty));
             self.weights.len() - 1
         });
         number as u32
@@ -127,7 +130,7 @@ impl KernelTable {
         }
         let bytes =
             kv_bytes(ty).ok_or_else(|| Error::unsupported(format!("KV cache of type {ty}"), "use f16 or q8_0"))?;
-        self.states.push(artifact::State { name: name.into(), ty: ty.clone(), bytes });
+        self.states.push(artifact::State { name: name.into(), device: DEVICE, ty: ty.clone(), bytes });
         Ok(self.states.len() as u32 - 1)
     }
 }
@@ -163,7 +166,7 @@ struct Buffers {
 
 impl Buffers {
     fn fixed(&mut self, name: &str, place: Place, bytes: u64) -> u32 {
-        self.list.push(Buffer { name: name.into(), place, bytes });
+        self.list.push(Buffer { name: name.into(), device: DEVICE, place, bytes });
         self.list.len() as u32 - 1
     }
 
@@ -292,6 +295,7 @@ impl Lowering<'_> {
         for (&(number, _), offset) in arena.iter().zip(offsets) {
             list[number as usize].place = Place::Arena { offset };
         }
-        Ok(Plan { buffers: list, steps: self.steps, logits, top, arena_bytes, zeroed_bytes: zeroed })
+        let needs = vec![Needs { arena_bytes, zeroed_bytes: zeroed }];
+        Ok(Plan { buffers: list, steps: self.steps, logits, top, needs, flags: 0 })
     }
 }

@@ -15,7 +15,7 @@ const MEMORY: u64 = 64 << 20;
 /// Bytes that loading takes besides the weights.
 fn needs(m: &Manifest) -> u64 {
     let states = m.states.iter().map(|s| s.bytes);
-    let arenas = m.entries.iter().map(|e| e.plan.arena_bytes);
+    let arenas = m.entries.iter().flat_map(|e| &e.plan.needs).map(|n| n.arena_bytes);
     let scratch = m.kernels.iter().map(|k| k.scratch_bytes);
     states.chain(arenas).chain(scratch).fold(0, u64::saturating_add)
 }

@@ -1,71 +1,30 @@
 //! [`Executor`]: a loaded model, which turns tokens into logits.
 //!
-//! Loading repacks the weights from the mapped GGUF into the device's memory, binds the plan of every entry point to
-//! addresses, and records it; a step then uploads token ids and replays. Logits come to the host when they are asked
-//! for, all of a row or only the largest. Invariant: on the CPU a step allocates nothing; one that is refused, or whose
-//! tokens cannot be brought to the device, changes nothing. After a launch that fails, the device's memory is not what
-//! kernels rely on, such as counters that they leave zero, so the executor refuses all further use. Next hop:
-//! [`crate::device`] runs the launches; `alone` times single kernels.
+//! Loading repacks the weights from the GGUF into the device's memory, binds the plan of every entry point to
+//! addresses, and records it, between a copy of the step's inputs from staging memory and one of the largest logits to
+//! it; a step then writes its inputs and replays. The logits of a row come to the host when they are asked for.
+//! Invariant: a step allocates nothing but on the emulator; one that is refused changes nothing. After a launch that
+//! fails, the device's memory is not what kernels rely on, such as counters that they leave zero, so the executor refuses
+//! all further use. What it has on the device is given back when it is dropped. Next hop: [`crate::device`] runs the
+//! launches; `alone` times single kernels.
 
 mod alone;
+mod bind;
+mod held;
 mod load;
 
-use crate::device::{self, Device, Kernel, Launch, Memory, Recording, Region};
-use crate::{Error, ModelFile, Result, artifact, sys};
+use crate::device::{self, Device, Options, Recording, Shared};
+use crate::{Error, ModelFile, Result, artifact};
+use bind::{Bindings, Entry, most_needs};
 use ir::Verified;
-use ir::abi::{Control, f32_row_bytes};
-use ir::artifact::{Artifact, EntryPoint, Manifest, State};
-use ir::plan::{Place, Plan, Step};
-use ir::tensor::{Layout, kv_rows};
-
-/// How to load a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Options {
-    /// Threads that compute; 0 for one on each core.
-    pub threads: usize,
-    /// Where.
-    pub device: device::Kind,
-    /// On the emulator: the errors of approximate instructions ([`device::EmuDevice::with_approximations`]).
-    pub approx_seed: u64,
-}
-
-/// An entry point, ready to run.
-struct Entry {
-    /// Most tokens of a step.
-    tokens: usize,
-    recording: Recording,
-    /// The rows of logits.
-    logits: Region,
-    /// The rows of the largest, and how many each has.
-    top: Option<(Region, usize)>,
-    /// Whether every token has a row.
-    all_logits: bool,
-}
-
-impl Entry {
-    /// The row of token `token` of a step that had `tokens`.
-    fn row(&self, token: usize, tokens: usize) -> Result<usize> {
-        match self.all_logits {
-            true if token < tokens => Ok(token),
-            false if token + 1 == tokens => Ok(0),
-            _ => {
-                let what = "the logits of a token of the last step".into();
-                let have = if self.all_logits { tokens as u64 } else { 1 };
-                Err(Error::Limit { what, need: token as u64 + 1, have })
-            }
-        }
-    }
-}
+use ir::abi::Control;
+use ir::artifact::{Artifact, Manifest, State};
+use ir::plan::Place;
+use ir::tensor::Layout;
 
 /// More tokens than a step can have.
 fn too_many(tokens: &[u32], capacity: usize) -> Error {
     Error::Limit { what: "a step".into(), need: tokens.len() as u64, have: capacity as u64 }
-}
-
-/// Brings row `row` of `rows` to the host.
-fn download_row(device: &mut dyn Device, rows: Region, row: usize, to: &mut [f32]) -> Result<()> {
-    let bytes = f32_row_bytes(to.len()) as u64;
-    device.download(Region { offset: rows.offset + row as u64 * bytes, bytes, ..rows }, sys::f32_bytes_mut(to))
 }
 
 /// The largest logits after a token.
@@ -86,7 +45,7 @@ impl Top<'_> {
 
 /// A model on a device, with its KV cache.
 pub struct Executor {
-    device: Box<dyn Device>,
+    info: device::Info,
     manifest: Verified<Manifest>,
     /// By capacity, smallest first.
     entries: Vec<Entry>,
@@ -101,21 +60,10 @@ pub struct Executor {
     /// The logits after its last token, once they are asked for.
     logits: Vec<f32>,
     has_logits: bool,
-    /// The largest of them, as [`ir::graph::Op::TopK`] gives them, once they are asked for.
+    /// The largest of them, as [`ir::graph::Op::TopK`] gives them.
     top: Vec<f32>,
-    has_top: bool,
     /// One row, for [`Executor::logits_of`].
     row: Vec<f32>,
-}
-
-/// Where the numbered things of a plan are.
-struct Bindings {
-    arena: Memory,
-    zeroed: Memory,
-    tokens: Region,
-    weights: Vec<Region>,
-    states: Vec<Region>,
-    kernels: Vec<Kernel>,
 }
 
 impl Executor {
@@ -131,17 +79,16 @@ impl Executor {
         options: &Options,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Executor> {
-        let device =
-            device::for_target(&artifact.manifest.target, options.device, options.threads, options.approx_seed)?;
-        Self::on_device(device, artifact, model, progress)
+        let devices = artifact.manifest.devices.iter().map(|part| device::open(part, options));
+        Self::on_devices(&devices.collect::<Result<Vec<_>>>()?, artifact, model, progress)
     }
 
-    /// As [`Executor::new`], on a given device.
+    /// As [`Executor::new`], on given devices, those of the manifest in its order, which others may use as well.
     ///
     /// # Errors
     /// As there.
-    pub fn on_device(
-        mut device: Box<dyn Device>,
+    pub fn on_devices(
+        devices: &[Shared],
         artifact: Artifact,
         model: &ModelFile,
         progress: &mut dyn FnMut(u64, u64),
@@ -153,49 +100,30 @@ impl Executor {
         if !sizes.eq(modules.iter().map(|m| m.len() as u64)) {
             return Err(Error::input("the modules are not those of the artifact's manifest; compile the model again"));
         }
+        let ([device], [code]) = (devices, &modules[..]) else {
+            let (need, have) = (manifest.devices.len(), devices.len());
+            return Err(Error::device(format!(
+                "the artifact is for {need} devices and is loaded on {have}; this version runs a model on one"
+            )));
+        };
+        let info = device.get().info().clone();
         let loading = load::Loading::new(&manifest, model)?;
-        let buffers = manifest.entries.iter().map(|e| e.plan.arena_bytes).max().unwrap_or(0);
         let states = manifest.states.iter().map(State::own_bytes).fold(0, u64::saturating_add);
         let scratch = manifest.kernels.iter().map(|k| k.scratch_bytes).max().unwrap_or(0);
-        let scratch = scratch.saturating_mul(device.info().workers as u64);
-        check_memory(&[
-            ("weights", loading.bytes()),
-            ("KV cache", states),
-            ("activations", buffers.saturating_add(scratch)),
-        ])?;
-
-        let kernels = load_modules(&mut *device, &manifest, &modules)?;
-        let arena = device.alloc(buffers, "the activations' memory")?;
-        let zeroed = manifest.entries.iter().map(|e| e.plan.zeroed_bytes).max().unwrap_or(0);
-        let zeroed = zeroed_memory(&mut *device, zeroed)?;
-        let capacity = manifest.entries.iter().map(|e| u64::from(e.tokens)).max().unwrap_or(0);
-        let tokens = Region { memory: device.alloc(capacity * 4, "the token ids")?, offset: 0, bytes: capacity * 4 };
-        let states = kv_memory(&mut *device, &manifest.states)?;
-        let weights = loading.run(&mut *device, &kernels, model, progress)?;
+        let scratch = scratch.saturating_mul(info.workers as u64);
+        let activations = most_needs(&manifest).arena_bytes.saturating_add(scratch);
+        let parts = [("weights", loading.bytes()), ("KV cache", states), ("activations", activations)];
+        check_memory(&*device.get(), &parts)?;
+        let mut bindings = Bindings::new(device.clone(), &manifest, code, loading, model, progress)?;
         model.check_unchanged()?;
-        let bindings = Bindings { arena, zeroed, tokens, weights, states, kernels };
-        let entries = manifest.entries.iter().map(|e| bindings.entry(&mut *device, e)).collect::<Result<Vec<_>>>()?;
+        let entries = manifest.entries.iter().map(|e| bindings.entry(e)).collect::<Result<Vec<_>>>()?;
         let logits = vec![0.0; manifest.config.vocab];
         let row = logits.clone();
-        let most = entries.iter().filter_map(|e| e.top).map(|(_, k)| k).max();
+        let most = entries.iter().filter_map(|e| e.top).max();
         let top = vec![0.0; most.map_or(0, |k| 2 * k + 1)];
-        let (last, has_logits, has_top) = (None, false, false);
-        let (alone, position) = (Vec::new(), 0);
-        Ok(Executor {
-            device,
-            manifest,
-            entries,
-            bindings,
-            alone,
-            position,
-            failed: false,
-            last,
-            logits,
-            has_logits,
-            top,
-            has_top,
-            row,
-        })
+        let (alone, position, failed) = (Vec::new(), 0, false);
+        let (last, has_logits) = (None, false);
+        Ok(Executor { info, manifest, entries, bindings, alone, position, failed, last, logits, has_logits, top, row })
     }
 
     /// Processes all of `tokens`, in chunks as large as an entry point takes. After each chunk but the last,
@@ -237,7 +165,7 @@ impl Executor {
         if !self.has_logits {
             let (entry, row) = self.last_row()?;
             let rows = self.entries[entry].logits;
-            download_row(&mut *self.device, rows, row, &mut self.logits)?;
+            self.bindings.read_row(rows, row, &mut self.logits)?;
             self.has_logits = true;
         }
         Ok(&mut self.logits)
@@ -249,12 +177,9 @@ impl Executor {
     /// As [`Executor::logits`].
     pub fn top(&mut self, wanted: usize) -> Result<Option<Top<'_>>> {
         let (entry, row) = self.last_row()?;
-        let Some((rows, k)) = self.entries[entry].top.filter(|&(_, k)| k >= wanted) else { return Ok(None) };
+        let Some(k) = self.entries[entry].top.filter(|&k| k >= wanted) else { return Ok(None) };
         let all = &mut self.top[..2 * k + 1];
-        if !self.has_top {
-            download_row(&mut *self.device, rows, row, all)?;
-            self.has_top = true;
-        }
+        self.bindings.read_top(row, all)?;
         let (logits, rest) = all.split_at(k);
         Ok(Some(Top { logits, ids: &rest[..k], log_sum_exp: rest[k] }))
     }
@@ -266,7 +191,7 @@ impl Executor {
     pub fn logits_of(&mut self, token: usize) -> Result<&[f32]> {
         let (entry, tokens) = self.last()?;
         let entry = &self.entries[entry];
-        download_row(&mut *self.device, entry.logits, entry.row(token, tokens)?, &mut self.row)?;
+        self.bindings.read_row(entry.logits, entry.row(token, tokens)?, &mut self.row)?;
         Ok(&self.row)
     }
 
@@ -313,7 +238,7 @@ impl Executor {
 
     /// Where it runs.
     pub fn device(&self) -> &device::Info {
-        self.device.info()
+        &self.info
     }
 
     /// Bytes of weights that a step of one token reads: each matrix whole, but of the embedding table one row.
@@ -384,105 +309,36 @@ impl Executor {
         let Some(number) = self.entries.iter().position(|e| e.tokens >= tokens.len()) else {
             return Err(too_many(tokens, self.capacity()));
         };
-        let control = self.begin(tokens)?;
-        self.replay(self.entries[number].recording, control)?;
+        self.begin(tokens)?;
+        self.replay(self.entries[number].recording)?;
         self.last = Some((number, tokens.len()));
         self.position += tokens.len();
         Ok(())
     }
 
     /// Makes ready for a step of tokens, which are checked; the logits are no longer there.
-    fn begin(&mut self, tokens: &[u32]) -> Result<Control> {
-        self.device.upload(self.bindings.tokens, sys::u32_bytes(tokens))?;
-        (self.last, self.has_logits, self.has_top) = (None, false, false);
+    fn begin(&mut self, tokens: &[u32]) -> Result<()> {
         // In range, as context and capacity are u32.
-        Ok(Control { position: self.position as u32, tokens: tokens.len() as u32 })
+        let control = Control { position: self.position as u32, tokens: tokens.len() as u32 };
+        self.bindings.write_inputs(control, tokens)?;
+        (self.last, self.has_logits) = (None, false);
+        Ok(())
     }
 
-    fn replay(&mut self, recording: Recording, control: Control) -> Result<()> {
-        let result = self.device.replay(recording, control).and_then(|()| self.device.sync());
+    fn replay(&mut self, recording: Recording) -> Result<()> {
+        let mut device = self.bindings.held.device();
+        let result = device.replay(recording).and_then(|()| device.sync());
+        drop(device);
         self.failed |= result.is_err();
+        self.bindings.held.unsettled |= self.failed;
         result
     }
 }
 
-impl Bindings {
-    /// Where buffer `number` of a plan is; `None` if it is not in memory.
-    fn region(&self, plan: &Plan, number: u32) -> Result<Option<Region>> {
-        let absent = || Error::device("a plan refers to something that is not there");
-        let buffer = plan.buffers.get(number as usize).ok_or_else(absent)?;
-        let part = |whole: Region, offset| Region { offset: whole.offset + offset, bytes: buffer.bytes, ..whole };
-        let memory = |memory| Region { memory, offset: 0, bytes: buffer.bytes };
-        Ok(Some(match buffer.place {
-            Place::Arena { offset } => part(memory(self.arena), offset),
-            Place::Zeroed { offset } => part(memory(self.zeroed), offset),
-            Place::Weight(n) => part(*self.weights.get(n as usize).ok_or_else(absent)?, 0),
-            Place::State(n) => part(*self.states.get(n as usize).ok_or_else(absent)?, 0),
-            Place::Tokens => part(self.tokens, 0),
-            Place::Control => return Ok(None),
-        }))
-    }
-
-    /// Binds steps of a plan and records them.
-    fn record(&self, device: &mut dyn Device, plan: &Plan, steps: &[Step]) -> Result<Recording> {
-        let launches = steps.iter().map(|Step::Launch { kernel, buffers }| {
-            let kernel = self.kernels.get(*kernel as usize);
-            let kernel = *kernel.ok_or_else(|| Error::device("a plan launches a kernel that is not there"))?;
-            Ok(Launch { kernel, buffers: buffers.iter().map(|&b| self.region(plan, b)).collect::<Result<_>>()? })
-        });
-        device.record(&launches.collect::<Result<Vec<_>>>()?)
-    }
-
-    /// Makes an entry point ready to run.
-    fn entry(&self, device: &mut dyn Device, entry: &EntryPoint) -> Result<Entry> {
-        let plan = &entry.plan;
-        let row = |buffer| {
-            let absent = || Error::device("the logits of a plan are not in memory");
-            self.region(plan, buffer)?.ok_or_else(absent)
-        };
-        Ok(Entry {
-            tokens: entry.tokens as usize,
-            recording: self.record(device, plan, &plan.steps)?,
-            logits: row(plan.logits)?,
-            top: plan.top.map(|top| Ok::<_, Error>((row(top.buffer)?, top.k as usize))).transpose()?,
-            all_logits: entry.all_logits,
-        })
-    }
-}
-
-/// Allocates the KV cache: the memory of each state.
-fn kv_memory(device: &mut dyn Device, states: &[State]) -> Result<Vec<Region>> {
-    let mut regions: Vec<Region> = Vec::new();
-    for state in states {
-        let first = kv_rows(&state.ty).map_or(0, |rows| rows.first as u64);
-        let memory = match regions.last() {
-            Some(keys) if state.ty.layout == Layout::Values => keys.memory,
-            _ => device.alloc(state.own_bytes(), "the KV cache")?,
-        };
-        regions.push(Region { memory, offset: first, bytes: state.bytes });
-    }
-    Ok(regions)
-}
-
-/// Memory that is zero.
-fn zeroed_memory(device: &mut dyn Device, bytes: u64) -> Result<Memory> {
-    let memory = device.alloc(bytes, "the counters")?;
-    device.upload(Region { memory, offset: 0, bytes }, &vec![0; bytes as usize])?;
-    Ok(memory)
-}
-
-/// Loads the module; the kernels in the manifest's order.
-fn load_modules(device: &mut dyn Device, manifest: &Manifest, modules: &[Vec<u8>]) -> Result<Vec<Kernel>> {
-    let code = modules.first().map_or(&[][..], Vec::as_slice);
-    let loaded = device.load_module(code, &manifest.kernels)?;
-    let all = loaded.len() == manifest.kernels.len();
-    all.then_some(loaded).ok_or_else(|| Error::device("the device did not load every kernel"))
-}
-
-/// Refuses needs that exceed what the machine can still give.
-fn check_memory(parts: &[(&str, u64)]) -> Result<()> {
+/// Refuses needs that exceed what the device can still give.
+fn check_memory(device: &dyn Device, parts: &[(&str, u64)]) -> Result<()> {
     let need = parts.iter().map(|&(_, n)| n).fold(0, u64::saturating_add);
-    match sys::memory::available() {
+    match device.free_memory()? {
         Some(have) if need > have => {
             let list: Vec<_> = parts.iter().map(|&(what, n)| format!("{what} {:.2} GB", n as f64 / 1e9)).collect();
             Err(Error::Memory { what: format!("the model ({})", list.join(", ")), need, have: Some(have) })

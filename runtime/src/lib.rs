@@ -9,6 +9,7 @@ pub mod executor;
 pub mod generate;
 pub mod measure;
 pub mod model_file;
+pub mod reader;
 pub mod repack;
 pub mod sampler;
 pub mod sys;

@@ -2,9 +2,10 @@
 //!
 //! A model split by llama.cpp's gguf-split lies in shards `NAME-00001-of-00003.gguf` …; opening any of them opens all.
 //! Invariant: `split.*` metadata and file names agree, and a tensor's name leads to exactly one range of bytes that lies
-//! inside its shard. Next hop: the loader copies or repacks those bytes to where the plan places them.
+//! inside its shard. Next hop: the reader brings those bytes to memory, and the loader to where the plan places them.
 
 use crate::device::HostBytes;
+use crate::reader::{Embedded, OnDisk, Reading, Source};
 use crate::sys::Mapping;
 use crate::{Error, Result};
 use ir::gguf::{self, Header, MAGIC, Metadata, ModelIdentity, ShardIdentity, TensorInfo};
@@ -76,10 +77,11 @@ impl Shard {
         &self.header
     }
 
-    /// Asks the system to read a tensor of this shard ahead of its use.
-    pub fn prefetch(&self, tensor: &TensorInfo) {
-        if let Contents::Mapped(m) = &self.contents {
-            m.prefetch(tensor.offset as usize, tensor.bytes as usize);
+    /// The file as the [reader](crate::reader) takes it; bytes in this program are always lent.
+    pub fn source(&self, reading: Reading) -> Box<dyn Source + '_> {
+        match &self.contents {
+            Contents::Mapped(m) => Box::new(OnDisk::new(&self.path, m, reading)),
+            Contents::Static(bytes) => Box::new(Embedded(&self.path, bytes)),
         }
     }
 
@@ -390,7 +392,6 @@ mod tests {
             assert_eq!(told, bytes.len() as u64);
         }
         assert_eq!(mapped.identity(), embedded.identity());
-        mapped.shards()[0].prefetch(mapped.tensor("b").unwrap().1);
         assert_eq!(embedded.tensor("c").unwrap_err().to_string(), "demo has no tensor 'c'");
     }
 

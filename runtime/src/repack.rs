@@ -2,8 +2,8 @@
 //!
 //! Tiles of 16 or 32 rows, some cut into pieces; in a piece block after block; in a block unit after unit, in the layout's
 //! order, each for the rows of the tile in turn. A permutation of bytes, so lossless; rows past the last are zero bytes. It
-//! is written over the fields and stripes of the format alone. Next hop: the loader repacks straight from the mapped file
-//! into the weight's memory.
+//! is written over the fields and stripes of the format alone. Next hop: the loader repacks from the reader's
+//! buffers into the weight's memory.
 
 use ir::abi::{TILE_ROWS, WARP_ROWS};
 use ir::quant::Format;

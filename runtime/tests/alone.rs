@@ -7,9 +7,18 @@ use fixture::watched::Watched;
 use fixture::{VOCAB, next};
 use ir::artifact::kernels_hash;
 use ir::plan::{Buffer, Place, Step};
-use runtime::device::Launch;
+use runtime::device::{Command, Launch};
 use runtime::{Executor, ModelFile};
 use std::time::Duration;
+
+/// The launches among commands, each as if it had to wait.
+fn launches(commands: &[Command]) -> Vec<Launch> {
+    let launches = commands.iter().filter_map(|c| match c {
+        Command::Launch(launch) => Some(Launch { early: false, ..launch.clone() }),
+        Command::Copy { .. } => None,
+    });
+    launches.collect()
+}
 
 /// The toy model as if it had three layers of two kernels: logits and largest logits lie elsewhere in each layer, and
 /// the first weight takes the place of the second in the last one.
@@ -20,9 +29,9 @@ fn launches_of_all_layers_share_the_activations_of_the_first() {
     // Of one token, both kernels write one row.
     let kernels = &mut artifact.manifest.kernels;
     kernels[1].params = kernels[0].params.clone();
-    artifact.manifest.modules[0].kernels = kernels_hash(kernels);
+    artifact.manifest.modules[0].kernels = kernels_hash(&*kernels);
     let plan = &mut artifact.manifest.entries[0].plan;
-    let Step::Launch { buffers, .. } = plan.steps[0].clone();
+    let buffers = plan.steps[0].launch().unwrap().1.to_vec();
     plan.steps.clear();
     for layer in 0..3 {
         let mut own = buffers.clone();
@@ -42,11 +51,11 @@ fn launches_of_all_layers_share_the_activations_of_the_first() {
         plan.steps.push(Step::Launch { kernel: 0, buffers: own });
         plan.steps.push(Step::Launch { kernel: 1, buffers: other });
     }
-    plan.arena_bytes += 3 * 4096;
+    plan.needs[0].arena_bytes += 3 * 4096;
     let (device, seen) = Watched::new(2);
-    let mut e = Executor::on_device(Box::new(device), artifact, &model, &mut |_, _| ()).unwrap();
+    let mut e = Executor::on_devices(&[device], artifact, &model, &mut |_, _| ()).unwrap();
     e.step(&[5]).unwrap();
-    let whole: Vec<Launch> = seen.lock().unwrap().recorded[0].1.clone();
+    let whole = launches(&seen.lock().unwrap().recorded[0].1);
     assert_eq!(whole.len(), 6);
 
     for kernel in 0..2 {
@@ -54,6 +63,7 @@ fn launches_of_all_layers_share_the_activations_of_the_first() {
             let seconds = e.time_kernel(0, kernel as u32, &[7], Duration::from_micros(200)).unwrap();
             let seen = &mut *seen.lock().unwrap();
             let (recorded, replayed) = (std::mem::take(&mut seen.recorded), std::mem::take(&mut seen.replayed));
+            let recorded: Vec<_> = recorded.into_iter().map(|(r, commands)| (r, launches(&commands))).collect();
             if round == 0 {
                 // All that was recorded when loading comes first, then what the length of a replay is found with.
                 let [.., (first, a), (_, once), (alone, all)] = &recorded[..] else { panic!("{recorded:?}") };

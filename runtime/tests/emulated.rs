@@ -1,11 +1,11 @@
 //! The emulated GPU as a device: launches overlap on targets whose cards do that, and nothing else about them changes.
 
-use ir::abi::Control;
 use ir::artifact::{KernelEntry, Param};
 use ir::kernel::Grid;
+use ir::plan::DeviceId;
 use ir::target::Target;
 use ir::work::Work;
-use runtime::device::{Device, EmuDevice, Launch, Region};
+use runtime::device::{Command, Device, EmuDevice, Launch, Region, download, upload};
 
 /// `a[i] += a[i + 1] + w[i]` by 64 threads of one CTA, the last of which adds its own word.
 fn text(target: &str, early: &str) -> Vec<u8> {
@@ -14,7 +14,7 @@ fn text(target: &str, early: &str) -> Vec<u8> {
 .version 8.6
 .target {target}
 .address_size 64
-.visible .entry k(.param .u64 a, .param .u64 w, .param .u64 control)
+.visible .entry k(.param .u64 a, .param .u64 w, .param .u64 control, .param .u64 progress, .param .u64 launch)
 {{
 .reg .pred %p<2>; .reg .b32 %r<8>; .reg .b64 %rd<8>;
 ld.param.u64 %rd1,[a]; ld.param.u64 %rd2,[w];
@@ -39,6 +39,7 @@ fn run(target: &str, early: &str, seed: u64) -> runtime::Result<Vec<u32>> {
     let entry = KernelEntry {
         name: "k".into(),
         hash: String::new(),
+        device: DeviceId(0),
         offset: 0,
         bytes: 0,
         tokens: 1,
@@ -48,19 +49,19 @@ fn run(target: &str, early: &str, seed: u64) -> runtime::Result<Vec<u32>> {
         work: Work::default(),
         grid: Some(Grid { ctas: 1, threads: 64 }),
     };
-    let kernel = d.load_module(&text(target, early), &[entry])?[0];
+    let kernel = d.load(&text(target, early), &[&entry])?.1[0];
     let words = |f: fn(u32) -> u32| (0..64).flat_map(|i| f(i).to_le_bytes()).collect::<Vec<u8>>();
     let mut region = |bytes: &[u8]| {
         let region = Region { memory: d.alloc(256, "words")?, offset: 0, bytes: 256 };
-        d.upload(region, bytes).map(|()| region)
+        upload(&mut d, region, bytes).map(|()| region)
     };
     let (a, w) = (region(&words(|i| i * i))?, region(&words(|i| 3 * i + 1))?);
-    let launch = Launch { kernel, buffers: vec![Some(a), Some(w)] };
-    let recording = d.record(&[launch.clone(), launch.clone(), launch])?;
-    d.replay(recording, Control::default())?;
+    let launch = |early| Command::Launch(Launch { kernel, buffers: vec![Some(a), Some(w)], early });
+    let recording = d.record(&[launch(false), launch(true), launch(true)], w)?;
+    d.replay(recording)?;
     d.sync()?;
     let mut out = [0; 256];
-    d.download(a, &mut out)?;
+    download(&mut d, a, &mut out)?;
     Ok(out.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
 }
 

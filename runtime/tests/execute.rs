@@ -5,10 +5,10 @@ mod fixture;
 
 use fixture::watched::{Fail, Seen, Watched};
 use fixture::{ALL_LOGITS, CAPACITIES, CONTEXT, TOP, VOCAB, next};
-use ir::artifact::{Artifact, kernels_hash};
-use ir::plan::{Buffer, Place, Top};
-use ir::tensor::{Layout, kv_bytes};
-use runtime::executor::Options;
+use ir::artifact::{Artifact, Part, Weight, kernels_hash};
+use ir::plan::{Buffer, DeviceId, Place, Step, Top};
+use ir::tensor::{Elem, Layout, TensorType, kv_bytes};
+use runtime::device::{Command, Options, Shared};
 use runtime::{Error, Executor, ModelFile, Result, artifact};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -82,6 +82,7 @@ fn the_largest_logits() {
         for wanted in [0, 1, TOP] {
             let top = e.top(wanted).unwrap().unwrap();
             assert_eq!((top.iter().collect::<Vec<_>>(), top.log_sum_exp), (expected.clone(), history.len() as f32));
+            e.logits().unwrap();
         }
         assert!(e.top(TOP + 1).unwrap().is_none());
         e.logits().unwrap().fill(7.0);
@@ -148,12 +149,15 @@ fn unfit_artifacts_are_refused() {
         check_error(load(bad, &model, 1), parts);
     };
     check(&|a| a.manifest.rigc = "0.0.0".into(), &["rigc 0.0.0", "compile the model again"]);
-    check(&|a| a.manifest.target = "z80".into(), &["z80", "x86-64-v3"]);
+    check(&|a| a.manifest.devices[0].target = "z80".into(), &["z80", "x86-64-v3"]);
     check(&|a| a.modules[0].clear(), &["modules are not those"]);
     check(&|a| a.manifest.weights[0].name = "gone".into(), &["toy.gguf has no tensor 'gone'"]);
-    let f16 = ir::tensor::TensorType::new(ir::tensor::Elem::F16, [2 * VOCAB, 8]);
-    check(&|a| a.manifest.weights[0].ty = f16.clone(), &["'rows'", "its type is F32"]);
-    check(&|a| a.manifest.weights[0].ty.shape = vec![80, 4], &["'rows'", "its shape is [40, 8]"]);
+    let f16 = TensorType::new(Elem::F16, [2 * VOCAB, 8]);
+    check(&|a| a.manifest.weights[0] = Weight::whole("rows", &f16), &["'rows'", "its type is F32"]);
+    let shape = |a: &mut Artifact, rows: usize, columns: usize| {
+        a.manifest.weights[0] = Weight::whole("rows", &TensorType::new(Elem::F32, [rows, columns]));
+    };
+    check(&|a| shape(a, 80, 4), &["'rows'", "its shape is [40, 8]"]);
     check(
         &|a| a.manifest.model.shards[0].length += 1,
         &["toy.gguf is not the file", "length", "compile the model again"],
@@ -199,7 +203,7 @@ fn unfit_artifacts_are_refused() {
     check(&|a| a.manifest.entries[1].tokens = 8, &["of 8 tokens comes before one of 8"]);
     check(&|a| a.manifest.entries[0].tokens = 2, &["no decode entry point"]);
     check(&|a| a.manifest.weights[0].repack = Some(0), &["no kernel of two parameters"]);
-    check(&|a| drop(a.manifest.modules.pop()), &["0 modules instead of one"]);
+    check(&|a| drop(a.manifest.modules.pop()), &["0 modules for 1 devices"]);
     for figure in [0, 1, 2] {
         let mut bad = good.clone();
         let kernel = &mut bad.manifest.kernels[0];
@@ -208,7 +212,7 @@ fn unfit_artifacts_are_refused() {
             1 => kernel.tickets += 1,
             _ => kernel.params[4].bytes -= 1,
         }
-        check_error(load(bad, &model, 1), &["the kernels are not those of the module"]);
+        check_error(load(bad, &model, 1), &["the kernels are not those of module cpu.bin"]);
     }
     let top = |a: &mut Artifact, buffer, k| a.manifest.entries[0].plan.top = Some(Top { buffer, k });
     check(&|a| top(a, 5, 0), &["it finds the 0 largest of 40 logits"]);
@@ -217,6 +221,27 @@ fn unfit_artifacts_are_refused() {
     check(&|a| top(a, 6, 1), &["the buffer of the largest logits is missing or too small"]);
     check(&|a| top(a, 1, 1), &["the buffer of the largest logits is missing or too small"]);
     check(&|a| a.manifest.weights[0].ty.shape = vec![1 << 33, 1 << 33], &["'rows'", "elements"]);
+    check(&|a| a.manifest.weights[0].rows.end -= 1, &["weight 'rows' has other rows and columns than its type"]);
+    check(&|a| a.manifest.weights[1].device = DeviceId(1), &["weight 'tiles' has other rows", "or no device"]);
+    check(&|a| a.manifest.states[0].device = DeviceId(1), &["state 0"]);
+    check(&|a| logits(a).device = DeviceId(1), &["buffer 4 (logits) is on a device that is not there"]);
+    check(&|a| a.manifest.entries[1].plan.needs.clear(), &["it needs memory of 0 devices, there are 1"]);
+    let step = |a: &mut Artifact, step| a.manifest.entries[1].plan.steps.push(step);
+    check(&|a| step(a, Step::Copy { from: 4, to: 5 }), &["buffer 4 cannot be copied to buffer 5"]);
+    check(&|a| step(a, Step::Copy { from: 2, to: 3 }), &["buffer 2 cannot be copied to buffer 3"]);
+    check(&|a| step(a, Step::Signal { device: DeviceId(0), flag: 0 }), &["device 0 cannot raise flag 0"]);
+    check(&|a| step(a, Step::Wait { device: DeviceId(0), flag: 0 }), &["waits for flag 0, which is not raised before"]);
+    let two = |a: &mut Artifact| {
+        let part = Part { target: "x86-64-v3".into(), card: None };
+        a.manifest.devices.push(part);
+        a.manifest.entries.iter_mut().for_each(|e| e.plan.needs.push(Default::default()));
+        a.modules.push(Vec::new());
+        let other = a.manifest.modules[0].clone();
+        a.manifest.modules.push(ir::artifact::ModuleEntry { bytes: 0, kernels: kernels_hash(&[]), ..other });
+    };
+    let mut bad = good.clone();
+    two(&mut bad);
+    check_error(load(bad, &model, 1), &["the artifact is for 2 devices"]);
     check(&|a| a.manifest.entries[2].tokens = u32::MAX, &["4294967295 tokens, the context is 50"]);
 }
 
@@ -257,7 +282,7 @@ fn failed_writes_leave_nothing() {
     let mut twice = a.clone();
     twice.manifest.modules.push(a.manifest.modules[0].clone());
     twice.modules.push(a.modules[0].clone());
-    check_error(artifact::write(&twice, &dir.path().join("twice.rig")), &["2 modules instead of one"]);
+    check_error(artifact::write(&twice, &dir.path().join("twice.rig")), &["2 modules for 1 devices"]);
     let mut wrong = a.clone();
     wrong.modules[0][0] ^= 1;
     check_error(artifact::write(&wrong, &dir.path().join("wrong.rig")), &["cpu.bin has SHA-256"]);
@@ -295,7 +320,7 @@ fn damaged_artifacts_are_named() {
     check("manifest.ron", &|_| Some(vec![]), &["manifest.ron cannot be understood", again]);
     check("manifest.ron", &|_| Some(vec![0xff]), &["not text", again]);
     check("manifest.ron", &|b| Some(b[..b.len() / 2].into()), &["manifest.ron cannot be understood", again]);
-    check("manifest.ron", &edit("rigc-artifact-2", "rigc-artifact-9"), &["format rigc-artifact-9", again]);
+    check("manifest.ron", &edit("rigc-artifact-3", "rigc-artifact-9"), &["format rigc-artifact-9", again]);
     let version = concat!("rigc: \"", env!("CARGO_PKG_VERSION"), "\"");
     check("manifest.ron", &edit(version, "rigc: \"9.9.9\""), &["rigc 9.9.9", again]);
     check("manifest.ron", &edit("\"cpu.bin\"", "\"../cpu.bin\""), &["file name '../cpu.bin'", again]);
@@ -415,19 +440,57 @@ mod generation {
 fn watched() -> (Executor, std::sync::Arc<std::sync::Mutex<Seen>>) {
     let (_dir, model, artifact) = toy(0);
     let (device, seen) = Watched::new(2);
-    (Executor::on_device(Box::new(device), artifact, &model, &mut |_, _| ()).unwrap(), seen)
+    (Executor::on_devices(&[device], artifact, &model, &mut |_, _| ()).unwrap(), seen)
 }
 
-/// What cannot be uploaded leaves everything as it was.
+/// What an executor has on a device is given back, also where loading fails half way.
 #[test]
-fn a_failed_upload_changes_nothing() {
-    let (mut e, seen) = watched();
-    e.step(&[3]).unwrap();
-    seen.lock().unwrap().fail = Some(Fail::Upload);
-    check_error(e.step(&[4]), &["no upload"]);
-    check_next(&mut e, &[3]);
-    e.step(&[4]).unwrap();
-    check_next(&mut e, &[3, 4]);
+fn everything_is_given_back() {
+    let (e, seen) = watched();
+    assert!(seen.lock().unwrap().held > 5);
+    drop(e);
+    assert_eq!(seen.lock().unwrap().held, 0);
+    for fail in [Fail::Alloc, Fail::Copy] {
+        let (_dir, model, artifact) = toy(0);
+        let (device, seen) = Watched::new(2);
+        seen.lock().unwrap().fail = Some(fail);
+        check_error(Executor::on_devices(&[device], artifact, &model, &mut |_, _| ()), &["it is told to"]);
+        assert_eq!(seen.lock().unwrap().held, 0);
+    }
+}
+
+/// Two models take turns on one device.
+#[test]
+fn executors_share_a_device() {
+    let (_dir, model, artifact) = toy(0);
+    let (device, seen) = Watched::new(2);
+    let load = |device: &Shared| {
+        Executor::on_devices(std::slice::from_ref(device), artifact.clone(), &model, &mut |_, _| ()).unwrap()
+    };
+    let (mut a, mut b) = (load(&device), load(&device));
+    a.step(&[3]).unwrap();
+    b.step(&[8]).unwrap();
+    a.step(&[4]).unwrap();
+    check_next(&mut a, &[3, 4]);
+    check_next(&mut b, &[8]);
+    drop(a);
+    b.step(&[9]).unwrap();
+    check_next(&mut b, &[8, 9]);
+    drop(b);
+    assert_eq!(seen.lock().unwrap().held, 0);
+}
+
+/// The largest logits come with the step, by a copy that is part of it.
+#[test]
+fn steps_bring_inputs_and_results() {
+    let (_e, seen) = watched();
+    let recorded = &seen.lock().unwrap().recorded;
+    assert_eq!(recorded.len(), CAPACITIES.len());
+    for ((_, commands), tops) in recorded.iter().zip([1, 0, 0]) {
+        let copies: Vec<bool> = commands.iter().map(|c| matches!(c, Command::Copy { .. })).collect();
+        let expected = [true].into_iter().chain([false]).chain(std::iter::repeat_n(true, tops));
+        assert_eq!(copies, expected.collect::<Vec<_>>());
+    }
 }
 
 /// After a launch that failed, nothing is computed or told any more.

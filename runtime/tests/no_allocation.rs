@@ -3,9 +3,9 @@
 
 mod fixture;
 
-use runtime::ModelFile;
-use runtime::executor::{Executor, Options};
+use runtime::device::Options;
 use runtime::sampler::{Sampler, SamplerConfig};
+use runtime::{Executor, ModelFile};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 

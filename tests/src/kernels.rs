@@ -12,11 +12,12 @@ use ir::graph::interp::{Value, run_body};
 use ir::graph::{Graph, Op, Ref};
 use ir::kernel::{BufDecl, Kernel, interp};
 use ir::numerics;
+use ir::plan::DeviceId;
 use ir::quant::Format;
 use ir::target::Target;
 use ir::tensor::{Elem, TensorType, kv_bytes, kv_rows};
 use ir::work::Work;
-use runtime::device::{CpuDevice, Device, EmuDevice, Launch, Region};
+use runtime::device::{Command, CpuDevice, Device, EmuDevice, Launch, Region, download, upload};
 use runtime::repack;
 use std::ops::Range;
 
@@ -333,6 +334,7 @@ pub fn load(
     let entry = KernelEntry {
         name: kernel.name.clone(),
         hash: String::new(),
+        device: DeviceId(0),
         offset,
         bytes: code.len() as u64 - offset,
         tokens: 1,
@@ -342,7 +344,7 @@ pub fn load(
         grid: kernel.grid,
         work: Work::default(),
     };
-    Ok(device.load_module(&code, &[entry])?[0])
+    Ok(device.load(&code, &[&entry])?.1[0])
 }
 
 /// A device with `workers` workers or, for a GPU, the emulator with the schedule of that number and errors of approximate
@@ -384,16 +386,20 @@ pub fn launch(
         }
         let memory = device.alloc(decl.bytes, &decl.name).unwrap_or_else(|e| panic!("{e}"));
         let region = Region { memory, offset: 0, bytes: decl.bytes };
-        device.upload(region, bytes).unwrap_or_else(|e| panic!("{e}"));
+        upload(&mut *device, region, bytes).unwrap_or_else(|e| panic!("{e}"));
         regions.push(Some(region));
     }
-    let launch = Launch { kernel: loaded, buffers: regions.clone() };
-    let recording = device.record(&vec![launch; times]).unwrap_or_else(|e| panic!("{e}"));
-    device.replay(recording, control).and_then(|()| device.sync()).map_err(|e| e.to_string())?;
+    let memory = device.alloc(64, "the control words").unwrap_or_else(|e| panic!("{e}"));
+    let place = Region { memory, offset: 0, bytes: 64 };
+    let words = [control.position, control.tokens].map(u32::to_le_bytes);
+    upload(&mut *device, place, words.as_flattened()).unwrap_or_else(|e| panic!("{e}"));
+    let launch = |n| Command::Launch(Launch { kernel: loaded, buffers: regions.clone(), early: n > 0 });
+    let recording = device.record(&(0..times).map(launch).collect::<Vec<_>>(), place).unwrap_or_else(|e| panic!("{e}"));
+    device.replay(recording).and_then(|()| device.sync()).map_err(|e| e.to_string())?;
     let mut after = params.to_vec();
     for (region, bytes) in regions.into_iter().zip(&mut after) {
         if let Some(region) = region {
-            device.download(region, bytes).map_err(|e| e.to_string())?;
+            download(&mut *device, region, bytes).map_err(|e| e.to_string())?;
         }
     }
     Ok(after)

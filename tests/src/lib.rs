@@ -10,6 +10,7 @@ pub mod kernels;
 pub mod model;
 pub mod npy;
 pub mod run;
+pub mod standin;
 pub mod synthetic;
 
 use std::path::{Path, PathBuf};

@@ -6,8 +6,8 @@ use ir::artifact::Artifact;
 use ir::front::Tensors;
 use ir::quant::{self, Format};
 use ir::target::{self, Target};
-use runtime::device::{CpuDevice, Kind};
-use runtime::{Executor, ModelFile, executor};
+use runtime::device::{self, CpuDevice, Kind};
+use runtime::{Executor, ModelFile};
 
 /// The CPU targets whose code this machine runs; says which are skipped.
 pub fn targets() -> Vec<&'static Target> {
@@ -68,9 +68,9 @@ pub fn compile(file: &ModelFile, settings: Settings) -> ir::Result<Artifact> {
 /// # Errors
 /// What [`Executor::new`] says.
 pub fn load(file: &ModelFile, artifact: Artifact, threads: usize) -> runtime::Result<Executor> {
-    let gpu = target::ALL.iter().any(|t| t.name == artifact.manifest.target && t.gpu().is_some());
+    let gpu = target::ALL.iter().any(|t| t.name == artifact.manifest.devices[0].target && t.gpu().is_some());
     let device = if gpu { Kind::Emu } else { Kind::Cpu };
-    Executor::new(artifact, file, &executor::Options { threads, device, ..Default::default() }, &mut |_, _| ())
+    Executor::new(artifact, file, &device::Options { threads, device, ..Default::default() }, &mut |_, _| ())
 }
 
 /// Compiles and loads.

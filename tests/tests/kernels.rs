@@ -2,14 +2,13 @@
 
 use codegen::passes::{self, PassContext};
 use codegen::{KernelTable, TableKernel, back, lower};
-use ir::abi::Control;
 use ir::graph::{Graph, Op};
 use ir::kernel::{Access, Builder, Mem};
 use ir::quant;
 use ir::spec::{GpuSchedule, KernelSpec, Schedule};
 use ir::target::Target;
 use ir::tensor::{Elem, TensorType};
-use runtime::device::{CpuDevice, Device, Launch, Region};
+use runtime::device::{Command, CpuDevice, Device, Launch, Region, download, upload};
 use std::collections::HashSet;
 use tests::card::on_test_card;
 use tests::kernels::{self, Difference, Draw, Trial};
@@ -227,15 +226,18 @@ fn parallel_loops_take_each_index_once() {
         for (tokens, replays) in [(1, 20), (7, 200), (MOST - 3, 300)] {
             let memory = device.alloc(MOST as u64 * 4, "counts").unwrap();
             let region = Region { memory, offset: 0, bytes: MOST as u64 * 4 };
-            device.upload(region, &[0; MOST * 4]).unwrap();
-            let launch = Launch { kernel: loaded, buffers: vec![Some(region)] };
-            let recording = device.record(&[launch]).unwrap();
+            upload(&mut device, region, &[0; MOST * 4]).unwrap();
+            let words = Region { memory: device.alloc(64, "control words").unwrap(), offset: 0, bytes: 8 };
+            let launch = Launch { kernel: loaded, buffers: vec![Some(region)], early: false };
+            let recording = device.record(&[Command::Launch(launch)], words).unwrap();
             for replay in 0..replays {
-                device.replay(recording, Control { position: replay * 10, tokens: tokens as u32 }).unwrap();
+                let control = [replay * 10, tokens as u32].map(u32::to_le_bytes);
+                upload(&mut device, words, control.as_flattened()).unwrap();
+                device.replay(recording).unwrap();
                 device.sync().unwrap();
             }
             let mut bytes = vec![0xff; MOST * 4];
-            device.download(region, &mut bytes).unwrap();
+            download(&mut device, region, &mut bytes).unwrap();
             for (i, count) in bytes.as_chunks().0.iter().enumerate() {
                 let expected = if i < tokens { replays } else { 0 };
                 assert_eq!(u32::from_le_bytes(*count), expected, "index {i} of {tokens}, {workers} workers");

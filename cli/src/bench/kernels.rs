@@ -84,8 +84,8 @@ impl Entry {
         let tokens = &tokens[..entry.tokens as usize];
         let attended = (depth + tokens.len()) as u64;
         let mut kernels: Vec<Kernel> = Vec::new();
-        for Step::Launch { kernel, buffers } in &entry.plan.steps {
-            if let Some(known) = kernels.iter_mut().find(|k| k.number == *kernel) {
+        for (kernel, buffers) in entry.plan.steps.iter().filter_map(Step::launch) {
+            if let Some(known) = kernels.iter_mut().find(|k| k.number == kernel) {
                 known.launches += 1;
                 continue;
             }
@@ -94,9 +94,9 @@ impl Entry {
                 _ => false,
             });
             let rows = if is_output && !entry.all_logits { 1 } else { tokens.len() as u64 };
-            let work = &manifest.kernels[*kernel as usize].work;
+            let work = &manifest.kernels[kernel as usize].work;
             kernels.push(Kernel {
-                number: *kernel,
+                number: kernel,
                 launches: 1,
                 bytes: work.bytes(attended - 1).saturating_sub(work.activation_bytes),
                 macs: work.products.saturating_mul(rows),

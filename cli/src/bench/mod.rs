@@ -10,7 +10,7 @@ mod report;
 
 use crate::failure::{INTERRUPTED, usage};
 use crate::interrupt::Interrupt;
-use crate::model::{self, CompileArgs, Loaded};
+use crate::model::{self, CompileArgs};
 use crate::{machine, output, progress};
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
@@ -18,7 +18,7 @@ use ir::artifact::{Manifest, Weight};
 use ir::target::Target;
 use peer::Peer;
 use report::{Bounds, Decode, PeerReport, Prefill, Ratio, Report, Spread};
-use runtime::executor;
+use runtime::device;
 use runtime::measure::Machine;
 use runtime::{Executor, ModelFile};
 use serde::Serialize;
@@ -97,19 +97,17 @@ impl Bench {
         let context = context.ok_or_else(|| usage("the context would be too long; lower --depth"))?;
         let compile = CompileArgs {
             target: args.target.clone(),
-            card: None,
             // An artifact's context is its own; it only has to be large enough. A model is compiled as for one.
             ctx: (!model::is_artifact(&args.model) && context > CONTEXT).then_some(context),
             kv: args.kv.clone(),
-            schedules: None,
-            default_target: "native",
+            ..CompileArgs::default()
         };
-        let Loaded { artifact, file, name } = model::load(Some(&args.model), &compile)?;
-        let manifest = &artifact.manifest;
-        if Target::by_name(&manifest.target)?.cpu().is_none() {
+        let loaded = model::load(Some(&args.model), &compile)?;
+        let (manifest, name) = (&loaded.artifact.manifest, &loaded.name);
+        let target = &manifest.devices[0].target;
+        if Target::by_name(target)?.cpu().is_none() {
             return Err(usage(format!(
-                "bench measures CPUs, and {name} is compiled for {}; choose a CPU target",
-                manifest.target
+                "bench measures CPUs, and {name} is compiled for {target}; choose a CPU target"
             )));
         }
         if manifest.context < context {
@@ -117,8 +115,8 @@ impl Bench {
             let has = manifest.context;
             return Err(usage(format!("{name} holds {has} tokens, the runs need {context}; lower {flags}")));
         }
-        let options = executor::Options { threads: args.threads.map_or(0, usize::from), ..Default::default() };
-        let executor = model::executor(artifact, &file, &options, args.json)?;
+        let options = device::Options { threads: args.threads.map_or(0, usize::from), ..Default::default() };
+        let (executor, file, name) = model::executor(loaded, &options, args.json)?;
         let machine = Machine::new(machine::native()?.1, executor.device().workers)?;
         Ok(Bench { name, file, executor, machine })
     }

@@ -177,8 +177,9 @@ pub fn gib(bytes: u64) -> f64 {
 
 /// The target of an artifact, with the card that is asked for, or else its own.
 fn target(m: &Manifest, card: Option<&str>) -> Result<Target> {
-    let target = Target::by_name(&m.target)?;
-    Ok(card.or(m.card.as_deref()).map_or(Ok(*target), |card| target.with_card(card))?)
+    let part = &m.devices[0];
+    let target = Target::by_name(&part.target)?;
+    Ok(card.or(part.card.as_deref()).map_or(Ok(*target), |card| target.with_card(card))?)
 }
 
 impl Report {
@@ -198,14 +199,14 @@ impl Report {
         let on = target.gpu().zip(assembly.as_ref());
         let entry = &m.entries[0];
         let mut launches = vec![0; m.kernels.len()];
-        for Step::Launch { kernel, .. } in &entry.plan.steps {
-            launches[*kernel as usize] += 1;
+        for (kernel, _) in entry.plan.steps.iter().filter_map(Step::launch) {
+            launches[kernel as usize] += 1;
         }
         let used = m.kernels.iter().zip(launches).filter(|(_, n)| *n > 0);
         let kernels: Vec<Row> = used.map(|(k, n)| Row::new(k, n, u64::from(position), on)).collect();
         Ok(Report {
             artifact: name,
-            target: m.target.clone(),
+            target: m.devices[0].target.clone(),
             card: target.gpu().map(|gpu| gpu.card.name),
             entry: entry.name.clone(),
             position: position.into(),

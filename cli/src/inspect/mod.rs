@@ -97,13 +97,17 @@ struct ArtifactReport {
 impl ArtifactReport {
     fn new(m: &Manifest) -> Self {
         ArtifactReport {
-            target: m.target.clone(),
-            card: m.card.clone(),
+            target: m.devices[0].target.clone(),
+            card: m.devices[0].card.clone(),
             machine: m.machine(),
             context: m.context,
             kv: m.kv.to_string(),
             kv_bytes: m.states.iter().map(State::own_bytes).sum(),
-            entries: m.entries.iter().map(|e| (e.name.clone(), e.plan.steps.len(), e.plan.arena_bytes)).collect(),
+            entries: m
+                .entries
+                .iter()
+                .map(|e| (e.name.clone(), e.plan.steps.len(), e.plan.needs[0].arena_bytes))
+                .collect(),
             kernels: m.kernels.iter().map(|k| (k.name.clone(), k.bytes, k.hash.clone())).collect(),
         }
     }

@@ -2,12 +2,14 @@
 
 mod artifacts;
 mod bench;
+mod card;
 mod cases;
 mod chat;
 mod damage;
 mod emulate;
 mod files;
 mod harness;
+mod mistakes;
 mod mutations;
 mod perplexity;
 mod refusals;

@@ -3,7 +3,7 @@
 use crate::harness::{changed, check_refused, check_said, command, rigc, shared, small, wait};
 use ir::gguf::{Array, Value};
 use ir::target;
-use runtime::device::Kind;
+use runtime::device::CpuDevice;
 
 #[test]
 fn bad_arguments() {
@@ -55,7 +55,7 @@ fn bad_arguments() {
         (&["compile", "m.gguf", "--target", "x86-64", "--card", "l40s"], &["card 'l40s'", "x86-64", "of sm_89"]),
         (&["run", "x", "--schedules", "missing.ron"], &["missing.ron"]),
         (&["run", "x", "--schedules", "notes.txt"], &["notes.txt", "schedule table", "1:1"]),
-        (&["run", "x", "--device", "cuda:0"], &["'cuda:0'", "cpu"]),
+        (&["run", "x", "--device", "cuda0"], &["'cuda0'", "cuda:N", "cpu"]),
         (&["compile", "m.gguf", "--emit", "graph,poem"], &["'poem'", "graph", "kernel", "plan"]),
         (&["compile"], &["<MODEL>"]),
         (&["compile", "m.gguf", "--emit", "ptx", "--target", "x86-64"], &["no stage 'ptx' of x86-64;", "clif, asm"]),
@@ -132,11 +132,11 @@ fn targets_of_other_machines() {
         let o = rigc(dir, &["compile", "m.gguf", "--target", target.name, "-o", &artifact]);
         assert_eq!(o.code, Some(0), "{}: {}", target.name, o.err);
         if target.gpu().is_some() {
-            check_refused(dir, &["run", &artifact, "x"], &["needs a GPU", target.name, "--device emu"]);
-            check_refused(dir, &["run", "m.gguf", "x", "--target", target.name], &["needs a GPU", target.name]);
+            check_refused(dir, &["run", &artifact, "x"], &["needs a card", target.name, "--device emu"]);
+            check_refused(dir, &["run", "m.gguf", "x", "--target", target.name], &["needs a card", target.name]);
             let o = rigc(dir, &["run", &artifact, "x", "-n", "2", "--ignore-eos", "--device", "emu"]);
             assert_eq!(o.code, Some(0), "{}: {}", target.name, o.err);
-        } else if runtime::device::for_target(target.name, Kind::Cpu, 1, 0).is_ok() {
+        } else if CpuDevice::new(target, 1).is_ok() {
             let o = rigc(dir, &["run", &artifact, "x", "-n", "2", "--ignore-eos"]);
             assert_eq!(o.code, Some(0), "{}: {}", target.name, o.err);
         } else {

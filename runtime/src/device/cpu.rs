@@ -1,18 +1,21 @@
 //! The CPU as a [`Device`]: code modules in executable memory, run by the worker [`Pool`].
 //!
-//! Recording lays out one [`Frame`] for each launch and worker; a replay is one job of the pool in which every worker
-//! walks through the launches and meets the others at a barrier after each. Invariant: everything that a frame points to
-//! stays where it is as long as the device lives. Next hop: the generated code.
+//! Recording lays out one [`Frame`] for each launch and worker; a replay is a job of the pool for each run of launches
+//! between copies, in which every worker walks through the launches and meets the others at a barrier after each. Copies
+//! take place at once. Invariant: everything that a frame points to stays where it is as long as its recording lives:
+//! memory and modules that a recording uses are not given back. Next hop: the generated code.
 
 use super::pool::{Pool, barrier, meet};
-use super::{Device, HostBytes, Info, Kernel, Launch, Memory, Recording, Region};
-use crate::sys::{Arena, CodeMemory};
+use super::{
+    Command, Device, HostBytes, Info, Kernel, Launch, Memory, Module, Recording, Region, Slots, Ticket, same_size,
+};
+use crate::sys::{self, Arena, CodeMemory};
 use crate::{Error, Result};
 use ir::abi::{Atom, Control, Frame, KernelFn, TICKET_BYTES};
 use ir::artifact::{KernelEntry, Param};
 use ir::target::Target;
 use std::any::Any;
-use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -24,13 +27,19 @@ const MAX_TICKETS: u32 = 4096;
 /// A work counter in a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Ticket(AtomicU64);
-const _: () = assert!(size_of::<Ticket>() == TICKET_BYTES);
+struct Counter(AtomicU64);
+const _: () = assert!(size_of::<Counter>() == TICKET_BYTES);
 
 /// An allocation.
 enum Bytes {
     Own(Arena),
     Import(HostBytes),
+}
+
+/// An allocation, and how many recordings use it.
+struct Allocation {
+    bytes: Bytes,
+    uses: usize,
 }
 
 /// A loaded kernel.
@@ -41,16 +50,38 @@ struct Loaded {
     params: Vec<Param>,
 }
 
-/// Launches bound to memory. Frames point into the other fields, whose contents stay in place.
+/// A loaded module, and how many recordings use it.
+struct Code {
+    kernels: Vec<Loaded>,
+    uses: usize,
+    /// Where the functions are.
+    _memory: CodeMemory,
+}
+
+/// Something to do between two barriers of all workers.
+enum Segment {
+    /// These launches.
+    Launches(Range<usize>),
+    Copy {
+        from: *const u8,
+        to: *mut u8,
+        bytes: usize,
+    },
+}
+
+/// Commands bound to memory. Frames point into the other fields, whose contents stay in place.
 struct Recorded {
+    segments: Vec<Segment>,
     functions: Box<[KernelFn]>,
-    /// The numbers of their kernels.
-    kernels: Box<[u32]>,
+    /// Their kernels.
+    kernels: Box<[Kernel]>,
     /// Launch after launch, one for each worker.
     frames: Box<[Frame]>,
-    tickets: Vec<Ticket>,
+    tickets: Vec<Counter>,
     /// What frames point to.
     _buffers: Vec<*mut u8>,
+    /// What is used.
+    memories: Vec<Memory>,
 }
 
 /// The CPU with a pool of workers.
@@ -58,15 +89,13 @@ pub struct CpuDevice {
     info: Info,
     pool: Pool,
     atoms: Box<[usize]>,
-    control: Box<UnsafeCell<Control>>,
-    memories: Vec<Bytes>,
-    modules: Vec<CodeMemory>,
-    kernels: Vec<Loaded>,
+    memories: Slots<Allocation>,
+    modules: Slots<Code>,
     /// Scratch bytes of each worker that the loaded kernels need.
     scratch_bytes: u64,
     /// Scratch memory of all workers; recordings made before it grew keep the old one.
     scratch: Vec<Arena>,
-    recorded: Vec<Recorded>,
+    recorded: Slots<Recorded>,
 }
 
 // SAFETY: all pointers inside lead to memory that the device owns (or shares, for imports) and that does not depend on the
@@ -76,6 +105,7 @@ unsafe impl Send for CpuDevice {}
 /// A recording as the workers share it.
 struct Replay<'a> {
     recorded: &'a Recorded,
+    launches: Range<usize>,
     /// The launch in which a worker panicked first, or [`NO_LAUNCH`].
     failed: AtomicUsize,
 }
@@ -92,14 +122,14 @@ impl Replay<'_> {
     fn run(&self, worker: usize) {
         let Recorded { functions, frames, .. } = self.recorded;
         let Some(workers) = frames.len().checked_div(functions.len()) else { return };
-        let mut progress = Progress { replay: self, launch: 0 };
-        for (i, function) in functions.iter().enumerate() {
+        let mut progress = Progress { replay: self, launch: self.launches.start };
+        for (i, function) in functions.iter().enumerate().take(self.launches.end).skip(self.launches.start) {
             progress.launch = i;
             let frame = &frames[i * workers + worker];
             // SAFETY: `record` bound as many regions as the kernel has parameters, each inside of living memory and of the
             // size that the kernel's entry demands, which is that of the code.
             unsafe { function(frame) };
-            if i + 1 < functions.len() {
+            if i + 1 < self.launches.end {
                 // SAFETY: the handle is of the pool that runs this.
                 let go_on = unsafe { meet(frame.pool, worker) };
                 if !go_on {
@@ -150,29 +180,26 @@ impl CpuDevice {
             info: Info { name: "cpu".into(), target: target.name.into(), workers },
             pool,
             atoms: atoms.into(),
-            control: Box::default(),
-            memories: Vec::new(),
-            modules: Vec::new(),
-            kernels: Vec::new(),
+            memories: Slots::new("memory"),
+            modules: Slots::new("module"),
             scratch_bytes: 0,
             scratch: Vec::new(),
-            recorded: Vec::new(),
+            recorded: Slots::new("recording"),
         })
     }
 
-    fn add<T>(list: &mut Vec<T>, item: T) -> Result<u32> {
-        let n = u32::try_from(list.len()).map_err(|_| Error::device("the device has too many objects"))?;
-        list.push(item);
-        Ok(n)
+    fn add(&mut self, bytes: Bytes) -> Result<Memory> {
+        self.memories.add(Allocation { bytes, uses: 0 }).map(Memory)
     }
 
-    fn memory(&self, memory: Memory) -> Result<&Bytes> {
-        self.memories.get(memory.0 as usize).ok_or_else(|| Error::foreign("memory", memory.0))
+    fn kernel(&self, kernel: Kernel) -> Result<&Loaded> {
+        let module = self.modules.get(kernel.module.0)?;
+        module.kernels.get(kernel.number as usize).ok_or_else(|| Error::foreign("kernel", kernel.number))
     }
 
     /// The address of a region, which lies in its allocation.
     fn address(&self, region: Region) -> Result<*mut u8> {
-        let (base, len) = match self.memory(region.memory)? {
+        let (base, len) = match &self.memories.get(region.memory.0)?.bytes {
             Bytes::Own(arena) => (arena.as_ptr(), arena.len()),
             // Kernels only read imports.
             Bytes::Import(bytes) => (bytes.as_ref().as_ptr().cast_mut(), bytes.as_ref().len()),
@@ -181,13 +208,13 @@ impl CpuDevice {
         Ok(base.wrapping_add(region.offset as usize))
     }
 
-    /// The bytes of a region, if they are the device's own.
-    fn own(&mut self, region: Region) -> Result<&mut [u8]> {
-        self.address(region)?;
-        match &mut self.memories[region.memory.0 as usize] {
-            Bytes::Own(arena) => Ok(&mut arena.bytes_mut()[region.offset as usize..][..region.bytes as usize]),
-            Bytes::Import(_) => Err(Error::device("imported memory cannot be written")),
+    /// The addresses of the two ends of a copy, and its bytes.
+    fn ends(&self, from: Region, to: Region) -> Result<(*const u8, *mut u8, usize)> {
+        same_size(from, to)?;
+        if matches!(self.memories.get(to.memory.0)?.bytes, Bytes::Import(_)) {
+            return Err(Error::device("imported memory cannot be written"));
         }
+        Ok((self.address(from)?, self.address(to)?, from.bytes as usize))
     }
 
     /// Scratch memory that suits every loaded kernel: its start, and each worker's share in bytes.
@@ -209,90 +236,123 @@ impl Device for CpuDevice {
         &self.info
     }
 
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(sys::memory::available())
+    }
+
     fn alloc(&mut self, bytes: u64, what: &str) -> Result<Memory> {
-        let arena = Arena::new(bytes, what)?;
-        Self::add(&mut self.memories, Bytes::Own(arena)).map(Memory)
+        self.add(Bytes::Own(Arena::new(bytes, what)?))
+    }
+
+    fn staging(&mut self, bytes: u64, what: &str) -> Result<Memory> {
+        self.alloc(bytes, what)
     }
 
     fn import(&mut self, bytes: HostBytes) -> Option<Memory> {
         if !(bytes.as_ref().as_ptr() as usize).is_multiple_of(IMPORT_ALIGN) {
             return None;
         }
-        Self::add(&mut self.memories, Bytes::Import(bytes)).ok().map(Memory)
+        self.add(Bytes::Import(bytes)).ok()
+    }
+
+    fn free(&mut self, memory: Memory) -> Result<()> {
+        if self.memories.get(memory.0)?.uses > 0 {
+            return Err(Error::device("memory that a recording uses cannot be given back"));
+        }
+        self.memories.remove(memory.0).map(drop)
     }
 
     fn host_bytes(&mut self, memory: Memory) -> Option<&mut [u8]> {
-        match self.memories.get_mut(memory.0 as usize)? {
+        match &mut self.memories.get_mut(memory.0).ok()?.bytes {
             Bytes::Own(arena) => Some(arena.bytes_mut()),
             Bytes::Import(_) => None,
         }
     }
 
-    fn upload(&mut self, to: Region, bytes: &[u8]) -> Result<()> {
-        let to = self.own(to)?;
-        to.get_mut(..bytes.len())
-            .ok_or_else(|| Error::device(format!("{} bytes do not fit their place", bytes.len())))?
-            .copy_from_slice(bytes);
+    fn copy(&mut self, from: Region, to: Region) -> Result<Ticket> {
+        let (from, to, bytes) = self.ends(from, to)?;
+        // SAFETY: both lie in living memory, and no kernel runs.
+        unsafe { std::ptr::copy(from, to, bytes) };
+        Ok(Ticket(0))
+    }
+
+    fn done(&mut self, _ticket: Ticket) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn wait(&mut self, _ticket: Ticket) -> Result<()> {
         Ok(())
     }
 
-    fn download(&mut self, from: Region, out: &mut [u8]) -> Result<()> {
-        self.address(from)?;
-        let all = match self.memory(from.memory)? {
-            Bytes::Own(arena) => arena.bytes(),
-            Bytes::Import(bytes) => bytes.as_ref(),
-        };
-        let from = &all[from.offset as usize..][..from.bytes as usize];
-        let from = from.get(..out.len()).ok_or_else(|| Error::device("a download is longer than its region"))?;
-        out.copy_from_slice(from);
-        Ok(())
-    }
-
-    fn load_module(&mut self, code: &[u8], kernels: &[KernelEntry]) -> Result<Vec<Kernel>> {
-        let module = CodeMemory::new(code)?;
+    fn load(&mut self, code: &[u8], kernels: &[&KernelEntry]) -> Result<(Module, Vec<Kernel>)> {
+        let memory = CodeMemory::new(code)?;
         let mut loaded = Vec::with_capacity(kernels.len());
         for k in kernels {
             let inside = k.bytes > 0 && k.offset.checked_add(k.bytes).is_some_and(|end| end <= code.len() as u64);
-            let Some(address) = module.address(k.offset).filter(|_| inside && k.tickets <= MAX_TICKETS) else {
+            let Some(address) = memory.address(k.offset).filter(|_| inside && k.tickets <= MAX_TICKETS) else {
                 return Err(Error::device(format!("kernel {} lies outside of its module", k.name)));
             };
             // SAFETY: the artifact is trusted like an executable: its manifest says that a function of this type starts
             // here, and the check above that it lies in the module.
             let function = unsafe { std::mem::transmute::<*const u8, KernelFn>(address) };
-            let kernel = Loaded { name: k.name.clone(), function, tickets: k.tickets, params: k.params.clone() };
-            loaded.push((kernel, k.scratch_bytes));
+            loaded.push(Loaded { name: k.name.clone(), function, tickets: k.tickets, params: k.params.clone() });
         }
-        self.modules.push(module);
-        loaded.into_iter().map(|(k, scratch)| self.register(k, scratch)).collect()
+        let scratch = kernels.iter().map(|k| k.scratch_bytes).max().unwrap_or(0);
+        self.scratch_bytes = self.scratch_bytes.max(scratch);
+        let module = Module(self.modules.add(Code { kernels: loaded, uses: 0, _memory: memory })?);
+        Ok((module, (0..kernels.len() as u32).map(|number| Kernel { module, number }).collect()))
     }
 
-    fn record(&mut self, launches: &[Launch]) -> Result<Recording> {
-        let (scratch, stride) = self.scratch()?;
-        let kernel =
-            |l: &Launch| self.kernels.get(l.kernel.0 as usize).ok_or_else(|| Error::foreign("kernel", l.kernel.0));
-        let mut functions = Vec::with_capacity(launches.len());
-        let mut buffers = Vec::new();
-        let mut ticket_count = 0;
-        let workers = self.pool.workers();
-        for launch in launches {
-            let k = kernel(launch)?;
-            launch.check(&k.name, &k.params)?;
-            for &region in &launch.buffers {
-                buffers.push(region.map_or(Ok(std::ptr::null_mut()), |r| self.address(r))?);
-            }
-            ticket_count += k.tickets as usize * workers;
-            functions.push(k.function);
+    fn unload(&mut self, module: Module) -> Result<()> {
+        if self.modules.get(module.0)?.uses > 0 {
+            return Err(Error::device("a module that a recording uses cannot be given back"));
         }
-        let kernels = launches.iter().map(|l| l.kernel.0).collect();
-        let tickets: Vec<Ticket> = (0..ticket_count).map(|_| Ticket::default()).collect();
+        self.modules.remove(module.0).map(drop)
+    }
+
+    fn record(&mut self, commands: &[Command], control: Region) -> Result<Recording> {
+        let (scratch, stride) = self.scratch()?;
+        let workers = self.pool.workers();
+        let control_at = self.address(control)?.cast::<Control>();
+        if !control_at.is_aligned() || control.bytes < size_of::<Control>() as u64 {
+            return Err(Error::device("the control words have no place"));
+        }
+        let (mut segments, mut launches, mut memories) = (Vec::new(), Vec::<&Launch>::new(), vec![control.memory]);
+        let (mut buffers, mut ticket_count) = (Vec::new(), 0);
+        for command in commands {
+            match command {
+                Command::Copy { from, to } => {
+                    let (source, target, bytes) = self.ends(*from, *to)?;
+                    segments.push(Segment::Copy { from: source, to: target, bytes });
+                    memories.extend([from.memory, to.memory]);
+                }
+                Command::Launch(launch) => {
+                    let k = self.kernel(launch.kernel)?;
+                    launch.check(&k.name, &k.params)?;
+                    for &region in &launch.buffers {
+                        buffers.push(region.map_or(Ok(std::ptr::null_mut()), |r| self.address(r))?);
+                    }
+                    memories.extend(launch.buffers.iter().flatten().map(|r| r.memory));
+                    ticket_count += k.tickets as usize * workers;
+                    match segments.last_mut() {
+                        Some(Segment::Launches(range)) => range.end += 1,
+                        _ => segments.push(Segment::Launches(launches.len()..launches.len() + 1)),
+                    }
+                    launches.push(launch);
+                }
+            }
+        }
+        let kernels: Vec<Kernel> = launches.iter().map(|l| l.kernel).collect();
+        let tickets: Vec<Counter> = (0..ticket_count).map(|_| Counter::default()).collect();
         let mut frames = Vec::with_capacity(launches.len() * workers);
-        let (mut next_buffer, mut next_ticket) = (0, 0);
+        let (mut functions, mut next_buffer, mut next_ticket) = (Vec::new(), 0, 0);
         for launch in launches {
+            let k = self.kernel(launch.kernel)?;
             for worker in 0..workers {
                 frames.push(Frame {
                     atoms: self.atoms.as_ptr(),
                     buffers: buffers[next_buffer..].as_ptr(),
-                    control: self.control.get(),
+                    control: control_at,
                     tickets: tickets[next_ticket..].as_ptr().cast(),
                     scratch: scratch.wrapping_add(worker * stride as usize),
                     pool: self.pool.handle(),
@@ -300,41 +360,63 @@ impl Device for CpuDevice {
                     workers: workers as u32,
                 });
             }
+            functions.push(k.function);
             next_buffer += launch.buffers.len();
-            next_ticket += kernel(launch)?.tickets as usize * workers;
+            next_ticket += k.tickets as usize * workers;
         }
-        let (functions, frames) = (functions.into(), frames.into());
-        let recorded = Recorded { functions, kernels, frames, tickets, _buffers: buffers };
-        Self::add(&mut self.recorded, recorded).map(Recording)
+        for memory in &memories {
+            self.memories.get_mut(memory.0)?.uses += 1;
+        }
+        for kernel in &kernels {
+            self.modules.get_mut(kernel.module.0)?.uses += 1;
+        }
+        let (functions, frames, kernels) = (functions.into(), frames.into(), kernels.into());
+        let recorded = Recorded { segments, functions, kernels, frames, tickets, _buffers: buffers, memories };
+        self.recorded.add(recorded).map(Recording)
     }
 
-    fn replay(&mut self, recording: Recording, control: Control) -> Result<()> {
-        let recorded =
-            self.recorded.get(recording.0 as usize).ok_or_else(|| Error::foreign("recording", recording.0))?;
+    fn erase(&mut self, recording: Recording) -> Result<()> {
+        let recorded = self.recorded.remove(recording.0)?;
+        for memory in &recorded.memories {
+            self.memories.get_mut(memory.0)?.uses -= 1;
+        }
+        for kernel in &recorded.kernels {
+            self.modules.get_mut(kernel.module.0)?.uses -= 1;
+        }
+        Ok(())
+    }
+
+    fn replay(&mut self, recording: Recording) -> Result<()> {
+        let recorded = self.recorded.get(recording.0)?;
         for ticket in &recorded.tickets {
             ticket.0.store(0, Ordering::Relaxed);
         }
-        // SAFETY: kernels read it, and none runs now; the start of the pool's job publishes it to the workers.
-        unsafe { *self.control.get() = control };
-        let replay = Replay { recorded, failed: AtomicUsize::new(NO_LAUNCH) };
-        let pool = &mut self.pool;
-        catch_unwind(AssertUnwindSafe(|| pool.run(&|worker| replay.run(worker)))).map_err(|panic| {
-            let launch = replay.failed.load(Ordering::Relaxed);
-            let kernel = recorded.kernels.get(launch).and_then(|&k| self.kernels.get(k as usize));
-            let kernel = kernel.map(|k| k.name.clone()).unwrap_or_default();
-            Error::Launch { kernel, launch: Some(launch), cause: message(&*panic) }
-        })
+        for segment in &recorded.segments {
+            let launches = match segment {
+                Segment::Launches(launches) => launches.clone(),
+                Segment::Copy { from, to, bytes } => {
+                    // SAFETY: both lie in memory that is not given back, and no kernel runs.
+                    unsafe { std::ptr::copy(*from, *to, *bytes) };
+                    continue;
+                }
+            };
+            let replay = Replay { recorded, launches, failed: AtomicUsize::new(NO_LAUNCH) };
+            let pool = &mut self.pool;
+            catch_unwind(AssertUnwindSafe(|| pool.run(&|worker| replay.run(worker)))).map_err(|panic| {
+                let launch = replay.failed.load(Ordering::Relaxed);
+                let kernel = recorded.kernels.get(launch).and_then(|&k| {
+                    let module = self.modules.get(k.module.0).ok()?;
+                    module.kernels.get(k.number as usize)
+                });
+                let kernel = kernel.map(|k| k.name.clone()).unwrap_or_default();
+                Error::Launch { kernel, launch: Some(launch), cause: message(&*panic) }
+            })?;
+        }
+        Ok(())
     }
 
     fn sync(&mut self) -> Result<()> {
         Ok(())
-    }
-}
-
-impl CpuDevice {
-    fn register(&mut self, kernel: Loaded, scratch_bytes: u64) -> Result<Kernel> {
-        self.scratch_bytes = self.scratch_bytes.max(scratch_bytes);
-        Self::add(&mut self.kernels, kernel).map(Kernel)
     }
 }
 

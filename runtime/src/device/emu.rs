@@ -3,10 +3,9 @@
 //! Memory that nobody wrote stays unwritten, so that a kernel that reads it is found. Launches overlap where cards do that.
 //! Invariant: the first fault ends the queue of launches; [`Device::sync`] returns it.
 
-use super::{Device, HostBytes, Info, Kernel, Launch, Memory, Recording, Region};
-use crate::{Error, Result};
-use emu::{Loaded, Machine, MemoryError, Module, Options, Queue, Schedule};
-use ir::abi::Control;
+use super::{Command, Device, HostBytes, Info, Kernel, Memory, Module, Recording, Region, Slots, Ticket, same_size};
+use crate::{Error, Result, sys};
+use emu::{Loaded, Machine, MemoryError, Options, Queue, Schedule};
 use ir::artifact::{KernelEntry, Param};
 use ir::target::Target;
 
@@ -18,10 +17,33 @@ const CAPACITY: u64 = 1 << 46;
 /// A loaded kernel.
 #[derive(Debug, Clone)]
 struct Entry {
-    module: usize,
     params: Vec<Param>,
     /// The launch, but for its parameters.
     launch: emu::Launch,
+}
+
+/// An allocation.
+#[derive(Debug)]
+enum Bytes {
+    /// Its address and size.
+    Device(u64, u64),
+    Staging(Vec<u8>),
+}
+
+impl Bytes {
+    fn len(&self) -> u64 {
+        match self {
+            Bytes::Device(_, len) => *len,
+            Bytes::Staging(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
+/// A command, bound to memory.
+#[derive(Debug)]
+enum Bound {
+    Launch { module: Module, launch: emu::Launch, overlaps: bool },
+    Copy { from: Region, to: Region },
 }
 
 /// An emulated GPU.
@@ -30,14 +52,13 @@ pub struct EmuDevice {
     info: Info,
     machine: Machine,
     queue: Queue,
-    /// Address and size of each allocation.
-    memories: Vec<(u64, u64)>,
-    control: u64,
-    /// Launches are programmatic dependent launches.
+    memories: Slots<Bytes>,
+    /// Where kernels write the number of their launch.
+    progress: u64,
+    /// Launches may be programmatic dependent launches.
     overlaps: bool,
-    modules: Vec<Loaded>,
-    kernels: Vec<Entry>,
-    recorded: Vec<Vec<(usize, emu::Launch)>>,
+    modules: Slots<(Loaded, Vec<Entry>)>,
+    recorded: Slots<Vec<Bound>>,
 }
 
 fn refused(e: impl std::fmt::Display) -> Error {
@@ -73,33 +94,54 @@ impl EmuDevice {
         };
         let options = Options { schedule: Schedule { seed }, approx_seed, ..Options::default() };
         let mut machine = Machine::new(emu::Memory::new(CAPACITY), options);
-        let control = machine.alloc(size_of::<Control>() as u64, ALIGN).map_err(refused)?;
+        let progress = machine.alloc_shared(4, ALIGN).map_err(refused)?;
         let queue = machine.queue();
         Ok(EmuDevice {
             info: Info { name: "emu".into(), target: target.name.into(), workers: 1 },
             machine,
             queue,
-            memories: Vec::new(),
-            control,
+            memories: Slots::new("memory"),
+            progress,
             overlaps: gpu.overlaps(),
-            modules: Vec::new(),
-            kernels: Vec::new(),
-            recorded: Vec::new(),
+            modules: Slots::new("module"),
+            recorded: Slots::new("recording"),
         })
     }
 
-    /// The address of a region, which lies in its allocation.
+    /// The address of a region, which lies in its allocation, which kernels reach.
     fn address(&self, region: Region) -> Result<u64> {
-        let place = self.memories.get(region.memory.0 as usize);
-        let &(base, len) = place.ok_or_else(|| Error::foreign("memory", region.memory.0))?;
-        region.check(len)?;
-        Ok(base + region.offset)
+        match self.memories.get(region.memory.0)? {
+            Bytes::Device(base, len) => region.check(*len).map(|()| base + region.offset),
+            Bytes::Staging(_) => Err(Error::device("no kernel reaches staging memory")),
+        }
+    }
+
+    /// Checks both ends of a copy.
+    fn ends(&self, from: Region, to: Region) -> Result<()> {
+        same_size(from, to)?;
+        [from, to].into_iter().try_for_each(|end| end.check(self.memories.get(end.memory.0)?.len()))
+    }
+
+    fn read(&mut self, from: Region) -> Result<Vec<u8>> {
+        let range = from.offset as usize..(from.offset + from.bytes) as usize;
+        match self.memories.get(from.memory.0)? {
+            Bytes::Staging(bytes) => Ok(bytes[range].to_vec()),
+            Bytes::Device(base, _) => {
+                let mut bytes = vec![0; range.len()];
+                self.machine.read(base + from.offset, &mut bytes).map_err(refused)?;
+                Ok(bytes)
+            }
+        }
     }
 }
 
 impl Device for EmuDevice {
     fn info(&self) -> &Info {
         &self.info
+    }
+
+    fn free_memory(&self) -> Result<Option<u64>> {
+        Ok(sys::memory::available())
     }
 
     fn alloc(&mut self, bytes: u64, what: &str) -> Result<Memory> {
@@ -110,39 +152,52 @@ impl Device for EmuDevice {
             }
             e => Error::device(format!("the emulator cannot give {what} {bytes} bytes: {e}")),
         })?;
-        self.memories.push((base, bytes));
-        Ok(Memory(self.memories.len() as u32 - 1))
+        self.memories.add(Bytes::Device(base, bytes)).map(Memory)
+    }
+
+    fn staging(&mut self, bytes: u64, _what: &str) -> Result<Memory> {
+        self.memories.add(Bytes::Staging(vec![0; bytes as usize])).map(Memory)
     }
 
     fn import(&mut self, _bytes: HostBytes) -> Option<Memory> {
         None
     }
 
-    fn host_bytes(&mut self, _memory: Memory) -> Option<&mut [u8]> {
-        None
+    fn free(&mut self, memory: Memory) -> Result<()> {
+        self.memories.remove(memory.0).map(drop)
     }
 
-    fn upload(&mut self, to: Region, bytes: &[u8]) -> Result<()> {
-        if bytes.len() as u64 > to.bytes {
-            return Err(Error::device(format!("{} bytes do not fit their place", bytes.len())));
+    fn host_bytes(&mut self, memory: Memory) -> Option<&mut [u8]> {
+        match self.memories.get_mut(memory.0).ok()? {
+            Bytes::Staging(bytes) => Some(bytes),
+            Bytes::Device(..) => None,
         }
-        let at = self.address(to)?;
-        self.machine.write(at, bytes).map_err(refused)
     }
 
-    fn download(&mut self, from: Region, out: &mut [u8]) -> Result<()> {
-        if out.len() as u64 > from.bytes {
-            return Err(Error::device("a download is longer than its region"));
+    fn copy(&mut self, from: Region, to: Region) -> Result<Ticket> {
+        self.ends(from, to)?;
+        self.sync()?;
+        let bytes = self.read(from)?;
+        match self.memories.get_mut(to.memory.0)? {
+            Bytes::Staging(all) => all[to.offset as usize..][..bytes.len()].copy_from_slice(&bytes),
+            Bytes::Device(base, _) => self.machine.write(*base + to.offset, &bytes).map_err(refused)?,
         }
-        let at = self.address(from)?;
-        self.machine.read(at, out).map_err(refused)
+        Ok(Ticket(0))
     }
 
-    fn load_module(&mut self, code: &[u8], kernels: &[KernelEntry]) -> Result<Vec<Kernel>> {
+    fn done(&mut self, _ticket: Ticket) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn wait(&mut self, _ticket: Ticket) -> Result<()> {
+        Ok(())
+    }
+
+    fn load(&mut self, code: &[u8], kernels: &[&KernelEntry]) -> Result<(Module, Vec<Kernel>)> {
         let text = std::str::from_utf8(code).map_err(|_| Error::device("the module is no PTX text"))?;
-        let module = Module::parse(text).map_err(refused)?;
+        let module = emu::Module::parse(text).map_err(refused)?;
         let known: Vec<&str> = module.entries().iter().map(|e| e.name.as_str()).collect();
-        let mut loaded = Vec::with_capacity(kernels.len());
+        let mut entries = Vec::with_capacity(kernels.len());
         for k in kernels {
             let Some(grid) = k.grid.filter(|_| known.contains(&k.name.as_str())) else {
                 return Err(Error::device(format!("the module has no kernel {}", k.name)));
@@ -154,38 +209,63 @@ impl Device for EmuDevice {
                 dynamic_shared: k.scratch_bytes,
                 params: Vec::new(),
             };
-            loaded.push(Entry { module: self.modules.len(), params: k.params.clone(), launch });
+            entries.push(Entry { params: k.params.clone(), launch });
         }
-        self.modules.push(self.machine.load(&module).map_err(refused)?);
-        let first = self.kernels.len() as u32;
-        self.kernels.extend(loaded);
-        Ok((first..self.kernels.len() as u32).map(Kernel).collect())
+        let loaded = self.machine.load(&module).map_err(refused)?;
+        let module = Module(self.modules.add((loaded, entries))?);
+        Ok((module, (0..kernels.len() as u32).map(|number| Kernel { module, number }).collect()))
     }
 
-    fn record(&mut self, launches: &[Launch]) -> Result<Recording> {
-        let mut recorded = Vec::with_capacity(launches.len());
-        for l in launches {
-            let k = self.kernels.get(l.kernel.0 as usize).ok_or_else(|| Error::foreign("kernel", l.kernel.0))?;
-            l.check(&k.launch.entry, &k.params)?;
-            let addresses = l.buffers.iter().map(|region| region.map_or(Ok(0), |r| self.address(r)));
-            let addresses = addresses.chain([Ok(self.control)]).collect::<Result<Vec<u64>>>()?;
-            let params = addresses.iter().flat_map(|a| a.to_le_bytes()).collect();
-            recorded.push((k.module, emu::Launch { params, ..k.launch.clone() }));
-        }
-        self.recorded.push(recorded);
-        Ok(Recording(self.recorded.len() as u32 - 1))
+    fn unload(&mut self, module: Module) -> Result<()> {
+        self.modules.remove(module.0).map(drop)
     }
 
-    fn replay(&mut self, recording: Recording, control: Control) -> Result<()> {
-        let launches = self.recorded.get(recording.0 as usize);
-        let launches = launches.ok_or_else(|| Error::foreign("recording", recording.0))?;
-        let words = [control.position, control.tokens].map(u32::to_le_bytes);
-        self.machine.write(self.control, words.as_flattened()).map_err(refused)?;
-        for (module, launch) in launches {
-            self.machine.launch(self.queue, &self.modules[*module], launch, self.overlaps).map_err(|e| match e {
-                emu::Error::Fault(fault) => faulty(*fault),
-                emu::Error::Launch(e) => refused(format!("kernel {}: {e}", launch.entry)),
-            })?;
+    fn record(&mut self, commands: &[Command], control: Region) -> Result<Recording> {
+        let control = self.address(control)?;
+        let (mut recorded, mut launches) = (Vec::with_capacity(commands.len()), 0);
+        for command in commands {
+            recorded.push(match command {
+                Command::Copy { from, to } => {
+                    self.ends(*from, *to)?;
+                    Bound::Copy { from: *from, to: *to }
+                }
+                Command::Launch(l) => {
+                    let (_, entries) = self.modules.get(l.kernel.module.0)?;
+                    let k = entries.get(l.kernel.number as usize);
+                    let k = k.ok_or_else(|| Error::foreign("kernel", l.kernel.number))?;
+                    l.check(&k.launch.entry, &k.params)?;
+                    let addresses = l.buffers.iter().map(|region| region.map_or(Ok(0), |r| self.address(r)));
+                    let rest = [control, self.progress, launches];
+                    let params = addresses.chain(rest.map(Ok)).collect::<Result<Vec<u64>>>()?;
+                    launches += 1;
+                    let params = params.iter().flat_map(|a| a.to_le_bytes()).collect();
+                    let launch = emu::Launch { params, ..k.launch.clone() };
+                    Bound::Launch { module: l.kernel.module, launch, overlaps: l.early && self.overlaps }
+                }
+            });
+        }
+        self.recorded.add(recorded).map(Recording)
+    }
+
+    fn erase(&mut self, recording: Recording) -> Result<()> {
+        self.recorded.remove(recording.0).map(drop)
+    }
+
+    fn replay(&mut self, recording: Recording) -> Result<()> {
+        for i in 0..self.recorded.get(recording.0)?.len() {
+            match &self.recorded.get(recording.0)?[i] {
+                Bound::Launch { module, launch, overlaps } => {
+                    let (loaded, _) = self.modules.get(module.0)?;
+                    self.machine.launch(self.queue, loaded, launch, *overlaps).map_err(|e| match e {
+                        emu::Error::Fault(fault) => faulty(*fault),
+                        emu::Error::Launch(e) => refused(format!("kernel {}: {e}", launch.entry)),
+                    })?;
+                }
+                Bound::Copy { from, to } => {
+                    let (from, to) = (*from, *to);
+                    self.copy(from, to)?;
+                }
+            }
         }
         Ok(())
     }

@@ -7,7 +7,6 @@
 use super::{Executor, too_many};
 use crate::device::Recording;
 use crate::{Error, Result};
-use ir::abi::Control;
 use ir::plan::{Place, Plan, Step};
 use std::time::{Duration, Instant};
 
@@ -42,25 +41,25 @@ impl Executor {
         if tokens.len() > capacity {
             return Err(too_many(tokens, capacity));
         }
-        let control = self.begin(tokens)?;
+        self.begin(tokens)?;
         let known = self.alone.iter().find(|a| (a.entry, a.kernel) == (entry, kernel)).copied();
         let alone = match known {
             Some(alone) => alone,
             None => {
-                let alone = self.record_alone(entry, kernel, control)?.ok_or_else(absent)?;
+                let alone = self.record_alone(entry, kernel)?.ok_or_else(absent)?;
                 self.alone.push(alone);
                 alone
             }
         };
-        self.replay(alone.before, control)?;
-        Ok(self.time(alone.launches, control, least)? / alone.copies as f64)
+        self.replay(alone.before)?;
+        Ok(self.time(alone.launches, least)? / alone.copies as f64)
     }
 
     /// Seconds of a replay: the mean of as many as take `least` together.
-    fn time(&mut self, recording: Recording, control: Control, least: Duration) -> Result<f64> {
+    fn time(&mut self, recording: Recording, least: Duration) -> Result<f64> {
         let (start, mut replays) = (Instant::now(), 0u32);
         loop {
-            self.replay(recording, control)?;
+            self.replay(recording)?;
             replays += 1;
             let elapsed = start.elapsed();
             if elapsed >= least {
@@ -70,14 +69,14 @@ impl Executor {
     }
 
     /// Records a kernel; `None` if the entry point does not launch it.
-    fn record_alone(&mut self, entry: usize, kernel: u32, control: Control) -> Result<Option<Alone>> {
+    fn record_alone(&mut self, entry: usize, kernel: u32) -> Result<Option<Alone>> {
         let plan = self.manifest.entries[entry].plan.clone();
         let Some((first, own)) = launches(&plan, kernel) else { return Ok(None) };
-        let record = |e: &mut Executor, steps: &[Step]| e.bindings.record(&mut *e.device, &plan, steps);
+        let record = |e: &mut Executor, steps: &[Step]| e.bindings.record(&plan, steps);
         let before = record(self, &plan.steps[..first])?;
         let once = record(self, &own)?;
-        self.replay(before, control)?;
-        let seconds = self.time(once, control, Duration::ZERO)?;
+        self.replay(before)?;
+        let seconds = self.time(once, Duration::ZERO)?;
         let copies = ((REPLAY / seconds) as usize).clamp(1, LAUNCHES.div_ceil(own.len()));
         let launches = record(self, &vec![own; copies].concat())?;
         Ok(Some(Alone { entry, kernel, before, launches, copies }))
@@ -86,13 +85,13 @@ impl Executor {
 
 /// A kernel's launches in a plan, with the activations of the first, and where that is; `None` if there are none.
 fn launches(plan: &Plan, kernel: u32) -> Option<(usize, Vec<Step>)> {
-    let is_own = |Step::Launch { kernel: k, .. }: &Step| *k == kernel;
-    let first = plan.steps.iter().position(is_own)?;
-    let Step::Launch { buffers: firsts, .. } = &plan.steps[first];
+    let own = |step: &Step| step.launch().filter(|(k, _)| *k == kernel).map(|(_, buffers)| buffers.to_vec());
+    let first = plan.steps.iter().position(|step| own(step).is_some())?;
+    let firsts = own(&plan.steps[first])?;
     let in_arena = |b: u32| plan.buffers.get(b as usize).is_some_and(|b| matches!(b.place, Place::Arena { .. }));
-    let own = plan.steps.iter().filter(|step| is_own(step)).map(|Step::Launch { kernel, buffers }| {
-        let shared = buffers.iter().zip(firsts).map(|(&b, &first)| if in_arena(b) { first } else { b });
-        Step::Launch { kernel: *kernel, buffers: shared.collect() }
+    let all = plan.steps.iter().filter_map(own).map(|buffers| {
+        let shared = buffers.iter().zip(&firsts).map(|(&b, &first)| if in_arena(b) { first } else { b });
+        Step::Launch { kernel, buffers: shared.collect() }
     });
-    Some((first, own.collect()))
+    Some((first, all.collect()))
 }

@@ -1,21 +1,34 @@
 //! Bringing weights from the GGUF to the device: what goes where, then repacking and copying.
 //!
-//! A device may repack weights itself, once they are there as in the file. Large weights that kernels read as they are
-//! in the file stay there, if the device can reach them; all others go to one allocation, piece by piece, so that no
-//! second copy builds up.
+//! Large weights that kernels read as they are in the file stay there, if the device can reach them. All others go to one
+//! allocation: the reader brings parts of them to a ring of buffers, in the order in which they lie in the file, and from
+//! there they are repacked, by threads of the host straight to where they belong if it reaches that memory, or by the
+//! device once a weight is there as in the file. Where the host does not reach it, parts go through a ring of staging
+//! buffers, while the next are read. Invariant: no more host memory than both rings. Next hop: `reader`, `repack`.
 
-use crate::device::{Device, Kernel, Launch, Memory, Region};
+use super::held::Held;
+use crate::device::{self, Command, Device, Kernel, Launch, Memory, Recording, Region, Ticket};
+use crate::reader::{self, Piece, Reading, Source};
+use crate::sys::{self, Arena};
 use crate::{Error, ModelFile, Result, repack};
-use ir::abi::Control;
 use ir::artifact::{Manifest, Weight};
 use ir::gguf::TensorInfo;
 use ir::quant::Format;
 use ir::tensor::{Elem, Layout};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Weights of at least this many bytes stay in the file where possible; smaller ones are better off with the others.
 const IN_PLACE: u64 = 1 << 20;
-/// Bytes that are repacked between two reports of progress, about.
-const PIECE: usize = 32 << 20;
+/// Bytes of a buffer for reading, unless a band of rows is longer.
+const SLOT: usize = 4 << 20;
+/// Bytes of all of them, unless that is less than four.
+const RING: usize = 64 << 20;
+/// The longest buffer; four of them are the most memory that reading takes.
+const LONGEST_SLOT: usize = 64 << 20;
+/// Staging buffers, and the most bytes of each.
+const UPLOADS: usize = 4;
+const UPLOAD: usize = 8 << 20;
 /// Alignment of each weight.
 const ALIGN: u64 = 64;
 
@@ -24,7 +37,6 @@ struct Item<'m> {
     shard: usize,
     tensor: &'m TensorInfo,
     format: Format,
-    rows: usize,
     columns: usize,
     layout: Layout,
     /// Bytes in its layout.
@@ -45,6 +57,9 @@ impl<'m> Item<'m> {
                 weight.ty
             ))
         };
+        if (weight.rows.len(), weight.columns.len()) != (rows, columns) {
+            return Err(differs("it is a part of the tensor, and this version loads whole ones"));
+        }
         let (Elem::Ggml(format), Some(bytes)) = (weight.ty.elem, weight.ty.weight_bytes()) else {
             return Err(differs("no GGUF tensor has such elements"));
         };
@@ -57,12 +72,76 @@ impl<'m> Item<'m> {
         if columns % format.block as usize != 0 || tensor.bytes != rows as u64 * format.bytes_of(columns as u64) {
             return Err(differs(&format!("it has {} bytes", tensor.bytes)));
         }
-        Ok(Item { shard, tensor, format, rows, columns, layout: weight.ty.layout, bytes, repack: weight.repack })
+        Ok(Item { shard, tensor, format, columns, layout: weight.ty.layout, bytes, repack: weight.repack })
     }
 
     /// Whether it can stay in the file.
     fn in_place(&self) -> bool {
         self.layout == Layout::Rows && self.bytes >= IN_PLACE
+    }
+
+    /// Bytes of a row.
+    fn row(&self) -> usize {
+        self.format.bytes_of(self.columns as u64) as usize
+    }
+
+    /// Bytes that are repacked together or not at all: a band of rows, on the device any.
+    fn unit(&self) -> usize {
+        match self.repack {
+            Some(_) => 1,
+            None => self.layout.band_rows(self.format, self.columns).saturating_mul(self.row()).max(1),
+        }
+    }
+
+    /// The parts of it that come after each other, of up to `most` bytes or one unit, if it begins at byte `offset` of its
+    /// memory.
+    fn parts(&self, offset: u64, most: usize) -> impl Iterator<Item = Part<'_>> {
+        let (all, unit, row) = (self.tensor.bytes as usize, self.unit(), self.row());
+        let step = (most / unit).max(1) * unit;
+        (0..all).step_by(step).map(move |first| {
+            let bytes = step.min(all - first);
+            let rows = bytes / row;
+            let padded = match self.repack {
+                Some(_) => bytes,
+                None => repack::bytes(self.layout, self.format, rows, self.columns),
+            };
+            Part { item: self, first, bytes, to: offset + first as u64, padded }
+        })
+    }
+}
+
+/// A part of a weight that is read at once.
+#[derive(Clone, Copy)]
+struct Part<'i> {
+    item: &'i Item<'i>,
+    /// Its first byte in the tensor, and how many it has there.
+    first: usize,
+    bytes: usize,
+    /// Its first byte in the memory for weights, and how many it has there; only together with the rest of the weight, if
+    /// the device repacks it.
+    to: u64,
+    padded: usize,
+}
+
+impl Part<'_> {
+    /// Shard and byte of it at which it begins.
+    fn place(&self) -> (usize, u64) {
+        (self.item.shard, self.item.tensor.offset + self.first as u64)
+    }
+
+    fn is_last(&self) -> bool {
+        self.first + self.bytes == self.item.tensor.bytes as usize
+    }
+
+    fn piece<'a>(&self, sources: &'a [Box<dyn Source + 'a>]) -> Piece<'a> {
+        let (shard, offset) = self.place();
+        Piece { source: &*sources[shard], offset, bytes: self.bytes }
+    }
+
+    /// Brings what is in the file to the layout of its item.
+    fn repack(&self, from: &[u8], to: &mut [u8]) {
+        let &Item { layout, format, columns, .. } = self.item;
+        repack::repack(layout, format, from, self.bytes / self.item.row(), columns, to);
     }
 }
 
@@ -81,7 +160,8 @@ impl<'m> Loading<'m> {
     /// Bytes that will be allocated, if the device can read the file in place.
     pub fn bytes(&self) -> u64 {
         let own: u64 = self.items.iter().filter(|i| !i.in_place()).map(|i| i.bytes.next_multiple_of(ALIGN)).sum();
-        own + self.staging_bytes()
+        let (slot, count) = self.ring();
+        own + self.staging_bytes() + (slot * count) as u64
     }
 
     /// The largest weight that the device repacks, as it is in the file.
@@ -89,120 +169,262 @@ impl<'m> Loading<'m> {
         self.items.iter().filter(|i| i.repack.is_some()).map(|i| i.tensor.bytes).max().unwrap_or(0)
     }
 
-    /// Loads all, and returns where each weight is.
+    /// The bytes of each buffer for reading, and their number: those that suit every weight, but for units that are longer
+    /// than the longest buffer.
+    fn ring(&self) -> (usize, usize) {
+        let items = self.items.iter().filter(|i| i.unit() <= reader::payload(LONGEST_SLOT));
+        let piece = items.map(|i| i.unit().max(reader::payload(SLOT).min(i.tensor.bytes as usize))).max();
+        let slot = reader::slot_for(piece.unwrap_or(0));
+        let parts: usize = self.items.iter().map(|i| i.parts(0, reader::payload(slot)).count()).sum();
+        (slot, (RING / slot).max(4).min(parts))
+    }
+
+    /// Loads all, and returns where each weight is. `control` has the control words of a step of one token, for kernels
+    /// that repack.
     pub fn run(
         self,
-        device: &mut dyn Device,
+        held: &mut Held,
         kernels: &[Kernel],
+        control: Region,
         model: &ModelFile,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<Region>> {
-        let staging_bytes = self.staging_bytes();
+        let (slot, count) = self.ring();
+        let mut ring = Arena::new((slot * count) as u64, "the buffers for reading")?;
         let mut regions = Vec::with_capacity(self.items.len());
+        let mut parts: Vec<Part> = Vec::new();
         let mut size = 0;
         for item in &self.items {
-            let imported = item.in_place().then(|| device.import(model.shards()[item.shard].share(item.tensor)));
+            let imported = item.in_place().then(|| held.import(model.shards()[item.shard].share(item.tensor)));
             regions.push(match imported.flatten() {
-                Some(memory) => Ok(Region { memory, offset: 0, bytes: item.bytes }),
+                Some(region) => Ok(Region { bytes: item.bytes, ..region }),
                 None => {
                     let offset = size;
+                    parts.extend(item.parts(offset, reader::payload(slot)));
                     size += item.bytes.next_multiple_of(ALIGN);
-                    Err((offset, item))
+                    Err((offset, item.bytes))
                 }
             });
         }
-        let memory = device.alloc(size, "the weights' memory")?;
-        let staging = device.alloc(staging_bytes, "the memory for repacking")?;
-        let threads = rayon::ThreadPoolBuilder::new().num_threads(device.info().workers).build();
+        let memory = held.alloc(size, "the weights' memory")?.memory;
+        let staging = held.alloc(self.staging_bytes(), "the memory for repacking")?;
+        let on_host = held.device().host_bytes(memory).is_some();
+        let upload = if on_host { 0 } else { (size as usize).min(UPLOAD) };
+        let uploads = (0..UPLOADS).map(|_| held.staging(upload as u64, "loading")).collect::<Result<Vec<_>>>()?;
+        let mut lent = held.device();
+        let device = &mut *lent;
+        let threads = ThreadPoolBuilder::new().num_threads(device.info().workers).build();
         let threads = threads.map_err(|e| Error::device(format!("the system refuses threads for loading: {e}")))?;
-        let copies: Vec<_> = regions.iter().filter_map(|r| r.as_ref().err()).collect();
-        let total = copies.iter().map(|(_, item)| item.tensor.bytes).sum();
+        let total: u64 = parts.iter().map(|part| part.bytes as u64).sum();
         (progress)(0, total);
-        let mut copier = Copier { device, kernels, model, memory, staging, threads, progress, done: 0, total };
-        for (i, (offset, item)) in copies.iter().enumerate() {
-            match item.repack {
-                Some(kernel) => copier.copy_raw(item, *offset, kernel)?,
-                None => copier.copy(item, *offset, copies.get(i + 1).map(|(_, next)| *next))?,
-            }
+        // A host that computes itself is often slow to read and started again: where there is room for the file beside the
+        // weights, the next start finds it in the page cache.
+        let room = sys::memory::available().is_some_and(|have| size + total + total / 4 <= have);
+        let reading = Reading { lends: true, keeps: on_host && room };
+        let mut loader = Loader {
+            model,
+            sources: model.shards().iter().map(|shard| shard.source(reading)).collect(),
+            slots: ring.bytes_mut().chunks_exact_mut(slot).collect(),
+            payload: reader::payload(slot),
+            threads,
+            progress: Progress { tell: progress, done: 0, total },
+        };
+        let (here, there): (Vec<_>, Vec<_>) = parts.into_iter().partition(|p| on_host && p.item.repack.is_none());
+        if let Some(memory) = device.host_bytes(memory) {
+            loader.to_host(here, memory)?;
+        }
+        let mut uploader = Uploader {
+            device,
+            kernels,
+            control,
+            memory,
+            staging: staging.memory,
+            ring: uploads.iter().map(|region| (*region, None)).collect(),
+            next: 0,
+            recordings: Vec::new(),
+        };
+        let brought = loader.to_device(there, &mut uploader);
+        let settled = uploader.device.sync();
+        uploader.end();
+        drop(lent);
+        brought.and(settled)?;
+        for region in uploads.into_iter().chain([staging]) {
+            held.free(region);
         }
         // Headers and samples are not read again; what stays in place is, page by page.
         model.shards().iter().for_each(|shard| shard.release(0, shard.bytes().len()));
-        let region = |offset, bytes| Region { memory, offset, bytes };
-        Ok(regions.into_iter().map(|r| r.unwrap_or_else(|(offset, item)| region(offset, item.bytes))).collect())
+        let region = |(offset, bytes)| Region { memory, offset, bytes };
+        Ok(regions.into_iter().map(|r| r.unwrap_or_else(region)).collect())
     }
 }
 
-/// Brings weights to one allocation.
-struct Copier<'a> {
-    device: &'a mut dyn Device,
-    kernels: &'a [Kernel],
-    model: &'a ModelFile,
-    memory: Memory,
-    /// For what the device repacks.
-    staging: Memory,
-    threads: rayon::ThreadPool,
-    progress: &'a mut dyn FnMut(u64, u64),
+/// Tells how many bytes of weights are loaded.
+struct Progress<'a> {
+    tell: &'a mut dyn FnMut(u64, u64),
     done: u64,
     total: u64,
 }
 
-impl Copier<'_> {
-    /// Brings `item` to the device as it is in the file, and lets the device repack it to `offset` by a kernel that the
-    /// verified manifest has.
-    fn copy_raw(&mut self, item: &Item<'_>, offset: u64, kernel: u32) -> Result<()> {
-        let shard = &self.model.shards()[item.shard];
-        let start = item.tensor.offset as usize;
-        let source = &shard.bytes()[start..][..item.tensor.bytes as usize];
-        for (i, piece) in source.chunks(PIECE).enumerate() {
-            let at = i * PIECE;
-            let to = Region { memory: self.staging, offset: at as u64, bytes: piece.len() as u64 };
-            self.device.upload(to, piece)?;
-            shard.release(start + at, piece.len());
-            self.done += piece.len() as u64;
-            (self.progress)(self.done, self.total);
+impl Progress<'_> {
+    fn reach(&mut self, done: u64) {
+        if done > self.done {
+            self.done = done;
+            (self.tell)(done, self.total);
         }
-        let from = Region { memory: self.staging, offset: 0, bytes: source.len() as u64 };
-        let to = Region { memory: self.memory, offset, bytes: item.bytes };
-        let kernel = self.kernels[kernel as usize];
-        let recording = self.device.record(&[Launch { kernel, buffers: vec![Some(from), Some(to)] }])?;
-        self.device.replay(recording, Control { position: 0, tokens: 1 })?;
-        self.device.sync()
+    }
+}
+
+/// Brings parts of weights to where they belong.
+struct Loader<'a> {
+    model: &'a ModelFile,
+    /// Its shards.
+    sources: Vec<Box<dyn Source + 'a>>,
+    slots: Vec<&'a mut [u8]>,
+    /// The longest piece for a slot.
+    payload: usize,
+    threads: ThreadPool,
+    progress: Progress<'a>,
+}
+
+impl Loader<'_> {
+    /// Repacks parts, which are in the order of their places in `memory`, to there, several at once.
+    fn to_host(&mut self, parts: Vec<Part>, memory: &mut [u8]) -> Result<()> {
+        let mut rest = memory;
+        let mut end = 0;
+        let mut jobs = Vec::with_capacity(parts.len());
+        for part in parts {
+            let to = rest.split_off_mut((part.to - end) as usize..).and_then(|mut from_here| {
+                let to = from_here.split_off_mut(..part.padded);
+                rest = from_here;
+                to
+            });
+            end = part.to + part.padded as u64;
+            jobs.push((part, to.ok_or_else(|| Error::device("the weights' memory is too small"))?));
+        }
+        let (mut jobs, long): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(part, _)| part.bytes <= self.payload);
+        for (part, to) in long {
+            self.mapped(&part, |from, threads| threads.install(|| part.repack(from, to)));
+        }
+        jobs.sort_by_key(|(part, _)| part.place());
+        let Loader { sources, slots, threads, progress, .. } = self;
+        let pieces: Vec<Piece> = jobs.iter().map(|(part, _)| part.piece(sources)).collect();
+        let done = AtomicU64::new(progress.done);
+        reader::read(&pieces, slots, |reader| {
+            threads.in_place_scope(|scope| {
+                for (part, to) in jobs {
+                    let Some(filled) = reader.next() else { break };
+                    let done = &done;
+                    scope.spawn(move |_| {
+                        part.repack(filled.bytes(), to);
+                        done.fetch_add(part.bytes as u64, Ordering::Relaxed);
+                    });
+                    progress.reach(done.load(Ordering::Relaxed));
+                }
+            });
+            Ok(())
+        })?;
+        progress.reach(done.into_inner());
+        Ok(())
     }
 
-    /// Brings `item` to `offset`, while the system reads the `next` one from disk.
-    fn copy(&mut self, item: &Item<'_>, offset: u64, mut next: Option<&Item<'_>>) -> Result<()> {
-        let shard = &self.model.shards()[item.shard];
-        let start = item.tensor.offset as usize;
-        let source = &shard.bytes()[start..][..item.tensor.bytes as usize];
-        let row = item.format.bytes_of(item.columns as u64) as usize;
-        let tile_rows = item.layout.tile_rows();
-        let rows_at_once = (PIECE / row.max(1)).next_multiple_of(tile_rows).max(tile_rows);
-        let mut staging = Vec::new();
-        for first in (0..item.rows).step_by(rows_at_once) {
-            let rows = rows_at_once.min(item.rows - first);
-            let from = &source[first * row..][..rows * row];
-            let padded = repack::bytes(item.layout, item.format, rows, item.columns);
-            let to = Region { memory: self.memory, offset: offset + (first * row) as u64, bytes: padded as u64 };
-            let repack = |to: &mut [u8]| repack::repack(item.layout, item.format, from, rows, item.columns, to);
-            let prefetch = || {
-                if let Some(next) = next {
-                    self.model.shards()[next.shard].prefetch(next.tensor);
-                }
-            };
-            let in_place =
-                self.device.host_bytes(self.memory).and_then(|b| b.get_mut(to.offset as usize..)?.get_mut(..padded));
-            if let Some(bytes) = in_place {
-                self.threads.join(prefetch, || repack(bytes));
-            } else {
-                staging.resize(padded, 0);
-                self.threads.join(prefetch, || repack(&mut staging));
-                self.device.upload(to, &staging)?;
+    /// Brings parts, those of an item after each other, to a device that the host cannot write for, or that repacks them
+    /// itself.
+    fn to_device(&mut self, mut parts: Vec<Part>, uploader: &mut Uploader<'_>) -> Result<()> {
+        parts.sort_by_key(Part::place);
+        let mut repacked = Vec::new();
+        let mut bring = |part: &Part, from: &[u8], threads: &ThreadPool| {
+            if part.item.repack.is_some() {
+                return uploader.raw(part, from);
             }
-            next = None;
-            shard.release(start + first * row, rows * row);
-            self.done += (rows * row) as u64;
-            (self.progress)(self.done, self.total);
+            repacked.resize(part.padded, 0);
+            threads.install(|| part.repack(from, &mut repacked));
+            uploader.upload(uploader.memory, part.to, &repacked)
+        };
+        let (parts, long): (Vec<_>, Vec<_>) = parts.into_iter().partition(|part| part.bytes <= self.payload);
+        for part in long {
+            self.mapped(&part, |from, threads| bring(&part, from, threads))?;
+        }
+        let Loader { sources, slots, threads, progress, .. } = self;
+        let pieces: Vec<Piece> = parts.iter().map(|part| part.piece(sources)).collect();
+        reader::read(&pieces, slots, |reader| {
+            for part in &parts {
+                let Some(filled) = reader.next() else { break };
+                bring(part, filled.bytes(), threads)?;
+                progress.reach(progress.done + part.bytes as u64);
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes a part, longer than a slot, from the mapped file.
+    fn mapped<R>(&mut self, part: &Part, take: impl FnOnce(&[u8], &ThreadPool) -> R) -> R {
+        let (shard, offset) = part.place();
+        let shard = &self.model.shards()[shard];
+        let result = take(&shard.bytes()[offset as usize..][..part.bytes], &self.threads);
+        shard.release(offset as usize, part.bytes);
+        self.progress.reach(self.progress.done + part.bytes as u64);
+        result
+    }
+}
+
+/// Brings bytes to a device through a ring of staging buffers: one is filled while others are copied.
+struct Uploader<'a> {
+    device: &'a mut dyn Device,
+    kernels: &'a [Kernel],
+    control: Region,
+    /// For weights.
+    memory: Memory,
+    /// For one that the device repacks, as in the file.
+    staging: Memory,
+    /// The buffers, and the last copy from each.
+    ring: Vec<(Region, Option<Ticket>)>,
+    /// The one to fill next.
+    next: usize,
+    /// Of kernels that repack, which may still run.
+    recordings: Vec<Recording>,
+}
+
+impl Uploader<'_> {
+    /// Copies bytes to `memory`, from byte `to` of it on.
+    fn upload(&mut self, memory: Memory, mut to: u64, bytes: &[u8]) -> Result<()> {
+        let most = self.ring.first().map_or(0, |(region, _)| region.bytes as usize);
+        for piece in bytes.chunks(most.max(1)) {
+            let turn = self.next % self.ring.len();
+            let (region, ticket) = &mut self.ring[turn];
+            if let Some(ticket) = ticket.take() {
+                self.device.wait(ticket)?;
+            }
+            let len = piece.len() as u64;
+            let place = self.device.host_bytes(region.memory).and_then(|place| place.get_mut(..piece.len()));
+            place.ok_or_else(|| Error::device("staging memory is out of reach"))?.copy_from_slice(piece);
+            let from = Region { bytes: len, ..*region };
+            *ticket = Some(self.device.copy(from, Region { memory, offset: to, bytes: len })?);
+            self.next += 1;
+            to += len;
         }
         Ok(())
     }
+
+    /// Brings a part as it is in the file; after the last of a weight, a kernel that the verified manifest has repacks it.
+    fn raw(&mut self, part: &Part, bytes: &[u8]) -> Result<()> {
+        self.upload(self.staging, part.first as u64, bytes)?;
+        let Some(kernel) = part.item.repack.filter(|_| part.is_last()) else { return Ok(()) };
+        let from = Region { memory: self.staging, offset: 0, bytes: part.item.tensor.bytes };
+        let to = Region { memory: self.memory, offset: part.to - part.first as u64, bytes: part.item.bytes };
+        let launch =
+            Launch { kernel: self.kernels[kernel as usize], buffers: vec![Some(from), Some(to)], early: false };
+        let recording = self.device.record(&[Command::Launch(launch)], self.control)?;
+        self.recordings.push(recording);
+        self.device.replay(recording)
+    }
+
+    /// Gives back what only loading needed, once nothing of it runs.
+    fn end(&mut self) {
+        for recording in self.recordings.drain(..) {
+            device::given_back(self.device, |device| device.erase(recording));
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,6 +56,11 @@ impl Mapping {
         self.file.metadata().is_ok_and(|now| stamp(&now) == self.stamp)
     }
 
+    /// The file that is mapped.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// The contents.
     pub fn bytes(&self) -> &[u8] {
         &self.map
@@ -68,17 +73,6 @@ impl Mapping {
             // SAFETY: the mapping is of a file and never written, so dropped pages come back with the same contents.
             // Advice only: failing means more memory in use.
             let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, len) };
-        }
-        #[cfg(not(unix))]
-        let _ = (offset, len);
-    }
-
-    /// Asks the system to read `len` bytes from `offset` ahead of their use; does nothing where it cannot.
-    pub fn prefetch(&self, offset: usize, len: usize) {
-        #[cfg(unix)]
-        if offset.checked_add(len).is_some_and(|end| end <= self.map.len()) {
-            // Advice only: failing means reading later.
-            let _ = self.map.advise_range(memmap2::Advice::WillNeed, offset, len);
         }
         #[cfg(not(unix))]
         let _ = (offset, len);

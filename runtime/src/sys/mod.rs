@@ -1,9 +1,10 @@
-//! Thin wrappers over the operating system: mapped files, directories replaced in one step, memory that can be executed,
-//! large anonymous memory, thread placement, limits, signals, standard input, the terminal, the time.
+//! Thin wrappers over the operating system: mapped files and the page cache, directories replaced in one step, memory that
+//! can be executed, large anonymous memory, thread placement, limits, signals, standard input, the terminal, the time.
 //!
 //! Invariant: nothing here knows what the memory holds. Next hop: `device` builds the CPU device on it.
 
 pub mod arena;
+pub mod cache;
 pub mod code;
 pub mod fs;
 pub mod limits;

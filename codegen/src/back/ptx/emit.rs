@@ -31,6 +31,10 @@ enum Class {
 
 const CLASSES: [(&str, &str); 5] = [("%p", ".pred"), ("%h", ".b16"), ("%r", ".b32"), ("%f", ".f32"), ("%d", ".b64")];
 
+/// Parameters after the buffers: the addresses of the control words and of the word that tells the launch that began last,
+/// and the number of the launch.
+const TRAILING: u32 = 3;
+
 /// A register, or a constant that instructions take in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operand {
@@ -116,7 +120,7 @@ pub(super) fn emit(kernel: &Verified<Kernel>, gpu: &Gpu) -> Result<String> {
         _ = writeln!(out, "\n.global .align 16 .b32 {}[8] = {{{}}};", e.table(number), list.join(", "));
     }
     let resident = if gpu.overlaps() { RESIDENT } else { 1 };
-    let params: Vec<String> = (0..=kernel.params()).map(|n| format!("\t.param .u64 param{n}")).collect();
+    let params: Vec<String> = (0..kernel.params() + TRAILING).map(|n| format!("\t.param .u64 param{n}")).collect();
     _ = write!(
         out,
         "\n.visible .entry {}(\n{}\n)\n.maxntid {threads}, 1, 1\n.minnctapersm {resident}\n{{\n",
@@ -211,6 +215,19 @@ impl Emitter<'_> {
             self.vars.push(var);
         }
         self.load_tables();
+    }
+
+    /// The first thread of the grid writes the number of the launch where the host finds it.
+    fn tell_progress(&mut self) {
+        let progress = self.param(self.kernel.params() + 1);
+        let [thread, cta, number] = [(); 3].map(|()| self.reg(Class::Word));
+        let first = self.reg(Class::Pred);
+        self.line(format_args!("mov.u32 {thread}, %tid.x;"));
+        self.line(format_args!("mov.u32 {cta}, %ctaid.x;"));
+        self.line(format_args!("or.b32 {thread}, {thread}, {cta};"));
+        self.line(format_args!("setp.eq.u32 {first}, {thread}, 0;"));
+        self.line(format_args!("ld.param.u32 {number}, [param{}];", self.kernel.params() + 2));
+        self.line(format_args!("@{first} st.relaxed.sys.global.u32 [{progress}], {number};"));
     }
 
     fn param(&mut self, n: u32) -> Operand {
@@ -317,6 +334,7 @@ impl Emitter<'_> {
                     self.line(format_args!("griddepcontrol.launch_dependents;"));
                     self.line(format_args!("griddepcontrol.wait;"));
                 }
+                self.tell_progress();
             }
             Stmt::MbarrierInit(buf, index) => {
                 let at = self.address(*buf, *index)?;

@@ -101,7 +101,8 @@ mod tests {
             });
             let text = text.unwrap();
             // The position, or what is the sum.
-            let of_position = text.contains("mad.wide.u32 %d6, %r0, 4");
+            let position = text.split("ld.global.u32 ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
+            let of_position = text.contains(&format!(", {position}, 4, "));
             assert_eq!((text.contains(offset.unwrap_or("+0]")), of_position), (true, offset.is_some()), "{text}");
         }
     }

@@ -1,8 +1,10 @@
 //! The CPU device with kernels written by hand.
 
 use super::*;
+use crate::device::{download, upload};
 use ir::abi::BarrierFn;
 use ir::artifact::Param;
+use ir::plan::DeviceId;
 use ir::work::Work;
 use std::sync::atomic::AtomicU32;
 
@@ -13,7 +15,17 @@ fn device(workers: usize) -> CpuDevice {
 /// Registers a Rust function as a kernel.
 fn add(d: &mut CpuDevice, function: KernelFn, tickets: u32, params: usize, scratch_bytes: u64) -> Kernel {
     let params = vec![Param { bytes: 0, written: true }; params];
-    d.register(Loaded { name: "toy".into(), function, tickets, params }, scratch_bytes).unwrap()
+    let kernels = vec![Loaded { name: "toy".into(), function, tickets, params }];
+    d.scratch_bytes = d.scratch_bytes.max(scratch_bytes);
+    let module = d.modules.add(Code { kernels, uses: 0, _memory: CodeMemory::new(&[0xc3]).unwrap() }).unwrap();
+    Kernel { module: Module(module), number: 0 }
+}
+
+/// Records launches with memory for the control words.
+fn record(d: &mut CpuDevice, launches: impl IntoIterator<Item = (Kernel, Vec<Option<Region>>)>) -> Result<Recording> {
+    let control = Region { memory: d.alloc(64, "control").unwrap(), offset: 0, bytes: 64 };
+    let launch = |(kernel, buffers)| Command::Launch(Launch { kernel, buffers, early: false });
+    d.record(&launches.into_iter().map(launch).collect::<Vec<_>>(), control)
 }
 
 /// The frame, as safe references to what the kernels below use of it.
@@ -37,7 +49,7 @@ impl View<'_> {
     /// Draws from worker 0's counter of a stage.
     fn ticket(&self, stage: usize) -> u32 {
         // SAFETY: the tests register enough stages.
-        unsafe { &*self.frame.tickets.cast::<Ticket>().add(stage * self.frame.workers as usize) }
+        unsafe { &*self.frame.tickets.cast::<Counter>().add(stage * self.frame.workers as usize) }
             .0
             .fetch_add(1, Ordering::Relaxed) as u32
     }
@@ -95,15 +107,19 @@ fn launches_tickets_barriers() {
         let buffers = vec![region(0), region(1024), region(2048)];
         let first = add(&mut d, two_stages, 2, 3, 0);
         let second = add(&mut d, gather, 0, 3, 0);
-        let launches: Vec<Launch> =
-            [first, second, first, second].map(|kernel| Launch { kernel, buffers: buffers.clone() }).into();
-        let recording = d.record(&launches).unwrap();
-        for position in 0..replays {
-            d.replay(recording, Control { position, tokens: 1 }).unwrap();
+        let launch = |kernel| Command::Launch(Launch { kernel, buffers: buffers.clone(), early: true });
+        let control = Region { memory: d.staging(64, "control").unwrap(), offset: 0, bytes: 64 };
+        let copied = Region { memory: d.alloc(64, "control").unwrap(), offset: 0, bytes: 64 };
+        let copy = Command::Copy { from: control, to: copied };
+        let commands = [copy, launch(first), launch(second), launch(first), launch(second)];
+        let recording = d.record(&commands, copied).unwrap();
+        for position in 0..replays as u32 {
+            d.host_bytes(control.memory).unwrap()[..4].copy_from_slice(&position.to_le_bytes());
+            d.replay(recording).unwrap();
             d.sync().unwrap();
             let sum: u32 = (0..ITEMS as u32).map(|i| position + i).sum();
             let mut out = vec![0u8; 4 * workers];
-            d.download(Region { memory, offset: 2048, bytes: 1024 }, &mut out).unwrap();
+            download(&mut d, Region { memory, offset: 2048, bytes: 1024 }, &mut out).unwrap();
             for c in out.chunks_exact(4) {
                 assert_eq!(u32::from_le_bytes(c.try_into().unwrap()), sum * ITEMS as u32, "{workers} workers");
             }
@@ -132,15 +148,15 @@ fn scratch_is_disjoint_and_absent_buffers_are_null() {
     let memory = d.alloc(64, "test").unwrap();
     let kernel = add(&mut d, fill_scratch, 0, 2, 200);
     let region = Region { memory, offset: 0, bytes: 12 };
-    let first = d.record(&[Launch { kernel, buffers: vec![Some(region), None] }]).unwrap();
+    let first = record(&mut d, [(kernel, vec![Some(region), None])]).unwrap();
     // A kernel loaded later wants more; the first recording keeps what it has.
     add(&mut d, fill_scratch, 0, 2, 100_000);
-    let second = d.record(&[Launch { kernel, buffers: vec![Some(region), None] }]).unwrap();
+    let second = record(&mut d, [(kernel, vec![Some(region), None])]).unwrap();
     for recording in [first, second, first] {
-        d.upload(region, &[0; 12]).unwrap();
-        d.replay(recording, Control::default()).unwrap();
+        upload(&mut d, region, &[0; 12]).unwrap();
+        d.replay(recording).unwrap();
         let mut out = [0; 12];
-        d.download(region, &mut out).unwrap();
+        download(&mut d, region, &mut out).unwrap();
         assert_eq!(out, [200, 0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0]);
     }
 }
@@ -149,6 +165,7 @@ fn entry(offset: u64, bytes: u64) -> KernelEntry {
     KernelEntry {
         name: "k".into(),
         hash: String::new(),
+        device: DeviceId(0),
         offset,
         bytes,
         tokens: 1,
@@ -167,14 +184,19 @@ fn machine_code_runs() {
     let memory = d.alloc(64, "test").unwrap();
     // ret; mov rax, [rdi + 8] (buffers); mov rax, [rax]; mov dword [rax], 42; ret
     let code = [0xc3, 0x48, 0x8b, 0x47, 0x08, 0x48, 0x8b, 0x00, 0xc7, 0x00, 42, 0, 0, 0, 0xc3];
-    let kernels = d.load_module(&code, &[entry(0, 1), entry(1, 14)]).unwrap();
+    let (module, kernels) = d.load(&code, &[&entry(0, 1), &entry(1, 14)]).unwrap();
     let region = Region { memory, offset: 4, bytes: 4 };
-    let launches: Vec<_> = kernels.iter().map(|&kernel| Launch { kernel, buffers: vec![Some(region)] }).collect();
-    let recording = d.record(&launches).unwrap();
-    d.replay(recording, Control::default()).unwrap();
+    let recording = record(&mut d, kernels.iter().map(|&kernel| (kernel, vec![Some(region)]))).unwrap();
+    d.replay(recording).unwrap();
     let mut out = [0; 4];
-    d.download(region, &mut out).unwrap();
+    download(&mut d, region, &mut out).unwrap();
     assert_eq!(out, [42, 0, 0, 0]);
+    assert!(d.free(memory).is_err() && d.unload(module).is_err(), "a recording uses them");
+    d.erase(recording).unwrap();
+    d.free(memory).unwrap();
+    d.unload(module).unwrap();
+    assert!(d.erase(recording).is_err() && d.free(memory).is_err() && d.unload(module).is_err());
+    assert!(d.replay(recording).is_err());
 }
 
 #[test]
@@ -183,23 +205,25 @@ fn bad_arguments_are_errors() {
     let memory = d.alloc(64, "test").unwrap();
     let region = |offset, bytes| Region { memory, offset, bytes };
     for e in [entry(0, 2), entry(1, 1), entry(u64::MAX, 2), entry(0, 0)] {
-        assert!(d.load_module(&[0xc3], &[e]).is_err());
+        assert!(d.load(&[0xc3], &[&e]).is_err());
     }
-    let kernel = d.load_module(&[0xc3], &[entry(0, 1)]).unwrap()[0];
-    let mut record = |kernel, buffers| d.record(&[Launch { kernel, buffers }]).map(|_| ()).map_err(|e| e.to_string());
+    let (module, kernels) = d.load(&[0xc3], &[&entry(0, 1)]).unwrap();
+    let kernel = kernels[0];
+    let mut record = |kernel, buffers| record(&mut d, [(kernel, buffers)]).map(|_| ()).map_err(|e| e.to_string());
     assert!(record(kernel, vec![Some(region(0, 64))]).is_ok());
     assert!(record(kernel, vec![]).unwrap_err().contains("1 parameters"));
     for buffer in [None, Some(region(0, 3))] {
         assert!(record(kernel, vec![buffer]).unwrap_err().contains("parameter 0 of kernel k has 4 bytes or more"));
     }
-    assert!(record(Kernel(7), vec![None]).unwrap_err().contains("kernel 7"));
+    assert!(record(Kernel { module, number: 7 }, vec![None]).unwrap_err().contains("kernel 7"));
     for (offset, bytes) in [(1, 64), (61, 4), (u64::MAX, 4)] {
         assert!(record(kernel, vec![Some(region(offset, bytes))]).unwrap_err().contains("outside"));
     }
-    assert!(d.replay(Recording(9), Control::default()).is_err());
-    assert!(d.upload(region(60, 4), &[0; 5]).is_err());
-    assert!(d.upload(Region { memory: Memory(5), offset: 0, bytes: 1 }, &[0]).is_err());
-    assert!(d.download(region(0, 4), &mut [0; 5]).is_err());
+    assert!(d.replay(Recording(9)).is_err());
+    assert!(d.copy(region(0, 4), region(8, 5)).is_err());
+    assert!(upload(&mut d, region(60, 4), &[0; 5]).is_err());
+    assert!(upload(&mut d, Region { memory: Memory(500), offset: 0, bytes: 1 }, &[0]).is_err());
+    assert!(download(&mut d, region(0, 4), &mut [0; 5]).is_err());
     assert!(matches!(d.alloc(u64::MAX, "a test"), Err(Error::Memory { .. })));
 }
 
@@ -222,15 +246,14 @@ fn a_panic_is_an_error() {
         let memory = d.alloc(64, "test").unwrap();
         let region = Region { memory, offset: 0, bytes: 4 };
         let kernel = add(&mut d, panics, 0, 1, 0);
-        let launch = Launch { kernel, buffers: vec![Some(region)] };
-        let recording = d.record(&vec![launch; 3]).unwrap();
+        let recording = record(&mut d, vec![(kernel, vec![Some(region)]); 3]).unwrap();
         for culprit in (0..workers as u32).chain(100..100 + workers as u32).filter(|&c| workers > 1 || c < 100) {
-            d.upload(region, &culprit.to_le_bytes()).unwrap();
-            let error = d.replay(recording, Control::default()).unwrap_err();
+            upload(&mut d, region, &culprit.to_le_bytes()).unwrap();
+            let error = d.replay(recording).unwrap_err();
             let Error::Launch { kernel, launch: Some(0), cause } = error else { panic!("{error:?}") };
             assert_eq!((kernel.as_str(), cause), ("toy", format!("culprit {culprit}")));
-            d.upload(region, &99u32.to_le_bytes()).unwrap();
-            d.replay(recording, Control::default()).unwrap();
+            upload(&mut d, region, &99u32.to_le_bytes()).unwrap();
+            d.replay(recording).unwrap();
         }
     }
 }
@@ -245,7 +268,7 @@ fn imports_are_read_in_place() {
     let memory = d.import(HostBytes::new(owner.clone(), skip + 16, 8)).unwrap();
     let region = Region { memory, offset: 2, bytes: 4 };
     let mut out = [0; 4];
-    d.download(region, &mut out).unwrap();
+    download(&mut d, region, &mut out).unwrap();
     assert_eq!(out, std::array::from_fn(|i| (skip + 18 + i) as u8));
-    assert!(d.upload(region, &[1]).is_err() && d.host_bytes(memory).is_none());
+    assert!(upload(&mut d, region, &[1]).is_err() && d.host_bytes(memory).is_none());
 }
