@@ -4,9 +4,9 @@
 //! is read past the page cache into one buffer a thread, in the ways below, and is loaded into host memory with the repack,
 //! cold and then from the page cache. Rates are medians of the rounds.
 
-use runtime::device::Kind;
+use runtime::device::{self, Kind};
 use runtime::sys::{Arena, cache};
-use runtime::{Executor, ModelFile, executor};
+use runtime::{Executor, ModelFile};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -54,7 +54,7 @@ fn load(path: &Path, artifact: &ir::artifact::Artifact) -> (u64, Duration, u64) 
     let before = anonymous();
     let (mut total, mut most) = (0, 0);
     let start = Instant::now();
-    let options = executor::Options { device: Kind::Cpu, ..executor::Options::default() };
+    let options = device::Options { device: Kind::Cpu, ..device::Options::default() };
     let mut tell = |done: u64, all: u64| {
         total = all;
         most = most.max((anonymous() - before).saturating_sub(done >> 10));

@@ -52,7 +52,7 @@ fn launches_of_all_layers_share_the_activations_of_the_first() {
         plan.steps.push(Step::Launch { kernel: 1, buffers: other });
     }
     plan.needs[0].arena_bytes += 3 * 4096;
-    let (device, seen) = Watched::new(2);
+    let (device, seen) = Watched::shared(2);
     let mut e = Executor::on_devices(&[device], artifact, &model, &mut |_, _| ()).unwrap();
     e.step(&[5]).unwrap();
     let whole = launches(&seen.lock().unwrap().recorded[0].1);

@@ -10,7 +10,7 @@ use runtime::{Executor, ModelFile};
 #[test]
 fn a_step_brings_only_what_is_asked_for() {
     let model = ModelFile::from_static("toy", fixture::gguf(0).leak()).unwrap();
-    let (device, seen) = Watched::new(2);
+    let (device, seen) = Watched::shared(2);
     let artifact = fixture::artifact(model.identity(), 0);
     let mut e = Executor::on_devices(&[device], artifact, &model, &mut |_, _| ()).unwrap();
     let came = || std::mem::take(&mut seen.lock().unwrap().downloaded);

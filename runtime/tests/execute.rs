@@ -439,7 +439,7 @@ mod generation {
 /// A model on a device that fails where it is told to.
 fn watched() -> (Executor, std::sync::Arc<std::sync::Mutex<Seen>>) {
     let (_dir, model, artifact) = toy(0);
-    let (device, seen) = Watched::new(2);
+    let (device, seen) = Watched::shared(2);
     (Executor::on_devices(&[device], artifact, &model, &mut |_, _| ()).unwrap(), seen)
 }
 
@@ -452,7 +452,7 @@ fn everything_is_given_back() {
     assert_eq!(seen.lock().unwrap().held, 0);
     for fail in [Fail::Alloc, Fail::Copy] {
         let (_dir, model, artifact) = toy(0);
-        let (device, seen) = Watched::new(2);
+        let (device, seen) = Watched::shared(2);
         seen.lock().unwrap().fail = Some(fail);
         check_error(Executor::on_devices(&[device], artifact, &model, &mut |_, _| ()), &["it is told to"]);
         assert_eq!(seen.lock().unwrap().held, 0);
@@ -463,7 +463,7 @@ fn everything_is_given_back() {
 #[test]
 fn executors_share_a_device() {
     let (_dir, model, artifact) = toy(0);
-    let (device, seen) = Watched::new(2);
+    let (device, seen) = Watched::shared(2);
     let load = |device: &Shared| {
         Executor::on_devices(std::slice::from_ref(device), artifact.clone(), &model, &mut |_, _| ()).unwrap()
     };

@@ -231,7 +231,7 @@ impl<'m> Loading<'m> {
         };
         let (here, there): (Vec<_>, Vec<_>) = parts.into_iter().partition(|p| on_host && p.item.repack.is_none());
         if let Some(memory) = device.host_bytes(memory) {
-            loader.to_host(here, memory)?;
+            loader.bring_to_host(here, memory)?;
         }
         let mut uploader = Uploader {
             device,
@@ -243,7 +243,7 @@ impl<'m> Loading<'m> {
             next: 0,
             recordings: Vec::new(),
         };
-        let brought = loader.to_device(there, &mut uploader);
+        let brought = loader.bring_to_device(there, &mut uploader);
         let settled = uploader.device.sync();
         uploader.end();
         drop(lent);
@@ -288,7 +288,7 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     /// Repacks parts, which are in the order of their places in `memory`, to there, several at once.
-    fn to_host(&mut self, parts: Vec<Part>, memory: &mut [u8]) -> Result<()> {
+    fn bring_to_host(&mut self, parts: Vec<Part>, memory: &mut [u8]) -> Result<()> {
         let mut rest = memory;
         let mut end = 0;
         let mut jobs = Vec::with_capacity(parts.len());
@@ -329,7 +329,7 @@ impl Loader<'_> {
 
     /// Brings parts, those of an item after each other, to a device that the host cannot write for, or that repacks them
     /// itself.
-    fn to_device(&mut self, mut parts: Vec<Part>, uploader: &mut Uploader<'_>) -> Result<()> {
+    fn bring_to_device(&mut self, mut parts: Vec<Part>, uploader: &mut Uploader<'_>) -> Result<()> {
         parts.sort_by_key(Part::place);
         let mut repacked = Vec::new();
         let mut bring = |part: &Part, from: &[u8], threads: &ThreadPool| {

@@ -73,7 +73,7 @@ macro_rules! functions {
             ///
             /// # Safety
             /// [`probe`] has succeeded, and the arguments are what the driver's manual demands.
-            #[allow(non_snake_case)]
+            #[allow(non_snake_case, clippy::too_many_arguments, reason = "names and arguments are those of the driver")]
             pub(super) unsafe fn $name($($arg: $ty),*) -> Result<(), Failure> {
                 // SAFETY: the caller's.
                 match unsafe { sys::$name($($arg),*) } {

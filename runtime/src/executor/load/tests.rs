@@ -25,9 +25,12 @@ fn noise(seed: u64, n: usize) -> Vec<u8> {
     (0..n).map(|_| next()).collect()
 }
 
+/// Name, rows, columns, format and layout of a weight.
+type Row = (&'static str, usize, usize, Format, Layout);
+
 /// Name, rows, columns, format and layout of weights, by shard: with bands of one tile and of four, rows that fill neither,
 /// weights of many parts and of some bytes, and bands that are longer than any buffer.
-fn weights() -> [Vec<(&'static str, usize, usize, Format, Layout)>; 2] {
+fn weights() -> [Vec<Row>; 2] {
     let [q4_k, q6_k, q8_0] = ["Q4_K", "Q6_K", "Q8_0"].map(format);
     [
         vec![
