@@ -162,7 +162,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
             "{path} has {n} tokens, but two chunks need {need}; give more text or a lower --ctx"
         )));
     }
-    let vocab = loaded.artifact.manifest.config.vocab;
+    let vocab = loaded.artifact.manifest.figures.vocab;
     if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab) {
         let name = &loaded.name;
         return Err(usage(format!("{name} has a tokenizer that gives token {id}, but a vocabulary of {vocab}")));

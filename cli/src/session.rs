@@ -98,7 +98,7 @@ impl Session {
     /// Loads the weights; `start` is when the command began.
     pub fn new(loaded: Loaded, tokenizer: Tokenizer, settings: Settings, start: Instant) -> Result<Session> {
         let Settings { sampling, options, executor, json, verbose } = settings;
-        let sampler = Sampler::new(sampling.config.clone(), loaded.artifact.manifest.config.vocab)?;
+        let sampler = Sampler::new(sampling.config.clone(), loaded.artifact.manifest.figures.vocab)?;
         let (executor, file, name) = model::executor(loaded, &executor, json)?;
         let load = start.elapsed();
         output::warn(&file, tokenizer.blemishes().iter().chain(&sampling.warnings));
@@ -112,7 +112,7 @@ impl Session {
 
     /// Samples from now on as at the start.
     pub fn restart_sampler(&mut self) -> Result<()> {
-        self.sampler = Sampler::new(self.sampling.config.clone(), self.executor.manifest().config.vocab)?;
+        self.sampler = Sampler::new(self.sampling.config.clone(), self.executor.manifest().figures.vocab)?;
         Ok(())
     }
 

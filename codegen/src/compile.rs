@@ -99,10 +99,11 @@ fn entries(target: &Target, context: usize) -> Vec<(String, usize)> {
 /// # Errors
 /// [`Error::Unsupported`] and [`Error::Limit`] for what cannot be compiled, [`Error::Malformed`] for bad metadata.
 pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Result<Compiled> {
-    let config = front::config(model.metadata, model.tensors)?;
-    let context = options.context.unwrap_or(config.context.min(8192));
-    if context == 0 || context > config.context {
-        return Err(Error::Limit { what: "the context".into(), need: context as u64, have: config.context as u64 });
+    let header = front::Model::read(model.metadata, model.tensors)?;
+    let figures = header.figures()?;
+    let context = options.context.unwrap_or(figures.context.min(8192));
+    if context == 0 || context > figures.context {
+        return Err(Error::Limit { what: "the context".into(), need: context as u64, have: figures.context as u64 });
     }
     let target = options.target;
     let backend = back::for_target(target)?;
@@ -116,7 +117,7 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
     for (name, tokens) in entries(target, context) {
         let all_logits = !name.starts_with("prefill");
         let shape = EntryShape { tokens, context, kv: options.kv, all_logits };
-        let graph = front::build(&config, model.tensors, shape)?;
+        let graph = header.build(shape)?;
         list("graph", &name, &|| graph.to_string());
         let fused = passes::run(graph, &PassContext { target }, |_, _| {})?;
         list("fused", &name, &|| fused.to_string());
@@ -166,7 +167,7 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
         devices: vec![Part { target: target.name.into(), card: target.gpu().map(|gpu| gpu.card.name.into()) }],
         model: model.identity.clone(),
         model_path: model.path.into(),
-        config,
+        figures,
         context: context as u32,
         kv: options.kv,
         weights: table.weights.clone(),

@@ -2,7 +2,7 @@
 
 use crate::memory::{Lifetime, place};
 use ir::abi::ROW_ALIGN;
-use ir::graph::{Fusion, Graph, Input, Node, NodeId, Op, Ref};
+use ir::graph::{Fusion, Graph, Input, Node, NodeId, Op, Ref, Weight};
 use ir::kernel::{Access, Kernel};
 use ir::plan::{Buffer, DeviceId, Needs, Place, Plan, Step, Top};
 use ir::spec::{self, KernelSpec, Schedule};
@@ -115,13 +115,19 @@ impl KernelTable {
         Ok(())
     }
 
-    fn weight(&mut self, name: &str, ty: &ir::tensor::TensorType) -> u32 {
-        let found = self.weights.iter().position(|w| w.name == name);
-        let number = found.unwrap_or_else(|| {
-            self.weights.push(artifact::Weight::whole(name, ty));
-            self.weights.len() - 1
-        });
-        number as u32
+    fn weight(&mut self, weight: &Weight, ty: &TensorType) -> Result<u32> {
+        let entry = artifact::Weight::new(weight, ty).ok_or_else(|| {
+            Error::unsupported(
+                format!("scattered rows of a tensor ({weight})"),
+                "rows that follow one another are loaded",
+            )
+        })?;
+        let same = |w: &artifact::Weight| (&w.name, &w.rows, &w.columns) == (&entry.name, &entry.rows, &entry.columns);
+        if let Some(number) = self.weights.iter().position(same) {
+            return Ok(number as u32);
+        }
+        self.weights.push(entry);
+        Ok(self.weights.len() as u32 - 1)
     }
 
     fn state(&mut self, name: &str, ty: &ir::tensor::TensorType) -> Result<u32> {
@@ -213,7 +219,10 @@ impl Lowering<'_> {
         let buffers = &mut self.buffers;
         let number = match &node.op {
             Op::Fusion(fusion) => return self.launch(id, fusion),
-            Op::Weight(name) => buffers.fixed(name, Place::Weight(self.table.weight(name, ty)), bytes),
+            Op::Weight(weight) => {
+                let number = self.table.weight(weight, ty)?;
+                buffers.fixed(&weight.to_string(), Place::Weight(number), bytes)
+            }
             Op::State(name) => {
                 let state = self.table.state(name, ty)?;
                 buffers.fixed(name, Place::State(state), self.table.states[state as usize].bytes)

@@ -5,9 +5,9 @@
 //! its kernel relies on, and writes only to what is the model's own. Next hop: `runtime` reads it.
 
 use crate::abi::{MAX_SCRATCH, ROW_ALIGN, f32_row_bytes};
-use crate::front::ModelConfig;
+use crate::front::Figures;
 use crate::gguf::ModelIdentity;
-use crate::graph::{MOST_TOP, check_shape};
+use crate::graph::{self, MOST_TOP, check_shape};
 use crate::kernel::{Access, BufDecl, Grid};
 use crate::plan::{Buffer, DeviceId, Needs, Place, Plan, Step, Top};
 use crate::quant::Format;
@@ -58,7 +58,17 @@ pub struct State {
 }
 
 impl Weight {
-    /// A whole tensor, whose shape was checked, on the first device.
+    /// A weight of a graph, whose shape was checked, on the first device; `None` for rows that do not follow one another.
+    pub fn new(weight: &graph::Weight, ty: &TensorType) -> Option<Weight> {
+        let mut of = Weight::whole(&weight.tensor, ty);
+        if let Some(part) = weight.rows {
+            let range = part.first..part.first + part.run;
+            *(if ty.shape.len() == 1 { &mut of.columns } else { &mut of.rows }) = range;
+        }
+        weight.rows.is_none_or(|part| part.runs == 1).then_some(of)
+    }
+
+    /// A whole tensor, on the first device.
     pub fn whole(name: &str, ty: &TensorType) -> Weight {
         let (rows, columns) = (0..ty.rows() as u32, 0..ty.columns() as u32);
         Weight { name: name.into(), rows, columns, device: DeviceId::default(), ty: ty.clone(), repack: None }
@@ -181,7 +191,7 @@ pub struct Manifest {
     /// Where that was; a file of the same name beside the artifact serves as well.
     pub model_path: String,
     /// The model's figures.
-    pub config: ModelConfig,
+    pub figures: Figures,
     /// Positions of the KV cache.
     pub context: u32,
     /// Format of the KV cache.
@@ -246,7 +256,7 @@ impl Manifest {
                 "it has {modules} modules for {devices} devices, of which there are 1 to {MOST_DEVICES}"
             ));
         }
-        let vocab = self.config.vocab;
+        let vocab = self.figures.vocab;
         if !self.weights.iter().any(|w| w.ty.shape.len() == 2 && w.ty.rows() == vocab) {
             return bad(format!("no weight has a row for each of the {vocab} tokens"));
         }
@@ -377,7 +387,7 @@ impl Manifest {
             return bad(format!("it wants {zeroed_bytes} bytes of zeroed memory, more than {MAX_SCRATCH}"));
         }
         let rows = if e.all_logits { u64::from(e.tokens) } else { 1 };
-        let vocab = self.config.vocab;
+        let vocab = self.figures.vocab;
         let holds = |buffer: u32, columns: usize| {
             let row = check_shape(&[columns]).map(|()| f32_row_bytes(columns) as u64);
             let need = row.ok().and_then(|row| rows.checked_mul(row));

@@ -73,7 +73,9 @@ fn operand(node: &Node, at: usize) -> Result<Role> {
         (Op::Repack { .. }, _) => Role::Repacked,
         (Op::KvAppend, 0) => Role::Appended,
         (Op::Attention { .. }, 1 | 2) => Role::Attended,
-        (Op::KvAppend, 2) | (Op::Attention { .. }, 3) | (Op::RopeAngles { .. }, 0) => Role::Position,
+        (Op::KvAppend, 2) | (Op::Attention { .. }, 3) | (Op::RopeAngles(_) | Op::PositionScale { .. }, 0) => {
+            Role::Position
+        }
         // Every op is named, so that a new one says what it does with its operands.
         (
             Op::MatMul
@@ -81,12 +83,14 @@ fn operand(node: &Node, at: usize) -> Result<Role> {
             | Op::KvAppend
             | Op::Attention { .. }
             | Op::RmsNorm { .. }
+            | Op::LayerNorm { .. }
             | Op::Quantize
             | Op::Add
             | Op::Mul
-            | Op::Silu
+            | Op::Map(_)
             | Op::Reshape(_)
-            | Op::RopeAngles { .. }
+            | Op::RopeAngles(_)
+            | Op::PositionScale { .. }
             | Op::Rope { .. }
             | Op::LastToken
             | Op::TopK { .. },

@@ -1,7 +1,7 @@
 //! The graph's type rules, verifier, text form and interpreter on small cases.
 
 use ir::graph::interp::{self, KvCache, Step, Value, Weights};
-use ir::graph::{F32, Fusion, Graph, Input, NodeId, Op, Ref, RopeStyle};
+use ir::graph::{Angles, F32, Function, Fusion, Graph, Input, NodeId, Op, Ref, RopeStyle};
 use ir::kernel::Access;
 use ir::quant::{self, Format};
 use ir::role::Role;
@@ -15,6 +15,14 @@ fn ty(elem: Elem, shape: &[usize]) -> TensorType {
 fn weight(g: &mut Graph, name: &str, format: &str, shape: &[usize]) -> Ref {
     let elem = Elem::Ggml(Format::by_name(format).unwrap());
     g.leaf(Op::Weight(name.into()), ty(elem, shape)).unwrap()
+}
+
+fn angles(tokens: usize, dim: usize, theta: F32) -> Op {
+    Op::RopeAngles(Box::new(Angles { tokens, dim, theta, divisors: Vec::new(), magnitude: F32(1.0) }))
+}
+
+fn attention(scale: F32) -> Op {
+    Op::Attention { scale, window: None, cap: None }
 }
 
 fn param(g: &mut Graph, n: u32, shape: &[usize]) -> Ref {
@@ -56,10 +64,10 @@ const BROKEN: &[(&str, Broken)] = &[
         let x = param(g, 0, &[1, 32]);
         g.add(Op::MatMul, &[x])
     }),
-    ("operand %7 does not exist", |g| g.add(Op::Silu, &[NodeId(7).at(0)])),
+    ("operand %7 does not exist", |g| g.add(Op::Map(Function::Silu), &[NodeId(7).at(0)])),
     ("operand %0.1 does not exist", |g| {
         let x = param(g, 0, &[1, 32]);
-        g.add(Op::Silu, &[x.node.at(1)])
+        g.add(Op::Map(Function::Silu), &[x.node.at(1)])
     }),
     ("block of 256", |g| g.leaf(Op::Weight("w".into()), ty(Elem::Ggml(Format::by_name("q4_k").unwrap()), &[8, 128]))),
     ("no elements or more than", |g| g.leaf(Op::Param(0), ty(Elem::F32, &[usize::MAX, 2]))),
@@ -79,11 +87,11 @@ const BROKEN: &[(&str, Broken)] = &[
     }),
     ("dim 3 is not even", |g| {
         let at = position(g);
-        g.add(Op::RopeAngles { tokens: 1, dim: 3, theta: F32(1e4) }, &[at])
+        g.add(angles(1, 3, F32(1e4)), &[at])
     }),
     ("theta is inf", |g| {
         let at = position(g);
-        g.add(Op::RopeAngles { tokens: 1, dim: 4, theta: F32(f32::INFINITY) }, &[at])
+        g.add(angles(1, 4, F32(f32::INFINITY)), &[at])
     }),
     ("dim at most the head size", |g| {
         let (x, angles) = (param(g, 0, &[1, 2, 8]), param(g, 1, &[1, 16]));
@@ -100,7 +108,7 @@ const BROKEN: &[(&str, Broken)] = &[
     ("a KV cache is", |g| g.leaf(Op::State("k".into()), ty(Elem::F32, &[2, 4, 8]))),
     ("heads of q f32[1,3,8] do not fit", |g| {
         let (k, q, at) = (state(g, "k", quant::F16, &[2, 4, 8]), param(g, 0, &[1, 3, 8]), position(g));
-        g.add(Op::Attention { scale: F32(1.0) }, &[q, k, k, at])
+        g.add(attention(F32(1.0)), &[q, k, k, at])
     }),
     ("k is 5, 1 to 4 are allowed", |g| {
         let x = param(g, 0, &[2, 4]);
@@ -152,8 +160,8 @@ fn verifier_refuses_what_no_node_shows() {
         let s = state(&mut g, "k.0", quant::F16, &[2, 4, 8]);
         let k = g.add(Op::KvAppend, &[s, x, at]).unwrap();
         let v = if twice { s } else { k };
-        let y = g.add(Op::Attention { scale: F32(1.0) }, &[x, k, k, at]).unwrap();
-        let z = g.add(Op::Attention { scale: F32(1.0) }, &[x, v, v, at]).unwrap();
+        let y = g.add(attention(F32(1.0)), &[x, k, k, at]).unwrap();
+        let z = g.add(attention(F32(1.0)), &[x, v, v, at]).unwrap();
         let sum = g.add(Op::Add, &[y, z]).unwrap();
         g.output("out", sum).unwrap();
         g.output(if rename { "other" } else { "k.0" }, k).unwrap();
@@ -173,7 +181,7 @@ fn everything() -> Graph {
     let norm = weight(&mut g, "norm", "f32", &[32]);
     let (ids, at) = (tokens(&mut g, 3), position(&mut g));
     let x = g.add(Op::Embed, &[table, ids]).unwrap();
-    let angles = g.add(Op::RopeAngles { tokens: 3, dim: 8, theta: F32(1e4) }, &[at]).unwrap();
+    let angles = g.add(angles(3, 8, F32(1e4)), &[at]).unwrap();
     let s = state(&mut g, "k", quant::Q8_0, &[2, 6, 16]);
 
     let mut body = Graph::new();
@@ -189,9 +197,9 @@ fn everything() -> Graph {
     let y = g.add(Op::Rope { style: RopeStyle::Adjacent }, &[y, angles]).unwrap();
     let y = g.add(Op::Rope { style: RopeStyle::Halves }, &[y, angles]).unwrap();
     let k = g.add(Op::KvAppend, &[s, y, at]).unwrap();
-    let y = g.add(Op::Attention { scale: F32(0.25) }, &[y, k, k, at]).unwrap();
+    let y = g.add(attention(F32(0.25)), &[y, k, k, at]).unwrap();
     let y = g.add(Op::Add, &[y, norm]).unwrap();
-    let silu = g.add(Op::Silu, &[y]).unwrap();
+    let silu = g.add(Op::Map(Function::Silu), &[y]).unwrap();
     let y = g.add(Op::Mul, &[silu, fused.at(0)]).unwrap();
     let y = g.add(Op::LastToken, &[y]).unwrap();
     let top = g.add(Op::TopK { k: 3 }, &[y]).unwrap();
@@ -265,7 +273,7 @@ fn ops_mean_what_their_docs_say() {
         |g| {
             let at = g.leaf(Op::Param(0), ty(Elem::I32, &[1])).unwrap();
             let factors = param(g, 1, &[2]);
-            g.add(Op::RopeAngles { tokens: 4, dim: 4, theta: F32(100.0) }, &[at, factors]).unwrap()
+            g.add(angles(4, 4, F32(100.0)), &[at, factors]).unwrap()
         },
         vec![vec![5].into(), vec![1.0, 2.0].into()],
         2,
@@ -325,7 +333,7 @@ fn attention_is_causal_and_shares_heads() {
             let kv = |g: &mut Graph, n| g.leaf(Op::Param(n), ty(Elem::F16, &[1, 4, 2])).unwrap();
             let (k, v) = (kv(g, 1), kv(g, 2));
             let at = g.leaf(Op::Param(3), ty(Elem::I32, &[1])).unwrap();
-            g.add(Op::Attention { scale: F32(1.0) }, &[q, k, v, at]).unwrap()
+            g.add(attention(F32(1.0)), &[q, k, v, at]).unwrap()
         },
         vec![
             vec![0.0, 0.0, 0.0, 1000.0, 0.0, 0.0, 0.0, 1000.0].into(),

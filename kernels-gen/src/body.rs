@@ -50,6 +50,8 @@ pub(crate) struct Source {
     pub columns: usize,
     /// Only the step's last token.
     pub last_token: bool,
+    /// There is one row, however many tokens.
+    pub one_row: bool,
     /// RMS norm: weight parameter and epsilon.
     pub norm: Option<(u32, f32)>,
 }
@@ -74,11 +76,6 @@ pub(crate) fn param(body: &Graph, value: Ref) -> Option<u32> {
     }
 }
 
-/// The body parameter that a value is, if it has one dimension.
-pub(crate) fn vector(body: &Graph, value: Ref) -> Option<u32> {
-    param(body, value).filter(|_| body.ty(value).shape.len() == 1)
-}
-
 /// Reads `value` as a matrix product over a parameter's rows; `None` if it is something else.
 pub(crate) fn linear(body: &Graph, value: Ref) -> Option<Linear> {
     let product = node(body, value);
@@ -97,13 +94,14 @@ pub(crate) fn linear(body: &Graph, value: Ref) -> Option<Linear> {
     }
     let mut norm = None;
     if let Op::RmsNorm { eps } = node(body, x).op {
-        norm = Some((param(body, node(body, x).inputs[1])?, eps.0));
+        norm = Some((param(body, *node(body, x).inputs.get(1)?)?, eps.0));
         x = node(body, x).inputs[0];
     }
     let last_token = node(body, x).op == Op::LastToken;
     if last_token {
         x = node(body, x).inputs[0];
     }
+    let one_row = last_token || body.ty(x).rows() == 1;
     let x = param(body, x)?;
-    Some(Linear { matrix, source: Source { x, columns: matrix.columns, last_token, norm } })
+    Some(Linear { matrix, source: Source { x, columns: matrix.columns, last_token, one_row, norm } })
 }

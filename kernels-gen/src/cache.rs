@@ -1,9 +1,11 @@
 //! Keys or values of a layer as attention reads them. How it loads elements is up to the machine: `cpu::attention` takes
 //! four at a time, `ops/attention/gpu.rs` what a lane of a warp has.
 
+use crate::body;
 use crate::generator::Generator;
 use ir::Result;
-use ir::abi::Q8_BLOCK;
+use ir::abi::{KV_BLOCK, Q8_BLOCK};
+use ir::graph::Ref;
 use ir::kernel::{Buf, Builder, Mem, Value};
 use ir::tensor::{Elem, KvRows, Layout, TensorType, kv_rows};
 
@@ -40,5 +42,53 @@ impl Cache {
         let at = b.iadd_const(at, self.head.next_multiple_of(Q8_BLOCK));
         let scale = b.load(self.buf, at, Mem::U16);
         b.from_half(scale)
+    }
+}
+
+/// The row that a token appends to a head of a cache.
+pub(crate) struct CacheRow {
+    pub cache: Buf,
+    pub is_int8: bool,
+    /// First byte of its tile, which is of one row unless rows are interleaved.
+    pub tile: Value,
+    pub tile_rows: usize,
+    /// Which row of the tile it is, if there are several.
+    pub lane: Option<Value>,
+}
+
+impl CacheRow {
+    /// The row of token `t` in head `h` of the cache that is this body parameter.
+    ///
+    /// # Errors
+    /// If it is none, or its format none of a KV cache.
+    pub fn new(g: &mut Generator<'_>, cache: Ref, t: Value, h: Value) -> Result<CacheRow> {
+        let body = g.body();
+        let ty = body.ty(cache);
+        let (Some(p), Some(rows)) = (body::param(body, cache), kv_rows(ty)) else {
+            return Err(g.unsupported("this KV format"));
+        };
+        let (cache, tile_rows, is_int8) = (g.param(p), ty.layout.tile_rows(), ty.elem != Elem::F16);
+        let b = &mut g.b;
+        let position = b.position();
+        let position = b.iadd(position, t);
+        if ty.layout == Layout::Rows {
+            let row = b.imul_const(position, rows.row);
+            let first = b.imul_const(h, rows.head);
+            return Ok(CacheRow { cache, is_int8, tile: b.iadd(first, row), tile_rows, lane: None });
+        }
+        let (in_block, in_tile) = (b.size(KV_BLOCK), b.size(tile_rows));
+        let (block, number) = (b.udiv(position, in_block), b.urem(position, in_block));
+        let lane = (tile_rows > 1).then(|| b.urem(number, in_tile));
+        let tile = b.udiv(number, in_tile);
+        let (first, block) = (b.imul_const(h, rows.head), b.imul_const(block, rows.block));
+        let (first, tile) = (b.iadd(first, block), b.imul_const(tile, tile_rows * rows.row));
+        Ok(CacheRow { cache, is_int8, tile: b.iadd(first, tile), tile_rows, lane })
+    }
+
+    /// Where the row's units of `bytes` bytes begin; the one at byte `n` of the row is `n * tile_rows` further on.
+    pub fn units(&self, b: &mut Builder, bytes: usize) -> Value {
+        let Some(lane) = self.lane else { return self.tile };
+        let lane = b.imul_const(lane, bytes);
+        b.iadd(self.tile, lane)
     }
 }

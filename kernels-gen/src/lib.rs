@@ -10,6 +10,7 @@ mod block;
 mod body;
 mod cache;
 mod cpu;
+mod elements;
 mod generator;
 mod gpu;
 mod math;
@@ -50,6 +51,6 @@ pub fn generate(spec: &KernelSpec, schedule: &Schedule, target: &Target) -> Resu
         Error::unsupported(format!("fused op '{}'", spec.kind), "the registry of fused ops has no such name")
     })?;
     let mut g = generator::Generator::new(spec, schedule, target)?;
-    (op.generate)(&mut g)?;
+    op.generate(&mut g)?;
     g.finish()
 }

@@ -1,7 +1,7 @@
 //! Which bodies the fused ops take: the forms that models have, and nothing that only looks like them.
 
 use ir::Error;
-use ir::graph::{F32, Graph, Op, Ref, RopeStyle};
+use ir::graph::{F32, Function, Graph, Op, Ref, RopeStyle};
 use ir::quant;
 use ir::spec::KernelSpec;
 use ir::target::Target;
@@ -58,14 +58,14 @@ impl Body {
     }
 
     fn silu(&mut self, v: Ref) -> Ref {
-        self.op(Op::Silu, &[v])
+        self.op(Op::Map(Function::Silu), &[v])
     }
 
     fn attention(&mut self, q: Ref) -> Ref {
         let mut state = || self.leaf(TensorType::new(Elem::Ggml(quant::F16), [2, 64, 16]));
         let (k, v) = (state(), state());
         let position = self.leaf(TensorType::new(Elem::I32, [1]));
-        self.op(Op::Attention { scale: F32(0.25) }, &[q, k, v, position])
+        self.op(Op::Attention { scale: F32(0.25), window: None, cap: None }, &[q, k, v, position])
     }
 }
 

@@ -117,7 +117,7 @@ impl Executor {
         let mut bindings = Bindings::new(device.clone(), &manifest, code, loading, model, progress)?;
         model.check_unchanged()?;
         let entries = manifest.entries.iter().map(|e| bindings.entry(e)).collect::<Result<Vec<_>>>()?;
-        let logits = vec![0.0; manifest.config.vocab];
+        let logits = vec![0.0; manifest.figures.vocab];
         let row = logits.clone();
         let most = entries.iter().filter_map(|e| e.top).max();
         let top = vec![0.0; most.map_or(0, |k| 2 * k + 1)];
@@ -243,7 +243,7 @@ impl Executor {
 
     /// Bytes of weights that a step of one token reads: each matrix whole, but of the embedding table one row.
     pub fn weight_bytes(&self) -> u64 {
-        let vocab = self.manifest.config.vocab;
+        let vocab = self.manifest.figures.vocab;
         let mut numbers: Vec<u32> = Vec::new();
         for b in self.manifest.entries.first().map_or(&[][..], |e| &e.plan.buffers) {
             if let Place::Weight(n) = b.place

@@ -183,7 +183,7 @@ fn unfit_artifacts_are_refused() {
     // One edit at a time, whatever is sealed.
     for vocab in [VOCAB + 1, usize::MAX / 4 + 2] {
         let row = format!("no weight has a row for each of the {vocab} tokens");
-        check(&|a| a.manifest.config.vocab = vocab, &[&row]);
+        check(&|a| a.manifest.figures.vocab = vocab, &[&row]);
     }
     fn logits(a: &mut Artifact) -> &mut Buffer {
         &mut a.manifest.entries[1].plan.buffers[4]

@@ -195,7 +195,9 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng)
     let (op, at) = role(body, n);
     let Trial { position, tokens, draw, .. } = trial;
     match (op, at) {
-        (Op::KvAppend | Op::RopeAngles { .. }, _) | (Op::Attention { .. }, _) if ty.elem == Elem::I32 => {
+        (Op::KvAppend | Op::RopeAngles(_) | Op::PositionScale { .. } | Op::Attention { .. }, _)
+            if ty.elem == Elem::I32 =>
+        {
             Operand { value: vec![position as i32].into(), bytes: Vec::new() }
         }
         (Op::Embed, 1) => {
@@ -235,7 +237,7 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng)
         _ => {
             // Scores of attention stay small, so that a weight is no more uncertain than other sums.
             let most = if matches!(op, Op::Attention { .. }) { 2.0 } else { 400.0 };
-            let values = activations(rng, tokens, columns(ty), draw, most);
+            let values = activations(rng, tokens.min(ty.shape[0]), columns(ty), draw, most);
             Operand { bytes: padded(&values, ty.shape[0], columns(ty)), value: values.into() }
         }
     }
@@ -282,7 +284,7 @@ fn parts(body: &Graph, output: Ref) -> Vec<(Range<usize>, f32)> {
 /// If one cannot be compiled.
 pub fn table(model: &Model, target: &Target, capacities: &[usize], kv: Format) -> KernelTable {
     let mut table = KernelTable::default();
-    let most = if target.gpu().is_some() { 1 } else { model.config.context };
+    let most = if target.gpu().is_some() { 1 } else { model.figures.context };
     for &tokens in capacities.iter().filter(|&&t| t <= most) {
         let graph = model.graph(tokens, kv, tokens <= 16);
         passes::run(graph, &PassContext { target }, |_, _| {})

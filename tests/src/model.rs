@@ -1,7 +1,7 @@
 //! A GGUF file in memory, ready to build graphs from.
 
 use ir::Verified;
-use ir::front::{self, EntryShape, ModelConfig, Tensors};
+use ir::front::{self, EntryShape, Figures, Tensors};
 use ir::gguf::{self, Header};
 use ir::graph::Graph;
 use ir::graph::interp::Weights;
@@ -17,7 +17,7 @@ pub struct Model {
     /// Its tensors.
     pub tensors: Tensors,
     /// Its figures.
-    pub config: ModelConfig,
+    pub figures: Figures,
 }
 
 impl Model {
@@ -28,8 +28,9 @@ impl Model {
     pub fn new(file: Vec<u8>) -> Model {
         let header = gguf::parse(&file).unwrap_or_else(|e| panic!("{e}"));
         let tensors = Tensors::new(&header.tensors).unwrap_or_else(|e| panic!("{e}"));
-        let config = front::config(&header.metadata, &tensors).unwrap_or_else(|e| panic!("{e}"));
-        Model { file, header, tensors, config }
+        let front = front::Model::read(&header.metadata, &tensors);
+        let figures = front.and_then(|model| model.figures()).unwrap_or_else(|e| panic!("{e}"));
+        Model { file, header, tensors, figures }
     }
 
     /// The graph of an entry point with the model's whole context.
@@ -37,8 +38,16 @@ impl Model {
     /// # Panics
     /// If it cannot be built.
     pub fn graph(&self, tokens: usize, kv: Format, all_logits: bool) -> Verified<Graph> {
-        let shape = EntryShape { tokens, context: self.config.context, kv, all_logits };
-        front::build(&self.config, &self.tensors, shape).unwrap_or_else(|e| panic!("{e}"))
+        self.build(EntryShape { tokens, context: self.figures.context, kv, all_logits })
+            .unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// The graph of an entry point.
+    ///
+    /// # Errors
+    /// What the front says.
+    pub fn build(&self, shape: EntryShape) -> ir::Result<Verified<Graph>> {
+        front::Model::read(&self.header.metadata, &self.tensors)?.build(shape)
     }
 
     /// The bytes of a tensor.

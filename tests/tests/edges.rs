@@ -307,7 +307,7 @@ fn unary(op: Unary) -> Case<'static> {
         Unary::CountOnes | Unary::FillBytes => (&[Int], Int),
         Unary::Abs | Unary::Sqrt | Unary::Exp | Unary::Sin | Unary::Cos | Unary::Log => (&[Float], Float),
     };
-    let gpu = matches!(op, Unary::Sin | Unary::Cos | Unary::Log | Unary::AsFloat);
+    let gpu = matches!(op, Unary::Sin | Unary::Cos | Unary::AsFloat);
     let fill = |x: u32| u32::from_le_bytes(x.to_le_bytes().map(|b| if b < 0x80 { 0 } else { 0xff }));
     Case {
         name: format!("{op:?}"),

@@ -190,7 +190,7 @@ fn rolling_back_forgets() {
 /// Generates greedily for as long as the context allows.
 fn generate(executor: &mut Executor, tokenizer: &Tokenizer, prompt: &[u32]) -> Result<(usize, StopReason), String> {
     let config = SamplerConfig { temperature: 0.0, ..SamplerConfig::default() };
-    let mut sampler = Sampler::new(config, executor.manifest().config.vocab).unwrap();
+    let mut sampler = Sampler::new(config, executor.manifest().figures.vocab).unwrap();
     let options = generate::Options { ignore_eos: true, ..Default::default() };
     executor.set_position(0).unwrap();
     let go = AtomicBool::new(false);

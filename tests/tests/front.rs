@@ -3,7 +3,7 @@
 use ir::front::{self, EntryShape, Tensors};
 use ir::gguf::{self, Array, Value};
 use ir::quant;
-use tests::synthetic::{Synthetic, zoo};
+use tests::synthetic::Synthetic;
 
 /// The error of a file whose metadata was changed.
 fn refusal(spec: &Synthetic, change: &[(&str, Option<Value>)], drop: Option<&str>) -> Result<(), String> {
@@ -19,7 +19,7 @@ fn refusal(spec: &Synthetic, change: &[(&str, Option<Value>)], drop: Option<&str
     let tensors =
         Tensors::new(header.tensors.iter().filter(|t| Some(t.name.as_str()) != drop)).map_err(|e| e.to_string())?;
     let shape = EntryShape { tokens: 2, context: 8, kv: quant::F16, all_logits: false };
-    let built = front::config(&metadata, &tensors).and_then(|config| front::build(&config, &tensors, shape));
+    let built = front::Model::read(&metadata, &tensors).and_then(|model| model.build(shape));
     built.map(|_| ()).map_err(|e| e.to_string())
 }
 
@@ -105,39 +105,13 @@ fn names_missing_and_foreign_tensors() {
     assert!(refusal(&crowd, &[], None).unwrap_err().contains("share a KV head needs 32, but 16"));
 }
 
-/// Tensors that mean a feature are named as that, and a file without any is no model.
+/// A file without tensors is no model.
 #[test]
-fn names_features_by_their_tensors() {
+fn a_vocabulary_alone_is_named() {
     let header = gguf::parse(&Synthetic::default().gguf()).unwrap();
-    let config = |tensors: &[gguf::TensorInfo]| {
-        let tensors = Tensors::new(tensors).unwrap();
-        front::config(&header.metadata, &tensors).unwrap_err().to_string()
-    };
-    for (name, words) in [
-        ("blk.1.attn_qkv.weight", "queries, keys and values in one matrix"),
-        ("blk.0.ffn_gate.bias", "a bias of the feed-forward gate"),
-        ("blk.1.ffn_up.bias", "a bias of the feed-forward network's first matrix"),
-    ] {
-        let mut tensors = header.tensors.clone();
-        tensors[3].name = name.into();
-        let error = config(&tensors);
-        assert!(error.starts_with(&format!("{words} (tensor '{name}') is not supported; ")), "{error}");
-    }
-    assert!(config(&[]).contains("the file has no tensors; it may hold a vocabulary only"));
-}
-
-#[test]
-fn figures_survive_serialisation() {
-    for (name, spec) in zoo() {
-        let model = spec.model();
-        let text = serde_json::to_string(&model.config).unwrap();
-        let back: front::ModelConfig = serde_json::from_str(&text).unwrap();
-        assert_eq!(back, model.config, "{name}");
-        let c = &model.config;
-        assert_eq!((c.layers, c.heads, c.kv_heads, c.head), (spec.layers, spec.heads, spec.kv_heads, spec.head));
-        assert_eq!((c.tied, c.qkv_bias, c.qk_norm), (spec.tied, spec.qkv_bias, spec.qk_norm), "{name}");
-        assert_eq!((c.rope.factors, c.rope.dim), (spec.rope_factors, spec.rope_dim.unwrap_or(spec.head)), "{name}");
-    }
+    let tensors = Tensors::default();
+    let error = front::Model::read(&header.metadata, &tensors).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("the file has no tensors; it may hold a vocabulary only"), "{error}");
 }
 
 #[test]
@@ -145,7 +119,7 @@ fn refuses_entry_points_that_the_model_cannot_have() {
     let model = Synthetic::default().model();
     let build = |tokens, context, kv| {
         let shape = EntryShape { tokens, context, kv, all_logits: true };
-        front::build(&model.config, &model.tensors, shape).map(|_| ()).map_err(|e| e.to_string())
+        model.build(shape).map(|_| ()).map_err(|e| e.to_string())
     };
     build(64, 64, quant::Q8_0).unwrap();
     assert!(build(1, 65, quant::F16).unwrap_err().contains("context needs 65, but 64"));

@@ -61,7 +61,7 @@ fn check_model(
     let float = formats.iter().all(|f| !f.dot.wants_int8());
     let share = tolerance_share(formats);
     let mut executor = run::executor(file, settings, 2);
-    assert_eq!(executor.manifest().config.vocab, golden.n_vocab, "{name}");
+    assert_eq!(executor.manifest().figures.vocab, golden.n_vocab, "{name}");
     for (i, prompt) in golden.prompts.iter().enumerate() {
         let name = format!("{name}, prompt '{}'", prompt.name);
         assert_eq!(tokenizer.encode_prompt(&prompt.text, true).unwrap(), prompt.ids, "{name}");

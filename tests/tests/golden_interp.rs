@@ -20,7 +20,7 @@ fn interpreter_agrees_with_golden_outputs() {
 }
 
 fn check_model(stem: &str, model: &Model, golden: &Golden) {
-    assert_eq!(model.config.vocab, golden.n_vocab);
+    assert_eq!(model.figures.vocab, golden.n_vocab);
     let longest = golden.prompts.iter().map(|p| p.ids.len()).max().unwrap();
     let (prefill, decode) = (model.graph(longest, quant::F16, false), model.graph(1, quant::F16, false));
     let weights = model.weights(&prefill);

@@ -86,7 +86,7 @@ fn check(
     for node in fused.nodes() {
         let (Op::Weight(weight), ty) = (&node.op, &node.results[0]) else { continue };
         let Elem::Ggml(format) = ty.elem else { panic!("{weight} is {ty}") };
-        let multiplied = ty.shape.len() == 2 && (spec.tied || weight != "token_embd.weight");
+        let multiplied = ty.shape.len() == 2 && (spec.tied || weight.tensor != "token_embd.weight");
         let tiled = multiplied && target.has_dot(format.dot);
         assert_eq!(ty.layout == Layout::Rows16, tiled, "{name}: {weight} is {ty}");
     }

@@ -90,7 +90,7 @@ impl Entry {
                 continue;
             }
             let is_output = buffers.iter().any(|&b| match entry.plan.buffers[b as usize].place {
-                Place::Weight(n) => is_tall(&manifest.weights[n as usize], manifest.config.vocab),
+                Place::Weight(n) => is_tall(&manifest.weights[n as usize], manifest.figures.vocab),
                 _ => false,
             });
             let rows = if is_output && !entry.all_logits { 1 } else { tokens.len() as u64 };

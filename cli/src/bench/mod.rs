@@ -123,7 +123,7 @@ impl Bench {
 
     /// `n` token ids, the same for each call.
     fn ids(&self, n: u32) -> Vec<u32> {
-        ids(n as usize, self.executor.manifest().config.vocab)
+        ids(n as usize, self.executor.manifest().figures.vocab)
     }
 }
 
@@ -204,10 +204,10 @@ fn ids(n: usize, vocab: usize) -> Vec<u32> {
 /// Products of weights and activations of a prefill of `tokens`: each layer's matrices for every token, the output
 /// matrix for the last.
 fn prefill_macs(manifest: &Manifest, tokens: usize) -> f64 {
-    let vocab = manifest.config.vocab;
+    let vocab = manifest.figures.vocab;
     let matrices = manifest.weights.iter().filter(|w| w.ty.shape.len() == 2 && !is_tall(w, vocab));
     let layers: f64 = matrices.map(|w| w.ty.shape.iter().map(|&d| d as f64).product::<f64>()).sum();
-    layers * tokens as f64 + vocab as f64 * manifest.config.width as f64
+    layers * tokens as f64 + vocab as f64 * manifest.figures.width as f64
 }
 
 /// Whether a weight has a row for each token of the vocabulary: the embedding table, the output matrix.

@@ -8,7 +8,10 @@ use crate::failure::usage;
 use crate::{model, output, progress};
 use anyhow::Result;
 use ir::artifact::{Manifest, State};
-use ir::front::{self, ModelConfig, Tensors};
+use ir::front::{self, EntryShape, Figures, Tensors};
+use ir::graph::Op;
+use ir::quant;
+use ir::tensor::kv_bytes;
 use runtime::ModelFile;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -54,7 +57,9 @@ struct Report {
     shards: usize,
     /// Whether there is a chat template.
     chat_template: bool,
-    config: Option<ModelConfig>,
+    figures: Option<Figures>,
+    /// Bytes that a position takes in the KV caches, in f16.
+    kv_bytes_per_token: Option<u64>,
     /// Why the model cannot be compiled, where it cannot.
     unsupported: Option<String>,
     formats: BTreeMap<String, Share>,
@@ -126,6 +131,16 @@ fn run_kernels(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The figures of a model and the bytes that a position takes in its KV caches, in f16.
+fn understood(file: &ModelFile) -> ir::Result<(Figures, u64)> {
+    let tensors = Tensors::new(file.tensors().map(|(_, t)| t))?;
+    let model = front::Model::read(file.metadata(), &tensors)?;
+    let figures = model.figures()?;
+    let graph = model.build(EntryShape { tokens: 1, context: 1, kv: quant::F16, all_logits: false })?;
+    let states = graph.nodes().iter().filter(|n| matches!(n.op, Op::State(_)));
+    Ok((figures, states.filter_map(|n| kv_bytes(&n.results[0])).sum()))
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> Result<ExitCode> {
     if args.kernels {
@@ -151,10 +166,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
         share.bytes += t.bytes;
         tensors.push(Tensor { name: t.name.clone(), format: name, shape: t.shape(), bytes: t.bytes });
     }
-    let config = Tensors::new(file.tensors().map(|(_, t)| t)).and_then(|t| front::config(file.metadata(), &t));
-    let (config, unsupported) = match config {
-        Ok(config) => (Some(config), None),
-        Err(e) => (None, Some(e.to_string())),
+    let (figures, kv_bytes_per_token, unsupported) = match understood(&file) {
+        Ok((figures, bytes)) => (Some(figures), Some(bytes), None),
+        Err(e) => (None, None, Some(e.to_string())),
     };
     let mut sha256 = Vec::new();
     if args.verify {
@@ -171,7 +185,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         bytes: file.bytes(),
         shards: file.shards().len(),
         chat_template: file.metadata().get(runtime::chat::KEY).is_some(),
-        config,
+        figures,
+        kv_bytes_per_token,
         unsupported,
         formats,
         tensors,

@@ -3,7 +3,7 @@
 use super::kernels::{free, gib};
 use super::{Report, Share, Tensor};
 use anyhow::Result;
-use ir::front::ModelConfig;
+use ir::front::Figures;
 use ir::quote;
 use ir::target::{self, Card};
 use std::collections::BTreeMap;
@@ -13,8 +13,6 @@ use std::fmt::Write;
 const NAME: usize = 100;
 /// The context that memory is stated for, where the model's is not smaller.
 const CONTEXT: u64 = 8192;
-/// Bytes of an element of the KV cache, f16.
-const KV_BYTES: u64 = 2;
 /// Most lines of tensors where not all are listed.
 const LINES: usize = 40;
 
@@ -24,14 +22,14 @@ pub fn text(r: &Report, all: bool) -> Result<String> {
     let files = if r.shards == 1 { String::new() } else { format!(" in {} files", r.shards) };
     writeln!(s, "{}{files}", quote::plain(&r.model, 1000))?;
     let sum = r.formats.values().fold((0, 0), |(n, b): (u64, u64), f| (n.saturating_add(f.elements), b + f.bytes));
-    let architecture = r.config.as_ref().map_or("unknown model", |c| &c.architecture);
+    let architecture = r.figures.as_ref().map_or("unknown model", |c| &c.architecture);
     let template = if r.chat_template { "yes" } else { "none" };
     write!(s, "{architecture} · {} weights", count(sum.0))?;
     if let Some(main) = r.formats.iter().max_by_key(|(_, f)| f.bytes) {
         write!(s, " · mostly {} ({:.2} bits)", main.0, bits(sum.0, sum.1))?;
     }
     write!(s, " · {:.3} GB", r.bytes as f64 / 1e9)?;
-    if let Some(c) = &r.config {
+    if let Some(c) = &r.figures {
         write!(s, " · context {}", c.context)?;
     }
     writeln!(s, " · chat template: {template}")?;
@@ -41,19 +39,8 @@ pub fn text(r: &Report, all: bool) -> Result<String> {
     if let Some(why) = &r.unsupported {
         writeln!(s, "cannot be compiled: {}", quote::plain(why, 1000))?;
     }
-    if let Some(c) = &r.config {
-        writeln!(
-            s,
-            "{} layers, width {}, {} heads of {} ({} KV), FFN {}, vocabulary {}{}",
-            c.layers,
-            c.width,
-            c.heads,
-            c.head,
-            c.kv_heads,
-            c.ffn,
-            c.vocab,
-            if c.tied { ", tied output" } else { "" },
-        )?;
+    if let Some(c) = &r.figures {
+        writeln!(s, "{} layers, width {}, vocabulary {}", c.layers, c.width, c.vocab)?;
         memory(&mut s, r, c)?;
     }
     writeln!(s, "\n{:<10} {:>8} {:>16} {:>14} {:>6}", "format", "tensors", "elements", "bytes", "bits")?;
@@ -90,9 +77,9 @@ pub fn text(r: &Report, all: bool) -> Result<String> {
 }
 
 /// What the KV cache takes, and which cards hold that and the weights.
-fn memory(s: &mut String, r: &Report, c: &ModelConfig) -> Result<()> {
+fn memory(s: &mut String, r: &Report, c: &Figures) -> Result<()> {
     let context = CONTEXT.min(c.context as u64);
-    let token = KV_BYTES * 2 * (c.layers * c.kv_heads * c.head) as u64;
+    let token = r.kv_bytes_per_token.unwrap_or(0);
     let need = r.bytes.saturating_add(token.saturating_mul(context));
     write!(
         s,

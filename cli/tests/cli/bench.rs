@@ -115,13 +115,13 @@ fn check_kernels(depth: u32, large: (&str, u64)) -> Vec<String> {
         near(number(&entry["sum_microseconds"]), sum);
         // Each matrix for every token, but the output matrix, if there is one row of logits, for one.
         let matrices = manifest.weights.iter().filter(|w| w.ty.shape.len() == 2);
-        let rows = |rows: usize| if rows == manifest.config.vocab && !compiled.all_logits { 1 } else { tokens };
+        let rows = |rows: usize| if rows == manifest.figures.vocab && !compiled.all_logits { 1 } else { tokens };
         assert_eq!(macs, matrices.map(|w| w.ty.elements() as u64 * rows(w.ty.rows())).sum::<u64>());
         // Besides all weights, rows of the embedding table for the tokens, and the KV cache up to them.
         let weights: u64 = manifest.weights.iter().filter_map(|w| w.ty.weight_bytes()).sum();
         let row = |s: &State| s.ty.shape[0] as u64 * kv_rows(&s.ty).unwrap().row as u64;
         let positions = (u64::from(depth) + 2 * tokens) * manifest.states.iter().map(row).sum::<u64>();
-        let table = manifest.weights[0].ty.weight_bytes().unwrap() / manifest.config.vocab as u64;
+        let table = manifest.weights[0].ty.weight_bytes().unwrap() / manifest.figures.vocab as u64;
         assert_eq!(bytes, weights + positions + table * tokens);
     }
     names

@@ -1,10 +1,10 @@
 //! `fuse`: every op ends in a fusion, and every fusion is one kernel.
 //!
-//! Some values have to be in memory between kernels: the embedded tokens, the rotary angles, the three operands of an
-//! attention, its result, the sums with a residual, gated products, and the outputs. A fusion's body is what such a value
-//! depends on, back to leaves and other such values, which become its params. The operands of one attention are computed
-//! together. Bodies are canonical: nodes in depth-first order from the outputs, params numbered by their first use in that
-//! order; so equal layers have equal bodies.
+//! A value is either in memory between kernels or computed where it is used. [`reads`] and [`makes`] say of each op what it
+//! wants of its operands and how its result comes about; from that, [`Forms`] decides which values are stored. A fusion's
+//! body is what a stored value depends on, back to leaves and other stored values, which become its params. The operands of
+//! one attention are computed together. Bodies are canonical: nodes in depth-first order from the outputs, params numbered by
+//! their first use in that order; so equal layers have equal bodies.
 
 use super::PassContext;
 use ir::graph::{Fusion, Graph, NodeId, Op, Ref};
@@ -15,9 +15,52 @@ use std::collections::HashMap;
 /// Values that one kernel computes, with the names that they have in its body.
 type Outputs = Vec<(&'static str, Ref)>;
 
+/// What an op wants of an operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    /// The elements at the place of each result.
+    Elements,
+    /// All of the last dimension.
+    Last,
+    /// Rows that a product prepares: in memory, or the RMS norm of such.
+    Rows,
+    /// All of it, in memory.
+    Memory,
+}
+
+/// How an op's result comes about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Makes {
+    /// In a kernel of its own.
+    Kernel,
+    /// Tile by tile, as a matrix product.
+    Product,
+    /// Where its operands are at hand.
+    There,
+}
+
+fn reads(op: &Op) -> Reads {
+    match op {
+        Op::Add | Op::Mul | Op::Map(_) | Op::Reshape(_) | Op::KvAppend => Reads::Elements,
+        Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Rope { .. } => Reads::Last,
+        Op::MatMul | Op::Quantize => Reads::Rows,
+        _ => Reads::Memory,
+    }
+}
+
+fn makes(op: &Op) -> Makes {
+    match op {
+        Op::MatMul => Makes::Product,
+        Op::Add | Op::Mul | Op::Map(_) | Op::Reshape(_) | Op::KvAppend => Makes::There,
+        Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Rope { .. } | Op::Quantize | Op::LastToken => Makes::There,
+        _ => Makes::Kernel,
+    }
+}
+
 pub(super) fn run(graph: &Graph, _: &PassContext<'_>) -> Result<Graph> {
     let order = graph.cone(graph.outputs().iter().map(|&(_, r)| r), |_| true);
-    let kernels = outputs(graph, &order);
+    let forms = Forms::of(graph, &order);
+    let kernels = outputs(graph, &order, &forms);
     let owner: HashMap<NodeId, usize> =
         kernels.iter().enumerate().flat_map(|(i, g)| g.iter().map(move |(_, r)| (r.node, i))).collect();
     let mut fused = Graph::new();
@@ -47,8 +90,137 @@ fn in_memory(graph: &Graph, value: Ref, values: &HashMap<Ref, Ref>, fused: &mut 
     }
 }
 
+/// What a value is to the kernel that uses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// In memory: a leaf, or stored.
+    Memory,
+    /// Made of elements in memory.
+    Elements,
+    /// Made of rows in memory, with a norm or rotation.
+    Rows,
+    /// Made of products with these rows, tile by tile or head by head.
+    Product(NodeId),
+}
+
+/// The form of each node's value.
+struct Forms<'a> {
+    graph: &'a Graph,
+    users: Vec<Vec<NodeId>>,
+    is_output: Vec<bool>,
+    /// To its users.
+    forms: Vec<Form>,
+    /// To the kernel that computes it.
+    computed: Vec<Form>,
+}
+
+impl<'a> Forms<'a> {
+    fn of(graph: &'a Graph, order: &[NodeId]) -> Forms<'a> {
+        let count = graph.nodes().len();
+        let mut users = vec![Vec::new(); count];
+        for &id in order {
+            graph.node(id).inputs.iter().for_each(|r| users[r.node.0 as usize].push(id));
+        }
+        let mut is_output = vec![false; count];
+        graph.outputs().iter().for_each(|(_, r)| is_output[r.node.0 as usize] = true);
+        let memory = vec![Form::Memory; count];
+        let mut forms = Forms { graph, users, is_output, forms: memory.clone(), computed: memory };
+        for &id in order {
+            let form = forms.compute(id);
+            forms.computed[id.0 as usize] = form;
+            forms.forms[id.0 as usize] = if forms.is_stored(id, form) { Form::Memory } else { form };
+        }
+        forms
+    }
+
+    fn form(&self, id: NodeId) -> Form {
+        self.forms[id.0 as usize]
+    }
+
+    /// The form of a value that is not stored. Stores an operand that cannot be computed beside another.
+    fn compute(&mut self, id: NodeId) -> Form {
+        let node = self.graph.node(id);
+        if node.op.is_leaf() || makes(&node.op) == Makes::Kernel {
+            return Form::Memory;
+        }
+        if node.op == Op::MatMul {
+            let x = node.inputs[1].node;
+            let quantised = self.graph.node(x).op == Op::Quantize;
+            return Form::Product(if quantised { self.graph.node(x).inputs[0].node } else { x });
+        }
+        // Numbers for each token have a place of their own.
+        for r in node.inputs.iter().skip(1) {
+            if reads(&node.op) == Reads::Elements && node.op != Op::KvAppend && self.graph.ty(*r) != &node.results[0] {
+                self.forms[r.node.0 as usize] = Form::Memory;
+            }
+        }
+        let mut form = Form::Elements;
+        for r in &node.inputs {
+            form = match (form, self.form(r.node)) {
+                (form, Form::Memory | Form::Elements) => form,
+                (Form::Elements, other) => other,
+                (Form::Product(a), Form::Product(b)) if a == b => form,
+                (Form::Product(_), _) => {
+                    self.forms[r.node.0 as usize] = Form::Memory;
+                    form
+                }
+                (Form::Rows, Form::Rows) => form,
+                (_, product) => {
+                    let rows = node.inputs.iter().filter(|r| self.forms[r.node.0 as usize] == Form::Rows);
+                    let rows: Vec<NodeId> = rows.map(|r| r.node).collect();
+                    rows.into_iter().for_each(|r| self.forms[r.0 as usize] = Form::Memory);
+                    product
+                }
+            };
+        }
+        match (form, reads(&node.op)) {
+            (Form::Elements, Reads::Last) => Form::Rows,
+            (form, _) => form,
+        }
+    }
+
+    /// Whether a value of this form is stored.
+    fn is_stored(&self, id: NodeId, form: Form) -> bool {
+        let node = self.graph.node(id);
+        if node.op.is_leaf() || node.op == Op::Quantize {
+            return false;
+        }
+        if makes(&node.op) == Makes::Kernel || self.is_output[id.0 as usize] {
+            return true;
+        }
+        let users = &self.users[id.0 as usize];
+        let wants = |wanted: Reads| users.iter().any(|&user| reads(&self.graph.node(user).op) == wanted);
+        let is_product = matches!(form, Form::Product(_));
+        let heads = |id: NodeId| self.graph.ty(id.into()).shape.len() == 3;
+        if wants(Reads::Memory) {
+            return true;
+        }
+        if self.is_prepared(id) {
+            return users.iter().any(|&user| reads(&self.graph.node(user).op) != Reads::Rows)
+                && node.op != Op::LastToken;
+        }
+        // A norm of whole rows needs all tiles of a product; heads that are done are rows again.
+        let split = is_product && !heads(id) && wants(Reads::Last);
+        let joined = is_product && heads(id) && users.iter().any(|&user| !heads(user));
+        wants(Reads::Rows) || split || joined || users.len() > 1
+    }
+
+    /// Whether products prepare rows like these themselves: those of the last token, and the RMS norm, with weights, of rows in
+    /// memory.
+    fn is_prepared(&self, id: NodeId) -> bool {
+        let node = self.graph.node(id);
+        let x = node.inputs.first().map(|r| r.node);
+        let there = |x: NodeId| self.form(x) == Form::Memory || self.graph.node(x).op == Op::LastToken;
+        match node.op {
+            Op::LastToken => true,
+            Op::RmsNorm { .. } => node.inputs.len() == 2 && x.is_some_and(there) && node.results[0].shape.len() == 2,
+            _ => false,
+        }
+    }
+}
+
 /// The values that have to be in memory, kernel by kernel; each kernel stands where its last value is in `order`.
-fn outputs(graph: &Graph, order: &[NodeId]) -> Vec<Outputs> {
+fn outputs(graph: &Graph, order: &[NodeId], forms: &Forms<'_>) -> Vec<Outputs> {
     let mut kernels: Vec<Outputs> = Vec::new();
     let mut taken = vec![false; graph.nodes().len()];
     let mut add = |kernels: &mut Vec<Outputs>, values: &[(&'static str, Ref)]| {
@@ -59,19 +231,29 @@ fn outputs(graph: &Graph, order: &[NodeId]) -> Vec<Outputs> {
             kernels.push(outputs);
         }
     };
+    let attended = |id: NodeId| {
+        forms.users[id.0 as usize].iter().any(|&user| {
+            let node = graph.node(user);
+            matches!(node.op, Op::Attention { .. }) && node.inputs[..3].iter().any(|r| r.node == id)
+        })
+    };
+    // Products of the same rows are one kernel, all else is another.
+    let kind = |r: &Ref| match forms.computed[r.node.0 as usize] {
+        product @ Form::Product(_) => product,
+        _ => Form::Rows,
+    };
     for &id in order {
         let node = graph.node(id);
-        let stored = match node.op {
-            Op::Attention { .. } => {
-                let operands = [("q", node.inputs[0]), ("k", node.inputs[1]), ("v", node.inputs[2])];
-                add(&mut kernels, &operands);
-                true
+        if let Op::Attention { .. } = node.op {
+            let operands = [("q", node.inputs[0]), ("k", node.inputs[1]), ("v", node.inputs[2])];
+            for (i, (_, first)) in operands.iter().enumerate() {
+                if operands[..i].iter().all(|(_, r)| kind(r) != kind(first)) {
+                    let alike: Outputs = operands.iter().copied().filter(|(_, r)| kind(r) == kind(first)).collect();
+                    add(&mut kernels, &alike);
+                }
             }
-            Op::Embed | Op::RopeAngles { .. } | Op::Mul => true,
-            Op::Add => graph.is_residual(id),
-            _ => false,
-        };
-        if stored {
+        }
+        if !node.op.is_leaf() && forms.form(id) == Form::Memory && !attended(id) {
             add(&mut kernels, &[("out", id.into())]);
         }
     }

@@ -1,16 +1,19 @@
-//! Metadata under a model's own prefix (`llama.block_count`), bounded, and the features whose keys mean that a model
-//! computes something that is not built.
+//! Metadata under a model's own prefix (`llama.block_count`), bounded. Every key is read by the architecture or known to
+//! say nothing that concerns the computation, or else the file is refused by its name.
 
+use super::most;
 use crate::gguf::{Metadata, Value};
 use crate::graph::F32;
-use crate::quote::quoted;
 use crate::{Error, Result};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 /// Keys of one architecture.
 pub(super) struct Keys<'a> {
     metadata: &'a Metadata,
     /// `general.architecture`.
     pub architecture: &'a str,
+    read: RefCell<BTreeSet<String>>,
 }
 
 /// `value` if it lies in `least..=most`.
@@ -24,43 +27,45 @@ pub(super) fn bound(what: &str, value: u64, least: usize, most: usize) -> Result
     Ok(value as usize)
 }
 
-/// Counts that mean a feature unless they are 0.
-const COUNTS: &[(&str, &str)] = &[
-    ("expert_count", "a mixture of experts"),
-    ("attention.kv_lora_rank", "multi-head latent attention"),
-    ("attention.key_length_mla", "multi-head latent attention"),
-    ("nextn_predict_layers", "multi-token prediction layers"),
-];
-
-/// Factors that mean a feature unless they have this value or are missing.
-const FACTORS: &[(&str, f32, &str)] = &[
-    ("attn_logit_softcapping", 0.0, "soft-capping of attention scores"),
-    ("final_logit_softcapping", 0.0, "soft-capping of logits"),
-    ("attention.scale", 0.0, "a scale of attention scores"),
-    ("attention.clamp_kqv", 0.0, "clamping of queries, keys and values"),
-    ("attention.max_alibi_bias", 0.0, "ALiBi position biases"),
-    ("logit_scale", 1.0, "a scale of logits"),
-    ("embedding_scale", 1.0, "a scale of embeddings"),
-    ("residual_scale", 1.0, "a scale of residuals"),
-    ("rope.scale_linear", 1.0, "linear RoPE scaling"),
-    ("rope.scaling.attn_factor", 1.0, "an attention factor of RoPE scaling"),
+/// Keys that change nothing: they repeat the tensor table, or say how a model was made.
+const HARMLESS: &[&str] = &[
+    "vocab_size",
+    "tensor_data_layout",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
+    "attention.layer_norm_epsilon",
+    "attention.layer_norm_rms_epsilon",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.sliding_window_pattern",
+    "expert_feed_forward_length",
+    "rope.dimension_count",
 ];
 
 impl<'a> Keys<'a> {
     /// The keys of `architecture`.
     pub fn new(metadata: &'a Metadata, architecture: &'a str) -> Self {
-        Keys { metadata, architecture }
+        Keys { metadata, architecture, read: RefCell::default() }
     }
 
+    /// The whole name of a key; it counts as read.
     fn full(&self, key: &str) -> String {
+        self.read.borrow_mut().insert(key.into());
         format!("{}.{key}", self.architecture)
     }
 
-    /// A count in `least..=most`, if the key is there.
+    /// Marks a key as read that the architecture takes no notice of.
+    pub fn ignore(&self, key: &str) {
+        self.full(key);
+    }
+
+    /// A count in `least..=most`, if the key is there; the same for every layer.
     pub fn opt_count(&self, key: &str, least: usize, most: usize) -> Result<Option<usize>> {
         let key = self.full(key);
         if let Some(Value::Array(_)) = self.metadata.get(&key) {
-            let hint = "models whose layers are all alike are";
+            let hint = "models whose layers are all alike in this are";
             return Err(Error::unsupported(format!("'{key}' with a figure for each layer"), hint));
         }
         self.metadata.opt_u64(&key)?.map(|n| bound(&format!("metadata key '{key}'"), n, least, most)).transpose()
@@ -68,10 +73,27 @@ impl<'a> Keys<'a> {
 
     /// A count in `least..=most`.
     pub fn count(&self, key: &str, least: usize, most: usize) -> Result<usize> {
-        match self.opt_count(key, least, most)? {
-            Some(n) => Ok(n),
-            None => Err(Error::malformed(format!("metadata key '{}' is missing", self.full(key)))),
+        self.opt_count(key, least, most)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// The error for a key that has to be there.
+    pub fn missing(&self, key: &str) -> Error {
+        Error::malformed(format!("metadata key '{}' is missing", self.full(key)))
+    }
+
+    /// A count for each of `layers` layers, in `least..=most`: one for all, or an array.
+    pub fn opt_counts(&self, key: &str, layers: usize, least: usize, most: usize) -> Result<Option<Vec<usize>>> {
+        let full = self.full(key);
+        let Some(Value::Array(array)) = self.metadata.get(&full) else {
+            return Ok(self.opt_count(key, least, most)?.map(|n| vec![n; layers]));
+        };
+        let numbers = array.numbers().ok_or_else(|| Error::malformed(format!("'{full}' is no array of numbers")))?;
+        if numbers.len() < layers {
+            let what = format!("metadata key '{full}' has {} figures for {layers} layers", numbers.len());
+            return Err(Error::malformed(what));
         }
+        let what = format!("a figure of metadata key '{full}'");
+        numbers[..layers].iter().map(|&n| bound(&what, n, least, most)).collect::<Result<_>>().map(Some)
     }
 
     /// A number that `valid` accepts, if the key is there.
@@ -83,44 +105,60 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Refuses the features that no dense decoder of this crate builds.
-    pub fn refuse_unbuilt(&self, context: usize) -> Result<()> {
-        let refuse = |feature: String| {
-            let hint = format!("only '{}' models without it can be compiled", self.architecture);
-            Err(Error::unsupported(feature, hint))
+    /// A factor: finite and positive. 0 counts as missing, as converters write it.
+    pub fn opt_factor(&self, key: &str) -> Result<Option<F32>> {
+        Ok(self.opt_number(key, |x| x.is_finite() && x >= 0.0)?.filter(|x| x.0 != 0.0))
+    }
+
+    /// A word, if the key is there.
+    pub fn opt_word(&self, key: &str) -> Result<Option<&'a str>> {
+        self.metadata.opt_str(&self.full(key))
+    }
+
+    /// A truth value, if the key is there.
+    pub fn opt_bool(&self, key: &str) -> Result<Option<bool>> {
+        self.metadata.opt_bool(&self.full(key))
+    }
+
+    /// Which of `layers` layers a pattern names: an array of truth values, or every but the last of each so many.
+    pub fn pattern(&self, key: &str, layers: usize, default: usize) -> Result<Vec<bool>> {
+        let full = self.full(key);
+        let period = match self.metadata.get(&full) {
+            Some(Value::Array(_)) => {
+                let flags = self.opt_counts(key, layers, 0, 1)?.unwrap_or_default();
+                return Ok(flags.into_iter().map(|flag| flag == 1).collect());
+            }
+            _ => self.opt_count(key, 0, most::LAYERS)?.unwrap_or(default),
         };
-        for (key, feature) in COUNTS {
-            if self.opt_count(key, 0, usize::MAX)?.is_some_and(|n| n != 0) {
-                return refuse(format!("{feature} ('{}')", self.full(key)));
+        Ok((0..layers).map(|layer| period > 0 && layer % period + 1 < period).collect())
+    }
+
+    /// Refuses keys under the prefix that were not read and may matter.
+    pub fn finish(&self) -> Result<()> {
+        let prefix = format!("{}.", self.architecture);
+        let read = self.read.borrow();
+        for (key, value) in self.metadata.iter() {
+            let Some(name) = key.strip_prefix(&prefix) else { continue };
+            if read.contains(name) || HARMLESS.contains(&name) || is_neutral(value) {
+                continue;
             }
+            let hint = format!("'{}' models are built without it, so the results could be wrong", self.architecture);
+            return Err(Error::unsupported(format!("metadata key '{key}'"), hint));
         }
-        for (key, neutral, feature) in FACTORS {
-            if self.opt_number(key, |_| true)?.is_some_and(|x| x.0 != *neutral) {
-                return refuse(format!("{feature} ('{}')", self.full(key)));
-            }
-        }
-        if let Some(window) = self.opt_count("attention.sliding_window", 0, usize::MAX)?
-            && window != 0
-            && window < context
-        {
-            return refuse(format!("a sliding window of {window} ('{}')", self.full("attention.sliding_window")));
-        }
-        for key in ["attention.causal", "use_parallel_residual"] {
-            let neutral = key == "attention.causal";
-            if self.metadata.opt_bool(&self.full(key))?.is_some_and(|b| b != neutral) {
-                return refuse(format!("'{}' = {}", self.full(key), !neutral));
-            }
-        }
-        let factor = self.opt_number("rope.scaling.factor", |_| true)?.map_or(1.0, |f| f.0);
-        let scaled = factor != 0.0 && factor != 1.0;
-        match self.metadata.opt_str(&self.full("rope.scaling.type"))? {
-            Some("none") => Ok(()),
-            Some("linear") | None if !scaled => Ok(()),
-            kind => refuse(format!(
-                "RoPE scaling {} ('{}')",
-                quoted(kind.unwrap_or("linear")),
-                self.full("rope.scaling.type")
-            )),
-        }
+        Ok(())
+    }
+}
+
+/// Whether a value turns a feature off, whatever it is.
+fn is_neutral(value: &Value) -> bool {
+    match value {
+        Value::Array(array) => array.numbers().is_some_and(|all| all.iter().all(|&n| n == 0)),
+        Value::Bool(on) => !on,
+        Value::String(word) => word.is_empty() || word == b"none",
+        Value::F32(x) => *x == 0.0,
+        Value::F64(x) => *x == 0.0,
+        Value::U8(0) | Value::U16(0) | Value::U32(0) | Value::U64(0) => true,
+        Value::I8(0) | Value::I16(0) | Value::I32(0) | Value::I64(0) => true,
+        _ => false,
     }
 }

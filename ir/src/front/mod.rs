@@ -1,33 +1,45 @@
 //! From a GGUF file's metadata and tensor table to a graph.
 //!
-//! [`config`] reads the figures of a model, [`build`] makes the graph of one entry point. Architectures are files of
-//! `models/`. Invariant: every figure is bounded before it sizes anything, every tensor of the file is used and has the
-//! shape that the figures ask for; what is not built is refused by its name. Next hop: `codegen`'s passes.
+//! [`Model::read`] finds the architecture and the figures that other crates need, [`Model::build`] makes the graph of one
+//! entry point. Architectures are files of `models/`, made of the [`parts`]. Invariant: every figure is bounded before it
+//! sizes anything; every key under the architecture's prefix and every tensor of the file is used, skipped with a word, or
+//! refused by its name. Next hop: `codegen`'s passes.
 
-mod builder;
-mod decoder;
 mod keys;
 mod models;
+mod network;
+mod parts;
 
 use crate::gguf::{Metadata, TensorInfo};
-use crate::graph::{F32, Graph, RopeStyle};
+use crate::graph::Graph;
 use crate::quant::{self, Format};
 use crate::quote::quoted;
 use crate::tensor::{Elem, TensorType};
 use crate::{Error, Result, Verified};
-use builder::Builder;
 use keys::Keys;
+use network::Network;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A model architecture: how its metadata is read and its graph is built.
+/// A model architecture.
 struct Architecture {
     /// `general.architecture`.
     name: &'static str,
-    /// Reads the figures.
-    config: fn(&Keys<'_>, &Tensors) -> Result<ModelConfig>,
     /// Adds the computation and its outputs to the graph.
-    build: fn(&ModelConfig, &mut Builder<'_>) -> Result<()>,
+    build: fn(&mut Network<'_>) -> Result<()>,
+}
+
+/// Bounds of metadata figures: beyond any known model, small enough for 64-bit products.
+mod most {
+    pub const LAYERS: usize = 1 << 10;
+    pub const WIDTH: usize = 1 << 17;
+    pub const HEADS: usize = 1 << 10;
+    pub const HEAD: usize = 512;
+    pub const FFN: usize = 1 << 20;
+    pub const VOCAB: usize = 1 << 22;
+    pub const CONTEXT: usize = 1 << 24;
+    /// Query heads that share a KV head.
+    pub const SHARE: usize = 32;
 }
 
 /// Values of `general.type` of files that are no models, and what those are.
@@ -37,50 +49,19 @@ const NO_MODELS: &[(&str, &str)] = &[
     ("mmproj", "a projector of images or sounds"),
 ];
 
-/// The figures of a model.
+/// The figures of a model that concern more than its graph.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ModelConfig {
+pub struct Figures {
     /// `general.architecture`.
     pub architecture: String,
-    /// Number of layers.
-    pub layers: usize,
-    /// Model width d.
-    pub width: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads; divides `heads`.
-    pub kv_heads: usize,
-    /// Elements of a head.
-    pub head: usize,
-    /// Hidden width of the feed-forward network.
-    pub ffn: usize,
     /// Rows of the embedding table.
     pub vocab: usize,
     /// Positions that the model was trained for.
     pub context: usize,
-    /// Epsilon of every RMS norm.
-    pub rms_eps: F32,
-    /// Rotary embedding.
-    pub rope: Rope,
-    /// Whether queries, keys and values have biases.
-    pub qkv_bias: bool,
-    /// Whether each head of queries and keys is normalised.
-    pub qk_norm: bool,
-    /// Whether the output matrix is the embedding table.
-    pub tied: bool,
-}
-
-/// Rotary embedding of a model.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Rope {
-    /// Rotated elements of a head, from its start.
-    pub dim: usize,
-    /// Base of the frequencies.
-    pub theta: F32,
-    /// Where the pairs are.
-    pub style: RopeStyle,
-    /// Whether frequencies are divided by the factors of tensor `rope_freqs.weight`.
-    pub factors: bool,
+    /// Layers, with those that are skipped.
+    pub layers: usize,
+    /// Model width.
+    pub width: usize,
 }
 
 /// The shape of one entry point.
@@ -121,47 +102,74 @@ impl Tensors {
     }
 }
 
-/// Reads the figures of a model.
-///
-/// # Errors
-/// [`Error::Unsupported`] for an architecture or feature that is not built, [`Error::Malformed`] for a missing or absurd
-/// figure, [`Error::Limit`] for one that is too large.
-pub fn config(metadata: &Metadata, tensors: &Tensors) -> Result<ModelConfig> {
-    if let Ok(Some(kind)) = metadata.opt_str("general.type")
-        && let Some((_, what)) = NO_MODELS.iter().find(|(name, _)| *name == kind)
-    {
-        let hint = "give the model that it belongs to";
-        return Err(Error::unsupported(format!("{what} (general.type '{kind}') alone"), hint));
-    }
-    let name = metadata.str("general.architecture")?;
-    let architecture = architecture(name)?;
-    if tensors.0.is_empty() {
-        return Err(Error::malformed("the file has no tensors; it may hold a vocabulary only"));
-    }
-    (architecture.config)(&Keys::new(metadata, name), tensors)
+/// A model's header, of an architecture that is built.
+#[derive(Clone, Copy)]
+pub struct Model<'a> {
+    metadata: &'a Metadata,
+    tensors: &'a Tensors,
+    architecture: &'static Architecture,
 }
 
-/// The graph of an entry point: inputs are token ids and a position; outputs are `logits` and, for each layer i, the KV
-/// caches `k.i` and `v.i`.
-///
-/// # Errors
-/// [`Error::Malformed`] for a tensor that is missing or of another shape than the figures ask for,
-/// [`Error::Unsupported`] for one that has no place in the architecture, [`Error::Limit`] for an entry point that the
-/// model cannot have.
-pub fn build(config: &ModelConfig, tensors: &Tensors, shape: EntryShape) -> Result<Verified<Graph>> {
-    if shape.kv != quant::F16 && shape.kv != quant::Q8_0 {
-        let hint = format!("use {} or {}", quant::F16, quant::Q8_0);
-        return Err(Error::unsupported(format!("a KV cache of format {}", shape.kv), hint));
+impl<'a> Model<'a> {
+    /// Finds the architecture.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for one that is not built, or a file that is no model.
+    pub fn read(metadata: &'a Metadata, tensors: &'a Tensors) -> Result<Model<'a>> {
+        if let Ok(Some(kind)) = metadata.opt_str("general.type")
+            && let Some((_, what)) = NO_MODELS.iter().find(|(name, _)| *name == kind)
+        {
+            let hint = "give the model that it belongs to";
+            return Err(Error::unsupported(format!("{what} (general.type '{kind}') alone"), hint));
+        }
+        let architecture = architecture(metadata.str("general.architecture")?)?;
+        if tensors.0.is_empty() {
+            return Err(Error::malformed("the file has no tensors; it may hold a vocabulary only"));
+        }
+        Ok(Model { metadata, tensors, architecture })
     }
-    keys::bound("the KV cache's context", shape.context as u64, 1, config.context)?;
-    keys::bound("the tokens of a step", shape.tokens as u64, 1, shape.context)?;
-    let mut builder = Builder::new(tensors, shape)?;
-    (architecture(&config.architecture)?.build)(config, &mut builder)?;
-    builder.finish(&config.architecture)
+
+    /// The figures.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for a missing or absurd figure, [`Error::Limit`] for one that is too large.
+    pub fn figures(&self) -> Result<Figures> {
+        let table = self.tensors.get(parts::EMBEDDING);
+        let table = table.ok_or_else(|| Error::malformed(format!("tensor '{}' is missing", parts::EMBEDDING)))?;
+        let keys = Keys::new(self.metadata, self.architecture.name);
+        Ok(Figures {
+            architecture: self.architecture.name.into(),
+            vocab: keys::bound("the vocabulary", table.rows() as u64, 1, most::VOCAB)?,
+            context: keys.count("context_length", 1, most::CONTEXT)?,
+            layers: keys.count("block_count", 1, most::LAYERS)?,
+            width: keys.count("embedding_length", 1, most::WIDTH)?,
+        })
+    }
+
+    /// The graph of an entry point: inputs are token ids and a position; outputs are `logits` and the states of the layers,
+    /// as `k.i` and `v.i`, the KV caches of layer i.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for a tensor that is missing or of another shape than the figures ask for, and for a missing or
+    /// absurd figure; [`Error::Unsupported`] for a tensor, a key or a value that has no place in the architecture;
+    /// [`Error::Limit`] for figures that are too large and an entry point that the model cannot have.
+    pub fn build(&self, shape: EntryShape) -> Result<Verified<Graph>> {
+        if shape.kv != quant::F16 && shape.kv != quant::Q8_0 {
+            let hint = format!("use {} or {}", quant::F16, quant::Q8_0);
+            return Err(Error::unsupported(format!("a KV cache of format {}", shape.kv), hint));
+        }
+        let keys = Keys::new(self.metadata, self.architecture.name);
+        let context = keys.count("context_length", 1, most::CONTEXT)?;
+        keys::bound("the KV cache's context", shape.context as u64, 1, context)?;
+        keys::bound("the tokens of a step", shape.tokens as u64, 1, shape.context)?;
+        let mut network = Network::new(&keys, self.tensors, shape)?;
+        (self.architecture.build)(&mut network)?;
+        network.finish()
+    }
 }
 
 fn architecture(name: &str) -> Result<&'static Architecture> {
-    models::ALL.iter().copied().find(|a| a.name == name).ok_or_else(|| {
+    models::ALL.iter().find(|a| a.name == name).ok_or_else(|| {
         let names: Vec<_> = models::ALL.iter().map(|a| a.name).collect();
         Error::unsupported(
             format!("model architecture {}", quoted(name)),

@@ -144,6 +144,25 @@ impl Array {
         }
     }
 
+    /// The elements, if they are integers that are not negative or truth values (as 0 and 1).
+    pub fn numbers(&self) -> Option<Vec<u64>> {
+        fn all<T: Copy + TryInto<u64>>(of: &[T]) -> Option<Vec<u64>> {
+            of.iter().map(|&x| x.try_into().ok()).collect()
+        }
+        match self {
+            Array::U8(x) => all(x),
+            Array::I8(x) => all(x),
+            Array::U16(x) => all(x),
+            Array::I16(x) => all(x),
+            Array::U32(x) => all(x),
+            Array::I32(x) => all(x),
+            Array::U64(x) => all(x),
+            Array::I64(x) => all(x),
+            Array::Bool(x) => Some(x.iter().map(|&x| u64::from(x)).collect()),
+            Array::F32(_) | Array::F64(_) | Array::String(_) | Array::Array(_) => None,
+        }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         match self {

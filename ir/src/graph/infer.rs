@@ -1,8 +1,9 @@
 //! The type rule of every op. Invariant: what these rules accept, every later stage handles without checking shapes again.
 
-use super::{Input, MOST_TOP, Op};
+use super::{Angles, F32, Input, MOST_TOP, Op};
 use crate::quant;
-use crate::tensor::{Elem, Layout, TensorType};
+use crate::tensor::{Elem, Layout, Rows, TensorType};
+use std::ops::RangeInclusive;
 
 /// The most elements of a tensor; keeps every size computed from a type within 64 bits.
 const MAX_ELEMENTS: usize = 1 << 40;
@@ -35,7 +36,11 @@ pub(super) fn check_leaf(op: &Op, ty: &TensorType) -> Result<(), String> {
             ensure(ty.elem == Elem::I32 && ty.shape == [1], || format!("position is i32[1], not {ty}"))
         }
         Op::State(_) => check_state(ty),
-        Op::Weight(_) => check_weight(ty),
+        Op::Weight(weight) => {
+            let sound = |rows: &Rows| rows.is_sound() && rows.count() == ty.shape[0] as u64 && ty.shape.len() < 3;
+            ensure(weight.rows.is_none_or(|rows| sound(&rows)), || format!("{weight} is not {ty}"))?;
+            check_weight(ty)
+        }
         Op::Param(_) => match ty.elem {
             Elem::Ggml(_) if ty.layout.is_kv() => check_state(ty),
             Elem::Ggml(_) if ty.layout != Layout::Rows => check_weight(ty),
@@ -86,10 +91,13 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             one(&[tokens.shape[0], table.columns()])
         }
         Op::RmsNorm { eps } => {
-            let [x, w] = take(operands)?;
-            float("x", x)?;
-            ensure(eps.0.is_finite() && eps.0 >= 0.0, || format!("eps is {}", eps.0))?;
-            vector("the weight", w, x.columns())?;
+            let (x, weights) = operands.split_first().ok_or("x is missing")?;
+            norm(x, eps.0, weights, 0..=1)?;
+            one(&x.shape)
+        }
+        Op::LayerNorm { eps } => {
+            let (x, weights) = operands.split_first().ok_or("x is missing")?;
+            norm(x, eps.0, weights, 1..=2)?;
             one(&x.shape)
         }
         Op::MatMul => {
@@ -107,23 +115,18 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             })?;
             Ok(vec![TensorType::new(Elem::Q8, x.shape.clone())])
         }
-        Op::Add => {
+        Op::Add | Op::Mul => {
             let [a, b] = take(operands)?;
             float("a", a)?;
-            if a != b {
+            if a != b && !is_per_token(a, b) {
                 vector("b", b, a.columns())?;
             }
             one(&a.shape)
         }
-        Op::Mul => {
-            let [a, b] = take(operands)?;
-            float("a", a)?;
-            ensure(a == b, || format!("a is {a}, b is {b}"))?;
-            one(&a.shape)
-        }
-        Op::Silu => {
+        Op::Map(function) => {
             let [x] = take(operands)?;
             float("x", x)?;
+            function.check()?;
             one(&x.shape)
         }
         Op::Reshape(shape) => {
@@ -135,7 +138,8 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             })?;
             one(shape)
         }
-        Op::RopeAngles { tokens, dim, theta } => {
+        Op::RopeAngles(angles) => {
+            let Angles { tokens, dim, theta, divisors, magnitude } = &**angles;
             position(operands.first().copied())?;
             ensure(operands.len() <= 2, || format!("{} operands, at most 2 are allowed", operands.len()))?;
             ensure(*dim > 0 && dim.is_multiple_of(2), || format!("dim {dim} is not even and positive"))?;
@@ -143,7 +147,17 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             if let Some(factors) = operands.get(1) {
                 vector("factors", factors, dim / 2)?;
             }
+            ensure(divisors.is_empty() || divisors.len() == dim / 2, || format!("{} divisors", divisors.len()))?;
+            ensure(divisors.iter().all(|d| d.0.is_finite() && d.0 > 0.0), || "a divisor is not positive".into())?;
+            ensure(magnitude.0.is_finite() && magnitude.0 > 0.0, || format!("the magnitude is {}", magnitude.0))?;
             one(&[*tokens, *dim])
+        }
+        Op::PositionScale { tokens, length, slope } => {
+            let [at] = take(operands)?;
+            position(Some(at))?;
+            ensure((1..=1 << 30).contains(length), || format!("the length is {length}"))?;
+            ensure(slope.0.is_finite(), || format!("the slope is {}", slope.0))?;
+            one(&[*tokens, 1])
         }
         Op::Rope { .. } => {
             let [x, angles] = take(operands)?;
@@ -166,21 +180,34 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             ensure(x.shape[0] <= state.shape[1], || format!("{} tokens do not fit the KV cache {state}", x.shape[0]))?;
             Ok(vec![state.clone()])
         }
-        Op::Attention { scale } => {
+        Op::Attention { scale, window, cap } => {
+            let (operands, sinks) = operands.split_at(operands.len().min(4));
             let [q, k, v, at] = take(operands)?;
             heads("q", q)?;
             check_state(k)?;
             check_state(v)?;
             let layouts = [(Layout::Rows, Layout::Rows), (Layout::Keys, Layout::Values)];
-            ensure(k.elem == v.elem && k.shape == v.shape && layouts.contains(&(k.layout, v.layout)), || {
+            // Keys and values that share a memory have rows of one size.
+            let alike = k.shape[..2] == v.shape[..2] && (k.layout == Layout::Rows || k.shape == v.shape);
+            ensure(k.elem == v.elem && alike && layouts.contains(&(k.layout, v.layout)), || {
                 format!("k is {k}, v is {v}")
             })?;
             position(Some(at))?;
-            ensure(scale.0.is_finite() && scale.0 > 0.0, || format!("scale is {}", scale.0))?;
+            let positive = |x: &F32| x.0.is_finite() && x.0 > 0.0;
+            ensure(positive(scale), || format!("scale is {}", scale.0))?;
+            ensure(*window != Some(0), || "the window is empty".into())?;
+            if let Some(cap) = cap {
+                ensure(positive(cap), || format!("cap is {}", cap.0))?;
+            }
             ensure(k.shape[2] == q.shape[2] && q.shape[1].is_multiple_of(k.shape[0]), || {
                 format!("heads of q {q} do not fit the KV cache {k}")
             })?;
-            one(&[q.shape[0], q.shape[1] * q.shape[2]])
+            match sinks {
+                [] => {}
+                [sinks] => vector("the sinks", sinks, q.shape[1])?,
+                _ => return Err(format!("{} operands, at most 5 are allowed", 4 + sinks.len())),
+            }
+            one(&[q.shape[0], q.shape[1] * v.shape[2]])
         }
         Op::LastToken => {
             let [x] = take(operands)?;
@@ -226,6 +253,19 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
 /// Exactly `N` operands.
 fn take<'a, const N: usize>(operands: &[&'a TensorType]) -> Result<[&'a TensorType; N], String> {
     operands.try_into().map_err(|_| format!("{} operands, {N} are expected", operands.len()))
+}
+
+/// Whether `b` has a number for each token of `a`.
+fn is_per_token(a: &TensorType, b: &TensorType) -> bool {
+    float("b", b).is_ok() && a.shape.len() > 1 && b.shape == [a.shape[0], 1]
+}
+
+/// A norm's operands: rows and so many vectors for their columns.
+fn norm(x: &TensorType, eps: f32, weights: &[&TensorType], count: RangeInclusive<usize>) -> Result<(), String> {
+    float("x", x)?;
+    ensure(eps.is_finite() && eps >= 0.0, || format!("eps is {eps}"))?;
+    ensure(count.contains(&weights.len()), || format!("{} vectors, {count:?} are expected", weights.len()))?;
+    weights.iter().try_for_each(|w| vector("a weight", w, x.columns()))
 }
 
 fn float(what: &str, ty: &TensorType) -> Result<(), String> {

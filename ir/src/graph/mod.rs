@@ -6,15 +6,17 @@
 //! [`Graph::verify`] checks what concerns the graph as a whole, [`text`] prints and parses it, [`interp`] executes it.
 //! Next hop: `codegen`'s passes rewrite a graph, its lowering turns each fusion into a kernel.
 
+mod function;
 mod infer;
 pub mod interp;
 pub mod text;
 mod verify;
 
+pub use function::Function;
 pub(crate) use infer::check_shape;
 pub use infer::infer;
 
-use crate::tensor::{Layout, TensorType};
+use crate::tensor::{Layout, Rows, TensorType};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -51,6 +53,45 @@ pub enum Input {
     Position,
 }
 
+/// What a weight is in the GGUF.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Weight {
+    /// The tensor.
+    pub tensor: String,
+    /// Its rows, of a tensor of one dimension its elements; `None`: all.
+    pub rows: Option<Rows>,
+}
+
+impl From<&str> for Weight {
+    fn from(tensor: &str) -> Self {
+        Weight { tensor: tensor.into(), rows: None }
+    }
+}
+
+impl std::fmt::Display for Weight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.rows {
+            None => f.write_str(&self.tensor),
+            Some(rows) => write!(f, "{}[{rows}]", self.tensor),
+        }
+    }
+}
+
+/// Rotary angles.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Angles {
+    /// T.
+    pub tokens: usize,
+    /// Rotated elements of a head, even.
+    pub dim: usize,
+    /// Base.
+    pub theta: F32,
+    /// Divide the frequencies, \[dim / 2\]; none: by 1.
+    pub divisors: Vec<F32>,
+    /// Multiplies cosines and sines.
+    pub magnitude: F32,
+}
+
 /// An f32 attribute, compared and hashed by its bits.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct F32(pub f32);
@@ -77,17 +118,23 @@ pub const MOST_TOP: usize = 256;
 pub enum Op {
     /// A step's input.
     Input(Input),
-    /// A tensor of the GGUF file, by name.
-    Weight(String),
+    /// A tensor of the GGUF file, or some of its rows.
+    Weight(Weight),
     /// A KV cache before this step, of a GGML format, \[kv heads, context, h\], by name.
     State(String),
     /// Operand `0` of the fusion whose body this graph is.
     Param(u32),
     /// (table\[vocab, d\], tokens\[T\]) -> \[T, d\]: one row for each token.
     Embed,
-    /// (x\[.., n\], w\[n\]) -> x: x / sqrt(mean(x^2) + eps) * w over the last dimension.
+    /// (x\[.., n\], w\[n\]?) -> x: x / sqrt(mean(x^2) + eps) * w over the last dimension; without w, w is 1.
     RmsNorm {
         /// Added to the mean square.
+        eps: F32,
+    },
+    /// (x\[.., n\], w\[n\], b\[n\]?) -> x: (x - mean(x)) / sqrt(var(x) + eps) * w + b over the last dimension, var(x) the mean
+    /// square of x - mean(x).
+    LayerNorm {
+        /// Added to the variance.
         eps: F32,
     },
     /// (w\[R, C\], x\[T, C\]) -> \[T, R\]: x times w transposed; x is f32 or q8.
@@ -95,23 +142,25 @@ pub enum Op {
     /// f32\[T, C\] -> q8\[T, C\]: for each block of 32, scale = max |x| / 127 and code = round-half-to-even(x * (1 / scale)),
     /// all in f32. Codes are 0 where the scale is zero or subnormal; a NaN or infinity in a block is one in its scale.
     Quantize,
-    /// (a, b) -> a + b: same shape, or b\[n\] along the last dimension of a.
+    /// (a, b) -> a + b: of one shape, or b\[n\] for each row of a, or b\[T, 1\] for each token of a.
     Add,
-    /// (a, b) -> a * b: same shape.
+    /// (a, b) -> a * b, with shapes as those of [`Op::Add`].
     Mul,
-    /// x -> x / (1 + exp(-x)).
-    Silu,
+    /// x -> the function of each element.
+    Map(Function),
     /// x -> the same elements in another shape.
     Reshape(Vec<usize>),
     /// (position, factors\[dim / 2\]?) -> \[T, dim\]: element 2 i is the cosine, 2 i + 1 the sine of
-    /// (position + t) * theta^(-2 i / dim) / factors\[i\].
-    RopeAngles {
+    /// (position + t) * theta^(-2 i / dim) / factors\[i\] / divisors\[i\], both times the magnitude.
+    RopeAngles(Box<Angles>),
+    /// position -> \[T, 1\]: 1 + slope * ln(floor((position + t) / length) + 1).
+    PositionScale {
         /// T.
         tokens: usize,
-        /// Rotated elements of a head, even.
-        dim: usize,
-        /// Base.
-        theta: F32,
+        /// Positions up to the first step.
+        length: usize,
+        /// Multiplies the logarithm.
+        slope: F32,
     },
     /// (x\[T, H, h\], angles\[T, dim\]) -> x with the first dim elements of each head rotated.
     Rope {
@@ -122,11 +171,17 @@ pub enum Op {
     /// the state's format (8-bit: [`crate::abi::kv_q8_row_bytes`], scale and codes as [`Op::Quantize`] makes them, the
     /// scale then rounded to f16).
     KvAppend,
-    /// (q\[T, H, h\], k\[G, context, h\], v, position) -> \[T, H h\]: softmax(q . k * scale) v over positions <= position + t;
-    /// H / G query heads share a KV head.
+    /// (q\[T, H, h\], k\[G, context, h\], v\[G, context, e\], position, sinks\[H\]?) -> \[T, H e\]: the sum of exp(s_j) v_j over
+    /// that of exp(s_j), to which exp(sink of the head) is added where there are sinks; H / G query heads share a KV head.
+    /// s_j = q . k_j * scale, with a cap cap * tanh(s_j / cap); j are the positions up to i = position + t, with a window
+    /// those of them for which i - j < window.
     Attention {
         /// Multiplies the scores.
         scale: F32,
+        /// How many positions a token sees, itself included, at least 1; `None`: all up to itself.
+        window: Option<usize>,
+        /// Bound of the scores.
+        cap: Option<F32>,
     },
     /// \[T, d\] -> \[1, d\]: the row of the step's last token.
     LastToken,
@@ -333,12 +388,6 @@ impl Graph {
         }
         self.outputs.push((name, value));
         Ok(())
-    }
-
-    /// Whether a node adds two values of one shape: a residual, not a bias.
-    pub fn is_residual(&self, id: NodeId) -> bool {
-        let node = self.node(id);
-        node.op == Op::Add && self.ty(node.inputs[0]) == self.ty(node.inputs[1])
     }
 
     /// The nodes that `roots` depend on, and the roots, operands before users: depth first, operands from left to right.

@@ -14,10 +14,10 @@
 //! `%4.1` is the second result of node 4. What of an op's attributes shows in its type (`reshape`, `rope_angles`, `top_k`,
 //! `repack`) is read off it. Invariant: parsing what was printed gives an equal graph; no input panics.
 
-use super::{F32, Fusion, Graph, Input, Op, Ref, RopeStyle};
+use super::{Angles, F32, Function, Fusion, Graph, Input, Op, Ref, RopeStyle, Weight};
 use crate::cursor::Cursor;
 use crate::quant::Format;
-use crate::tensor::{Elem, Layout, TensorType};
+use crate::tensor::{Elem, Layout, Rows, TensorType};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::fmt::{Display, Formatter, Write};
@@ -32,13 +32,15 @@ pub fn mnemonic(op: &Op) -> &'static str {
         Op::Param(_) => "param",
         Op::Embed => "embed",
         Op::RmsNorm { .. } => "rms_norm",
+        Op::LayerNorm { .. } => "layer_norm",
         Op::MatMul => "matmul",
         Op::Quantize => "quantize",
         Op::Add => "add",
         Op::Mul => "mul",
-        Op::Silu => "silu",
+        Op::Map(function) => function.text().0,
         Op::Reshape(_) => "reshape",
-        Op::RopeAngles { .. } => "rope_angles",
+        Op::RopeAngles(_) => "rope_angles",
+        Op::PositionScale { .. } => "position_scale",
         Op::Rope { .. } => "rope",
         Op::KvAppend => "kv_append",
         Op::Attention { .. } => "attention",
@@ -71,17 +73,38 @@ fn print(graph: &Graph, indent: &str, out: &mut String) -> std::fmt::Result {
     for (id, node) in graph.iter() {
         write!(out, "{indent}{id} = {}", mnemonic(&node.op))?;
         match &node.op {
-            Op::Weight(name) | Op::State(name) => write!(out, " \"{}\"", name.escape_default())?,
+            Op::Weight(weight) => {
+                write!(out, " \"{}\"", weight.tensor.escape_default())?;
+                weight.rows.iter().try_for_each(|rows| write!(out, " rows={rows}"))?;
+            }
+            Op::State(name) => write!(out, " \"{}\"", name.escape_default())?,
             Op::Param(i) => write!(out, " {i}")?,
             Op::Fusion(fusion) => write!(out, " \"{}\"", fusion.kind.escape_default())?,
             _ => {}
         }
         list(out, &node.inputs)?;
         match &node.op {
-            Op::RmsNorm { eps } => write!(out, " eps={:?}", eps.0)?,
-            Op::RopeAngles { theta, .. } => write!(out, " theta={:?}", theta.0)?,
+            Op::RmsNorm { eps } | Op::LayerNorm { eps } => write!(out, " eps={:?}", eps.0)?,
+            Op::Map(function) => {
+                function.text().1.iter().try_for_each(|(name, figure)| write!(out, " {name}={:?}", figure.0))?;
+            }
+            Op::RopeAngles(angles) => {
+                write!(out, " theta={:?}", angles.theta.0)?;
+                if angles.magnitude != F32(1.0) {
+                    write!(out, " magnitude={:?}", angles.magnitude.0)?;
+                }
+                if !angles.divisors.is_empty() {
+                    let divisors: Vec<String> = angles.divisors.iter().map(|d| format!("{:?}", d.0)).collect();
+                    write!(out, " divisors={}", divisors.join("/"))?;
+                }
+            }
+            Op::PositionScale { length, slope, .. } => write!(out, " length={length} slope={:?}", slope.0)?,
             Op::Rope { style } => write!(out, " style={}", style.name())?,
-            Op::Attention { scale } => write!(out, " scale={:?}", scale.0)?,
+            Op::Attention { scale, window, cap } => {
+                write!(out, " scale={:?}", scale.0)?;
+                window.iter().try_for_each(|w| write!(out, " window={w}"))?;
+                cap.iter().try_for_each(|cap| write!(out, " cap={:?}", cap.0))?;
+            }
             _ => {}
         }
         out.push_str(" :");
@@ -163,41 +186,53 @@ fn node(
     while c.peek("%") || (!inputs.is_empty() && c.eat(",")) {
         inputs.push(c.value(names)?);
     }
-    let attribute = match word.as_str() {
-        "rms_norm" => c.attribute("eps")?,
-        "rope_angles" => c.attribute("theta")?,
-        "rope" => c.attribute("style")?,
-        "attention" => c.attribute("scale")?,
-        _ => "",
-    };
-    let number = || attribute.parse().map(F32).map_err(|_| c.error(format!("'{attribute}' is no number")));
     let op = match word.as_str() {
         "tokens" => Op::Input(Input::Tokens),
         "position" => Op::Input(Input::Position),
-        "weight" => Op::Weight(label),
+        "weight" => Op::Weight(Weight { tensor: label, rows: c.rows()? }),
         "state" => Op::State(label),
         "param" => Op::Param(param),
         "embed" => Op::Embed,
-        "rms_norm" => Op::RmsNorm { eps: number()? },
+        "rms_norm" => Op::RmsNorm { eps: c.figure("eps")? },
+        "layer_norm" => Op::LayerNorm { eps: c.figure("eps")? },
         "matmul" => Op::MatMul,
         "quantize" => Op::Quantize,
         "add" => Op::Add,
         "mul" => Op::Mul,
-        "silu" => Op::Silu,
         "reshape" => Op::Reshape(Vec::new()),
-        "rope_angles" => Op::RopeAngles { tokens: 0, dim: 0, theta: number()? },
-        "rope" => match RopeStyle::NAMES.iter().find(|(_, name)| *name == attribute) {
-            Some(&(style, _)) => Op::Rope { style },
-            None => return Err(c.error(format!("'{attribute}' is no rope style"))),
-        },
+        "rope_angles" => Op::RopeAngles(Box::new(Angles {
+            tokens: 0,
+            dim: 0,
+            theta: c.figure("theta")?,
+            magnitude: if c.peek("magnitude") { c.figure("magnitude")? } else { F32(1.0) },
+            divisors: if c.peek("divisors") { c.figures("divisors")? } else { Vec::new() },
+        })),
+        "position_scale" => Op::PositionScale { tokens: 0, length: c.parsed("length")?, slope: c.figure("slope")? },
+        "rope" => {
+            let style = c.attribute("style")?;
+            match RopeStyle::NAMES.iter().find(|(_, name)| *name == style) {
+                Some(&(style, _)) => Op::Rope { style },
+                None => return Err(c.error(format!("'{style}' is no rope style"))),
+            }
+        }
         "kv_append" => Op::KvAppend,
-        "attention" => Op::Attention { scale: number()? },
+        "attention" => Op::Attention {
+            scale: c.figure("scale")?,
+            window: if c.peek("window") { Some(c.parsed("window")?) } else { None },
+            cap: if c.peek("cap") { Some(c.figure("cap")?) } else { None },
+        },
         "last_token" => Op::LastToken,
         "top_k" => Op::TopK { k: 0 },
         "repack" => Op::Repack { layout: Layout::Rows },
         "fusion" if body => return Err(c.error("a fusion inside a fusion's body")),
         "fusion" => Op::Fusion(Box::new(Fusion { kind: label, body: Graph::new() })),
-        _ => return Err(c.error(format!("'{word}' is no op"))),
+        _ => match Function::ALL.iter().find(|(_, name, _)| *name == word) {
+            Some((function, _, names)) => {
+                let figures = names.iter().map(|name| c.figure(name)).collect::<Result<Vec<F32>>>()?;
+                Op::Map(function.with(&figures))
+            }
+            None => return Err(c.error(format!("'{word}' is no op"))),
+        },
     };
     c.expect(":")?;
     let mut types = vec![c.tensor_type()?];
@@ -206,10 +241,11 @@ fn node(
     }
     let op = match op {
         Op::Reshape(_) => Op::Reshape(types[0].shape.clone()),
-        Op::RopeAngles { theta, .. } => {
+        Op::RopeAngles(angles) => {
             let &[tokens, dim] = types[0].shape.as_slice() else { return Err(c.error("angles are f32[T,dim]")) };
-            Op::RopeAngles { tokens, dim, theta }
+            Op::RopeAngles(Box::new(Angles { tokens, dim, ..*angles }))
         }
+        Op::PositionScale { length, slope, .. } => Op::PositionScale { tokens: types[0].shape[0], length, slope },
         Op::TopK { .. } => Op::TopK { k: types[0].columns() / 2 },
         Op::Repack { .. } => Op::Repack { layout: types[0].layout },
         Op::Fusion(fusion) => {
@@ -243,6 +279,33 @@ impl<'a> Cursor<'a> {
         self.expect(name)?;
         self.expect("=")?;
         Ok(self.take(|ch| !ch.is_whitespace()))
+    }
+
+    fn parsed<T: std::str::FromStr>(&mut self, name: &str) -> Result<T> {
+        let text = self.attribute(name)?;
+        text.parse().map_err(|_| self.error(format!("'{text}' is no number")))
+    }
+
+    fn figure(&mut self, name: &str) -> Result<F32> {
+        self.parsed(name).map(F32)
+    }
+
+    fn figures(&mut self, name: &str) -> Result<Vec<F32>> {
+        let text = self.attribute(name)?;
+        let figure = |part: &str| part.parse().map(F32).map_err(|_| self.error(format!("'{part}' is no number")));
+        text.split('/').map(figure).collect()
+    }
+
+    /// The rows of a weight, if it is not whole.
+    fn rows(&mut self) -> Result<Option<Rows>> {
+        if !self.peek("rows") {
+            return Ok(None);
+        }
+        self.expect("rows")?;
+        self.expect("=")?;
+        let mut part = |before: &str| self.expect(before).and_then(|()| self.number());
+        let (first, run, every, runs) = (part("")?, part("+")?, part("/")?, part("x")?);
+        Ok(Some(Rows { first, run, every, runs }))
     }
 
     fn value(&mut self, names: &HashMap<u32, Ref>) -> Result<Ref> {

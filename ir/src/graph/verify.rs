@@ -13,17 +13,19 @@ impl Graph {
     /// [`Error::Verify`] naming the node and the rule.
     pub fn verify(self) -> Result<Verified<Graph>> {
         check_nodes(&self)?;
-        let mut named: HashMap<&str, NodeId> = HashMap::new();
+        let mut named: HashMap<String, NodeId> = HashMap::new();
         for (id, node) in self.iter() {
             match &node.op {
                 Op::Param(i) => return Err(broken(id, node, format!("param {i} outside a fusion's body"))),
-                Op::Weight(name) | Op::State(name) => {
-                    if let Some(first) = named.insert(name, id) {
-                        return Err(broken(
-                            id,
-                            node,
-                            format!("'{name}' is {first} already, with another type or role"),
-                        ));
+                Op::Weight(_) | Op::State(_) => {
+                    let name = match &node.op {
+                        Op::Weight(weight) => weight.to_string(),
+                        Op::State(name) => name.clone(),
+                        _ => String::new(),
+                    };
+                    if let Some(first) = named.insert(name.clone(), id) {
+                        let what = format!("'{name}' is {first} already, with another type or role");
+                        return Err(broken(id, node, what));
                     }
                 }
                 Op::Fusion(fusion) => {

@@ -5,6 +5,7 @@ use super::{
     Unary, Value, Var,
 };
 use crate::abi::Atom;
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// A kernel in the making.
@@ -71,11 +72,12 @@ impl Builder {
     }
 
     /// Words that are part of the kernel; the buffer that already holds them, or a new one.
-    pub fn constant(&mut self, name: impl Into<String>, words: &'static [u32]) -> Buf {
-        let space = Space::Constant(words.into());
+    pub fn constant(&mut self, name: impl Into<String>, words: impl Into<Cow<'static, [u32]>>) -> Buf {
+        let words = words.into();
+        let bytes = size_of_val(&*words) as u64;
+        let space = Space::Constant(words);
         let known = self.kernel.buffers.iter().position(|b| b.space == space);
         let number = known.unwrap_or_else(|| {
-            let bytes = size_of_val(words) as u64;
             self.kernel.buffers.push(BufDecl {
                 name: name.into(),
                 mem: Mem::I32,

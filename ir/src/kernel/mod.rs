@@ -127,7 +127,7 @@ pub enum Unary {
     Sin,
     /// Cosine of |x| <= pi, f32. GPU only.
     Cos,
-    /// Natural logarithm, f32. GPU only.
+    /// Natural logarithm, f32.
     Log,
     /// The bits of an i32 as f32. GPU only.
     AsFloat,

@@ -369,9 +369,9 @@ impl Verifier<'_> {
             Inst::Unary(op, a) => {
                 let vector = self.ty(*a)?.is_vector();
                 let (from, to) = match op {
-                    Unary::Abs | Unary::Sqrt | Unary::Exp => (Ty::F32, Ty::F32),
-                    Unary::Sin | Unary::Cos | Unary::Log => {
-                        self.on_gpu(true, "a sine, cosine or logarithm")?;
+                    Unary::Abs | Unary::Sqrt | Unary::Exp | Unary::Log => (Ty::F32, Ty::F32),
+                    Unary::Sin | Unary::Cos => {
+                        self.on_gpu(true, "a sine or cosine")?;
                         (Ty::F32, Ty::F32)
                     }
                     Unary::AsFloat => {

@@ -78,24 +78,24 @@ pub(crate) fn scores(
     if keys.layout != Layout::Rows {
         return Err(g.unsupported("keys in tiles"));
     }
-    let b = &mut g.b;
-    b.for_(zero, n, 1, |b, i| {
-        let row = b.imul_const(i, keys.rows.row);
-        let row = b.iadd(base, row);
-        b.for_(zero, rows, 1, |b, r| {
+    g.for_(zero, n, 1, |g, i| {
+        let row = g.b.imul_const(i, keys.rows.row);
+        let row = g.b.iadd(base, row);
+        g.for_(zero, rows, 1, |g, r| {
+            let b = &mut g.b;
             let from = b.imul_const(r, keys.head);
             let score = sum_columns(b, keys.head, |b, c, acc| {
                 let at = b.iadd(from, c);
                 let x = b.load4(q, at, Mem::F32);
                 let k = keys.load4(b, row, c);
-                b.fma(x, k, acc)
-            });
+                Ok(b.fma(x, k, acc))
+            })?;
             let to = b.imul_const(r, KV_BLOCK);
             let to = b.iadd(to, i);
             b.store(s, to, Mem::F32, score);
-        });
-    });
-    Ok(())
+            Ok(())
+        })
+    })
 }
 
 /// acc\[r\] += sum over i < n of s\[r * KV_BLOCK + i\] * V\[p + i\].

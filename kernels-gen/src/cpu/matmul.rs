@@ -78,7 +78,7 @@ pub(crate) fn prepare(g: &mut Generator<'_>, products: &[Linear]) -> Result<Rows
         return Err(g.unsupported("products of different inputs"));
     }
     let matrices: Vec<Matrix> = products.iter().map(|p| p.matrix).collect();
-    let capacity = if source.last_token { 1 } else { g.spec.tokens };
+    let capacity = if source.one_row { 1 } else { g.spec.tokens };
     let layout = RowLayout::new(source.columns, &matrices, capacity);
     let x = g.param(source.x);
     let tokens = g.b.tokens();
@@ -90,19 +90,19 @@ pub(crate) fn prepare(g: &mut Generator<'_>, products: &[Linear]) -> Result<Rows
     let input = Input { x, columns: source.columns, norm, quantize, layout };
     let row = |b: &mut Builder, buf: Buf, t: Value| {
         let from = b.iadd(first, t);
-        input.prepare(b, from, buf, t);
+        input.prepare(b, from, buf, t)
     };
     let bytes = layout.bytes(capacity);
     let buf = match g.cpu()?.prologue {
         Prologue::PerWorker => {
             let buf = g.b.scratch("rows", Mem::U8, bytes as u64);
             let zero = g.b.int(0);
-            row(&mut g.b, buf, zero);
+            row(&mut g.b, buf, zero)?;
             buf
         }
         Prologue::Shared => {
             let buf = g.workspace("rows", Mem::U8, bytes);
-            g.b.parallel(count, |b, t| row(b, buf, t));
+            g.parallel(count, |g, t| row(&mut g.b, buf, t))?;
             g.b.barrier();
             buf
         }
@@ -114,33 +114,33 @@ pub(crate) fn prepare(g: &mut Generator<'_>, products: &[Linear]) -> Result<Rows
 pub(crate) fn sum_columns(
     b: &mut Builder,
     columns: usize,
-    mut f: impl FnMut(&mut Builder, Value, Value) -> Value,
-) -> Value {
+    mut f: impl FnMut(&mut Builder, Value, Value) -> Result<Value>,
+) -> Result<Value> {
     let unroll = if columns.is_multiple_of(16) { 4 } else { 1 };
     let zero = b.float(0.0);
     let zero = b.splat(zero);
     let sums: Vec<_> = (0..unroll).map(|_| b.var(zero)).collect();
-    b.for_n(columns, 4 * unroll as u32, |b, c| {
-        for (i, &sum) in sums.iter().enumerate() {
-            let at = b.iadd_const(c, 4 * i);
-            let acc = b.get(sum);
-            let acc = f(b, at, acc);
-            b.set(sum, acc);
-        }
-    });
+    let (from, to, c) = (b.int(0), b.size(columns), b.open_loop());
+    for (i, &sum) in sums.iter().enumerate() {
+        let at = b.iadd_const(c, 4 * i);
+        let acc = b.get(sum);
+        let acc = f(b, at, acc)?;
+        b.set(sum, acc);
+    }
+    b.close_for(c, from, to, 4 * unroll as u32);
     let parts: Vec<_> = sums.iter().map(|&s| b.get(s)).collect();
     let total = parts.into_iter().reduce(|x, y| b.fadd(x, y)).unwrap_or(zero);
-    b.sum(total)
+    Ok(b.sum(total))
 }
 
 /// 1 / sqrt(mean of squares + eps) of a row of floats at `base`.
-pub(crate) fn inverse_rms(b: &mut Builder, buf: Buf, base: Value, columns: usize, eps: f32) -> Value {
+fn inverse_rms(b: &mut Builder, buf: Buf, base: Value, columns: usize, eps: f32) -> Result<Value> {
     let squares = sum_columns(b, columns, |b, c, acc| {
         let at = b.iadd(base, c);
         let v = b.load4(buf, at, Mem::F32);
-        b.fma(v, v, acc)
-    });
-    inverse_root(b, squares, columns, eps)
+        Ok(b.fma(v, v, acc))
+    })?;
+    Ok(inverse_root(b, squares, columns, eps))
 }
 
 /// What prepared rows are made of.
@@ -157,10 +157,13 @@ struct Input {
 
 impl Input {
     /// Prepares row `from` as row `t` of `to`.
-    fn prepare(&self, b: &mut Builder, from: Value, to: Buf, t: Value) {
+    fn prepare(&self, b: &mut Builder, from: Value, to: Buf, t: Value) -> Result<()> {
         let (x, columns, layout) = (self.x, self.columns, &self.layout);
         let base = b.imul_const(from, f32_row_bytes(columns) / 4);
-        let scale = self.norm.map(|(w, eps)| (w, inverse_rms(b, x, base, columns, eps)));
+        let scale = match self.norm {
+            Some((w, eps)) => Some((w, inverse_rms(b, x, base, columns, eps)?)),
+            None => None,
+        };
         let input = |b: &mut Builder, c: Value| {
             let at = b.iadd(base, c);
             let v = b.load4(x, at, Mem::F32);
@@ -184,7 +187,7 @@ impl Input {
                 b.store(to, at, Mem::F32, v);
             });
         }
-        let Some(offset) = layout.int8 else { return };
+        let Some(offset) = layout.int8 else { return Ok(()) };
         let row = b.imul_const(t, layout.int8_stride);
         let row = b.iadd_const(row, offset);
         if let Some(atom) = self.quantize {
@@ -195,7 +198,7 @@ impl Input {
             let k = b.size(columns);
             let args = [Arg::Address(x, base), Arg::Address(to, row), Arg::Int(k), Arg::Float(factor), weights];
             b.call(atom, args.into());
-            return;
+            return Ok(());
         }
         b.for_n(columns, Q8_BLOCK as u32, |b, c| {
             let parts: Vec<Value> = (0..Q8_BLOCK / 4)
@@ -208,6 +211,7 @@ impl Input {
             let at = b.iadd(row, at);
             quantise_block(b, &parts, to, at);
         });
+        Ok(())
     }
 }
 
@@ -387,13 +391,21 @@ fn tile_by_rows(g: &mut Generator<'_>, m: &Matrix, index: Value, rows: &Rows, ou
 fn dot(b: &mut Builder, w: Buf, m: &Matrix, row: Value, acts: Buf, from: Value) -> Result<Value> {
     let row = row_at(b, m, row);
     match (m.format.dot, m.format.unpack) {
-        (DotForm::Float(kind), _) => Ok(float_dot(b, w, m, kind, row, acts, from)),
+        (DotForm::Float(kind), _) => float_dot(b, w, m, kind, row, acts, from),
         (_, Some(unpack)) => Ok(int_dot(b, w, m, unpack, row, acts, from)),
         (form, None) => Err(Error::unsupported(format!("{form:?} without an unpack"), "write the format's unpack")),
     }
 }
 
-fn float_dot(b: &mut Builder, w: Buf, m: &Matrix, kind: FloatKind, row: RowAt, acts: Buf, from: Value) -> Value {
+fn float_dot(
+    b: &mut Builder,
+    w: Buf,
+    m: &Matrix,
+    kind: FloatKind,
+    row: RowAt,
+    acts: Buf,
+    from: Value,
+) -> Result<Value> {
     sum_columns(b, m.columns, |b, c, acc| {
         let lanes = [0, 1, 2, 3].map(|i| {
             let c = b.iadd_const(c, i);
@@ -403,7 +415,7 @@ fn float_dot(b: &mut Builder, w: Buf, m: &Matrix, kind: FloatKind, row: RowAt, a
         let at = b.imul_const(c, 4);
         let at = b.iadd(from, at);
         let x = b.load4(acts, at, Mem::F32);
-        b.fma(weights, x, acc)
+        Ok(b.fma(weights, x, acc))
     })
 }
 

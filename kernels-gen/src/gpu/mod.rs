@@ -5,6 +5,7 @@
 //! Next hop: `rows` prepares activations, `ring` brings weights, `dot` multiplies, `product` spreads the products over the grid.
 
 pub(crate) mod dot;
+pub(crate) mod heads;
 pub(crate) mod product;
 mod ring;
 pub(crate) mod rows;

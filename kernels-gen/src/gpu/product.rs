@@ -56,31 +56,6 @@ impl Segment {
 /// same place, so an epilogue that reads other lanes' ends with a wait of the warp too.
 pub(crate) type Sums = (Buf, Value);
 
-/// A whole kernel of one product; `epilogue(row, sum)` finishes each row, in one thread.
-///
-/// # Errors
-/// As [`run`].
-pub(crate) fn single(
-    g: &mut Generator<'_>,
-    linear: Linear,
-    epilogue: impl FnOnce(&mut Builder, Value, Value),
-) -> Result<()> {
-    let mut epilogue = Some(epilogue);
-    let segment = Segment { matrices: vec![linear.matrix], unit_rows: LANES };
-    run(g, &[linear], &[segment], |g, at, _, unit, (sums, from)| {
-        let Some(epilogue) = epilogue.take() else { return Ok(()) };
-        let b = &mut g.b;
-        let to = b.imul_const(unit, LANES);
-        let to = b.iadd(to, at.lane);
-        if_below(b, to, linear.matrix.rows, |b| {
-            let from = b.iadd(from, at.lane);
-            let sum = b.load(sums, from, Mem::F32);
-            epilogue(b, to, sum);
-        });
-        Ok(())
-    })
-}
-
 /// A whole kernel of the products of one row, in segments. For each segment, `epilogue(place, segment, unit, sums)`
 /// finishes a unit, in one warp.
 ///

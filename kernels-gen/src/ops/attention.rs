@@ -6,13 +6,14 @@
 
 mod gpu;
 
+use super::{FusedOp, only_output};
 use crate::body;
 use crate::cache::Cache;
 use crate::cpu::attention::{accumulate, scores};
 use crate::generator::Generator;
 use ir::Result;
 use ir::abi::{Atom, KV_BLOCK, Meaning, f32_row_bytes};
-use ir::graph::{Graph, Op};
+use ir::graph::Op;
 use ir::kernel::{Arg, Buf, Builder, Compare, Mem, Value};
 
 /// The maximum before any score; finite, so that a score of minus infinity, less it, is one too.
@@ -47,14 +48,17 @@ struct Partials {
     splits: usize,
 }
 
-pub(super) fn covers(body: &Graph) -> bool {
-    super::ends_in(body, |op| matches!(op, Op::Attention { .. }))
-}
+pub(super) const OP: FusedOp = FusedOp {
+    name: "attention",
+    covers: |body| only_output(body, |op| matches!(op, Op::Attention { .. })).is_some(),
+    cpu: Some(generate),
+    gpu: Some(generate),
+};
 
-pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
+fn generate(g: &mut Generator<'_>) -> Result<()> {
     let body = g.body();
     let node = body.node(body.outputs()[0].1.node);
-    let Op::Attention { scale } = node.op else { return Err(g.unsupported("anything but attention")) };
+    let Op::Attention { scale, window: None, cap: None } = node.op else { return Err(g.unsupported("anything but attention")) };
     let operands: Option<Vec<u32>> = node.inputs[..3].iter().map(|&v| body::param(body, v)).collect();
     let (Some(operands), cache_ty) = (operands, body.ty(node.inputs[1])) else {
         return Err(g.unsupported("computed operands"));

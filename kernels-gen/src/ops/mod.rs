@@ -1,31 +1,55 @@
-//! The fused ops, one file each. To add one: a file here and its name in the list below.
+//! The fused ops, one file or folder each. To add one: a file here, with its [`FusedOp`], and its name in the list below.
+//!
+//! An op reads its figures off a body, and has a generator for each kind of machine that it runs on.
 
 use crate::generator::Generator;
 use ir::graph::{Graph, Op};
+use ir::target::Machine;
 use ir::{Error, Result};
+
+/// Builds a kernel.
+type Generate = fn(&mut Generator<'_>) -> Result<()>;
 
 /// A fused op.
 #[derive(Debug)]
 pub struct FusedOp {
     /// Its name: the kind of the fusions that it covers.
     pub name: &'static str,
-    /// Whether it covers a fusion of this body; no two ops cover the same.
+    /// Whether it covers a fusion of this body; of ops that do, the first in the list is taken.
     pub covers: fn(&Graph) -> bool,
-    /// Builds the kernel.
-    pub(crate) generate: fn(&mut Generator<'_>) -> Result<()>,
+    /// The generator for CPUs.
+    cpu: Option<Generate>,
+    /// The generator for GPUs.
+    gpu: Option<Generate>,
 }
 
 macro_rules! ops {
     ($($file:ident),* $(,)?) => {
         $(mod $file;)*
         /// Every fused op.
-        pub static ALL: &[FusedOp] = &[
-            $(FusedOp { name: stringify!($file), covers: $file::covers, generate: $file::generate }),*
-        ];
+        pub static ALL: &[FusedOp] = &[$($file::OP),*];
     };
 }
 
-ops! { embed, rope_angles, qkv, attention, project, gate_up, logits, top_k, repack }
+ops! { embed, rope_angles, position_scale, qkv, attention, linear, rows, top_k, repack }
+
+impl FusedOp {
+    /// Builds the kernel of a spec.
+    pub(crate) fn generate(&self, g: &mut Generator<'_>) -> Result<()> {
+        let generate = match &g.target.machine {
+            Machine::Cpu(_) => self.cpu,
+            Machine::Gpu(_) => self.gpu,
+        };
+        match generate {
+            Some(generate) => generate(g),
+            None => Err(Error::Unsupported {
+                feature: format!("fused op {}", self.name),
+                target: Some(g.target.name.into()),
+                hint: "compile for another kind of machine".into(),
+            }),
+        }
+    }
+}
 
 /// The name of the op that covers a body.
 ///
@@ -40,7 +64,18 @@ pub fn kind(body: &Graph) -> Result<&'static str> {
     })
 }
 
-/// Whether the only output is that of such an op.
-fn ends_in(body: &Graph, is: fn(&Op) -> bool) -> bool {
-    matches!(body.outputs(), [(_, output)] if is(&body.node(output.node).op))
+/// What an op reads off the generator's body.
+///
+/// # Errors
+/// If the op does not cover it.
+fn reading<T>(g: &Generator<'_>, read: fn(&Graph) -> Option<T>) -> Result<T> {
+    read(g.body()).ok_or_else(|| g.unsupported("another body than it covers"))
+}
+
+/// The node that the only output is the result of, if its op is such.
+fn only_output(body: &Graph, is: fn(&Op) -> bool) -> Option<&ir::graph::Node> {
+    match body.outputs() {
+        [(_, output)] => Some(body.node(output.node)).filter(|node| is(&node.op)),
+        _ => None,
+    }
 }

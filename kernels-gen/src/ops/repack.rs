@@ -3,18 +3,22 @@
 //!
 //! A warp takes a span of blocks of a tile at once: lane = row, so that what it writes is contiguous.
 
+use super::{FusedOp, only_output};
 use crate::body::{self, Matrix};
 use crate::generator::Generator;
 use crate::gpu;
 use ir::Result;
-use ir::graph::{Graph, Op};
+use ir::graph::Op;
 use ir::kernel::{Buf, Builder, Compare, Mem, Value};
 
-pub(super) fn covers(body: &Graph) -> bool {
-    super::ends_in(body, |op| matches!(op, Op::Repack { .. }))
-}
+pub(super) const OP: FusedOp = FusedOp {
+    name: "repack",
+    covers: |body| only_output(body, |op| matches!(op, Op::Repack { .. })).is_some(),
+    cpu: None,
+    gpu: Some(generate),
+};
 
-pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
+fn generate(g: &mut Generator<'_>) -> Result<()> {
     let body = g.body();
     let node = body.node(body.outputs()[0].1.node);
     let matrix = node
@@ -22,7 +26,7 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
         .first()
         .and_then(|&from| Matrix::of(body::param(body, from)?, &node.results[0]))
         .filter(|m| m.layout.tile_rows() == gpu::LANES);
-    let (Some(m), true) = (matrix, g.target.gpu().is_some()) else {
+    let Some(m) = matrix else {
         return Err(g.unsupported("anything but a matrix for the warps of a GPU"));
     };
     let (from, to) = (g.param(m.param), g.result(0)?);

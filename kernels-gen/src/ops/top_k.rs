@@ -5,11 +5,12 @@
 //! left. Elements are ordered by value, equal ones by number, so there is one result, whoever is last; exponentials are
 //! added in a fixed order.
 
+use super::{FusedOp, only_output};
 use crate::body;
 use crate::generator::Generator;
 use crate::gpu::{self, Thread, for_threads, if_below};
 use ir::Result;
-use ir::graph::{Graph, Op};
+use ir::graph::Op;
 use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value};
 
 /// Most elements of a segment, a power of two: 16 KiB of shared memory.
@@ -17,19 +18,19 @@ const SEGMENT: usize = 2048;
 /// The number of what is no element, larger than that of any.
 const NONE: f32 = (1 << 24) as f32;
 
-pub(super) fn covers(body: &Graph) -> bool {
-    super::ends_in(body, |op| matches!(op, Op::TopK { .. }))
-}
+pub(super) const OP: FusedOp = FusedOp {
+    name: "top_k",
+    covers: |body| only_output(body, |op| matches!(op, Op::TopK { .. })).is_some(),
+    cpu: None,
+    gpu: Some(generate),
+};
 
-pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
+fn generate(g: &mut Generator<'_>) -> Result<()> {
     let body = g.body();
     let node = body.node(body.outputs()[0].1.node);
     let (Op::TopK { k }, Some(x)) = (&node.op, body::param(body, node.inputs[0])) else {
         return Err(g.unsupported("computed logits"));
     };
-    if g.target.gpu().is_none() {
-        return Err(g.unsupported("a target that is no GPU"));
-    }
     let (k, row) = (*k, (g.param(x), body.ty(node.inputs[0]).columns()));
     let kept = k.next_power_of_two();
     let elements = row.1.next_power_of_two().min(SEGMENT);

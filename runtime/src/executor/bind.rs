@@ -99,7 +99,7 @@ impl Bindings {
         let inputs = held.alloc(from_host.bytes, "a step's inputs")?;
         let tops = manifest.entries.iter().filter_map(|e| Some(top_rows(e, e.plan.top?)));
         let tops = held.staging(tops.map(|(rows, bytes)| rows * bytes).max().unwrap_or(0), "a step's results")?;
-        let row = held.staging(f32_row_bytes(manifest.config.vocab) as u64, "a row of logits")?;
+        let row = held.staging(f32_row_bytes(manifest.figures.vocab) as u64, "a row of logits")?;
         let needs = most_needs(manifest);
         let arena = held.alloc(needs.arena_bytes, "the activations' memory")?;
         let zeroed = held.alloc(needs.zeroed_bytes, "the counters")?;

@@ -496,7 +496,8 @@ impl Lowering<'_, '_> {
             Unary::FromBf16 => math::from_bf16(&mut self.b, a),
             Unary::CountOnes => self.b.ins().popcnt(a),
             Unary::FillBytes => math::fill_bytes(&mut self.b, a),
-            Unary::Sin | Unary::Cos | Unary::Log | Unary::AsFloat => return Err(gpu_only()),
+            Unary::Log => math::log(&mut self.b, self.has_fma, a),
+            Unary::Sin | Unary::Cos | Unary::AsFloat => return Err(gpu_only()),
         })
     }
 

@@ -139,6 +139,66 @@ pub(super) fn exp(b: &mut B<'_>, has_fma: bool, x: Value) -> Value {
     b.ins().fmul(p, power)
 }
 
+/// ln x by the method of Cephes' `logf`: x = 2^n (1 + f) with sqrt(1/2) <= 1 + f < sqrt(2); ln x = n ln 2 + f - f^2 / 2 +
+/// f^3 P(f).
+pub(super) fn log(b: &mut B<'_>, has_fma: bool, x: Value) -> Value {
+    const POLYNOMIAL: [f32; 9] = [
+        7.037_684e-2,
+        -1.151_461e-1,
+        1.167_699_9e-1,
+        -1.242_014_1e-1,
+        1.424_932_3e-1,
+        -1.666_805_7e-1,
+        2.000_071_5e-1,
+        -2.499_999_4e-1,
+        3.333_333e-1,
+    ];
+    const SUBNORMAL: i32 = 23;
+    let (ity, fty) = (int_type(b, x), float_type(b, x));
+    // Subnormal numbers are brought to normal ones.
+    let (least, larger) = (float(b, x, f32::MIN_POSITIVE), float(b, x, (1 << SUBNORMAL) as f32));
+    let small = b.ins().fcmp(FloatCC::LessThan, x, least);
+    let scaled = b.ins().fmul(x, larger);
+    let y = select(b, small, scaled, x);
+    let bits = bitcast(b, ity, y);
+    // The exponent above that of the root of a half, so that what is left is between the root and twice it.
+    let root = int(b, x, std::f32::consts::FRAC_1_SQRT_2.to_bits() as i32);
+    let above = b.ins().isub(bits, root);
+    let n = b.ins().sshr_imm_u(above, 23);
+    let exponent = b.ins().ishl_imm_u(n, 23);
+    let mantissa = b.ins().isub(bits, exponent);
+    let (mantissa, one) = (bitcast(b, fty, mantissa), float(b, x, 1.0));
+    let f = b.ins().fsub(mantissa, one);
+    let (added, none) = (float(b, x, SUBNORMAL as f32), float(b, x, 0.0));
+    let added = select(b, small, added, none);
+    let n = b.ins().fcvt_from_sint(fty, n);
+    let n = b.ins().fsub(n, added);
+    let square = b.ins().fmul(f, f);
+    let [first, rest @ ..] = POLYNOMIAL;
+    let mut p = float(b, x, first);
+    for c in rest {
+        let c = float(b, x, c);
+        p = fma(b, has_fma, p, f, c);
+    }
+    let cube = b.ins().fmul(square, f);
+    let [high, low] = exp::LN_2.map(|part| float(b, x, part));
+    let low = b.ins().fmul(n, low);
+    let tail = fma(b, has_fma, p, cube, low);
+    let minus_half = float(b, x, -0.5);
+    let tail = fma(b, has_fma, square, minus_half, tail);
+    let sum = b.ins().fadd(f, tail);
+    let value = fma(b, has_fma, n, high, sum);
+    // Infinity stays, zero gives minus infinity, and what is below zero NaN.
+    let (infinity, nan) = (float(b, x, f32::INFINITY), float(b, x, f32::NAN));
+    let minus = float(b, x, f32::NEG_INFINITY);
+    let finite = b.ins().fcmp(FloatCC::LessThan, x, infinity);
+    let value = select(b, finite, value, x);
+    let positive = b.ins().fcmp(FloatCC::GreaterThan, x, none);
+    let zero = b.ins().fcmp(FloatCC::Equal, x, none);
+    let other = select(b, zero, minus, nan);
+    select(b, positive, value, other)
+}
+
 /// The f16 in the low half to f32: exponent and mantissa move into place, a product with 2^112 mends the bias. What has the
 /// largest exponent (infinities and NaN) gets that of f32.
 pub(super) fn from_half(b: &mut B<'_>, bits: Value) -> Value {

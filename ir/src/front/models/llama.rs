@@ -1,14 +1,25 @@
 //! Llama 1 to 3 and what shares their layers (Mistral 7B, SmolLM2): GGUF permutes the rows of the query and key matrices,
 //! so that rotary pairs are adjacent; Llama 3.1 scales its rotary frequencies by `rope_freqs.weight`.
 
-use crate::front::{Architecture, decoder};
-use crate::graph::RopeStyle;
+use crate::Result;
+use crate::front::Network;
+use crate::front::parts::{Attention, Block, Dims, Logits, Norm, Rope, attention, embedding, ffn, logits, widths};
+use crate::graph::{F32, Function, RopeStyle};
 
-const TRAITS: decoder::Traits =
-    decoder::Traits { rope_style: RopeStyle::Adjacent, rope_factors: true, qk_norm: false };
-
-pub(super) static ARCHITECTURE: Architecture = Architecture {
-    name: "llama",
-    config: |keys, tensors| decoder::config(keys, tensors, &TRAITS),
-    build: decoder::build,
-};
+pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
+    let (d, norm) = (Dims::read(n)?, Norm::rms(n.keys)?);
+    let hidden = widths(n, d.layers)?;
+    let mut x = embedding(n, d.width, F32(1.0))?;
+    let rope = Some(Rope::read(n, RopeStyle::Adjacent, d.head)?);
+    for layer in 0..d.layers {
+        let a = Attention { rope, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
+        x = Block::pre_norm(norm).layer(
+            n,
+            layer,
+            x,
+            |n, x| attention(n, layer, x, &a),
+            |n, x| ffn(n, layer, x, hidden[layer], Function::Silu),
+        )?;
+    }
+    logits(n, x, Logits::plain(norm))
+}

@@ -1,13 +1,25 @@
 //! Qwen 3, dense: an RMS norm on each head of queries and keys; rotary pairs are the halves of a head; the head size is
 //! independent of the model width.
 
-use crate::front::{Architecture, decoder};
-use crate::graph::RopeStyle;
+use crate::Result;
+use crate::front::Network;
+use crate::front::parts::{Attention, Block, Dims, HeadNorm, Logits, Norm, Rope, attention, embedding, ffn, logits, widths};
+use crate::graph::{F32, Function, RopeStyle};
 
-const TRAITS: decoder::Traits = decoder::Traits { rope_style: RopeStyle::Halves, rope_factors: false, qk_norm: true };
-
-pub(super) static ARCHITECTURE: Architecture = Architecture {
-    name: "qwen3",
-    config: |keys, tensors| decoder::config(keys, tensors, &TRAITS),
-    build: decoder::build,
-};
+pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
+    let (d, norm) = (Dims::read(n)?, Norm::rms(n.keys)?);
+    let hidden = widths(n, d.layers)?;
+    let mut x = embedding(n, d.width, F32(1.0))?;
+    let rope = Some(Rope::read(n, RopeStyle::Halves, d.head)?);
+    for layer in 0..d.layers {
+        let a = Attention { norm: HeadNorm::Each(norm), rope, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
+        x = Block::pre_norm(norm).layer(
+            n,
+            layer,
+            x,
+            |n, x| attention(n, layer, x, &a),
+            |n, x| ffn(n, layer, x, hidden[layer], Function::Silu),
+        )?;
+    }
+    logits(n, x, Logits::plain(norm))
+}

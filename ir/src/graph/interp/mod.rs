@@ -6,8 +6,8 @@
 
 mod ops;
 
-use super::{Graph, Input, Op, Ref, text};
-use crate::tensor::{Elem, TensorType};
+use super::{Graph, Input, Op, Ref, Weight, text};
+use crate::tensor::{Elem, Rows, TensorType};
 use crate::{Error, Result, Verified};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -85,7 +85,7 @@ pub struct Step<'a> {
 
 /// Decoded weights, shared by all graphs of a model.
 #[derive(Debug, Clone, Default)]
-pub struct Weights(HashMap<String, Value>);
+pub struct Weights(HashMap<Weight, Value>);
 
 impl Weights {
     /// Decodes the weights of `graph` that are not there yet; `bytes` gives a tensor's bytes in the GGUF file.
@@ -94,21 +94,27 @@ impl Weights {
     /// If a tensor is missing or its length is not that of its type.
     pub fn load<'a>(&mut self, graph: &Graph, bytes: impl Fn(&str) -> Option<&'a [u8]>) -> Result<()> {
         for node in graph.nodes() {
-            let Op::Weight(name) = &node.op else { continue };
-            if self.0.contains_key(name) {
+            let Op::Weight(weight) = &node.op else { continue };
+            if self.0.contains_key(weight) {
                 continue;
             }
-            let ty = &node.results[0];
+            let (name, ty) = (&weight.tensor, &node.results[0]);
             let Elem::Ggml(format) = ty.elem else { return Err(mismatch("a weight")) };
             let bytes = bytes(name).ok_or_else(|| Error::malformed(format!("tensor '{name}' is missing")))?;
-            let expected = format.bytes_of(ty.elements() as u64);
-            if bytes.len() as u64 != expected {
-                let what = format!("tensor '{name}' has {} bytes, {ty} has {expected}", bytes.len());
+            // A tensor of one dimension has rows of one element.
+            let columns = if ty.shape.len() == 1 && weight.rows.is_some() { 1 } else { ty.columns() };
+            let rows = weight.rows.unwrap_or_else(|| Rows::range(0..(ty.elements() / columns) as u32));
+            let row = format.bytes_of(columns as u64) as usize;
+            let (have, need) = (bytes.len() as u64, row as u64 * rows.end());
+            if have < need || weight.rows.is_none() && have != need {
+                let what = format!("tensor '{name}' has {have} bytes, {ty} of it asks for {need}");
                 return Err(Error::malformed(what));
             }
             let mut values = vec![0.0; ty.elements()];
-            format.decode_into(bytes, &mut values);
-            self.0.insert(name.clone(), values.into());
+            for (i, values) in values.chunks_exact_mut(columns).enumerate() {
+                format.decode_into(&bytes[rows.row(i as u64) as usize * row..][..row], values);
+            }
+            self.0.insert(weight.clone(), values.into());
         }
         Ok(())
     }
@@ -144,8 +150,8 @@ pub fn run(graph: &Verified<Graph>, weights: &Weights, cache: &mut KvCache, step
         }),
         Op::Input(Input::Tokens) => Ok(tokens.clone()),
         Op::Input(Input::Position) => Ok(position.clone()),
-        Op::Weight(name) => {
-            weights.0.get(name).cloned().ok_or_else(|| Error::malformed(format!("tensor '{name}' was not loaded")))
+        Op::Weight(weight) => {
+            weights.0.get(weight).cloned().ok_or_else(|| Error::malformed(format!("tensor '{weight}' was not loaded")))
         }
         Op::State(name) => Ok(cache.0.remove(name).unwrap_or_else(|| vec![0.0; ty.elements()].into())),
         _ => Err(mismatch("an input, a weight or a state")),

@@ -1,6 +1,6 @@
 //! What each primitive computes. Formulas stand in the doc of [`Op`]; the code here is their plainest form.
 
-use super::super::{Op, RopeStyle};
+use super::super::{Angles, F32, Op, RopeStyle};
 use super::{Q8, Value, mismatch};
 use crate::abi::{Q8_BLOCK, q8_scale};
 use crate::quant;
@@ -18,7 +18,14 @@ pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, to
     let position = |i: usize| Ok::<_, Error>(operands[i].i32()?[0] as usize);
     Ok(match op {
         Op::Embed => embed(f32s(0)?, types[0].columns(), operands[1].i32()?)?.into(),
-        Op::RmsNorm { eps } => rms_norm(f32s(0)?, f32s(1)?, f64::from(eps.0)).into(),
+        Op::RmsNorm { eps } => {
+            let w = if types.len() > 1 { Some(f32s(1)?) } else { None };
+            rms_norm(f32s(0)?, w, types[0].columns(), f64::from(eps.0)).into()
+        }
+        Op::LayerNorm { eps } => {
+            let b = if types.len() > 2 { Some(f32s(2)?) } else { None };
+            layer_norm(f32s(0)?, f32s(1)?, b, f64::from(eps.0)).into()
+        }
         Op::MatMul => {
             let x = match &operands[1] {
                 Value::Q8(q) => dequantize(q),
@@ -27,18 +34,18 @@ pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, to
             matmul(f32s(0)?, &x, types[0].columns()).into()
         }
         Op::Quantize => Value::Q8(Arc::new(quantize(f32s(0)?))),
-        Op::Add => {
-            let (a, b) = (f32s(0)?, f32s(1)?);
-            a.iter().zip(b.iter().cycle()).map(|(a, b)| a + b).collect::<Vec<f32>>().into()
-        }
-        Op::Mul => f32s(0)?.iter().zip(f32s(1)?).map(|(a, b)| a * b).collect::<Vec<f32>>().into(),
-        Op::Silu => {
-            f32s(0)?.iter().map(|&x| (f64::from(x) / (1.0 + (-f64::from(x)).exp())) as f32).collect::<Vec<_>>().into()
-        }
+        Op::Add => combine(f32s(0)?, f32s(1)?, types, |a, b| a + b),
+        Op::Mul => combine(f32s(0)?, f32s(1)?, types, |a, b| a * b),
+        Op::Map(function) => f32s(0)?.iter().map(|&x| function.apply(f64::from(x)) as f32).collect::<Vec<f32>>().into(),
         Op::Reshape(_) | Op::Repack { .. } => operands.swap_remove(0),
-        Op::RopeAngles { dim, theta, .. } => {
+        Op::RopeAngles(angles) => {
             let factors = if types.len() > 1 { Some(f32s(1)?) } else { None };
-            rope_angles(position(0)?, tokens, *dim, f64::from(theta.0), factors).into()
+            rope_angles(position(0)?, tokens, angles, factors).into()
+        }
+        Op::PositionScale { length, slope, .. } => {
+            let first = position(0)?;
+            let scale = |p: usize| 1.0 + f64::from(slope.0) * ((p / length) as f64).ln_1p();
+            (first..first + tokens).map(|p| scale(p) as f32).collect::<Vec<f32>>().into()
         }
         Op::Rope { style } => rope(f32s(0)?, f32s(1)?, *style, types[0], types[1].columns()).into(),
         Op::KvAppend => {
@@ -48,9 +55,15 @@ pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, to
             kv_append(Arc::make_mut(&mut state).as_mut_slice(), x.f32()?, at, types[0])?;
             Value::F32(state)
         }
-        Op::Attention { scale } => {
+        Op::Attention { scale, window, cap } => {
             let [q, k, v] = [f32s(0)?, f32s(1)?, f32s(2)?];
-            attention(q, k, v, position(3)?, f64::from(scale.0), types[0], types[1])?.into()
+            let sinks = if types.len() > 4 { Some(f32s(4)?) } else { None };
+            let window = window.unwrap_or(usize::MAX);
+            let score = |product: f64| {
+                let score = product * f64::from(scale.0);
+                cap.map_or(score, |F32(cap)| f64::from(cap) * (score / f64::from(cap)).tanh())
+            };
+            attention([q, k, v], position(3)?, (window, score), sinks, [types[0], types[1], types[2]])?.into()
         }
         Op::LastToken => {
             let x = f32s(0)?;
@@ -76,16 +89,44 @@ fn embed(table: &[f32], columns: usize, tokens: &[i32]) -> Result<Vec<f32>> {
     Ok(out)
 }
 
-fn rms_norm(x: &[f32], w: &[f32], eps: f64) -> Vec<f32> {
+/// `f` of the elements of `a` and those of `b`: as many, a row, or one for each token.
+fn combine(a: &[f32], b: &[f32], types: &[&TensorType], f: impl Fn(f32, f32) -> f32) -> Value {
+    let pairs = |b: &mut dyn Iterator<Item = &f32>| a.iter().zip(b).map(|(&a, &b)| f(a, b)).collect::<Vec<f32>>();
+    let per_token = types[0] != types[1] && types[1].shape.len() > 1;
+    if per_token {
+        let row = a.len() / b.len();
+        return pairs(&mut b.iter().flat_map(|b| std::iter::repeat_n(b, row))).into();
+    }
+    pairs(&mut b.iter().cycle()).into()
+}
+
+fn rms_norm(x: &[f32], w: Option<&[f32]>, columns: usize, eps: f64) -> Vec<f32> {
     let mut out = Vec::with_capacity(x.len());
-    for row in x.chunks_exact(w.len()) {
-        let squares: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-        // The root over its square: NaN, not 0, of an infinity.
-        let mean = squares / w.len() as f64 + eps;
-        let inverse = mean.sqrt() / mean;
-        out.extend(row.iter().zip(w).map(|(&x, &w)| (f64::from(x) * inverse * f64::from(w)) as f32));
+    for row in x.chunks_exact(columns) {
+        let inverse = inverse_root(row.iter().map(|&x| f64::from(x)), eps);
+        let weight = |i: usize| w.map_or(1.0, |w| f64::from(w[i]));
+        out.extend(row.iter().enumerate().map(|(i, &x)| (f64::from(x) * inverse * weight(i)) as f32));
     }
     out
+}
+
+fn layer_norm(x: &[f32], w: &[f32], b: Option<&[f32]>, eps: f64) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len());
+    for row in x.chunks_exact(w.len()) {
+        let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / row.len() as f64;
+        let inverse = inverse_root(row.iter().map(|&x| f64::from(x) - mean), eps);
+        let bias = |i: usize| b.map_or(0.0, |b| f64::from(b[i]));
+        let normed = |(i, &x): (usize, &f32)| ((f64::from(x) - mean) * inverse * f64::from(w[i]) + bias(i)) as f32;
+        out.extend(row.iter().enumerate().map(normed));
+    }
+    out
+}
+
+/// 1 / sqrt(mean square + eps); the root over its square: NaN, not 0, of an infinity.
+fn inverse_root(x: impl ExactSizeIterator<Item = f64>, eps: f64) -> f64 {
+    let n = x.len() as f64;
+    let mean = x.map(|x| x * x).sum::<f64>() / n + eps;
+    mean.sqrt() / mean
 }
 
 fn matmul(w: &[f32], x: &[f64], columns: usize) -> Vec<f32> {
@@ -129,13 +170,16 @@ fn dequantize(x: &Q8) -> Vec<f64> {
     x.codes.iter().zip(scales).map(|(&c, s)| s * f64::from(c)).collect()
 }
 
-fn rope_angles(position: usize, tokens: usize, dim: usize, theta: f64, factors: Option<&[f32]>) -> Vec<f32> {
+fn rope_angles(position: usize, tokens: usize, angles: &Angles, factors: Option<&[f32]>) -> Vec<f32> {
+    let Angles { dim, theta, divisors, magnitude, .. } = angles;
     let mut out = Vec::with_capacity(tokens * dim);
     for t in 0..tokens {
         for i in 0..dim / 2 {
             let factor = factors.map_or(1.0, |f| f64::from(f[i]));
-            let angle = (position + t) as f64 * theta.powf(-((2 * i) as f64) / dim as f64) / factor;
-            out.extend([angle.cos() as f32, angle.sin() as f32]);
+            let divisor = divisors.get(i).map_or(1.0, |d| f64::from(d.0));
+            let frequency = f64::from(theta.0).powf(-((2 * i) as f64) / *dim as f64) / factor / divisor;
+            let angle = (position + t) as f64 * frequency;
+            out.extend([angle.cos(), angle.sin()].map(|x| (x * f64::from(magnitude.0)) as f32));
         }
     }
     out
@@ -192,35 +236,36 @@ fn check_context(need: usize, have: usize) -> Result<()> {
     Ok(())
 }
 
-/// `q` is \[n, H, h\], `k` and `v` \[G, context, h\].
+/// `q` is \[n, H, h\], `k` \[G, context, h\], `v` \[G, context, e\]; `score` makes a score of a product.
 fn attention(
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    [q, k, v]: [&[f32]; 3],
     position: usize,
-    scale: f64,
-    q_type: &TensorType,
-    kv_type: &TensorType,
+    (window, score): (usize, impl Fn(f64) -> f64),
+    sinks: Option<&[f32]>,
+    [q_type, k_type, v_type]: [&TensorType; 3],
 ) -> Result<Vec<f32>> {
-    let (heads, head) = (q_type.shape[1], q_type.shape[2]);
-    let context = kv_type.shape[1];
-    let share = heads / kv_type.shape[0];
-    check_context(position + q.len() / (heads * head), context)?;
-    let mut out = Vec::with_capacity(q.len());
+    let (heads, head, value) = (q_type.shape[1], q_type.shape[2], v_type.shape[2]);
+    let context = k_type.shape[1];
+    let share = heads / k_type.shape[0];
+    let tokens = q.len() / (heads * head);
+    check_context(position + tokens, context)?;
+    let mut out = Vec::with_capacity(tokens * heads * value);
     for (t, token) in q.chunks_exact(heads * head).enumerate() {
-        let length = position + t + 1;
+        let end = position + t + 1;
+        let first = end.saturating_sub(window);
         for (i, q) in token.chunks_exact(head).enumerate() {
-            let rows = i / share * context * head..(i / share * context + length) * head;
+            let rows = i / share * context + first..i / share * context + end;
             let wide: Vec<f64> = q.iter().map(|&q| f64::from(q)).collect();
-            let mut weights: Vec<f64> = k[rows.clone()]
+            let mut weights: Vec<f64> = k[rows.start * head..rows.end * head]
                 .chunks_exact(head)
-                .map(|k| k.iter().zip(&wide).map(|(&k, q)| f64::from(k) * q).sum::<f64>() * scale)
+                .map(|k| score(k.iter().zip(&wide).map(|(&k, q)| f64::from(k) * q).sum::<f64>()))
                 .collect();
-            let max = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sink = sinks.map_or(f64::NEG_INFINITY, |s| f64::from(s[i]));
+            let max = weights.iter().copied().fold(sink, f64::max);
             weights.iter_mut().for_each(|w| *w = (*w - max).exp());
-            let sum: f64 = weights.iter().sum();
-            let mut acc = vec![0.0; head];
-            for (v, w) in v[rows].chunks_exact(head).zip(&weights) {
+            let sum = weights.iter().sum::<f64>() + (sink - max).exp();
+            let mut acc = vec![0.0; value];
+            for (v, w) in v[rows.start * value..rows.end * value].chunks_exact(value).zip(&weights) {
                 acc.iter_mut().zip(v).for_each(|(a, &v)| *a += w * f64::from(v));
             }
             out.extend(acc.iter().map(|a| (a / sum) as f32));

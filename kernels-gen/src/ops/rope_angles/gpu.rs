@@ -1,48 +1,11 @@
-//! `rope_angles`: cosines and sines of the rotary angles of the step's tokens.
+//! The GPU form: a thread for each pair. Angles are counted in turns, of which whole ones drop out before the sine; cards for
+//! games have few f64 units, so numbers are pairs of floats.
 
-use crate::body;
+use super::Angles;
 use crate::generator::Generator;
 use crate::gpu;
 use ir::Result;
-use ir::abi::{Meaning, f32_row_bytes};
-use ir::graph::{Graph, Op};
-use ir::kernel::{Arg, Buf, Builder, Compare, Mem, Value};
-
-pub(super) fn covers(body: &Graph) -> bool {
-    super::ends_in(body, |op| matches!(op, Op::RopeAngles { .. }))
-}
-
-pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
-    let body = g.body();
-    let node = body.node(body.outputs()[0].1.node);
-    let Op::RopeAngles { dim, theta, .. } = &node.op else { return Err(g.unsupported("anything but rope_angles")) };
-    let factors = match node.inputs.get(1) {
-        Some(&f) => Some(body::param(body, f).ok_or_else(|| g.unsupported("computed factors"))?),
-        None => None,
-    };
-    let factors = factors.map(|f| g.param(f));
-    let y = g.result(0)?;
-    if g.target.gpu().is_some() {
-        return gpu(g, *dim, theta.0, factors, y);
-    }
-    let Some(atom) = g.target.atom(Meaning::RopeAngles) else {
-        return Err(g.unsupported("a target that has no such atom"));
-    };
-    let tokens = g.b.tokens();
-    g.parallel(tokens, |g, t| {
-        let b = &mut g.b;
-        let (position, zero, one, width) = (b.position(), b.int(0), b.int(1), b.size(*dim));
-        let position = b.iadd(position, t);
-        let row = b.imul_const(t, f32_row_bytes(*dim) / 4);
-        let theta = b.float(theta.0);
-        let factors = factors.map_or(Arg::Null, |f| Arg::Address(f, zero));
-        b.call(
-            atom,
-            vec![Arg::Address(y, row), Arg::Int(position), Arg::Int(one), Arg::Int(width), Arg::Float(theta), factors],
-        );
-        Ok(())
-    })
-}
+use ir::kernel::{Builder, Compare, Mem, Value};
 
 /// A number as the unevaluated sum of two floats, about 46 bits: large positions need more than one float has.
 #[derive(Debug, Clone, Copy)]
@@ -84,8 +47,9 @@ impl Double {
     }
 }
 
-/// A thread for each pair. Angles are counted in turns, of which whole ones drop out before the sine.
-fn gpu(g: &mut Generator<'_>, dim: usize, theta: f32, factors: Option<Buf>, y: Buf) -> Result<()> {
+pub(super) fn generate(g: &mut Generator<'_>, angles: &Angles) -> Result<()> {
+    let (dim, theta, y) = (angles.of.dim, angles.of.theta.0, g.result(0)?);
+    let (factors, divisors) = (angles.factors.map(|f| g.param(f)), angles.divisors(g));
     if !g.target.fuses_fma() {
         return Err(g.unsupported("products without their exact errors"));
     }
@@ -106,9 +70,9 @@ fn gpu(g: &mut Generator<'_>, dim: usize, theta: f32, factors: Option<Buf>, y: B
             let clear = b.compare(Compare::IEq, masked, zero);
             turns = Double(b.select(clear, turns.0, product.0), b.select(clear, turns.1, product.1));
         }
-        if let Some(factors) = factors {
-            let factor = b.load(factors, i, Mem::F32);
-            turns = turns.over(b, factor);
+        for divisors in [factors, divisors].into_iter().flatten() {
+            let divisor = b.load(divisors, i, Mem::F32);
+            turns = turns.over(b, divisor);
         }
         let none = b.float(0.0);
         let Double(high, low) = turns.times(b, Double(position, none));
@@ -118,7 +82,11 @@ fn gpu(g: &mut Generator<'_>, dim: usize, theta: f32, factors: Option<Buf>, y: B
         let part = b.fadd(part, low);
         let turn = b.float(std::f32::consts::TAU);
         let angle = b.fmul(part, turn);
-        let (cos, sin) = (b.cos(angle), b.sin(angle));
+        let (mut cos, mut sin) = (b.cos(angle), b.sin(angle));
+        if angles.of.magnitude.0 != 1.0 {
+            let magnitude = b.float(angles.of.magnitude.0);
+            (cos, sin) = (b.fmul(cos, magnitude), b.fmul(sin, magnitude));
+        }
         let to = b.imul_const(i, 2);
         b.store(y, to, Mem::F32, cos);
         let to = b.iadd_const(to, 1);

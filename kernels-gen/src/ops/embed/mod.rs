@@ -1,54 +1,39 @@
-//! `embed`: one row of the embedding table for each token, decoded from either layout.
+//! `embed`: one row of the embedding table for each token, decoded from any layout.
 
-use crate::block::{BlockView, RowAt, float_element, row_at};
+mod cpu;
+mod gpu;
+
+use super::{FusedOp, only_output, reading};
+use crate::block::{BlockView, RowAt, float_element};
 use crate::body::{self, Matrix};
-use crate::generator::Generator;
-use crate::gpu;
-use ir::abi::f32_row_bytes;
 use ir::graph::{Graph, Op};
 use ir::kernel::{Buf, Builder, Mem, Value};
 use ir::quant::DotForm;
 use ir::{Error, Result};
 
-pub(super) fn covers(body: &Graph) -> bool {
-    super::ends_in(body, |op| *op == Op::Embed)
+pub(super) const OP: FusedOp = FusedOp {
+    name: "embed",
+    covers: |body| read(body).is_some(),
+    cpu: Some(|g| {
+        let lookup = reading(g, read)?;
+        cpu::generate(g, &lookup)
+    }),
+    gpu: Some(|g| {
+        let lookup = reading(g, read)?;
+        gpu::generate(g, &lookup)
+    }),
+};
+
+/// A table, and the body parameter with the token ids.
+struct Lookup {
+    table: Matrix,
+    ids: u32,
 }
 
-pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
-    let body = g.body();
-    let node = body.node(body.outputs()[0].1.node);
-    let matrix = (node.op == Op::Embed)
-        .then(|| Matrix::of(body::param(body, node.inputs[0])?, body.ty(node.inputs[0])))
-        .flatten();
-    let ids = node.inputs.get(1).and_then(|&i| body::param(body, i));
-    let (Some(m), Some(ids)) = (matrix, ids) else {
-        return Err(g.unsupported("anything but an embedding of its operands"));
-    };
-    let (table, ids, y) = (g.param(m.param), g.param(ids), g.result(0)?);
-    if g.target.gpu().is_some() {
-        // The whole row is one CTA's: it is short.
-        let at = gpu::begin(g, 1)?;
-        g.b.await_previous();
-        let zero = g.b.int(0);
-        let id = g.b.load(ids, zero, Mem::I32);
-        let row = row_at(&mut g.b, &m, id);
-        let block = m.format.block as usize;
-        let mut result = Ok(());
-        gpu::for_threads(&mut g.b, &at, m.columns / block, |b, i| {
-            result = decode(b, table, &m, row, i, (y, zero));
-        });
-        return result;
-    }
-    let tokens = g.b.tokens();
-    g.parallel(tokens, |g, t| {
-        let b = &mut g.b;
-        let id = b.load(ids, t, Mem::I32);
-        let row = row_at(b, &m, id);
-        let to = b.imul_const(t, f32_row_bytes(m.columns) / 4);
-        let zero = b.int(0);
-        let end = b.size(m.columns / m.format.block as usize);
-        g.for_(zero, end, 1, |g, i| decode(&mut g.b, table, &m, row, i, (y, to)))
-    })
+fn read(body: &Graph) -> Option<Lookup> {
+    let node = only_output(body, |op| *op == Op::Embed)?;
+    let table = Matrix::of(body::param(body, node.inputs[0])?, body.ty(node.inputs[0]))?;
+    Some(Lookup { table, ids: body::param(body, node.inputs[1])? })
 }
 
 /// Decodes block `i` of the row at `row` to the elements of `y` from `to` on.

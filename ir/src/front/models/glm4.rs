@@ -1,0 +1,24 @@
+//! GLM-4: norms before and after each part; gate and up in one matrix; half of each head is rotated, in adjacent pairs.
+
+use crate::Result;
+use crate::front::Network;
+use crate::front::parts::{Attention, Block, Dims, Logits, Norm, Rope, attention, embedding, ffn, logits, widths};
+use crate::graph::{F32, Function, RopeStyle};
+
+pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
+    let (d, norm) = (Dims::read(n)?, Norm::rms(n.keys)?);
+    let hidden = widths(n, d.layers)?;
+    let mut x = embedding(n, d.width, F32(1.0))?;
+    let rope = Some(Rope::read(n, RopeStyle::Adjacent, d.head)?);
+    for layer in 0..d.layers {
+        let a = Attention { rope, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
+        x = Block::sandwich(norm).layer(
+            n,
+            layer,
+            x,
+            |n, x| attention(n, layer, x, &a),
+            |n, x| ffn(n, layer, x, hidden[layer], Function::Silu),
+        )?;
+    }
+    logits(n, x, Logits::plain(norm))
+}

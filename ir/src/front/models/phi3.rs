@@ -1,0 +1,34 @@
+//! Phi 3 and 4: queries, keys and values in one matrix, gate and up in another; rotary frequencies have factors for contexts
+//! up to the first one and others for longer ones. The window of the file is not applied, as in llama.cpp.
+
+use crate::Result;
+use crate::front::parts::{
+    Attention, Block, Dims, Logits, Norm, Rope, Scaling, attention, embedding, ffn, logits, widths,
+};
+use crate::front::{Network, most};
+use crate::graph::{F32, Function, RopeStyle};
+
+pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
+    let (d, norm) = (Dims::read(n)?, Norm::rms(n.keys)?);
+    let hidden = widths(n, d.layers)?;
+    n.keys.ignore("attention.sliding_window");
+    let mut x = embedding(n, d.width, F32(1.0))?;
+    let (dim, base) = (Rope::dim(n, d.head)?, Rope::base(n, "rope.freq_base", 10_000.0)?);
+    let first = n.keys.opt_count("rope.scaling.original_context_length", 1, most::CONTEXT)?;
+    let short = n.opt_vector("rope_factors_short.weight", dim / 2)?;
+    let long = n.opt_vector("rope_factors_long.weight", dim / 2)?;
+    let factors = if first.is_some_and(|first| n.shape.context > first) { long } else { short };
+    let scaling = Scaling::read(n, dim, base, false)?;
+    let rope = Some(Rope::with(n, RopeStyle::Halves, (dim, base), scaling, factors)?);
+    for layer in 0..d.layers {
+        let a = Attention { rope, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
+        x = Block::pre_norm(norm).layer(
+            n,
+            layer,
+            x,
+            |n, x| attention(n, layer, x, &a),
+            |n, x| ffn(n, layer, x, hidden[layer], Function::Silu),
+        )?;
+    }
+    logits(n, x, Logits::plain(norm))
+}

@@ -1,0 +1,25 @@
+//! Seed-OSS: biases on queries, keys and values; rotary pairs are the halves of a head; the norm before the feed-forward
+//! network is named after attention.
+
+use crate::Result;
+use crate::front::Network;
+use crate::front::parts::{Attention, Block, Dims, Logits, Norm, Rope, attention, embedding, ffn, logits, widths};
+use crate::graph::{F32, Function, RopeStyle};
+
+pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
+    let (d, norm) = (Dims::read(n)?, Norm::rms(n.keys)?);
+    let hidden = widths(n, d.layers)?;
+    let mut x = embedding(n, d.width, F32(1.0))?;
+    let rope = Some(Rope::read(n, RopeStyle::Halves, d.head)?);
+    for layer in 0..d.layers {
+        let a = Attention { rope, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
+        x = Block::renamed(norm).layer(
+            n,
+            layer,
+            x,
+            |n, x| attention(n, layer, x, &a),
+            |n, x| ffn(n, layer, x, hidden[layer], Function::Silu),
+        )?;
+    }
+    logits(n, x, Logits::plain(norm))
+}

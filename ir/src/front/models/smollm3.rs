@@ -1,0 +1,25 @@
+//! SmolLM 3: Llama's layers, of which every fourth is not rotated.
+
+use crate::Result;
+use crate::front::Network;
+use crate::front::parts::{Attention, Block, Dims, Logits, Norm, Rope, attention, embedding, ffn, logits, widths};
+use crate::graph::{F32, Function, RopeStyle};
+
+pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
+    let (d, norm) = (Dims::read(n)?, Norm::rms(n.keys)?);
+    let hidden = widths(n, d.layers)?;
+    let mut x = embedding(n, d.width, F32(1.0))?;
+    let rope = Rope::read(n, RopeStyle::Adjacent, d.head)?;
+    for layer in 0..d.layers {
+        let turns = !(layer + 1).is_multiple_of(4);
+        let a = Attention { rope: turns.then_some(rope), ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
+        x = Block::pre_norm(norm).layer(
+            n,
+            layer,
+            x,
+            |n, x| attention(n, layer, x, &a),
+            |n, x| ffn(n, layer, x, hidden[layer], Function::Silu),
+        )?;
+    }
+    logits(n, x, Logits::plain(norm))
+}

@@ -1,0 +1,24 @@
+//! StarCoder 2: layer norms with biases, biases everywhere, GELU without a gate; rotary pairs are the halves of a head.
+
+use crate::Result;
+use crate::front::Network;
+use crate::front::parts::{Attention, Block, Dims, Logits, Norm, Rope, attention, embedding, ffn, logits, widths};
+use crate::graph::{F32, Function, RopeStyle};
+
+pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
+    let (d, norm) = (Dims::read(n)?, Norm::layer(n.keys)?);
+    let hidden = widths(n, d.layers)?;
+    let mut x = embedding(n, d.width, F32(1.0))?;
+    let rope = Some(Rope::read(n, RopeStyle::Halves, d.head)?);
+    for layer in 0..d.layers {
+        let a = Attention { rope, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
+        x = Block::pre_norm(norm).layer(
+            n,
+            layer,
+            x,
+            |n, x| attention(n, layer, x, &a),
+            |n, x| ffn(n, layer, x, hidden[layer], Function::Gelu),
+        )?;
+    }
+    logits(n, x, Logits::plain(norm))
+}

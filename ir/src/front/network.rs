@@ -1,0 +1,149 @@
+//! A graph under construction together with the file that it is made from: metadata keys and tensors are taken from it by
+//! name and shape, and [`Network::finish`] refuses what is left over, as a model that ignores a part of its file computes
+//! something else.
+
+use super::{EntryShape, Keys, Tensors};
+use crate::graph::{Graph, Input, Op, Ref, Weight};
+use crate::quant;
+use crate::quote::quoted;
+use crate::tensor::{Elem, Rows, TensorType};
+use crate::{Error, Result, Verified};
+use std::collections::BTreeSet;
+
+/// A model in the making.
+pub(super) struct Network<'a> {
+    graph: Graph,
+    tensors: &'a Tensors,
+    used: BTreeSet<String>,
+    states: Vec<(String, Ref)>,
+    /// The metadata.
+    pub keys: &'a Keys<'a>,
+    /// The entry point.
+    pub shape: EntryShape,
+    /// The token ids.
+    pub tokens: Ref,
+    /// The position.
+    pub position: Ref,
+}
+
+impl<'a> Network<'a> {
+    pub fn new(keys: &'a Keys<'a>, tensors: &'a Tensors, shape: EntryShape) -> Result<Self> {
+        let mut graph = Graph::new();
+        let tokens = graph.leaf(Op::Input(Input::Tokens), TensorType::new(Elem::I32, [shape.tokens]))?;
+        let position = graph.leaf(Op::Input(Input::Position), TensorType::new(Elem::I32, [1]))?;
+        Ok(Network { graph, tensors, used: BTreeSet::new(), states: Vec::new(), keys, shape, tokens, position })
+    }
+
+    /// [`Graph::add`].
+    pub fn add(&mut self, op: Op, inputs: &[Ref]) -> Result<Ref> {
+        self.graph.add(op, inputs)
+    }
+
+    /// The type of a value.
+    pub fn ty(&self, value: Ref) -> &TensorType {
+        self.graph.ty(value)
+    }
+
+    /// Columns of a value.
+    pub fn columns(&self, value: Ref) -> usize {
+        self.ty(value).columns()
+    }
+
+    /// Names a result.
+    pub fn output(&mut self, name: &str, value: Ref) -> Result<()> {
+        self.graph.output(name, value)
+    }
+
+    /// Whether the file has the tensor.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some()
+    }
+
+    /// Rows of the matrix `name`, 0 if there is none.
+    pub fn rows(&self, name: &str) -> usize {
+        self.tensors.get(name).map_or(0, TensorType::rows)
+    }
+
+    /// The weight matrix `name` of \[rows, columns\].
+    pub fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Ref> {
+        let ty = self.tensor(name, &[rows, columns])?;
+        self.matrix_of(name, None, ty)
+    }
+
+    /// Some rows of the weight matrix `name`, which has `all` rows.
+    pub fn matrix_rows(&mut self, name: &str, all: usize, rows: Rows, columns: usize) -> Result<Ref> {
+        let ty = self.tensor(name, &[all, columns])?;
+        self.matrix_of(name, Some(rows), TensorType { shape: vec![rows.count() as usize, columns], ..ty })
+    }
+
+    fn matrix_of(&mut self, name: &str, rows: Option<Rows>, ty: TensorType) -> Result<Ref> {
+        if let Elem::Ggml(format) = ty.elem
+            && !ty.columns().is_multiple_of(format.multiple as usize)
+        {
+            let feature = format!("tensor '{name}' {ty}, whose rows are no multiple of {} elements,", format.multiple);
+            return Err(Error::unsupported(feature, "use another quantisation"));
+        }
+        self.graph.leaf(Op::Weight(Weight { tensor: name.into(), rows }), ty)
+    }
+
+    /// The f32 vector `name` of `n` elements.
+    pub fn vector(&mut self, name: &str, n: usize) -> Result<Ref> {
+        self.vector_of(name, n, None)
+    }
+
+    /// Some elements of the f32 vector `name`, which has `all`.
+    pub fn vector_part(&mut self, name: &str, all: usize, part: Rows) -> Result<Ref> {
+        self.vector_of(name, all, Some(part))
+    }
+
+    fn vector_of(&mut self, name: &str, all: usize, part: Option<Rows>) -> Result<Ref> {
+        let ty = self.tensor(name, &[all])?;
+        if ty.elem != Elem::F32 {
+            let hint = format!("convert the model with norms and biases in {}", quant::F32);
+            return Err(Error::unsupported(format!("tensor '{name}' {ty}"), hint));
+        }
+        let n = part.map_or(all, |rows| rows.count() as usize);
+        let weight = Weight { tensor: name.into(), rows: part };
+        self.graph.leaf(Op::Weight(weight), TensorType { shape: vec![n], ..ty })
+    }
+
+    /// The f32 vector `name`, if the model has it.
+    pub fn opt_vector(&mut self, name: &str, n: usize) -> Result<Option<Ref>> {
+        if self.has(name) { self.vector(name, n).map(Some) } else { Ok(None) }
+    }
+
+    /// Appends the rows x \[T, heads, head\] to the KV cache `name`, which becomes an output of the graph.
+    pub fn append(&mut self, name: String, x: Ref) -> Result<Ref> {
+        let &[_, heads, head] = self.ty(x).shape.as_slice() else {
+            return Err(Error::verify("graph", "rows of a KV cache are [T, heads, head]"));
+        };
+        let ty = TensorType::new(Elem::Ggml(self.shape.kv), [heads, self.shape.context, head]);
+        let state = self.graph.leaf(Op::State(name.clone()), ty)?;
+        let new = self.graph.add(Op::KvAppend, &[state, x, self.position])?;
+        self.states.push((name, new));
+        Ok(new)
+    }
+
+    /// The finished graph, if every key and tensor of the file has a place in it.
+    pub fn finish(mut self) -> Result<Verified<Graph>> {
+        self.keys.finish()?;
+        if let Some((name, ty)) = self.tensors.iter().find(|(name, _)| !self.used.contains(*name)) {
+            let architecture = self.keys.architecture;
+            let hint = format!("'{architecture}' models are built without it, so the results would be wrong");
+            return Err(Error::unsupported(format!("tensor {} {ty}", quoted(name)), hint));
+        }
+        for (name, value) in self.states {
+            self.graph.output(name, value)?;
+        }
+        self.graph.verify()
+    }
+
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<TensorType> {
+        let ty = self.tensors.get(name).ok_or_else(|| Error::malformed(format!("tensor '{name}' is missing")))?;
+        if ty.shape != shape {
+            return Err(Error::malformed(format!("tensor '{name}' is {:?}, expected {shape:?}", ty.shape)));
+        }
+        self.used.insert(name.into());
+        Ok(ty.clone())
+    }
+}

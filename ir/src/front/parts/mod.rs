@@ -1,0 +1,25 @@
+//! The parts of a network: an architecture's file puts them together, layer by layer, from figures that only it knows.
+//!
+//! A part takes its tensors by the names that GGUF gives them, with the biases that the file has. Formulas are those of the
+//! ops that it adds.
+
+mod attention;
+mod block;
+mod dims;
+mod ends;
+mod ffn;
+mod linear;
+mod rope;
+
+pub(super) use attention::{Attention, HeadNorm, attention};
+pub(super) use block::Block;
+pub(super) use dims::Dims;
+pub(super) use ends::{EMBEDDING, Logits, embedding, logits};
+pub(super) use ffn::{ffn, widths};
+pub(super) use linear::{Norm, linear, map, norm, residual};
+pub(super) use rope::{Rope, Scaling};
+
+/// The name of a layer's tensor, without its ending.
+pub(super) fn name(layer: usize, part: &str) -> String {
+    format!("blk.{layer}.{part}")
+}

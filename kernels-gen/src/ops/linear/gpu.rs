@@ -1,0 +1,34 @@
+//! The GPU form: a unit is 32 rows of each product, and a lane finishes a row.
+
+use super::Tail;
+use crate::elements::{At, Elements, Place};
+use crate::generator::Generator;
+use crate::gpu::product::{self, Segment};
+use crate::gpu::{LANES, if_below};
+use ir::Result;
+use ir::kernel::Mem;
+
+pub(super) fn generate(g: &mut Generator<'_>, tail: &Tail) -> Result<()> {
+    let (n, y, linears) = (tail.rows(), g.result(0)?, tail.linears());
+    let segment = Segment { matrices: linears.iter().map(|l| l.matrix).collect(), unit_rows: LANES };
+    product::run(g, &linears, &[segment], |g, at, _, unit, (sums, from)| {
+        let token = g.b.int(0);
+        let mut elements = Elements::new(g, token);
+        let b = &mut g.b;
+        let to = b.imul_const(unit, LANES);
+        let to = b.iadd(to, at.lane);
+        for (number, (node, _)) in tail.products.iter().enumerate() {
+            let start = b.iadd_const(from, number * LANES);
+            elements.put(*node, Place::Local(sums, start));
+        }
+        let mut result = Ok(());
+        if_below(b, to, n, |b| {
+            let at = At { flat: to, last: to, local: at.lane, vector: false };
+            match elements.value(b, tail.output, at) {
+                Ok(v) => b.store(y, to, Mem::F32, v),
+                Err(e) => result = Err(e),
+            }
+        });
+        result
+    })
+}

@@ -1,0 +1,77 @@
+//! `rows`: what is made of rows in memory without a product: norms between products, scales, gates, heads that are
+//! normalised all together before they are rotated and appended to a KV cache.
+
+mod cpu;
+mod gpu;
+
+use super::{FusedOp, reading};
+use crate::elements::is_elementwise;
+use ir::graph::{Graph, NodeId, Op, Ref};
+
+pub(super) const OP: FusedOp = FusedOp {
+    name: "rows",
+    covers: |body| read(body).is_some(),
+    cpu: Some(|g| {
+        let outputs = reading(g, read)?;
+        cpu::generate(g, &outputs)
+    }),
+    gpu: Some(|g| {
+        let outputs = reading(g, read)?;
+        gpu::generate(g, &outputs)
+    }),
+};
+
+/// A result of the kernel.
+struct Output {
+    /// Its number.
+    number: usize,
+    /// What is stored or appended.
+    value: Ref,
+    /// The KV cache that it is appended to, if it is: the node.
+    cache: Option<Ref>,
+    /// Heads and the elements of one, where it is worked on head by head.
+    heads: Option<(usize, usize)>,
+    /// Norms of whole rows that it depends on, in order.
+    norms: Vec<NodeId>,
+}
+
+/// Reads a body without products.
+fn read(body: &Graph) -> Option<Vec<Output>> {
+    (0..body.outputs().len()).map(|n| output(body, n)).collect()
+}
+
+fn output(body: &Graph, number: usize) -> Option<Output> {
+    let mut value = body.outputs()[number].1;
+    let mut cache = None;
+    let node = body.node(value.node);
+    if node.op == Op::KvAppend {
+        (value, cache) = (node.inputs[1], Some(node.inputs[0]));
+    }
+    if matches!(body.node(value.node).op, Op::Param(_)) {
+        return cache.is_some().then(|| body.ty(value)).and_then(|ty| match ty.shape.as_slice() {
+            &[_, heads, head] => Some(Output { number, value, cache, heads: Some((heads, head)), norms: Vec::new() }),
+            _ => None,
+        });
+    }
+    let (mut heads, mut norms) = (None, Vec::new());
+    for id in body.cone([value], |_| true) {
+        let node = body.node(id);
+        match (&node.op, node.results[0].shape.as_slice()) {
+            (Op::Param(_), _) => continue,
+            (Op::LastToken, [1, _]) => {}
+            (Op::RmsNorm { .. } | Op::LayerNorm { .. }, [_, _]) => norms.push(id),
+            (Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Rope { .. }, [_, _, _]) => {}
+            (op, _) if is_elementwise(op) => {}
+            _ => return None,
+        }
+        if let &[_, count, head] = node.results[0].shape.as_slice()
+            && *heads.get_or_insert((count, head)) != (count, head)
+        {
+            return None;
+        }
+    }
+    let fours = |n: usize| n.is_multiple_of(4);
+    let whole = body.ty(value).shape[1..].iter().product::<usize>();
+    (fours(whole) && heads.is_none_or(|(_, head)| fours(head)) && norms.iter().all(|&id| fours(body.ty(id.into()).columns())))
+        .then_some(Output { number, value, cache, heads, norms })
+}
