@@ -99,13 +99,13 @@ impl Shard {
         }
     }
 
-    /// The bytes of a tensor of this shard, which outlive the model file.
-    pub fn share(&self, tensor: &TensorInfo) -> HostBytes {
+    /// Bytes of this shard, which outlive the model file.
+    pub fn share(&self, offset: u64, bytes: usize) -> HostBytes {
         let owner: Arc<dyn AsRef<[u8]> + Send + Sync> = match &self.contents {
             Contents::Mapped(m) => m.clone(),
             Contents::Static(b) => Arc::new(*b),
         };
-        HostBytes::new(owner, tensor.offset as usize, tensor.bytes as usize)
+        HostBytes::new(owner, offset as usize, bytes)
     }
 
     fn identity(&self) -> ShardIdentity {

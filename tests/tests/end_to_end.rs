@@ -1,13 +1,16 @@
 //! Whole models from bytes to tokens: against the interpreter, and against themselves by every other way there is.
 
 use codegen::passes::{self, PassContext};
+use ir::gguf::Writer;
 use ir::graph::interp::{self, KvCache, Step};
 use ir::quant;
 use ir::target::Target;
+use ir::tensor::{Elem, TensorType};
 use runtime::generate::{self, StopReason};
 use runtime::sampler::{Sampler, SamplerConfig, top_logits};
 use runtime::tokenizer::Tokenizer;
 use runtime::{Executor, ModelFile, artifact};
+use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use tests::golden::argmax;
 use tests::run::{self, Settings};
@@ -107,6 +110,54 @@ fn an_artifact_on_disk_is_the_one_in_memory() {
             let prompt = random_tokens(10, shape.vocab, 5);
             let [a, b] = [compiled, read].map(|a| outcome(&mut run::load(&file, a, 2).unwrap(), &prompt));
             assert_eq!(a, b, "{name}, {}", target.name);
+        }
+    }
+}
+
+/// Parts of larger tensors: a model whose weights are some rows and columns of what its file has gives the same bits, where
+/// the host repacks them and where a device does.
+#[test]
+fn weights_may_be_parts_of_tensors() {
+    let mut targets = run::targets();
+    targets.push(Target::by_name("sm_120").unwrap());
+    for (name, shape) in zoo().into_iter().take(5) {
+        let small = shape.model();
+        let mut rng = Rng::new(shape.seed ^ 0x9a27);
+        let mut writer = Writer::new(small.header.metadata.clone());
+        let (mut data, mut places) = (Vec::new(), HashMap::new());
+        for t in &small.header.tensors {
+            let format = t.format().unwrap();
+            let ty = TensorType::new(Elem::Ggml(format), t.shape());
+            let (rows, columns) = (ty.rows(), ty.columns());
+            let [above, below, left, right] = [0; 4].map(|_: usize| rng.below(3));
+            let (above, below) = if ty.shape.len() == 1 { (0, 0) } else { (above, below) };
+            let [left, right] = [left, right].map(|blocks| blocks * format.block as usize);
+            let (all_rows, all_columns) = (above + rows + below, left + columns + right);
+            let [row, first, all] = [columns, left, all_columns].map(|n| format.bytes_of(n as u64) as usize);
+            let mut bytes: Vec<u8> = (0..all_rows * all).map(|_| rng.next() as u8).collect();
+            let to = bytes.chunks_exact_mut(all).skip(above);
+            to.zip(small.bytes(&t.name).unwrap().chunks_exact(row))
+                .for_each(|(to, from)| to[first..][..row].copy_from_slice(from));
+            let shape = if ty.shape.len() == 1 { vec![all_columns] } else { vec![all_rows, all_columns] };
+            writer.tensor(&t.name, shape, format);
+            data.push(bytes);
+            places.insert(t.name.clone(), (above as u32, left as u32));
+        }
+        let large = run::file(writer.to_vec(&data).unwrap()).unwrap();
+        let file = run::file(small.file.clone()).unwrap();
+        for &target in &targets {
+            let artifact = run::compile(&file, Settings::new(target)).unwrap();
+            let mut parts = artifact.clone();
+            parts.manifest.model = large.identity();
+            for weight in &mut parts.manifest.weights {
+                let (row, column) = places[&weight.name];
+                weight.rows = weight.rows.start + row..weight.rows.end + row;
+                weight.columns = weight.columns.start + column..weight.columns.end + column;
+            }
+            let prompt = random_tokens(5, shape.vocab, 8);
+            let whole = outcome(&mut run::load(&file, artifact, 2).unwrap(), &prompt);
+            let parts = outcome(&mut run::load(&large, parts, 2).unwrap(), &prompt);
+            assert_eq!(whole, parts, "{name}, {}", target.name);
         }
     }
 }

@@ -85,7 +85,7 @@ impl Bindings {
         device: Shared,
         manifest: &Manifest,
         code: &[u8],
-        loading: Loading<'_>,
+        loading: Loading,
         model: &ModelFile,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Bindings> {

@@ -12,10 +12,10 @@ use crate::reader::{self, Piece, Reading, Source};
 use crate::sys::{self, Arena};
 use crate::{Error, ModelFile, Result, repack};
 use ir::artifact::{Manifest, Weight};
-use ir::gguf::TensorInfo;
 use ir::quant::Format;
-use ir::tensor::{Elem, Layout};
+use ir::tensor::{Elem, Layout, TensorType};
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Weights of at least this many bytes stay in the file where possible; smaller ones are better off with the others.
@@ -32,12 +32,16 @@ const UPLOAD: usize = 8 << 20;
 /// Alignment of each weight.
 const ALIGN: u64 = 64;
 
-/// A weight, checked against the model file.
-struct Item<'m> {
+/// A weight, checked against the model file: some columns of some rows of a tensor there, mostly all.
+struct Item {
     shard: usize,
-    tensor: &'m TensorInfo,
+    /// Its first byte in the shard.
+    start: u64,
     format: Format,
+    rows: usize,
     columns: usize,
+    /// Bytes of the file from a row to the next.
+    stride: usize,
     layout: Layout,
     /// Bytes in its layout.
     bytes: u64,
@@ -45,10 +49,9 @@ struct Item<'m> {
     repack: Option<u32>,
 }
 
-impl<'m> Item<'m> {
-    fn new(weight: &Weight, model: &'m ModelFile) -> Result<Item<'m>> {
+impl Item {
+    fn new(weight: &Weight, model: &ModelFile) -> Result<Item> {
         let (shard, tensor) = model.tensor(&weight.name)?;
-        let (rows, columns) = (weight.ty.rows(), weight.ty.columns());
         let differs = |what: &str| {
             Error::input(format!(
                 "{}: tensor '{}' is not the {} that the artifact was compiled for: {what}; compile the model again",
@@ -57,27 +60,51 @@ impl<'m> Item<'m> {
                 weight.ty
             ))
         };
-        if (weight.rows.len(), weight.columns.len()) != (rows, columns) {
-            return Err(differs("it is a part of the tensor, and this version loads whole ones"));
-        }
         let (Elem::Ggml(format), Some(bytes)) = (weight.ty.elem, weight.ty.weight_bytes()) else {
             return Err(differs("no GGUF tensor has such elements"));
         };
         if tensor.type_id != format.id {
             return Err(differs(&format!("its type is {}", tensor.type_name())));
         }
-        if tensor.shape() != weight.ty.shape {
-            return Err(differs(&format!("its shape is {:?}", tensor.shape())));
+        let whole = TensorType::new(weight.ty.elem, tensor.shape());
+        let (all_rows, all_columns) = (whole.rows(), whole.columns());
+        let [first_row, end_row, first, end] =
+            [weight.rows.start, weight.rows.end, weight.columns.start, weight.columns.end].map(|n| n as usize);
+        let is_whole = (first_row, end_row, first, end) == (0, all_rows, 0, all_columns);
+        if end_row > all_rows || end > all_columns || (is_whole && whole.shape != weight.ty.shape) {
+            return Err(differs(&format!("its shape is {:?}", whole.shape)));
         }
-        if columns % format.block as usize != 0 || tensor.bytes != rows as u64 * format.bytes_of(columns as u64) {
+        let block = format.block as usize;
+        let stride = format.bytes_of(all_columns as u64);
+        if all_columns % block != 0 || tensor.bytes != all_rows as u64 * stride {
             return Err(differs(&format!("it has {} bytes", tensor.bytes)));
         }
-        Ok(Item { shard, tensor, format, columns, layout: weight.ty.layout, bytes, repack: weight.repack })
+        if first % block != 0 || end % block != 0 {
+            return Err(differs(&format!("columns {first} to {end} are no whole blocks of {block}")));
+        }
+        let (rows, columns) = (weight.ty.rows(), weight.ty.columns());
+        let row = format.bytes_of(columns as u64);
+        Ok(Item {
+            shard,
+            start: tensor.offset + first_row as u64 * stride + format.bytes_of(first as u64),
+            format,
+            rows,
+            columns,
+            stride: if rows == 1 { row } else { stride } as usize,
+            layout: weight.ty.layout,
+            bytes,
+            repack: weight.repack,
+        })
     }
 
     /// Whether it can stay in the file.
     fn in_place(&self) -> bool {
-        self.layout == Layout::Rows && self.bytes >= IN_PLACE
+        self.layout == Layout::Rows && self.bytes >= IN_PLACE && self.is_dense()
+    }
+
+    /// Whether nothing is between its rows in the file.
+    fn is_dense(&self) -> bool {
+        self.stride == self.row()
     }
 
     /// Bytes of a row.
@@ -85,19 +112,28 @@ impl<'m> Item<'m> {
         self.format.bytes_of(self.columns as u64) as usize
     }
 
-    /// Bytes that are repacked together or not at all: a band of rows, on the device any.
-    fn unit(&self) -> usize {
-        match self.repack {
-            Some(_) => 1,
-            None => self.layout.band_rows(self.format, self.columns).saturating_mul(self.row()).max(1),
-        }
+    /// Bytes of all rows in the file, without what is between them.
+    fn packed(&self) -> usize {
+        self.rows * self.row()
     }
 
-    /// The parts of it that come after each other, of up to `most` bytes or one unit, if it begins at byte `offset` of its
-    /// memory.
+    /// Bytes that are repacked together or not at all, and bytes of the file from these to the next: of a band of rows; on
+    /// the device of a row, or any.
+    fn unit(&self) -> (usize, usize) {
+        let rows = match self.repack {
+            Some(_) if self.is_dense() => return (1, 1),
+            Some(_) => 1,
+            None => self.layout.band_rows(self.format, self.columns),
+        };
+        (rows.saturating_mul(self.row()).max(1), rows.saturating_mul(self.stride).max(1))
+    }
+
+    /// The parts of it that come after each other, of up to `most` bytes of the file or one unit, if it begins at byte
+    /// `offset` of its memory.
     fn parts(&self, offset: u64, most: usize) -> impl Iterator<Item = Part<'_>> {
-        let (all, unit, row) = (self.tensor.bytes as usize, self.unit(), self.row());
-        let step = (most / unit).max(1) * unit;
+        let (all, row, gap) = (self.packed(), self.row(), self.stride - self.row());
+        let (unit, span) = self.unit();
+        let step = (most / span).max(1) * unit;
         (0..all).step_by(step).map(move |first| {
             let bytes = step.min(all - first);
             let rows = bytes / row;
@@ -105,7 +141,8 @@ impl<'m> Item<'m> {
                 Some(_) => bytes,
                 None => repack::bytes(self.layout, self.format, rows, self.columns),
             };
-            Part { item: self, first, bytes, to: offset + first as u64, padded }
+            let (at, span) = (first + first / row * gap, bytes + rows.saturating_sub(1) * gap);
+            Part { item: self, first, bytes, at: self.start + at as u64, span, to: offset + first as u64, padded }
         })
     }
 }
@@ -114,9 +151,12 @@ impl<'m> Item<'m> {
 #[derive(Clone, Copy)]
 struct Part<'i> {
     item: &'i Item<'i>,
-    /// Its first byte in the tensor, and how many it has there.
+    /// Its first byte and how many it has, of the rows without what is between them.
     first: usize,
     bytes: usize,
+    /// Its first byte in the shard, and the bytes from there to its end.
+    at: u64,
+    span: usize,
     /// Its first byte in the memory for weights, and how many it has there; only together with the rest of the weight, if
     /// the device repacks it.
     to: u64,
@@ -126,33 +166,42 @@ struct Part<'i> {
 impl Part<'_> {
     /// Shard and byte of it at which it begins.
     fn place(&self) -> (usize, u64) {
-        (self.item.shard, self.item.tensor.offset + self.first as u64)
+        (self.item.shard, self.at)
     }
 
     fn is_last(&self) -> bool {
-        self.first + self.bytes == self.item.tensor.bytes as usize
+        self.first + self.bytes == self.item.packed()
     }
 
     fn piece<'a>(&self, sources: &'a [Box<dyn Source + 'a>]) -> Piece<'a> {
-        let (shard, offset) = self.place();
-        Piece { source: &*sources[shard], offset, bytes: self.bytes }
+        Piece { source: &*sources[self.item.shard], offset: self.at, bytes: self.span }
+    }
+
+    /// Its rows, of what the file has from its beginning to its end.
+    fn rows<'b>(&self, from: &'b [u8]) -> Cow<'b, [u8]> {
+        match self.item.is_dense() {
+            true => Cow::Borrowed(from),
+            false => Cow::Owned(
+                from.chunks(self.item.stride).map(|row| &row[..self.item.row()]).collect::<Vec<_>>().concat(),
+            ),
+        }
     }
 
     /// Brings what is in the file to the layout of its item.
     fn repack(&self, from: &[u8], to: &mut [u8]) {
         let &Item { layout, format, columns, .. } = self.item;
-        repack::repack(layout, format, from, self.bytes / self.item.row(), columns, to);
+        repack::repack(layout, format, &self.rows(from), self.bytes / self.item.row(), columns, to);
     }
 }
 
 /// The weights to load.
-pub(super) struct Loading<'m> {
-    items: Vec<Item<'m>>,
+pub(super) struct Loading {
+    items: Vec<Item>,
 }
 
-impl<'m> Loading<'m> {
+impl Loading {
     /// Checks every weight of the manifest against the model file.
-    pub fn new(manifest: &Manifest, model: &'m ModelFile) -> Result<Loading<'m>> {
+    pub fn new(manifest: &Manifest, model: &ModelFile) -> Result<Loading> {
         let items = manifest.weights.iter().map(|w| Item::new(w, model)).collect::<Result<_>>()?;
         Ok(Loading { items })
     }
@@ -166,14 +215,15 @@ impl<'m> Loading<'m> {
 
     /// The largest weight that the device repacks, as it is in the file.
     fn staging_bytes(&self) -> u64 {
-        self.items.iter().filter(|i| i.repack.is_some()).map(|i| i.tensor.bytes).max().unwrap_or(0)
+        self.items.iter().filter(|i| i.repack.is_some()).map(|i| i.packed() as u64).max().unwrap_or(0)
     }
 
     /// The bytes of each buffer for reading, and their number: those that suit every weight, but for units that are longer
     /// than the longest buffer.
     fn ring(&self) -> (usize, usize) {
-        let items = self.items.iter().filter(|i| i.unit() <= reader::payload(LONGEST_SLOT));
-        let piece = items.map(|i| i.unit().max(reader::payload(SLOT).min(i.tensor.bytes as usize))).max();
+        let spans = self.items.iter().map(|i| (i.unit().1, i.rows * i.stride));
+        let spans = spans.filter(|(unit, _)| *unit <= reader::payload(LONGEST_SLOT));
+        let piece = spans.map(|(unit, all)| unit.max(reader::payload(SLOT).min(all))).max();
         let slot = reader::slot_for(piece.unwrap_or(0));
         let parts: usize = self.items.iter().map(|i| i.parts(0, reader::payload(slot)).count()).sum();
         (slot, (RING / slot).max(4).min(parts))
@@ -195,7 +245,8 @@ impl<'m> Loading<'m> {
         let mut parts: Vec<Part> = Vec::new();
         let mut size = 0;
         for item in &self.items {
-            let imported = item.in_place().then(|| held.import(model.shards()[item.shard].share(item.tensor)));
+            let imported =
+                item.in_place().then(|| held.import(model.shards()[item.shard].share(item.start, item.packed())));
             regions.push(match imported.flatten() {
                 Some(region) => Ok(Region { bytes: item.bytes, ..region }),
                 None => {
@@ -301,7 +352,7 @@ impl Loader<'_> {
             end = part.to + part.padded as u64;
             jobs.push((part, to.ok_or_else(|| Error::device("the weights' memory is too small"))?));
         }
-        let (mut jobs, long): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(part, _)| part.bytes <= self.payload);
+        let (mut jobs, long): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(part, _)| part.span <= self.payload);
         for (part, to) in long {
             self.mapped(&part, |from, threads| threads.install(|| part.repack(from, to)));
         }
@@ -334,13 +385,13 @@ impl Loader<'_> {
         let mut repacked = Vec::new();
         let mut bring = |part: &Part, from: &[u8], threads: &ThreadPool| {
             if part.item.repack.is_some() {
-                return uploader.raw(part, from);
+                return uploader.raw(part, &part.rows(from));
             }
             repacked.resize(part.padded, 0);
             threads.install(|| part.repack(from, &mut repacked));
             uploader.upload(uploader.memory, part.to, &repacked)
         };
-        let (parts, long): (Vec<_>, Vec<_>) = parts.into_iter().partition(|part| part.bytes <= self.payload);
+        let (parts, long): (Vec<_>, Vec<_>) = parts.into_iter().partition(|part| part.span <= self.payload);
         for part in long {
             self.mapped(&part, |from, threads| bring(&part, from, threads))?;
         }
@@ -360,8 +411,8 @@ impl Loader<'_> {
     fn mapped<R>(&mut self, part: &Part, take: impl FnOnce(&[u8], &ThreadPool) -> R) -> R {
         let (shard, offset) = part.place();
         let shard = &self.model.shards()[shard];
-        let result = take(&shard.bytes()[offset as usize..][..part.bytes], &self.threads);
-        shard.release(offset as usize, part.bytes);
+        let result = take(&shard.bytes()[offset as usize..][..part.span], &self.threads);
+        shard.release(offset as usize, part.span);
         self.progress.reach(self.progress.done + part.bytes as u64);
         result
     }
@@ -409,7 +460,7 @@ impl Uploader<'_> {
     fn raw(&mut self, part: &Part, bytes: &[u8]) -> Result<()> {
         self.upload(self.staging, part.first as u64, bytes)?;
         let Some(kernel) = part.item.repack.filter(|_| part.is_last()) else { return Ok(()) };
-        let from = Region { memory: self.staging, offset: 0, bytes: part.item.tensor.bytes };
+        let from = Region { memory: self.staging, offset: 0, bytes: part.item.packed() as u64 };
         let to = Region { memory: self.memory, offset: part.to - part.first as u64, bytes: part.item.bytes };
         let launch =
             Launch { kernel: self.kernels[kernel as usize], buffers: vec![Some(from), Some(to)], early: false };
