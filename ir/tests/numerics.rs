@@ -220,7 +220,7 @@ fn edges_of_the_interpreter() {
         let position = (ty(Elem::I32, &[1]), vec![1i32].into());
         let query = (ty(Elem::F32, &[1, 1, 1]), vec![1.0f32].into());
         let operands = [query, cache([0.0, key]), cache([3.0, 5.0]), position];
-        check(&Op::Attention { scale: F32(1.0) }, &operands, &[expected]);
+        check(&Op::Attention { scale: F32(1.0), window: None, cap: None }, &operands, &[expected]);
     }
 
     for bad in [NAN, INF] {

@@ -65,7 +65,7 @@ impl Body {
         let mut state = || self.leaf(TensorType::new(Elem::Ggml(quant::F16), [2, 64, 16]));
         let (k, v) = (state(), state());
         let position = self.leaf(TensorType::new(Elem::I32, [1]));
-        self.op(Op::Attention { scale: F32(0.25) }, &[q, k, v, position])
+        self.op(Op::Attention { scale: F32(0.25), window: None, cap: None }, &[q, k, v, position])
     }
 }
 

@@ -145,7 +145,7 @@ pub(super) fn build(c: &ModelConfig, b: &mut Builder<'_>) -> Result<()> {
         let (k, v) = (append("k", keys)?, append("v", values)?);
         caches.push((k, v));
         let scale = F32((1.0 / (c.head as f64).sqrt()) as f32);
-        let attended = b.add(Op::Attention { scale }, &[queries, k, v, b.position])?;
+        let attended = b.add(Op::Attention { scale, window: None, cap: None }, &[queries, k, v, b.position])?;
         let projected = linear(b, attended, &name("attn_output"), c.width, c.heads * c.head)?;
         x = b.add(Op::Add, &[projected, x])?;
 

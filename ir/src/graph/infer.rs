@@ -1,6 +1,6 @@
 //! The type rule of every op. Invariant: what these rules accept, every later stage handles without checking shapes again.
 
-use super::{Input, MOST_TOP, Op};
+use super::{F32, Input, MOST_TOP, Op};
 use crate::quant;
 use crate::tensor::{Elem, Layout, TensorType};
 
@@ -166,21 +166,34 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             ensure(x.shape[0] <= state.shape[1], || format!("{} tokens do not fit the KV cache {state}", x.shape[0]))?;
             Ok(vec![state.clone()])
         }
-        Op::Attention { scale } => {
+        Op::Attention { scale, window, cap } => {
+            let (operands, sinks) = operands.split_at(operands.len().min(4));
             let [q, k, v, at] = take(operands)?;
             heads("q", q)?;
             check_state(k)?;
             check_state(v)?;
             let layouts = [(Layout::Rows, Layout::Rows), (Layout::Keys, Layout::Values)];
-            ensure(k.elem == v.elem && k.shape == v.shape && layouts.contains(&(k.layout, v.layout)), || {
+            // Keys and values that share a memory have rows of one size.
+            let alike = k.shape[..2] == v.shape[..2] && (k.layout == Layout::Rows || k.shape == v.shape);
+            ensure(k.elem == v.elem && alike && layouts.contains(&(k.layout, v.layout)), || {
                 format!("k is {k}, v is {v}")
             })?;
             position(Some(at))?;
-            ensure(scale.0.is_finite() && scale.0 > 0.0, || format!("scale is {}", scale.0))?;
+            let positive = |x: &F32| x.0.is_finite() && x.0 > 0.0;
+            ensure(positive(scale), || format!("scale is {}", scale.0))?;
+            ensure(*window != Some(0), || "the window is empty".into())?;
+            if let Some(cap) = cap {
+                ensure(positive(cap), || format!("cap is {}", cap.0))?;
+            }
             ensure(k.shape[2] == q.shape[2] && q.shape[1].is_multiple_of(k.shape[0]), || {
                 format!("heads of q {q} do not fit the KV cache {k}")
             })?;
-            one(&[q.shape[0], q.shape[1] * q.shape[2]])
+            match sinks {
+                [] => {}
+                [sinks] => vector("the sinks", sinks, q.shape[1])?,
+                _ => return Err(format!("{} operands, at most 5 are allowed", 4 + sinks.len())),
+            }
+            one(&[q.shape[0], q.shape[1] * v.shape[2]])
         }
         Op::LastToken => {
             let [x] = take(operands)?;

@@ -122,11 +122,17 @@ pub enum Op {
     /// the state's format (8-bit: [`crate::abi::kv_q8_row_bytes`], scale and codes as [`Op::Quantize`] makes them, the
     /// scale then rounded to f16).
     KvAppend,
-    /// (q\[T, H, h\], k\[G, context, h\], v, position) -> \[T, H h\]: softmax(q . k * scale) v over positions <= position + t;
-    /// H / G query heads share a KV head.
+    /// (q\[T, H, h\], k\[G, context, h\], v\[G, context, e\], position, sinks\[H\]?) -> \[T, H e\]: the sum of exp(s_j) v_j over
+    /// that of exp(s_j), to which exp(sink of the head) is added where there are sinks; H / G query heads share a KV head.
+    /// s_j = q . k_j * scale, with a cap cap * tanh(s_j / cap); j are the positions up to i = position + t, with a window
+    /// those of them for which i - j < window.
     Attention {
         /// Multiplies the scores.
         scale: F32,
+        /// How many positions a token sees, itself included, at least 1; `None`: all up to itself.
+        window: Option<usize>,
+        /// Bound of the scores.
+        cap: Option<F32>,
     },
     /// \[T, d\] -> \[1, d\]: the row of the step's last token.
     LastToken,

@@ -81,7 +81,11 @@ fn print(graph: &Graph, indent: &str, out: &mut String) -> std::fmt::Result {
             Op::RmsNorm { eps } => write!(out, " eps={:?}", eps.0)?,
             Op::RopeAngles { theta, .. } => write!(out, " theta={:?}", theta.0)?,
             Op::Rope { style } => write!(out, " style={}", style.name())?,
-            Op::Attention { scale } => write!(out, " scale={:?}", scale.0)?,
+            Op::Attention { scale, window, cap } => {
+                write!(out, " scale={:?}", scale.0)?;
+                window.iter().try_for_each(|w| write!(out, " window={w}"))?;
+                cap.iter().try_for_each(|cap| write!(out, " cap={:?}", cap.0))?;
+            }
             _ => {}
         }
         out.push_str(" :");
@@ -170,7 +174,12 @@ fn node(
         "attention" => c.attribute("scale")?,
         _ => "",
     };
-    let number = || attribute.parse().map(F32).map_err(|_| c.error(format!("'{attribute}' is no number")));
+    let (window, cap) = match word.as_str() {
+        "attention" => (c.opt_attribute("window")?, c.opt_attribute("cap")?),
+        _ => (None, None),
+    };
+    let float = |text: &str| text.parse().map(F32).map_err(|_| c.error(format!("'{text}' is no number")));
+    let number = || float(attribute);
     let op = match word.as_str() {
         "tokens" => Op::Input(Input::Tokens),
         "position" => Op::Input(Input::Position),
@@ -191,7 +200,11 @@ fn node(
             None => return Err(c.error(format!("'{attribute}' is no rope style"))),
         },
         "kv_append" => Op::KvAppend,
-        "attention" => Op::Attention { scale: number()? },
+        "attention" => {
+            let count = |w: &str| w.parse().map_err(|_| c.error(format!("'{w}' is no number of positions")));
+            let (window, cap) = (window.map(count).transpose()?, cap.map(float).transpose()?);
+            Op::Attention { scale: number()?, window, cap }
+        }
         "last_token" => Op::LastToken,
         "top_k" => Op::TopK { k: 0 },
         "repack" => Op::Repack { layout: Layout::Rows },
@@ -243,6 +256,11 @@ impl<'a> Cursor<'a> {
         self.expect(name)?;
         self.expect("=")?;
         Ok(self.take(|ch| !ch.is_whitespace()))
+    }
+
+    /// An attribute that may be absent.
+    fn opt_attribute(&mut self, name: &str) -> Result<Option<&'a str>> {
+        if self.peek(name) { self.attribute(name).map(Some) } else { Ok(None) }
     }
 
     fn value(&mut self, names: &HashMap<u32, Ref>) -> Result<Ref> {

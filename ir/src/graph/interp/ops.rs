@@ -1,6 +1,6 @@
 //! What each primitive computes. Formulas stand in the doc of [`Op`]; the code here is their plainest form.
 
-use super::super::{Op, RopeStyle};
+use super::super::{F32, Op, RopeStyle};
 use super::{Q8, Value, mismatch};
 use crate::abi::{Q8_BLOCK, q8_scale};
 use crate::quant;
@@ -48,9 +48,15 @@ pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, to
             kv_append(Arc::make_mut(&mut state).as_mut_slice(), x.f32()?, at, types[0])?;
             Value::F32(state)
         }
-        Op::Attention { scale } => {
+        Op::Attention { scale, window, cap } => {
             let [q, k, v] = [f32s(0)?, f32s(1)?, f32s(2)?];
-            attention(q, k, v, position(3)?, f64::from(scale.0), types[0], types[1])?.into()
+            let sinks = if types.len() > 4 { Some(f32s(4)?) } else { None };
+            let window = window.unwrap_or(usize::MAX);
+            let score = |product: f64| {
+                let score = product * f64::from(scale.0);
+                cap.map_or(score, |F32(cap)| f64::from(cap) * (score / f64::from(cap)).tanh())
+            };
+            attention([q, k, v], position(3)?, (window, score), sinks, [types[0], types[1], types[2]])?.into()
         }
         Op::LastToken => {
             let x = f32s(0)?;
@@ -192,35 +198,36 @@ fn check_context(need: usize, have: usize) -> Result<()> {
     Ok(())
 }
 
-/// `q` is \[n, H, h\], `k` and `v` \[G, context, h\].
+/// `q` is \[n, H, h\], `k` \[G, context, h\], `v` \[G, context, e\]; `score` makes a score of a product.
 fn attention(
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    [q, k, v]: [&[f32]; 3],
     position: usize,
-    scale: f64,
-    q_type: &TensorType,
-    kv_type: &TensorType,
+    (window, score): (usize, impl Fn(f64) -> f64),
+    sinks: Option<&[f32]>,
+    [q_type, k_type, v_type]: [&TensorType; 3],
 ) -> Result<Vec<f32>> {
-    let (heads, head) = (q_type.shape[1], q_type.shape[2]);
-    let context = kv_type.shape[1];
-    let share = heads / kv_type.shape[0];
-    check_context(position + q.len() / (heads * head), context)?;
-    let mut out = Vec::with_capacity(q.len());
+    let (heads, head, value) = (q_type.shape[1], q_type.shape[2], v_type.shape[2]);
+    let context = k_type.shape[1];
+    let share = heads / k_type.shape[0];
+    let tokens = q.len() / (heads * head);
+    check_context(position + tokens, context)?;
+    let mut out = Vec::with_capacity(tokens * heads * value);
     for (t, token) in q.chunks_exact(heads * head).enumerate() {
-        let length = position + t + 1;
+        let end = position + t + 1;
+        let first = end.saturating_sub(window);
         for (i, q) in token.chunks_exact(head).enumerate() {
-            let rows = i / share * context * head..(i / share * context + length) * head;
+            let rows = i / share * context + first..i / share * context + end;
             let wide: Vec<f64> = q.iter().map(|&q| f64::from(q)).collect();
-            let mut weights: Vec<f64> = k[rows.clone()]
+            let mut weights: Vec<f64> = k[rows.start * head..rows.end * head]
                 .chunks_exact(head)
-                .map(|k| k.iter().zip(&wide).map(|(&k, q)| f64::from(k) * q).sum::<f64>() * scale)
+                .map(|k| score(k.iter().zip(&wide).map(|(&k, q)| f64::from(k) * q).sum::<f64>()))
                 .collect();
-            let max = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sink = sinks.map_or(f64::NEG_INFINITY, |s| f64::from(s[i]));
+            let max = weights.iter().copied().fold(sink, f64::max);
             weights.iter_mut().for_each(|w| *w = (*w - max).exp());
-            let sum: f64 = weights.iter().sum();
-            let mut acc = vec![0.0; head];
-            for (v, w) in v[rows].chunks_exact(head).zip(&weights) {
+            let sum = weights.iter().sum::<f64>() + (sink - max).exp();
+            let mut acc = vec![0.0; value];
+            for (v, w) in v[rows.start * value..rows.end * value].chunks_exact(value).zip(&weights) {
                 acc.iter_mut().zip(v).for_each(|(a, &v)| *a += w * f64::from(v));
             }
             out.extend(acc.iter().map(|a| (a / sum) as f32));
