@@ -413,7 +413,8 @@ pub const OPS: &[OpContract] = &[
         name: "attention",
         error: SUMS,
         domain: "scores below 3.4e38",
-        not_finite: "a key whose score is -infinity counts 0; else no finite element in the head's result",
+        not_finite: "a key or sink whose score is -infinity counts 0; else no finite element in the head's result; a cap makes \
+                     infinite scores finite",
         edges: "a value that is not finite makes its element so, whatever its weight",
     },
     OpContract {

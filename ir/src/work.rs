@@ -4,6 +4,7 @@
 //! however many workers read it.
 
 use crate::Result;
+use crate::graph::Op;
 use crate::role::Role;
 use crate::spec::KernelSpec;
 use crate::tensor::{Elem, TensorType, kv_row_bytes};
@@ -22,6 +23,8 @@ pub struct Work {
     pub appended_bytes: u64,
     /// Bytes of KV caches that are read for each position that is attended to.
     pub attended_bytes: u64,
+    /// Most positions that a token attends to; 0: all up to itself.
+    pub window: u64,
 }
 
 impl Work {
@@ -55,6 +58,8 @@ impl Work {
                 Role::Plain => work.activation_bytes += floats(ty),
             }
         }
+        let window = |op: &Op| if let Op::Attention { window, .. } = op { *window } else { None };
+        work.window = body.nodes().iter().find_map(|n| window(&n.op)).unwrap_or(0) as u64;
         for (_, value) in body.outputs() {
             let ty = body.ty(*value);
             match Role::of_result(body, *value) {
@@ -69,7 +74,8 @@ impl Work {
 
     /// Bytes that a launch at `position` moves.
     pub fn bytes(&self, position: u64) -> u64 {
-        let attended = self.attended_bytes.saturating_mul(position.saturating_add(1));
+        let most = if self.window > 0 { self.window } else { u64::MAX };
+        let attended = self.attended_bytes.saturating_mul(position.saturating_add(1).min(most));
         [self.activation_bytes, self.appended_bytes, attended]
             .iter()
             .fold(self.weight_bytes, |n, b| n.saturating_add(*b))
@@ -121,5 +127,17 @@ mod tests {
         );
         assert_eq!((w.products, w.weight_bytes, w.appended_bytes), (0, 0, 0));
         assert_eq!((w.attended_bytes, w.bytes(9)), (2 * 2 * 32, 10 * 128 + 2 * 64 * 4));
+    }
+
+    #[test]
+    fn of_a_window_with_sinks() {
+        let w = work(
+            "%0 = param 0 : f32[1,4,16]\n%1 = param 1 : f16[2,32,16]\n%2 = param 2 : f16[2,32,16]\n\
+             %3 = param 3 : i32[1]\n%4 = param 4 : f32[4]\n\
+             %5 = attention %0, %1, %2, %3, %4 scale=0.25 window=7 : f32[1,64]\noutput \"out\" %5\n",
+            1,
+        );
+        let others = 4 * 4 + 2 * 64 * 4;
+        assert_eq!([5, 6, 7, 31].map(|p| w.bytes(p)), [6, 7, 7, 7].map(|seen| seen * 128 + others));
     }
 }

@@ -21,10 +21,6 @@ fn angles(tokens: usize, dim: usize, theta: F32) -> Op {
     Op::RopeAngles(Box::new(Angles { tokens, dim, theta, divisors: Vec::new(), magnitude: F32(1.0) }))
 }
 
-fn attention(scale: F32) -> Op {
-    Op::Attention { scale, window: None, cap: None }
-}
-
 fn param(g: &mut Graph, n: u32, shape: &[usize]) -> Ref {
     g.leaf(Op::Param(n), ty(Elem::F32, shape)).unwrap()
 }
@@ -39,6 +35,11 @@ fn position(g: &mut Graph) -> Ref {
 
 fn state(g: &mut Graph, name: &str, format: Format, shape: &[usize]) -> Ref {
     g.leaf(Op::State(name.into()), ty(Elem::Ggml(format), shape)).unwrap()
+}
+
+/// Attention without a window or a cap.
+fn plain(scale: f32) -> Op {
+    Op::Attention { scale: F32(scale), window: None, cap: None }
 }
 
 #[test]
@@ -108,7 +109,38 @@ const BROKEN: &[(&str, Broken)] = &[
     ("a KV cache is", |g| g.leaf(Op::State("k".into()), ty(Elem::F32, &[2, 4, 8]))),
     ("heads of q f32[1,3,8] do not fit", |g| {
         let (k, q, at) = (state(g, "k", quant::F16, &[2, 4, 8]), param(g, 0, &[1, 3, 8]), position(g));
-        g.add(attention(F32(1.0)), &[q, k, k, at])
+        g.add(plain(1.0), &[q, k, k, at])
+    }),
+    ("the sinks has the shape [4], not f32[2]", |g| {
+        let (k, q, at) = (state(g, "k", quant::F16, &[2, 4, 8]), param(g, 0, &[1, 4, 8]), position(g));
+        let sinks = param(g, 1, &[2]);
+        g.add(plain(1.0), &[q, k, k, at, sinks])
+    }),
+    ("6 operands, at most 5", |g| {
+        let (k, q, at) = (state(g, "k", quant::F16, &[2, 4, 8]), param(g, 0, &[1, 2, 8]), position(g));
+        let sinks = param(g, 1, &[2]);
+        g.add(plain(1.0), &[q, k, k, at, sinks, sinks])
+    }),
+    ("the window is empty", |g| {
+        let (k, q, at) = (state(g, "k", quant::F16, &[2, 4, 8]), param(g, 0, &[1, 2, 8]), position(g));
+        g.add(Op::Attention { scale: F32(1.0), window: Some(0), cap: None }, &[q, k, k, at])
+    }),
+    ("cap is -1", |g| {
+        let (k, q, at) = (state(g, "k", quant::F16, &[2, 4, 8]), param(g, 0, &[1, 2, 8]), position(g));
+        g.add(Op::Attention { scale: F32(1.0), window: None, cap: Some(F32(-1.0)) }, &[q, k, k, at])
+    }),
+    ("k is f16[2,4,8], v is f16[2,5,8]", |g| {
+        let (k, v) = (state(g, "k", quant::F16, &[2, 4, 8]), state(g, "v", quant::F16, &[2, 5, 8]));
+        let (q, at) = (param(g, 0, &[1, 2, 8]), position(g));
+        g.add(plain(1.0), &[q, k, v, at])
+    }),
+    ("k is f16[2,4,8]@keys, v is f16[2,4,4]@values", |g| {
+        let mut state = |name: &str, shape: &[usize], layout| {
+            g.leaf(Op::State(name.into()), TensorType { layout, ..ty(Elem::F16, shape) }).unwrap()
+        };
+        let (k, v) = (state("k", &[2, 4, 8], Layout::Keys), state("v", &[2, 4, 4], Layout::Values));
+        let (q, at) = (param(g, 0, &[1, 2, 8]), position(g));
+        g.add(plain(1.0), &[q, k, v, at])
     }),
     ("k is 5, 1 to 4 are allowed", |g| {
         let x = param(g, 0, &[2, 4]);
@@ -160,8 +192,8 @@ fn verifier_refuses_what_no_node_shows() {
         let s = state(&mut g, "k.0", quant::F16, &[2, 4, 8]);
         let k = g.add(Op::KvAppend, &[s, x, at]).unwrap();
         let v = if twice { s } else { k };
-        let y = g.add(attention(F32(1.0)), &[x, k, k, at]).unwrap();
-        let z = g.add(attention(F32(1.0)), &[x, v, v, at]).unwrap();
+        let y = g.add(plain(1.0), &[x, k, k, at]).unwrap();
+        let z = g.add(plain(1.0), &[x, v, v, at]).unwrap();
         let sum = g.add(Op::Add, &[y, z]).unwrap();
         g.output("out", sum).unwrap();
         g.output(if rename { "other" } else { "k.0" }, k).unwrap();
@@ -197,7 +229,11 @@ fn everything() -> Graph {
     let y = g.add(Op::Rope { style: RopeStyle::Adjacent }, &[y, angles]).unwrap();
     let y = g.add(Op::Rope { style: RopeStyle::Halves }, &[y, angles]).unwrap();
     let k = g.add(Op::KvAppend, &[s, y, at]).unwrap();
-    let y = g.add(attention(F32(0.25)), &[y, k, k, at]).unwrap();
+    let q = g.add(plain(0.25), &[y, k, k, at]).unwrap();
+    let q = g.add(Op::Reshape(vec![3, 2, 16]), &[q]).unwrap();
+    let sinks = weight(&mut g, "sinks", "f32", &[2]);
+    let all = Op::Attention { scale: F32(1.0), window: Some(5), cap: Some(F32(30.0)) };
+    let y = g.add(all, &[q, k, k, at, sinks]).unwrap();
     let y = g.add(Op::Add, &[y, norm]).unwrap();
     let silu = g.add(Op::Map(Function::Silu), &[y]).unwrap();
     let y = g.add(Op::Mul, &[silu, fused.at(0)]).unwrap();
@@ -333,7 +369,7 @@ fn attention_is_causal_and_shares_heads() {
             let kv = |g: &mut Graph, n| g.leaf(Op::Param(n), ty(Elem::F16, &[1, 4, 2])).unwrap();
             let (k, v) = (kv(g, 1), kv(g, 2));
             let at = g.leaf(Op::Param(3), ty(Elem::I32, &[1])).unwrap();
-            g.add(attention(F32(1.0)), &[q, k, v, at]).unwrap()
+            g.add(plain(1.0), &[q, k, v, at]).unwrap()
         },
         vec![
             vec![0.0, 0.0, 0.0, 1000.0, 0.0, 0.0, 0.0, 1000.0].into(),
@@ -344,6 +380,55 @@ fn attention_is_causal_and_shares_heads() {
         2,
     );
     assert_eq!(y.f32().unwrap(), [2.0, 4.0, 1.0, 2.0, 4.0, 3.0, 8.0, 1.0]);
+}
+
+/// What one query head gives at positions 2 and 3, over values 1, 2, 6, 16 and keys of which the last alone is not 0.
+fn attend(query: f32, window: Option<usize>, cap: Option<F32>, sink: Option<f32>) -> Vec<f32> {
+    let mut operands: Vec<Value> = vec![
+        vec![query; 2].into(),
+        vec![0.0, 0.0, 0.0, 1.0].into(),
+        vec![1.0, 0.0, 2.0, 0.0, 6.0, 0.0, 16.0, 0.0].into(),
+        vec![2].into(),
+    ];
+    operands.extend(sink.map(|sink| Value::from(vec![sink])));
+    let y = run_body(
+        |g| {
+            let q = param(g, 0, &[2, 1, 1]);
+            let kv = |g: &mut Graph, n, size| g.leaf(Op::Param(n), ty(Elem::F16, &[1, 4, size])).unwrap();
+            let (k, v) = (kv(g, 1, 1), kv(g, 2, 2));
+            let mut all = vec![q, k, v, g.leaf(Op::Param(3), ty(Elem::I32, &[1])).unwrap()];
+            all.extend(sink.map(|_| param(g, 4, &[1])));
+            g.add(Op::Attention { scale: F32(0.5), window, cap }, &all).unwrap()
+        },
+        operands,
+        2,
+    );
+    // Values have two elements, of which the second is 0.
+    let rows = y.f32().unwrap().as_chunks::<2>().0;
+    assert!(rows.iter().all(|row| row[1] == 0.0), "{rows:?}");
+    rows.iter().map(|row| row[0]).collect()
+}
+
+#[test]
+fn attention_has_windows_caps_and_sinks() {
+    assert_eq!(attend(0.0, None, None, None), [3.0, 6.25]);
+    // Windows of itself, of the one before too, of all and of more than there are.
+    let windows = [(1, [6.0, 16.0]), (2, [4.0, 11.0]), (3, [3.0, 8.0]), (4, [3.0, 6.25]), (usize::MAX, [3.0, 6.25])];
+    for (window, expected) in windows {
+        assert_eq!(attend(0.0, Some(window), None, None), expected, "{window}");
+    }
+    // A sink weighs as much as one key of score 0, nothing, or all.
+    for (sink, expected) in [(0.0, [9.0 / 4.0, 5.0]), (f32::NEG_INFINITY, [3.0, 6.25]), (1e30, [0.0; 2])] {
+        assert_eq!(attend(0.0, None, None, Some(sink)), expected, "{sink}");
+    }
+    assert_eq!(attend(0.0, Some(2), None, Some(0.0)), [8.0 / 3.0, 22.0 / 3.0]);
+    // The score 0.5 * 8 of the last key, capped to 2 tanh(2) before its exponential.
+    let weight = (2.0 * 2f64.tanh()).exp();
+    let expected = ((9.0 + 16.0 * weight) / (3.0 + weight)) as f32;
+    assert_eq!(attend(8.0, None, Some(F32(2.0)), None), [3.0, expected]);
+    // A sink is not capped.
+    let expected = ((9.0 + 16.0 * weight) / (3.0 + weight + 5f64.exp())) as f32;
+    assert_eq!(attend(8.0, None, Some(F32(2.0)), Some(5.0))[1], expected);
 }
 
 #[test]

@@ -58,7 +58,12 @@ pub(super) const OP: FusedOp = FusedOp {
 fn generate(g: &mut Generator<'_>) -> Result<()> {
     let body = g.body();
     let node = body.node(body.outputs()[0].1.node);
-    let Op::Attention { scale, window: None, cap: None } = node.op else { return Err(g.unsupported("anything but attention")) };
+    let Op::Attention { scale, window: None, cap: None } = node.op else {
+        return Err(g.unsupported("attention with a window or a cap"));
+    };
+    if node.inputs.len() > 4 {
+        return Err(g.unsupported("attention with sinks"));
+    }
     let operands: Option<Vec<u32>> = node.inputs[..3].iter().map(|&v| body::param(body, v)).collect();
     let (Some(operands), cache_ty) = (operands, body.ty(node.inputs[1])) else {
         return Err(g.unsupported("computed operands"));
