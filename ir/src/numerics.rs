@@ -424,6 +424,28 @@ pub const OPS: &[OpContract] = &[
         not_finite: "NaN and infinity are the largest f32, and so come first",
         edges: "-infinity is kept",
     },
+    OpContract {
+        name: "route",
+        error: SUMS,
+        domain: "the weights; the experts are exact, but that scores which differ by rounding alone may come in either order",
+        not_finite: "softmax: no finite weight; sigmoid: NaN stays; NaN and infinity rank first, so experts are always known",
+        edges: "a sum of weights below 2^-14 counts as that",
+    },
+    OpContract {
+        name: "expert_matmul",
+        error: SUMS,
+        domain: "as of matmul",
+        not_finite: "no finite element in the row of the token and expert",
+        edges: "experts that no token uses are not read",
+    },
+    OpContract { name: "expert_rows", error: 0.0, domain: EVERY, not_finite: ITS_ELEMENT, edges: "" },
+    OpContract {
+        name: "expert_sum",
+        error: SUMS,
+        domain: "sums of magnitudes below 3.4e38",
+        not_finite: ITS_ELEMENT,
+        edges: "a weight of 0 does not hide what is not finite",
+    },
 ];
 
 /// The contract of the op of this name in graph text.

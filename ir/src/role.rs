@@ -15,6 +15,10 @@ pub enum Role {
     Matrix,
     /// Takes rows of it, those of the tokens.
     Table,
+    /// Multiplies by matrices of it, those of the experts that a token uses, which are so many.
+    Experts(usize),
+    /// Takes rows of it, those of the experts that a token uses, which are so many.
+    ExpertTable(usize),
     /// Copies it from one layout of weights to another.
     Repacked,
     /// Appends to it: a KV cache.
@@ -58,7 +62,7 @@ impl Role {
     /// How a kernel may access a parameter of this role.
     pub fn access(self) -> Access {
         match self {
-            Role::Matrix | Role::Table | Role::Repacked => Access::Constant,
+            Role::Matrix | Role::Table | Role::Experts(_) | Role::ExpertTable(_) | Role::Repacked => Access::Constant,
             Role::Appended => Access::Write,
             Role::Attended | Role::Position | Role::Plain => Access::Read,
         }
@@ -70,6 +74,8 @@ fn operand(node: &Node, at: usize) -> Result<Role> {
     Ok(match (&node.op, at) {
         (Op::MatMul, 0) => Role::Matrix,
         (Op::Embed, 0) => Role::Table,
+        (Op::ExpertMatMul, 0) => Role::Experts(node.results[0].shape[1]),
+        (Op::ExpertRows, 0) => Role::ExpertTable(node.results[0].shape[1]),
         (Op::Repack { .. }, _) => Role::Repacked,
         (Op::KvAppend, 0) => Role::Appended,
         (Op::Attention { .. }, 1 | 2) => Role::Attended,
@@ -93,7 +99,11 @@ fn operand(node: &Node, at: usize) -> Result<Role> {
             | Op::PositionScale { .. }
             | Op::Rope { .. }
             | Op::LastToken
-            | Op::TopK { .. },
+            | Op::TopK { .. }
+            | Op::Route { .. }
+            | Op::ExpertMatMul
+            | Op::ExpertRows
+            | Op::ExpertSum,
             _,
         ) => Role::Plain,
         (op @ (Op::Input(_) | Op::Weight(_) | Op::State(_) | Op::Param(_) | Op::Fusion(_)), _) => {

@@ -199,7 +199,8 @@ pub struct Pieces {
 pub struct TensorType {
     /// Element type.
     pub elem: Elem,
-    /// Dimensions, slowest first: a weight matrix is \[rows, columns\], columns being the contraction length.
+    /// Dimensions, slowest first: a weight matrix is \[rows, columns\], columns being the contraction length; those of experts
+    /// are \[experts, rows, columns\], one matrix after the other, each laid out by itself.
     pub shape: Vec<usize>,
     /// Memory layout.
     pub layout: Layout,
@@ -226,11 +227,17 @@ impl TensorType {
         self.shape.iter().rev().skip(1).product()
     }
 
-    /// Bytes of a weight in its layout, padding included; `None` if it is no GGML format.
+    /// The matrices of a weight: one for each expert where it has three dimensions, else one.
+    pub fn matrices(&self) -> usize {
+        if self.shape.len() == 3 { self.shape[0] } else { 1 }
+    }
+
+    /// Bytes of a weight in its layout, padding of each matrix included; `None` if it is no GGML format.
     pub fn weight_bytes(&self) -> Option<u64> {
         let Elem::Ggml(format) = self.elem else { return None };
-        let rows = self.rows().next_multiple_of(self.layout.band_rows(format, self.columns()));
-        Some(rows as u64 * format.bytes_of(self.columns() as u64))
+        let matrices = self.matrices();
+        let rows = (self.rows() / matrices).next_multiple_of(self.layout.band_rows(format, self.columns()));
+        Some(matrices as u64 * rows as u64 * format.bytes_of(self.columns() as u64))
     }
 }
 

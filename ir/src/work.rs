@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 /// What one launch of a kernel moves and computes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Work {
-    /// Weights that rows of activations are multiplied by.
+    /// Weights that a row of activations is multiplied by, of experts those of as many as a token uses.
     pub products: u64,
-    /// Bytes of weights that are read, of an embedding table the rows of the tokens; and of those that are written.
+    /// Bytes of weights that are read, of an embedding table the rows of the tokens, of experts those of as many as the tokens
+    /// can use; and of those that are written.
     pub weight_bytes: u64,
     /// Bytes of activations, read and written.
     pub activation_bytes: u64,
@@ -48,6 +49,12 @@ impl Work {
                         work.weight_bytes += format.bytes_of(ty.columns() as u64) * tokens;
                     }
                 }
+                Role::Experts(used) => {
+                    let (experts, bytes) = (ty.shape[0] as u64, ty.weight_bytes().unwrap_or(0));
+                    work.products += ty.elements() as u64 / experts * used as u64;
+                    work.weight_bytes += bytes / experts * experts.min(used as u64 * tokens);
+                }
+                Role::ExpertTable(used) => work.weight_bytes += floats(ty) / ty.shape[0] as u64 * used as u64 * tokens,
                 Role::Repacked => work.weight_bytes += ty.weight_bytes().unwrap_or(0),
                 Role::Appended => work.appended_bytes += position(ty) * tokens,
                 Role::Attended => work.attended_bytes += position(ty),
@@ -116,6 +123,25 @@ mod tests {
         let w = work("%0 = param 0 : q8_0[33,64]\n%1 = repack %0 : q8_0[33,64]@rows32\noutput \"out\" %1\n", 1);
         // Read as in the file, written in full tiles.
         assert_eq!(w, Work { weight_bytes: (33 + 64) * 2 * 34, ..Work::default() });
+    }
+
+    #[test]
+    fn of_experts() {
+        let body = |tokens: usize| {
+            format!(
+                "%0 = param 0 : q8_0[6,40,64]@rows16\n%1 = param 1 : f32[{tokens},64]\n%2 = quantize %1 : q8[{tokens},64]\n\
+                 %3 = param 2 : f32[{tokens},4]\n%4 = expert_matmul %0, %2, %3 : f32[{tokens},2,40]\n\
+                 %5 = param 3 : f32[6,40]\n%6 = expert_rows %5, %3 : f32[{tokens},2,40]\n\
+                 %7 = add %4, %6 : f32[{tokens},2,40]\noutput \"out\" %7\n"
+            )
+        };
+        // Tiles of 16 rows are full; two tokens can use four experts, five no more than six.
+        for (tokens, experts) in [(1, 2), (2, 4), (5, 6)] {
+            let w = work(&body(tokens as usize), tokens as usize);
+            assert_eq!(w.products, 2 * 40 * 64);
+            assert_eq!(w.weight_bytes, experts * 48 * 2 * 34 + tokens * 2 * 40 * 4);
+            assert_eq!(w.activation_bytes, tokens * 4 * (64 + 4 + 2 * 40));
+        }
     }
 
     #[test]

@@ -139,7 +139,9 @@ fn storage(ty: &TensorType, role: Role) -> Result<(Mem, u64)> {
         || Error::unsupported(format!("an operand of type {ty}"), "norms and biases are f32, KV caches f16 or q8_0");
     let (mem, bytes) = match (role, ty.elem) {
         (Role::Appended | Role::Attended, _) => (Mem::U8, kv_bytes(ty).ok_or_else(unsupported)?),
-        (Role::Matrix | Role::Table | Role::Repacked, _) => (Mem::U8, ty.weight_bytes().ok_or_else(unsupported)?),
+        (Role::Matrix | Role::Table | Role::Experts(_) | Role::ExpertTable(_) | Role::Repacked, _) => {
+            (Mem::U8, ty.weight_bytes().ok_or_else(unsupported)?)
+        }
         (Role::Position, _) => (Mem::I32, 0),
         (Role::Plain, Elem::I32) => (Mem::I32, ty.elements() as u64 * 4),
         (Role::Plain, elem) if elem == Elem::F32 => {

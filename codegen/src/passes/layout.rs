@@ -12,8 +12,8 @@ use std::collections::HashSet;
 
 pub(super) fn run(graph: &Graph, context: &PassContext<'_>) -> Result<Graph> {
     let producer = |node: &Node, n: usize| graph.node(node.inputs[n].node);
-    let multiplied: HashSet<&Op> =
-        graph.nodes().iter().filter(|n| n.op == Op::MatMul).map(|n| &producer(n, 0).op).collect();
+    let products = graph.nodes().iter().filter(|n| matches!(n.op, Op::MatMul | Op::ExpertMatMul));
+    let multiplied: HashSet<&Op> = products.map(|n| &producer(n, 0).op).collect();
     let states = |n: usize| -> HashSet<&Op> {
         let attentions = graph.nodes().iter().filter(|n| matches!(n.op, Op::Attention { .. }));
         let appends = attentions.map(|attention| producer(attention, n)).filter(|n| n.op == Op::KvAppend);

@@ -1,6 +1,6 @@
 //! The type rule of every op. Invariant: what these rules accept, every later stage handles without checking shapes again.
 
-use super::{Angles, F32, Input, MOST_TOP, Op};
+use super::{Angles, F32, Gating, Groups, Input, MOST_TOP, Op};
 use crate::quant;
 use crate::tensor::{Elem, Layout, Rows, TensorType};
 use std::ops::RangeInclusive;
@@ -50,12 +50,12 @@ pub(super) fn check_leaf(op: &Op, ty: &TensorType) -> Result<(), String> {
     }
 }
 
-/// A weight: one or two dimensions, rows of whole blocks.
+/// A weight: one or two dimensions, or the matrices of experts; rows of whole blocks.
 fn check_weight(ty: &TensorType) -> Result<(), String> {
     let Elem::Ggml(format) = ty.elem else { return Err(format!("a weight is of a GGML format, not {ty}")) };
-    ensure(ty.shape.len() <= 2, || format!("a weight has one or two dimensions, not {ty}"))?;
+    ensure(ty.shape.len() <= 3, || format!("a weight has one to three dimensions, not {ty}"))?;
     ensure(!ty.layout.is_kv(), || format!("a weight cannot be laid out as {ty}"))?;
-    ensure(ty.layout == Layout::Rows || ty.shape.len() == 2, || format!("{ty} has no rows to interleave"))?;
+    ensure(ty.layout == Layout::Rows || ty.shape.len() >= 2, || format!("{ty} has no rows to interleave"))?;
     let block = format.block as usize * ty.layout.span(format);
     ensure(ty.columns().is_multiple_of(block), || {
         format!("rows of {ty} are not a multiple of the block of {block} elements")
@@ -110,8 +110,8 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
         Op::Quantize => {
             let [x] = take(operands)?;
             float("x", x)?;
-            ensure(x.shape.len() == 2 && x.columns().is_multiple_of(crate::abi::Q8_BLOCK), || {
-                format!("x is f32[T,C], C a multiple of {}, not {x}", crate::abi::Q8_BLOCK)
+            ensure(x.shape.len() >= 2 && x.columns().is_multiple_of(crate::abi::Q8_BLOCK), || {
+                format!("x is f32[T,..,C], C a multiple of {}, not {x}", crate::abi::Q8_BLOCK)
             })?;
             Ok(vec![TensorType::new(Elem::Q8, x.shape.clone())])
         }
@@ -225,6 +225,39 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             ensure((1..=most).contains(k), || format!("k is {k}, 1 to {most} are allowed"))?;
             one(&[x.rows(), 2 * k + 1])
         }
+        Op::Route { k, scale, groups, gating, .. } => {
+            ensure(scale.0.is_finite() && scale.0 > 0.0, || format!("scale is {}", scale.0))?;
+            let tokens = route(operands, *k, *gating, *groups)?;
+            one(&[tokens, 2 * k])
+        }
+        Op::ExpertMatMul => {
+            let [w, x, routing] = take(operands)?;
+            ensure(w.shape.len() == 3, || format!("the weight has three dimensions, not {w}"))?;
+            check_weight(w)?;
+            let (tokens, k) = chosen(routing, w.shape[0])?;
+            let rows = [tokens, w.columns()];
+            let fits = x.shape == rows || x.shape == [tokens, k, w.columns()];
+            ensure(is_activation(x) && fits, || {
+                format!("x is f32 or q8 of the shape {rows:?} or of {k} rows a token, not {x}")
+            })?;
+            one(&[tokens, k, w.shape[1]])
+        }
+        Op::ExpertRows => {
+            let [table, routing] = take(operands)?;
+            float("the table", table)?;
+            ensure(table.shape.len() <= 2, || format!("the table is f32[E,n] or f32[E], not {table}"))?;
+            let (tokens, k) = chosen(routing, table.shape[0])?;
+            one(&[tokens, k, table.shape.get(1).copied().unwrap_or(1)])
+        }
+        Op::ExpertSum => {
+            let [y, routing] = take(operands)?;
+            float("y", y)?;
+            let (tokens, k) = chosen(routing, MOST_TOP)?;
+            ensure(y.shape.len() == 3 && y.shape[..2] == [tokens, k], || {
+                format!("y is f32[T,k,R] with {tokens} tokens of {k} experts, not {y}")
+            })?;
+            one(&[tokens, y.columns()])
+        }
         Op::Repack { layout } => {
             let [x] = take(operands)?;
             let weight = matches!(x.elem, Elem::Ggml(_)) && x.shape.len() == 2 && x.layout == Layout::Rows;
@@ -248,6 +281,41 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             Ok(fusion.body.outputs().iter().map(|&(_, r)| fusion.body.ty(r).clone()).collect())
         }
     }
+}
+
+/// The tokens of a [`Op::Route`].
+fn route(operands: &[&TensorType], k: usize, gating: Gating, groups: Option<Groups>) -> Result<usize, String> {
+    let (&[x] | &[x, _]) = operands else { return Err(format!("{} operands, 1 or 2 are expected", operands.len())) };
+    float("the logits", x)?;
+    let experts = x.columns();
+    ensure(x.shape.len() == 2 && experts <= MAX_NUMBERED, || {
+        format!("the logits are f32[T,E], E at most {MAX_NUMBERED}, not {x}")
+    })?;
+    let most = experts.min(MOST_TOP);
+    ensure((1..=most).contains(&k), || format!("k is {k}, 1 to {most} are allowed"))?;
+    if let Some(bias) = operands.get(1) {
+        vector("the bias", bias, experts)?;
+        float("the bias", bias)?;
+    }
+    if let Some(Groups { count, used }) = groups {
+        ensure((1..=MOST_TOP).contains(&count) && experts.is_multiple_of(count), || {
+            format!("{experts} experts cannot be in {count} groups")
+        })?;
+        ensure((1..=count).contains(&used), || format!("{used} of {count} groups cannot be used"))?;
+        ensure(used * (experts / count) >= k, || format!("{used} groups of {count} have fewer than {k} experts"))?;
+        ensure(gating != Gating::SoftmaxOfChosen, || "groups need weights of all experts".into())?;
+    }
+    Ok(x.rows())
+}
+
+/// Tokens and experts of each that a routing says, of at least as many experts as a token uses.
+fn chosen(routing: &TensorType, experts: usize) -> Result<(usize, usize), String> {
+    float("the routing", routing)?;
+    let pairs = routing.shape.len() == 2 && routing.columns().is_multiple_of(2);
+    ensure(pairs && routing.columns() / 2 <= experts.min(MOST_TOP), || {
+        format!("the routing is f32[T,2k], k at most {}, not {routing}", experts.min(MOST_TOP))
+    })?;
+    Ok((routing.shape[0], routing.columns() / 2))
 }
 
 /// Exactly `N` operands.

@@ -110,8 +110,32 @@ impl std::hash::Hash for F32 {
     }
 }
 
-/// Largest k of [`Op::TopK`].
+/// Largest k of [`Op::TopK`] and [`Op::Route`].
 pub const MOST_TOP: usize = 256;
+
+/// How a router's logits become weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Gating {
+    /// Softmax over all experts.
+    Softmax,
+    /// 1 / (1 + exp(-x)) of each.
+    Sigmoid,
+    /// Softmax over the logits of the experts that are chosen.
+    SoftmaxOfChosen,
+}
+
+/// The experts that [`Op::Route`] may choose from, by groups of as many that follow one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Groups {
+    /// How many there are.
+    pub count: usize,
+    /// How many of them experts are chosen from: those of the largest sum of their two best scores, of one score where they
+    /// have one expert; equal ones by their number.
+    pub used: usize,
+}
+
+/// The least sum of weights that [`Op::Route`] divides by.
+pub const LEAST_WEIGHTS: f32 = 1.0 / 16_384.0;
 
 /// The primitives. T tokens, d model width, H heads of h elements; results are f32 unless said otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -139,7 +163,7 @@ pub enum Op {
     },
     /// (w\[R, C\], x\[T, C\]) -> \[T, R\]: x times w transposed; x is f32 or q8.
     MatMul,
-    /// f32\[T, C\] -> q8\[T, C\]: for each block of 32, scale = max |x| / 127 and code = round-half-to-even(x * (1 / scale)),
+    /// f32\[.., C\] -> q8\[.., C\]: for each block of 32, scale = max |x| / 127 and code = round-half-to-even(x * (1 / scale)),
     /// all in f32. Codes are 0 where the scale is zero or subnormal; a NaN or infinity in a block is one in its scale.
     Quantize,
     /// (a, b) -> a + b: of one shape, or b\[n\] for each row of a, or b\[T, 1\] for each token of a.
@@ -192,6 +216,31 @@ pub enum Op {
         /// 1 to [`MOST_TOP`] and V.
         k: usize,
     },
+    /// (logits\[T, E\], bias\[E\]?) -> \[T, 2 k\]: of each token the weights of the k experts that it uses, best first, then their
+    /// numbers. The weight p of an expert is what `gating` makes of the logits, divided by max(sum of the k, 2^-14) if so said,
+    /// times `scale`. Experts are ranked by their scores, equal ones by number. The score is the logit; with a bias, or with
+    /// groups, p, rounded to f32, plus the bias, for [`Gating::SoftmaxOfChosen`] the logit plus the bias. In scores NaN and
+    /// infinity count as the largest float, -infinity as the smallest.
+    Route {
+        /// 1 to [`MOST_TOP`] and E.
+        k: usize,
+        /// How logits become weights.
+        gating: Gating,
+        /// Whether the weights are divided by their sum.
+        normalise: bool,
+        /// Multiplies the weights.
+        scale: F32,
+        /// Which experts are chosen from; all if there are none.
+        groups: Option<Groups>,
+    },
+    /// (w\[E, R, C\], x\[T, C\] or x\[T, k, C\], routing\[T, 2 k\]) -> \[T, k, R\]: for each expert that a token uses its matrix
+    /// times the token's row, or the row of that token and expert; x is f32 or q8.
+    ExpertMatMul,
+    /// (table\[E, n\] or table\[E\], routing\[T, 2 k\]) -> \[T, k, n\], n = 1 for a table of one dimension: the rows of the experts
+    /// that the tokens use. The table is f32.
+    ExpertRows,
+    /// (y\[T, k, R\], routing\[T, 2 k\]) -> \[T, R\]: the sum of weight times row over the experts of a token.
+    ExpertSum,
     /// A weight in the order of its file -> the same in another layout, of rows that are interleaved.
     Repack {
         /// The layout.

@@ -12,9 +12,9 @@
 //! output "x" %2
 //! ```
 //! `%4.1` is the second result of node 4. What of an op's attributes shows in its type (`reshape`, `rope_angles`, `top_k`,
-//! `repack`) is read off it. Invariant: parsing what was printed gives an equal graph; no input panics.
+//! `route`, `repack`) is read off it. Invariant: parsing what was printed gives an equal graph; no input panics.
 
-use super::{Angles, F32, Function, Fusion, Graph, Input, Op, Ref, RopeStyle, Weight};
+use super::{Angles, F32, Function, Fusion, Gating, Graph, Groups, Input, Op, Ref, RopeStyle, Weight};
 use crate::cursor::Cursor;
 use crate::quant::Format;
 use crate::tensor::{Elem, Layout, Rows, TensorType};
@@ -46,6 +46,10 @@ pub fn mnemonic(op: &Op) -> &'static str {
         Op::Attention { .. } => "attention",
         Op::LastToken => "last_token",
         Op::TopK { .. } => "top_k",
+        Op::Route { .. } => "route",
+        Op::ExpertMatMul => "expert_matmul",
+        Op::ExpertRows => "expert_rows",
+        Op::ExpertSum => "expert_sum",
         Op::Repack { .. } => "repack",
         Op::Fusion(_) => "fusion",
     }
@@ -58,6 +62,17 @@ impl RopeStyle {
     /// The name in text.
     pub fn name(self) -> &'static str {
         if self == RopeStyle::Adjacent { Self::NAMES[0].1 } else { Self::NAMES[1].1 }
+    }
+}
+
+impl Gating {
+    /// Every kind with its name in text.
+    const NAMES: [(Gating, &str); 3] =
+        [(Gating::Softmax, "softmax"), (Gating::Sigmoid, "sigmoid"), (Gating::SoftmaxOfChosen, "softmax_of_chosen")];
+
+    /// The name in text.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(gating, _)| *gating == self).map_or("", |(_, name)| name)
     }
 }
 
@@ -104,6 +119,12 @@ fn print(graph: &Graph, indent: &str, out: &mut String) -> std::fmt::Result {
                 write!(out, " scale={:?}", scale.0)?;
                 window.iter().try_for_each(|w| write!(out, " window={w}"))?;
                 cap.iter().try_for_each(|cap| write!(out, " cap={:?}", cap.0))?;
+            }
+            Op::Route { gating, normalise, scale, groups, .. } => {
+                write!(out, " gating={} normalise={normalise} scale={:?}", gating.name(), scale.0)?;
+                if let Some(Groups { count, used }) = groups {
+                    write!(out, " groups={used}/{count}")?;
+                }
             }
             _ => {}
         }
@@ -223,6 +244,10 @@ fn node(
         },
         "last_token" => Op::LastToken,
         "top_k" => Op::TopK { k: 0 },
+        "route" => route(c)?,
+        "expert_matmul" => Op::ExpertMatMul,
+        "expert_rows" => Op::ExpertRows,
+        "expert_sum" => Op::ExpertSum,
         "repack" => Op::Repack { layout: Layout::Rows },
         "fusion" if body => return Err(c.error("a fusion inside a fusion's body")),
         "fusion" => Op::Fusion(Box::new(Fusion { kind: label, body: Graph::new() })),
@@ -247,6 +272,9 @@ fn node(
         }
         Op::PositionScale { length, slope, .. } => Op::PositionScale { tokens: types[0].shape[0], length, slope },
         Op::TopK { .. } => Op::TopK { k: types[0].columns() / 2 },
+        Op::Route { gating, normalise, scale, groups, .. } => {
+            Op::Route { k: types[0].columns() / 2, gating, normalise, scale, groups }
+        }
         Op::Repack { .. } => Op::Repack { layout: types[0].layout },
         Op::Fusion(fusion) => {
             c.expect("{")?;
@@ -268,6 +296,24 @@ fn node(
         return Err(c.error("the type is not what the op gives"));
     }
     Ok(id.into())
+}
+
+/// The attributes of a route; its k is read off the type.
+fn route(c: &mut Cursor<'_>) -> Result<Op> {
+    let name = c.attribute("gating")?;
+    let gating = Gating::NAMES.iter().find(|(_, n)| *n == name).map(|&(gating, _)| gating);
+    let gating = gating.ok_or_else(|| c.error(format!("'{name}' is no gating")))?;
+    let (normalise, scale) = (c.parsed("normalise")?, c.figure("scale")?);
+    let groups = match c.eat("groups") {
+        false => None,
+        true => {
+            c.expect("=")?;
+            let used = c.number()?;
+            c.expect("/")?;
+            Some(Groups { count: c.number()?, used })
+        }
+    };
+    Ok(Op::Route { k: 0, gating, normalise, scale, groups })
 }
 
 impl<'a> Cursor<'a> {

@@ -4,6 +4,7 @@
 //! once, at each op's result; fusions run through their bodies; layouts do not matter, weights are read as in the GGUF.
 //! A step of n tokens gives values whose first dimension is n wherever the graph says T.
 
+mod experts;
 mod ops;
 
 use super::{Graph, Input, Op, Ref, Weight, text};

@@ -1,7 +1,7 @@
 //! What each primitive computes. Formulas stand in the doc of [`Op`]; the code here is their plainest form.
 
 use super::super::{Angles, F32, Op, RopeStyle};
-use super::{Q8, Value, mismatch};
+use super::{Q8, Value, experts, mismatch};
 use crate::abi::{Q8_BLOCK, q8_scale};
 use crate::quant;
 use crate::tensor::{Elem, TensorType};
@@ -26,13 +26,7 @@ pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, to
             let b = if types.len() > 2 { Some(f32s(2)?) } else { None };
             layer_norm(f32s(0)?, f32s(1)?, b, f64::from(eps.0)).into()
         }
-        Op::MatMul => {
-            let x = match &operands[1] {
-                Value::Q8(q) => dequantize(q),
-                x => x.f32()?.iter().map(|&x| f64::from(x)).collect(),
-            };
-            matmul(f32s(0)?, &x, types[0].columns()).into()
-        }
+        Op::MatMul => matmul(f32s(0)?, &wide(&operands[1])?, types[0].columns()).into(),
         Op::Quantize => Value::Q8(Arc::new(quantize(f32s(0)?))),
         Op::Add => combine(f32s(0)?, f32s(1)?, types, |a, b| a + b),
         Op::Mul => combine(f32s(0)?, f32s(1)?, types, |a, b| a * b),
@@ -69,6 +63,16 @@ pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, to
             let x = f32s(0)?;
             x[x.len() - types[0].columns()..].to_vec().into()
         }
+        Op::Route { .. } => {
+            let bias = if types.len() > 1 { Some(f32s(1)?) } else { None };
+            experts::route(op, f32s(0)?, types[0].columns(), bias)?.into()
+        }
+        Op::ExpertMatMul => {
+            let of_experts = types[1].shape.len() == 3;
+            experts::matmul((f32s(0)?, types[0]), (&wide(&operands[1])?, of_experts), f32s(2)?, types[2])?.into()
+        }
+        Op::ExpertRows => experts::rows(f32s(0)?, types[0], f32s(1)?, types[1])?.into(),
+        Op::ExpertSum => experts::sum(f32s(0)?, types[0].columns(), f32s(1)?, types[1]).into(),
         Op::TopK { k } => top_k(f32s(0)?, types[0].columns(), *k).into(),
         Op::Input(_) | Op::Weight(_) | Op::State(_) | Op::Param(_) | Op::Fusion(_) => {
             return Err(mismatch("a primitive"));
@@ -129,6 +133,14 @@ fn inverse_root(x: impl ExactSizeIterator<Item = f64>, eps: f64) -> f64 {
     mean.sqrt() / mean
 }
 
+/// The elements of activations.
+fn wide(x: &Value) -> Result<Vec<f64>> {
+    Ok(match x {
+        Value::Q8(q) => dequantize(q),
+        x => x.f32()?.iter().map(|&x| f64::from(x)).collect(),
+    })
+}
+
 fn matmul(w: &[f32], x: &[f64], columns: usize) -> Vec<f32> {
     let (rows, tokens) = (w.len() / columns, x.len() / columns);
     let mut out = vec![0.0; tokens * rows];
@@ -143,7 +155,7 @@ fn matmul(w: &[f32], x: &[f64], columns: usize) -> Vec<f32> {
 }
 
 /// Eight running sums, added in order.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 8];
     let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
     let tail: f64 = a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| a * b).sum();
