@@ -42,6 +42,8 @@ struct Item {
     columns: usize,
     /// Bytes of the file from a row to the next.
     stride: usize,
+    /// The matrices that are padded by themselves.
+    matrices: usize,
     layout: Layout,
     /// Bytes in its layout.
     bytes: u64,
@@ -84,6 +86,8 @@ impl Item {
         }
         let (rows, columns) = (weight.ty.rows(), weight.ty.columns());
         let row = format.bytes_of(columns as u64);
+        let (layout, repack, all) = (weight.ty.layout, weight.repack, weight.ty.matrices());
+        let whole = (rows / all).is_multiple_of(layout.band_rows(format, columns));
         Ok(Item {
             shard,
             start: tensor.offset + first_row as u64 * stride + format.bytes_of(first as u64),
@@ -91,9 +95,10 @@ impl Item {
             rows,
             columns,
             stride: if rows == 1 { row } else { stride } as usize,
-            layout: weight.ty.layout,
+            matrices: if whole || repack.is_some() { 1 } else { all },
+            layout,
             bytes,
-            repack: weight.repack,
+            repack,
         })
     }
 
@@ -128,29 +133,32 @@ impl Item {
         (rows.saturating_mul(self.row()).max(1), rows.saturating_mul(self.stride).max(1))
     }
 
-    /// The parts of it that come after each other, of up to `most` bytes of the file or one unit, if it begins at byte
-    /// `offset` of its memory.
+    /// The parts of it that come after each other, of up to `most` bytes of the file or one unit, none of two matrices, if it
+    /// begins at byte `offset` of its memory.
     fn parts(&self, offset: u64, most: usize) -> impl Iterator<Item = Part<'_>> {
-        let (all, row, gap) = (self.packed(), self.row(), self.stride - self.row());
+        let (all, row, gap) = (self.packed() / self.matrices, self.row(), self.stride - self.row());
         let (unit, span) = self.unit();
         let step = (most / span).max(1) * unit;
-        (0..all).step_by(step).map(move |first| {
+        let part = move |matrix: usize, first: usize| {
             let bytes = step.min(all - first);
             let rows = bytes / row;
             let padded = match self.repack {
                 Some(_) => bytes,
                 None => repack::bytes(self.layout, self.format, rows, self.columns),
             };
+            let to = offset + self.bytes / self.matrices as u64 * matrix as u64 + first as u64;
+            let first = matrix * all + first;
             let (at, span) = (first + first / row * gap, bytes + rows.saturating_sub(1) * gap);
-            Part { item: self, first, bytes, at: self.start + at as u64, span, to: offset + first as u64, padded }
-        })
+            Part { item: self, first, bytes, at: self.start + at as u64, span, to, padded }
+        };
+        (0..self.matrices).flat_map(move |matrix| (0..all).step_by(step).map(move |first| part(matrix, first)))
     }
 }
 
 /// A part of a weight that is read at once.
 #[derive(Clone, Copy)]
 struct Part<'i> {
-    item: &'i Item<'i>,
+    item: &'i Item,
     /// Its first byte and how many it has, of the rows without what is between them.
     first: usize,
     bytes: usize,

@@ -26,25 +26,28 @@ fn noise(seed: u64, n: usize) -> Vec<u8> {
     (0..n).map(|_| next()).collect()
 }
 
-/// Name, rows, columns, format and layout of a weight.
-type Row = (&'static str, usize, usize, Format, Layout);
+/// Name, shape, format and layout of a weight.
+type Row = (&'static str, Vec<usize>, Format, Layout);
 
-/// Name, rows, columns, format and layout of weights, by shard: with bands of one tile and of four, rows that fill neither,
-/// weights of many parts and of some bytes, and bands that are longer than any buffer.
+/// Weights by shard: with bands of one tile and of four, rows that fill neither, weights of many parts and of some bytes, bands
+/// that are longer than any buffer, and matrices of experts that fill bands and that do not.
 fn weights() -> [Vec<Row>; 2] {
     let [q4_k, q6_k, q8_0] = ["Q4_K", "Q6_K", "Q8_0"].map(format);
     [
         vec![
-            ("norm", 1, 4096, F32, Layout::Rows),
-            ("bands", 5000, 2304, q6_k, Layout::Rows16),
-            ("one", 1, 1, F32, Layout::Rows),
-            ("tiles", 9001, 256, q4_k, Layout::Rows16),
+            ("norm", vec![1, 4096], F32, Layout::Rows),
+            ("bands", vec![5000, 2304], q6_k, Layout::Rows16),
+            ("one", vec![1, 1], F32, Layout::Rows),
+            ("tiles", vec![9001, 256], q4_k, Layout::Rows16),
         ],
         vec![
-            ("warps", 3333, 1024, q8_0, Layout::Rows32),
-            ("long", 17, (LONGEST_SLOT / 64 + 4096) / 4, F32, Layout::Rows16),
-            ("few", 3, 2560, q6_k, Layout::Rows16),
-            ("rows", 3000, 2560, q6_k, Layout::Rows),
+            ("warps", vec![3333, 1024], q8_0, Layout::Rows32),
+            ("long", vec![17, (LONGEST_SLOT / 64 + 4096) / 4], F32, Layout::Rows16),
+            ("few", vec![3, 2560], q6_k, Layout::Rows16),
+            ("rows", vec![3000, 2560], q6_k, Layout::Rows),
+            ("experts", vec![7, 40, 2304], q6_k, Layout::Rows16),
+            ("whole experts", vec![5, 64, 2304], q6_k, Layout::Rows16),
+            ("large experts", vec![3, 7001, 512], q8_0, Layout::Rows16),
         ],
     ]
 }
@@ -56,8 +59,8 @@ fn model() -> (tempfile::TempDir, ModelFile) {
     for (n, weights) in weights().into_iter().enumerate() {
         let split = [("split.no", Value::U16(n as u16)), ("split.count", Value::U16(2))];
         let mut file = Writer::new(split.into_iter().collect());
-        for (name, rows, columns, format, _) in weights {
-            file.tensor(name, [rows, columns], format);
+        for (name, shape, format, _) in weights {
+            file.tensor(name, shape, format);
         }
         let mut out = File::create(name(n + 1)).unwrap();
         file.write(&mut out, |t, i, out| out.write_all(&noise((n * 10 + i) as u64 + 77, t.bytes() as usize))).unwrap();
@@ -87,19 +90,19 @@ fn parts() -> Vec<(&'static str, Range<usize>, Range<usize>, Layout)> {
 /// The weight that is a part of a tensor.
 fn part((name, rows, columns, layout): (&str, Range<usize>, Range<usize>, Layout)) -> Weight {
     let tensor = weights().into_iter().flatten().find(|w| w.0 == name).unwrap();
-    let shape = if tensor.1 == 1 { vec![columns.len()] } else { vec![rows.len(), columns.len()] };
-    let ty = TensorType { elem: Elem::Ggml(tensor.3), shape, layout };
+    let shape = if tensor.1[0] == 1 { vec![columns.len()] } else { vec![rows.len(), columns.len()] };
+    let ty = TensorType { elem: Elem::Ggml(tensor.2), shape, layout };
     let [rows, columns] = [rows, columns].map(|range| range.start as u32..range.end as u32);
     Weight { rows, columns, ..Weight::whole(name, &ty) }
 }
 
 fn manifest_weights() -> Vec<Weight> {
-    let weight = |(name, rows, columns, format, layout): (&str, _, _, _, _)| {
-        Weight::whole(name, &TensorType { elem: Elem::Ggml(format), shape: vec![rows, columns], layout })
+    let weight = |(name, shape, format, layout): Row| {
+        Weight::whole(name, &TensorType { elem: Elem::Ggml(format), shape, layout })
     };
     // Not in the order of the file, and one tensor twice.
     let [first, second] = weights();
-    let again = ("bands", 5000, 2304, format("Q6_K"), Layout::Rows);
+    let again = ("bands", vec![5000, 2304], format("Q6_K"), Layout::Rows);
     let whole = second.into_iter().chain([again]).chain(first.into_iter().rev()).map(weight);
     whole.chain(parts().into_iter().map(part)).collect()
 }
@@ -117,14 +120,20 @@ fn check(device: Shared, model: &ModelFile) -> Vec<(u64, u64)> {
     let regions = run(Loading { items }, &mut held, model, &mut |a, b| told.push((a, b))).unwrap();
     for (weight, region) in list.iter().zip(regions) {
         let (Elem::Ggml(format), layout) = (weight.ty.elem, weight.ty.layout) else { panic!("a GGML format") };
-        let all = weights().into_iter().flatten().find(|w| w.0 == weight.name).unwrap();
+        let (name, shape, ..) = weights().into_iter().flatten().find(|w| w.0 == weight.name).unwrap();
         let bytes = |columns: usize| format.bytes_of(columns as u64) as usize;
         let (first, row) = (bytes(weight.columns.start as usize), bytes(weight.columns.len()));
-        let rows = model.tensor_bytes(&weight.name).unwrap().chunks_exact(bytes(all.2));
+        let rows = model.tensor_bytes(name).unwrap().chunks_exact(bytes(*shape.last().unwrap()));
         let rows = rows.skip(weight.rows.start as usize).take(weight.rows.len());
-        let from = &rows.map(|all| &all[first..][..row]).collect::<Vec<_>>().concat();
-        let mut want = vec![0; repack::bytes(layout, format, weight.ty.rows(), weight.ty.columns())];
-        repack::repack(layout, format, from, weight.ty.rows(), weight.ty.columns(), &mut want);
+        let from = rows.map(|all| &all[first..][..row]).collect::<Vec<_>>().concat();
+        let (matrices, columns) = (weight.ty.matrices(), weight.ty.columns());
+        let rows = weight.ty.rows() / matrices;
+        let mut want = Vec::new();
+        for from in from.chunks_exact(from.len() / matrices) {
+            let mut one = vec![0; repack::bytes(layout, format, rows, columns)];
+            repack::repack(layout, format, from, rows, columns, &mut one);
+            want.extend(one);
+        }
         assert_eq!(region.bytes, want.len() as u64, "{}", weight.name);
         let mut found = vec![0; want.len()];
         download(&mut *device.get(), region, &mut found).unwrap();
