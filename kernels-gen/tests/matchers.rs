@@ -85,23 +85,23 @@ const CASES: &[Case] = &[
         b.rope(v)
     }),
     ("qkv", false, "no heads", |b| b.product()),
-    ("qkv", false, "two biases", |b| {
+    ("qkv", true, "two biases", |b| {
         let v = b.product();
         let v = b.plus(v, [32]);
         let v = b.plus(v, [32]);
         b.heads(v)
     }),
-    ("qkv", false, "rows in the bias's place", |b| {
+    ("qkv", true, "rows in the bias's place", |b| {
         let v = b.product();
         let v = b.plus(v, [1, 32]);
         b.heads(v)
     }),
-    ("qkv", false, "a bias of each head", |b| {
+    ("qkv", true, "a bias of each head", |b| {
         let v = b.product();
         let v = b.heads(v);
         b.plus(v, [16])
     }),
-    ("qkv", false, "two norms", |b| {
+    ("qkv", true, "two norms", |b| {
         let v = b.product();
         let v = b.heads(v);
         let v = b.norm(v, 16);
@@ -112,13 +112,13 @@ const CASES: &[Case] = &[
         let v = b.norm(v, 32);
         b.heads(v)
     }),
-    ("qkv", false, "a norm after the rotation", |b| {
+    ("qkv", true, "a norm after the rotation", |b| {
         let v = b.product();
         let v = b.heads(v);
         let v = b.rope(v);
         b.norm(v, 16)
     }),
-    ("qkv", false, "two rotations", |b| {
+    ("qkv", true, "two rotations", |b| {
         let v = b.product();
         let v = b.heads(v);
         let v = b.rope(v);
@@ -129,101 +129,100 @@ const CASES: &[Case] = &[
         let v = b.heads(v);
         b.op(Op::Reshape(vec![1, 4, 8]), &[v])
     }),
-    ("qkv", false, "an activation", |b| {
+    ("qkv", true, "an activation", |b| {
         let v = b.product();
         let v = b.silu(v);
         b.heads(v)
     }),
-    ("project", true, "product and residual", |b| {
-        let v = b.product();
-        b.plus(v, [1, 32])
+    ("qkv", false, "two products", |b| {
+        let (v, w) = (b.product(), b.product());
+        let v = b.op(Op::Add, &[v, w]);
+        b.heads(v)
     }),
-    ("project", true, "residual and product with bias", |b| {
+    ("qkv", false, "the last token", |b| {
+        let x = b.param([1, 16]);
+        let x = b.op(Op::LastToken, &[x]);
+        let v = b.times(x);
+        b.heads(v)
+    }),
+    ("linear", true, "of the last token's norm", |b| {
+        let x = b.param([1, 16]);
+        let x = b.op(Op::LastToken, &[x]);
+        let x = b.norm(x, 16);
+        b.times(x)
+    }),
+    ("linear", true, "biases and residuals", |b| {
         let (x, v) = (b.param([1, 32]), b.product());
         let v = b.plus(v, [32]);
-        b.op(Op::Add, &[x, v])
-    }),
-    ("project", false, "no residual", |b| {
-        let v = b.product();
-        b.plus(v, [32])
-    }),
-    ("project", false, "two biases", |b| {
-        let v = b.product();
-        let v = b.plus(v, [32]);
-        let v = b.plus(v, [32]);
+        let v = b.op(Op::Add, &[x, v]);
         b.plus(v, [1, 32])
     }),
-    ("project", false, "two residuals", |b| {
-        let v = b.product();
-        let v = b.plus(v, [1, 32]);
-        b.plus(v, [1, 32])
-    }),
-    ("project", false, "two products", |b| {
-        let (v, w) = (b.product(), b.product());
-        b.op(Op::Add, &[v, w])
-    }),
-    ("project", false, "a norm of the product", |b| {
-        let v = b.product();
-        let v = b.norm(v, 32);
-        b.plus(v, [1, 32])
-    }),
-    ("gate_up", true, "silu(gate) * up", |b| {
-        let x = b.param([1, 16]);
-        let (gate, up) = (b.times(x), b.times(x));
-        let gate = b.silu(gate);
-        b.op(Op::Mul, &[gate, up])
-    }),
-    ("gate_up", true, "up * silu(gate) of a norm", |b| {
+    ("linear", true, "up * silu(gate) of a norm", |b| {
         let x = b.param([1, 16]);
         let x = b.norm(x, 16);
         let (up, gate) = (b.times(x), b.times(x));
         let gate = b.silu(gate);
         b.op(Op::Mul, &[up, gate])
     }),
-    ("gate_up", false, "no activation", |b| {
+    ("linear", false, "products of different inputs", |b| {
+        let (v, w) = (b.product(), b.product());
+        b.op(Op::Add, &[v, w])
+    }),
+    ("linear", false, "products of different norms", |b| {
         let x = b.param([1, 16]);
-        let (gate, up) = (b.times(x), b.times(x));
-        b.op(Op::Mul, &[gate, up])
+        let (v, w) = (b.norm(x, 16), b.norm(x, 16));
+        let (v, w) = (b.times(v), b.times(w));
+        b.op(Op::Add, &[v, w])
     }),
-    ("gate_up", false, "two activations", |b| {
-        let x = b.param([1, 16]);
-        let (gate, up) = (b.times(x), b.times(x));
-        let (gate, up) = (b.silu(gate), b.silu(up));
-        b.op(Op::Mul, &[gate, up])
-    }),
-    ("gate_up", false, "a bias", |b| {
-        let x = b.param([1, 16]);
-        let (gate, up) = (b.times(x), b.times(x));
-        let gate = b.plus(gate, [32]);
-        let gate = b.silu(gate);
-        b.op(Op::Mul, &[gate, up])
-    }),
-    ("gate_up", false, "different inputs", |b| {
-        let (gate, up) = (b.product(), b.product());
-        let gate = b.silu(gate);
-        b.op(Op::Mul, &[gate, up])
-    }),
-    ("logits", true, "of the last token's norm", |b| {
-        let x = b.param([1, 16]);
-        let x = b.op(Op::LastToken, &[x]);
-        let x = b.norm(x, 16);
-        b.times(x)
-    }),
-    ("logits", false, "two norms", |b| {
-        let x = b.param([1, 16]);
-        let x = b.norm(x, 16);
-        let x = b.norm(x, 16);
-        b.times(x)
-    }),
-    ("logits", false, "the last token of a norm", |b| {
-        let x = b.param([1, 16]);
-        let x = b.norm(x, 16);
-        let x = b.op(Op::LastToken, &[x]);
-        b.times(x)
-    }),
-    ("logits", false, "a bias", |b| {
+    ("linear", false, "a norm of the product", |b| {
         let v = b.product();
-        b.plus(v, [32])
+        let v = b.norm(v, 32);
+        b.plus(v, [1, 32])
+    }),
+    ("linear", false, "heads", |b| {
+        let v = b.product();
+        b.heads(v)
+    }),
+    ("linear", false, "two norms", |b| {
+        let x = b.param([1, 16]);
+        let x = b.norm(x, 16);
+        let x = b.norm(x, 16);
+        b.times(x)
+    }),
+    ("linear", false, "the last token of a norm", |b| {
+        let x = b.param([1, 16]);
+        let x = b.norm(x, 16);
+        let x = b.op(Op::LastToken, &[x]);
+        b.times(x)
+    }),
+    ("linear", false, "no product", |b| {
+        let x = b.param([1, 32]);
+        b.plus(x, [1, 32])
+    }),
+    ("rows", true, "a norm and a residual", |b| {
+        let v = b.param([1, 32]);
+        let v = b.norm(v, 32);
+        b.plus(v, [1, 32])
+    }),
+    ("rows", true, "a norm over the whole width, heads, rotation", |b| {
+        let v = b.param([1, 32]);
+        let v = b.norm(v, 32);
+        let v = b.heads(v);
+        b.rope(v)
+    }),
+    ("rows", false, "a product", |b| {
+        let v = b.product();
+        b.norm(v, 32)
+    }),
+    ("rows", false, "heads of two sizes", |b| {
+        let v = b.param([1, 32]);
+        let v = b.heads(v);
+        let v = b.norm(v, 16);
+        b.op(Op::Reshape(vec![1, 4, 8]), &[v])
+    }),
+    ("rows", false, "columns that are no multiple of four", |b| {
+        let v = b.param([1, 30]);
+        b.norm(v, 30)
     }),
     ("attention", true, "of parameters", |b| {
         let q = b.param([1, 4, 16]);
