@@ -1,7 +1,7 @@
 //! Opening what the user named: a GGUF file, an artifact, or the demo model; compiling in memory where needed; loading.
 
 use crate::failure::usage;
-use crate::output::note;
+use crate::output::{self, note};
 use crate::{machine, progress};
 use anyhow::Result;
 use codegen::schedule::{self, Row};
@@ -112,16 +112,18 @@ pub fn compile(model: &ModelFile, args: &CompileArgs, stages: &[&str]) -> Result
         schedules: &args.schedules()?,
     };
     let identity = model.identity();
-    let model = codegen::Model { metadata: model.metadata(), tensors: &tensors, identity: &identity, path };
-    codegen::compile(model, options, stages).map_err(|e| match e {
+    let header = codegen::Model { metadata: model.metadata(), tensors: &tensors, identity: &identity, path };
+    let compiled = codegen::compile(header, options, stages).map_err(|e| match e {
         ir::Error::Malformed { what, at } => {
             ir::Error::Malformed { what: format!("{path} cannot be used: {what}"), at }.into()
         }
         ir::Error::Unsupported { feature, target, hint } => {
             ir::Error::Unsupported { feature: format!("{path}: {feature}"), target, hint }.into()
         }
-        e => e.into(),
-    })
+        e => anyhow::Error::from(e),
+    })?;
+    output::warn(model, &compiled.skipped);
+    Ok(compiled)
 }
 
 /// The tokenizer of a model.

@@ -78,6 +78,8 @@ pub struct Compiled {
     pub table: KernelTable,
     /// The texts, stage by stage.
     pub listings: Vec<Listing>,
+    /// What of the file is not used, a sentence for each kind.
+    pub skipped: Vec<String>,
 }
 
 /// Name and capacity of each entry point for a context; for a GPU there are kernels of one token only.
@@ -183,5 +185,6 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
     };
     let order = |l: &Listing| STAGES.iter().position(|s| *s == l.stage);
     listings.sort_by_key(order);
-    Ok(Compiled { artifact: Artifact { manifest, modules: vec![module] }, table, listings })
+    let skipped = header.skipped()?;
+    Ok(Compiled { artifact: Artifact { manifest, modules: vec![module] }, table, listings, skipped })
 }

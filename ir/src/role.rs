@@ -95,6 +95,7 @@ fn operand(node: &Node, at: usize) -> Result<Role> {
             | Op::Mul
             | Op::Map(_)
             | Op::Reshape(_)
+            | Op::Slice { .. }
             | Op::RopeAngles(_)
             | Op::PositionScale { .. }
             | Op::Rope { .. }

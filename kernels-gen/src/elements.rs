@@ -118,6 +118,11 @@ impl<'a> Elements<'a> {
                 let index = b.iadd(row, at.flat);
                 Ok(load(b, self.params[n as usize], index, at.vector))
             }
+            Op::Slice { first, .. } => {
+                let first = b.size(*first);
+                let [flat, last, local] = [at.flat, at.last, at.local].map(|i| b.iadd(i, first));
+                self.value(b, node.inputs[0], At { flat, last, local, ..at })
+            }
             Op::Reshape(_) => x(b),
             Op::Map(f) => {
                 let x = x(b)?;
@@ -163,8 +168,14 @@ impl<'a> Elements<'a> {
     /// A vector's numbers for the columns of a value of type `ty`.
     fn of_columns(&self, b: &mut Builder, vector: Ref, ty: &TensorType, at: At) -> Result<Value> {
         let &Op::Param(n) = &self.body.node(vector.node).op else { return Err(unprepared(&Op::Reshape(Vec::new()))) };
+        let buf = self.params[n as usize];
+        if self.body.ty(vector).shape == [1] {
+            let zero = b.int(0);
+            let number = b.load(buf, zero, Mem::F32);
+            return Ok(spread(b, number, at.vector));
+        }
         let index = if ty.shape.len() == 3 { at.last } else { at.flat };
-        Ok(load(b, self.params[n as usize], index, at.vector))
+        Ok(load(b, buf, index, at.vector))
     }
 
     /// Computes the figures of a norm over `count` elements, of which `at` gives the place of each.
@@ -346,5 +357,5 @@ fn rotate(b: &mut Builder, style: RopeStyle, dim: usize, (out, at): (Buf, Value)
 
 /// Whether an op gives each element from the elements at its place alone.
 pub(crate) fn is_elementwise(op: &Op) -> bool {
-    matches!(op, Op::Add | Op::Mul | Op::Map(_) | Op::Reshape(_))
+    matches!(op, Op::Add | Op::Mul | Op::Map(_) | Op::Reshape(_) | Op::Slice { .. })
 }

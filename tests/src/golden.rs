@@ -2,7 +2,7 @@
 
 use ir::quant::{DotForm, Format};
 use serde::Deserialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A golden file.
 #[derive(Debug, Clone, Deserialize)]
@@ -11,6 +11,8 @@ pub struct Golden {
     pub model: String,
     /// Size of the vocabulary.
     pub n_vocab: usize,
+    /// Tolerance as a share of the largest logit, where the files' formats do not say it.
+    pub tolerance: Option<f32>,
     /// The prompts.
     pub prompts: Vec<Prompt>,
 }
@@ -52,6 +54,20 @@ impl Golden {
         let text = std::fs::read_to_string(&path).ok()?;
         Some(serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
     }
+}
+
+/// The folders of models with goldens: trained ones, and random ones of many architectures.
+pub const FOLDERS: [&str; 2] = ["models", "arch"];
+
+/// Every model with a golden file in a folder of the test data, by its path.
+///
+/// # Panics
+/// If a golden file is not as documented.
+pub fn all(folder: &str) -> Vec<(PathBuf, Golden)> {
+    let Some(dir) = crate::shared_dir(folder) else { return Vec::new() };
+    let stem = |path: &PathBuf| path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    let files = crate::gguf_files(&dir).into_iter();
+    files.filter_map(|path| Golden::load(&dir, &stem(&path)).map(|golden| (path, golden))).collect()
 }
 
 /// Tolerance as a share of the largest logit, for a model of these formats.

@@ -3,7 +3,7 @@
 
 use ir::graph::interp::{self, KvCache, Step};
 use ir::quant;
-use tests::golden::{FLOAT_SHARE, Golden, argmax};
+use tests::golden::{self, FLOAT_SHARE, Golden, argmax};
 use tests::model::Model;
 
 /// Greedy steps of the first prompt of each model.
@@ -11,10 +11,8 @@ const GREEDY_STEPS: usize = 16;
 
 #[test]
 fn interpreter_agrees_with_golden_outputs() {
-    let Some(dir) = tests::shared_dir("models") else { return };
-    for path in tests::gguf_files(&dir) {
+    for (path, golden) in golden::FOLDERS.into_iter().flat_map(golden::all) {
         let stem = path.file_stem().unwrap().to_str().unwrap();
-        let Some(golden) = Golden::load(&dir, stem) else { continue };
         check_model(stem, &Model::new(std::fs::read(&path).unwrap()), &golden);
     }
 }

@@ -52,7 +52,12 @@ fn makes(op: &Op) -> Makes {
     match op {
         Op::MatMul => Makes::Product,
         Op::Add | Op::Mul | Op::Map(_) | Op::Reshape(_) | Op::KvAppend => Makes::There,
-        Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Rope { .. } | Op::Quantize | Op::LastToken => Makes::There,
+        Op::RmsNorm { .. }
+        | Op::LayerNorm { .. }
+        | Op::Rope { .. }
+        | Op::Quantize
+        | Op::LastToken
+        | Op::Slice { .. } => Makes::There,
         _ => Makes::Kernel,
     }
 }

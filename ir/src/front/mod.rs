@@ -5,6 +5,7 @@
 //! sizes anything; every key under the architecture's prefix and every tensor of the file is used, skipped with a word, or
 //! refused by its name. Next hop: `codegen`'s passes.
 
+mod extras;
 mod keys;
 mod models;
 mod network;
@@ -146,6 +147,14 @@ impl<'a> Model<'a> {
         })
     }
 
+    /// What the file carries beside the language model and is not used, a sentence for each kind.
+    ///
+    /// # Errors
+    /// As [`Model::figures`].
+    pub fn skipped(&self) -> Result<Vec<String>> {
+        Ok(extras::sentences(self.tensors, layers(&Keys::new(self.metadata, self.architecture.name))?))
+    }
+
     /// The graph of an entry point: inputs are token ids and a position; outputs are `logits` and the states of the layers,
     /// as `k.i` and `v.i`, the KV caches of layer i.
     ///
@@ -162,10 +171,18 @@ impl<'a> Model<'a> {
         let context = keys.count("context_length", 1, most::CONTEXT)?;
         keys::bound("the KV cache's context", shape.context as u64, 1, context)?;
         keys::bound("the tokens of a step", shape.tokens as u64, 1, shape.context)?;
-        let mut network = Network::new(&keys, self.tensors, shape)?;
+        let extras = extras::of(self.tensors, layers(&keys)?).map(|(name, _)| name.to_owned());
+        let mut network = Network::new(&keys, self.tensors, shape, extras.collect())?;
         (self.architecture.build)(&mut network)?;
         network.finish()
     }
+}
+
+/// Layers of the language model, without those that predict further tokens.
+fn layers(keys: &Keys<'_>) -> Result<usize> {
+    let blocks = keys.count("block_count", 1, most::LAYERS)?;
+    let predictors = keys.opt_count("nextn_predict_layers", 0, blocks - 1)?.unwrap_or(0);
+    Ok(blocks - predictors)
 }
 
 fn architecture(name: &str) -> Result<&'static Architecture> {

@@ -27,11 +27,12 @@ pub(super) struct Network<'a> {
 }
 
 impl<'a> Network<'a> {
-    pub fn new(keys: &'a Keys<'a>, tensors: &'a Tensors, shape: EntryShape) -> Result<Self> {
+    /// A network of nothing yet; `used` are tensors that have no place in it.
+    pub fn new(keys: &'a Keys<'a>, tensors: &'a Tensors, shape: EntryShape, used: BTreeSet<String>) -> Result<Self> {
         let mut graph = Graph::new();
         let tokens = graph.leaf(Op::Input(Input::Tokens), TensorType::new(Elem::I32, [shape.tokens]))?;
         let position = graph.leaf(Op::Input(Input::Position), TensorType::new(Elem::I32, [1]))?;
-        Ok(Network { graph, tensors, used: BTreeSet::new(), states: Vec::new(), keys, shape, tokens, position })
+        Ok(Network { graph, tensors, used, states: Vec::new(), keys, shape, tokens, position })
     }
 
     /// [`Graph::add`].
@@ -62,6 +63,11 @@ impl<'a> Network<'a> {
     /// Rows of the matrix `name`, 0 if there is none.
     pub fn rows(&self, name: &str) -> usize {
         self.tensors.get(name).map_or(0, TensorType::rows)
+    }
+
+    /// Passes over a tensor that the file may have and the model does not use.
+    pub fn skip(&mut self, name: &str) {
+        self.used.insert(name.into());
     }
 
     /// The weight matrix `name` of \[rows, columns\].

@@ -118,7 +118,7 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
         Op::Add | Op::Mul => {
             let [a, b] = take(operands)?;
             float("a", a)?;
-            if a != b && !is_per_token(a, b) {
+            if a != b && !is_per_token(a, b) && b.shape != [1] {
                 vector("b", b, a.columns())?;
             }
             one(&a.shape)
@@ -137,6 +137,15 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
                 format!("{x} cannot become {shape:?}: the first dimension and the number of elements stay")
             })?;
             one(shape)
+        }
+        Op::Slice { first, count } => {
+            let [x] = take(operands)?;
+            float("x", x)?;
+            let end = first.checked_add(*count);
+            ensure(x.shape.len() == 2 && *count > 0 && end.is_some_and(|end| end <= x.columns()), || {
+                format!("{x} has no {count} columns from {first} on")
+            })?;
+            one(&[x.shape[0], *count])
         }
         Op::RopeAngles(angles) => {
             let Angles { tokens, dim, theta, divisors, magnitude } = &**angles;

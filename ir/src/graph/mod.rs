@@ -166,7 +166,7 @@ pub enum Op {
     /// f32\[.., C\] -> q8\[.., C\]: for each block of 32, scale = max |x| / 127 and code = round-half-to-even(x * (1 / scale)),
     /// all in f32. Codes are 0 where the scale is zero or subnormal; a NaN or infinity in a block is one in its scale.
     Quantize,
-    /// (a, b) -> a + b: of one shape, or b\[n\] for each row of a, or b\[T, 1\] for each token of a.
+    /// (a, b) -> a + b: of one shape, or b\[n\] for each row of a, or b\[T, 1\] for each token of a, or b\[1\] for all.
     Add,
     /// (a, b) -> a * b, with shapes as those of [`Op::Add`].
     Mul,
@@ -174,6 +174,13 @@ pub enum Op {
     Map(Function),
     /// x -> the same elements in another shape.
     Reshape(Vec<usize>),
+    /// x\[T, n\] -> \[T, count\]: columns first.. of each row.
+    Slice {
+        /// The first column.
+        first: usize,
+        /// How many.
+        count: usize,
+    },
     /// (position, factors\[dim / 2\]?) -> \[T, dim\]: element 2 i is the cosine, 2 i + 1 the sine of
     /// (position + t) * theta^(-2 i / dim) / factors\[i\] / divisors\[i\], both times the magnitude.
     RopeAngles(Box<Angles>),

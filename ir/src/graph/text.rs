@@ -39,6 +39,7 @@ pub fn mnemonic(op: &Op) -> &'static str {
         Op::Mul => "mul",
         Op::Map(function) => function.text().0,
         Op::Reshape(_) => "reshape",
+        Op::Slice { .. } => "slice",
         Op::RopeAngles(_) => "rope_angles",
         Op::PositionScale { .. } => "position_scale",
         Op::Rope { .. } => "rope",
@@ -114,6 +115,7 @@ fn print(graph: &Graph, indent: &str, out: &mut String) -> std::fmt::Result {
                 }
             }
             Op::PositionScale { length, slope, .. } => write!(out, " length={length} slope={:?}", slope.0)?,
+            Op::Slice { first, .. } => write!(out, " first={first}")?,
             Op::Rope { style } => write!(out, " style={}", style.name())?,
             Op::Attention { scale, window, cap } => {
                 write!(out, " scale={:?}", scale.0)?;
@@ -221,6 +223,7 @@ fn node(
         "add" => Op::Add,
         "mul" => Op::Mul,
         "reshape" => Op::Reshape(Vec::new()),
+        "slice" => Op::Slice { first: c.parsed("first")?, count: 0 },
         "rope_angles" => Op::RopeAngles(Box::new(Angles {
             tokens: 0,
             dim: 0,
@@ -266,6 +269,7 @@ fn node(
     }
     let op = match op {
         Op::Reshape(_) => Op::Reshape(types[0].shape.clone()),
+        Op::Slice { first, .. } => Op::Slice { first, count: types[0].columns() },
         Op::RopeAngles(angles) => {
             let &[tokens, dim] = types[0].shape.as_slice() else { return Err(c.error("angles are f32[T,dim]")) };
             Op::RopeAngles(Box::new(Angles { tokens, dim, ..*angles }))

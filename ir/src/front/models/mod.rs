@@ -28,4 +28,5 @@ architectures! {
     command_r "command-r",
     cohere2 "cohere2",
     starcoder2 "starcoder2",
+    gemma4 "gemma4",
 }

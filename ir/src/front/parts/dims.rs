@@ -30,9 +30,7 @@ impl Dims {
             let feature = format!("attention to later tokens ('{}.attention.causal')", keys.architecture);
             return Err(Error::unsupported(feature, "models that generate text are built"));
         }
-        let blocks = keys.count("block_count", 1, most::LAYERS)?;
-        let predictors = keys.opt_count("nextn_predict_layers", 0, blocks - 1)?.unwrap_or(0);
-        let layers = blocks - predictors;
+        let layers = crate::front::layers(keys)?;
         let width = keys.count("embedding_length", 1, most::WIDTH)?;
         let heads = keys.count("attention.head_count", 1, most::HEADS)?;
         let kv_heads = keys.opt_counts("attention.head_count_kv", layers, 1, most::HEADS)?;

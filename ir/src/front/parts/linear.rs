@@ -17,13 +17,18 @@ pub(in crate::front) enum Norm {
 impl Norm {
     /// RMS norms with the file's epsilon.
     pub fn rms(keys: &Keys<'_>) -> Result<Norm> {
-        epsilon(keys, "attention.layer_norm_rms_epsilon").map(Norm::Rms)
+        rms_epsilon(keys).map(Norm::Rms)
     }
 
     /// Layer norms with the file's epsilon.
     pub fn layer(keys: &Keys<'_>) -> Result<Norm> {
         epsilon(keys, "attention.layer_norm_epsilon").map(Norm::Layer)
     }
+}
+
+/// The epsilon of RMS norms.
+pub(in crate::front) fn rms_epsilon(keys: &Keys<'_>) -> Result<F32> {
+    epsilon(keys, "attention.layer_norm_rms_epsilon")
 }
 
 fn epsilon(keys: &Keys<'_>, key: &str) -> Result<F32> {

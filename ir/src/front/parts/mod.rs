@@ -11,12 +11,12 @@ mod ffn;
 mod linear;
 mod rope;
 
-pub(super) use attention::{Attention, HeadNorm, attention};
+pub(super) use attention::{Attention, HeadNorm, attend, attention, heads, split};
 pub(super) use block::Block;
 pub(super) use dims::Dims;
 pub(super) use ends::{EMBEDDING, Logits, embedding, logits};
 pub(super) use ffn::{ffn, widths};
-pub(super) use linear::{Norm, linear, map, norm, residual};
+pub(super) use linear::{Norm, linear, map, norm, residual, rms_epsilon};
 pub(super) use rope::{Rope, Scaling};
 
 /// The name of a layer's tensor, without its ending.
