@@ -359,6 +359,7 @@ const ITS_ROW: &str = "no finite element in the row";
 
 /// Every op that computes.
 pub const OPS: &[OpContract] = &[
+    OpContract { name: "slice", error: 0.0, domain: EVERY, not_finite: ITS_ELEMENT, edges: "" },
     OpContract { name: "reshape", error: 0.0, domain: EVERY, not_finite: ITS_ELEMENT, edges: "" },
     OpContract { name: "last_token", error: 0.0, domain: EVERY, not_finite: ITS_ELEMENT, edges: "" },
     OpContract { name: "repack", error: 0.0, domain: EVERY, not_finite: ITS_ELEMENT, edges: "bytes are only moved" },
@@ -369,6 +370,13 @@ pub const OPS: &[OpContract] = &[
         domain: "sums of squares below 3.4e38",
         not_finite: ITS_ROW,
         edges: "a row of zeros gives zeros; a larger sum of squares gives NaN",
+    },
+    OpContract {
+        name: "layer_norm",
+        error: SUMS,
+        domain: "sums of squares below 3.4e38, of numbers whose mean is not much larger than what they differ by",
+        not_finite: ITS_ROW,
+        edges: "a row of equal numbers gives the bias; a larger sum of squares gives NaN",
     },
     OpContract {
         name: "matmul",
@@ -393,6 +401,46 @@ pub const OPS: &[OpContract] = &[
         domain: EVERY,
         not_finite: "NaN and -infinity give NaN, infinity gives itself",
         edges: "below -88 the result is between -6e-37 and 0",
+    },
+    OpContract {
+        name: "gelu",
+        error: SUMS,
+        domain: EVERY,
+        not_finite: "NaN and -infinity give NaN, infinity gives itself",
+        edges: "",
+    },
+    OpContract {
+        name: "gelu_erf",
+        error: SUMS,
+        domain: EVERY,
+        not_finite: "NaN and -infinity give NaN, infinity gives itself",
+        edges: "the error function is exact to 1.5e-7",
+    },
+    OpContract {
+        name: "relu_squared",
+        error: SUMS,
+        domain: EVERY,
+        not_finite: "NaN stays, -infinity gives 0",
+        edges: "infinite from 1.9e19 on",
+    },
+    OpContract { name: "sigmoid", error: SUMS, domain: EVERY, not_finite: "NaN stays", edges: "between 0 and 1" },
+    OpContract { name: "softplus", error: SUMS, domain: EVERY, not_finite: "NaN stays", edges: "" },
+    OpContract { name: "scale", error: SUMS, domain: EVERY, not_finite: ITS_ELEMENT, edges: "" },
+    OpContract { name: "offset", error: SUMS, domain: EVERY, not_finite: ITS_ELEMENT, edges: "" },
+    OpContract {
+        name: "soft_cap",
+        error: SUMS,
+        domain: EVERY,
+        not_finite: "NaN stays",
+        edges: "of numbers far below the cap the error is 2e-7 of the cap",
+    },
+    OpContract { name: "clamp", error: 0.0, domain: EVERY, not_finite: "NaN stays", edges: "" },
+    OpContract {
+        name: "position_scale",
+        error: SUMS,
+        domain: "positions below 2^24",
+        not_finite: "it has no float operand",
+        edges: "1 up to the first step",
     },
     OpContract {
         name: "rope_angles",

@@ -359,12 +359,12 @@ const CPU: &[Case] = &[
         b.store(buf, zero, Mem::I32, zero);
     }),
     (Some("buffer p is read-only"), |b| {
-        let (buf, zero) = (b.constant("p", &[1, 2]), b.int(0));
+        let (buf, zero) = (b.constant("p", Mem::I32, &[1, 2]), b.int(0));
         b.store(buf, zero, Mem::I32, zero);
     }),
     (Some("%0 is 2 or more, outside of the 8 bytes of buffer p"), |b| {
         let two = b.int(2);
-        let buf = b.constant("p", &[1, 2]);
+        let buf = b.constant("p", Mem::I32, &[1, 2]);
         b.load_constant(buf, two);
     }),
     (Some("buffer 3 does not exist"), |b| {
@@ -484,7 +484,7 @@ fn forged_kernels_are_refused() {
             let (first, second) = (b.scratch("first", Mem::I32, 64), b.scratch("second", Mem::I32, 64));
             let (param, zero) = (b.param("p", Mem::I32, 64, Access::Write), b.int(0));
             [first, second, param].into_iter().for_each(|buf| b.store(buf, zero, Mem::I32, zero));
-            b.constant("c", &[1, 2]);
+            b.constant("c", Mem::I32, &[1, 2]);
             b.parallel(zero, |_, _| ());
         })
     };

@@ -261,7 +261,7 @@ impl Unpack for BlockView<'_> {
     }
 
     fn table(&mut self, table: &'static [u32], index: Value) -> Value {
-        let buf = self.b.constant(format!("{}_table", self.format.name), table);
+        let buf = self.b.constant(format!("{}_table", self.format.name), Mem::I32, table);
         self.b.load_constant(buf, index)
     }
 

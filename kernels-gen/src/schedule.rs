@@ -384,7 +384,7 @@ mod tests {
              %5 = add %3, %4 : f32[1,8192]\noutput \"out\" %5\n"
         );
         let target = Target::by_name(target).unwrap();
-        let spec = KernelSpec::new("project", body.parse().unwrap(), 1, target);
+        let spec = KernelSpec::new("linear", body.parse().unwrap(), 1, target);
         let (schedule, made) = choose(&spec, target, &[]).unwrap();
         let (Schedule::Gpu(schedule), Some(gpu)) = (schedule, target.gpu()) else { panic!("{schedule}") };
         (schedule, u64::from(gpu.card.sm_shared_bytes) / (made.kernel.scratch_bytes + u64::from(RESERVED)))

@@ -16,7 +16,7 @@
 //! ; count: 2 bar.sync                 in so many lines of the whole text
 //! ```
 //! Several `set`, `run`, `get` make several runs. Instead of a kernel a file may have the body of a fused op, for
-//! `; generate: project sm_120 Gpu((ctas: 1, warps: 1, streams: 1, chunk: 32, depth: 0))`: op, target and schedule.
+//! `; generate: linear sm_120 Gpu((ctas: 1, warps: 1, streams: 1, chunk: 32, depth: 0))`: op, target and schedule.
 
 use std::fmt::Write;
 
@@ -327,7 +327,7 @@ mod tests {
             ("; set: x = i64 1\n; run:", "line 1: '1' is no i64"),
             ("; run: threads 2", "line 1: 'threads' is no figure of a run"),
             ("; set: x = i32 1", "a 'set:' without a 'run:' after it"),
-            ("; generate: project sm_80", "line 1: an op, a target and a schedule expected"),
+            ("; generate: linear sm_80", "line 1: an op, a target and a schedule expected"),
         ] {
             assert_eq!(FileTest::parse(text).unwrap_err(), error);
         }

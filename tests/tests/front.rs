@@ -54,24 +54,23 @@ fn refuses_by_name_and_figure() {
         ("llama.attention.head_count_kv", u(3), "4 query heads cannot share 3 KV heads"),
         ("llama.attention.head_count_kv", u(4), "'blk.0.attn_k.weight' is [32, 64], expected [64, 64]"),
         ("llama.attention.head_count_kv", u(0), "head_count_kv' is 0"),
-        ("llama.attention.key_length", u(12), "a head size of 12 is not supported"),
-        ("llama.attention.key_length", u(512), "needs 512, but 256"),
+        ("llama.attention.key_length", u(14), "a head size of 14 is not supported"),
+        ("llama.attention.key_length", u(1024), "needs 1024, but 512"),
         ("llama.attention.value_length", u(32), "value_length other than the key length 16"),
         ("llama.attention.layer_norm_rms_epsilon", None, "layer_norm_rms_epsilon is missing"),
         ("llama.attention.layer_norm_rms_epsilon", f(f32::NAN), "makes no sense"),
         ("llama.rope.freq_base", f(-1.0), "makes no sense"),
         ("llama.rope.dimension_count", u(18), "needs 18, but 16"),
         ("llama.rope.dimension_count", u(7), "which is odd"),
-        ("llama.rope.scaling.type", s("yarn"), "RoPE scaling 'yarn'"),
-        ("llama.rope.scaling.type", s("longrope"), "RoPE scaling 'longrope'"),
-        ("llama.rope.scaling.factor", f(4.0), "RoPE scaling 'linear'"),
-        ("llama.rope.scale_linear", f(2.0), "linear RoPE scaling"),
-        ("llama.attention.sliding_window", u(16), "a sliding window of 16"),
-        ("llama.expert_count", u(8), "a mixture of experts"),
-        ("llama.attn_logit_softcapping", f(50.0), "soft-capping of attention scores"),
-        ("llama.final_logit_softcapping", f(30.0), "soft-capping of logits"),
-        ("llama.attention.scale", f(0.1), "a scale of attention scores"),
-        ("llama.attention.causal", Some(Value::Bool(false)), "'llama.attention.causal' = false"),
+        ("llama.rope.scaling.type", s("yarn"), "'llama.rope.scaling.original_context_length' is missing"),
+        ("llama.rope.scaling.type", s("dynamic"), "RoPE scaling 'dynamic' ('llama.rope.scaling.type')"),
+        ("llama.attention.sliding_window", u(16), "metadata key 'llama.attention.sliding_window' is not supported"),
+        ("llama.attn_logit_softcapping", f(50.0), "metadata key 'llama.attn_logit_softcapping'"),
+        ("llama.final_logit_softcapping", f(30.0), "metadata key 'llama.final_logit_softcapping'"),
+        ("llama.attention.scale", f(0.1), "metadata key 'llama.attention.scale'"),
+        ("llama.residual_scale", f(0.5), "metadata key 'llama.residual_scale'"),
+        ("llama.use_parallel_residual", Some(Value::Bool(true)), "metadata key 'llama.use_parallel_residual'"),
+        ("llama.attention.causal", Some(Value::Bool(false)), "attention to later tokens ('llama.attention.causal')"),
         ("llama.context_length", u(0), "'llama.context_length' is 0"),
         ("llama.context_length", u(7), "context needs 8, but 7 is the limit"),
     ];
@@ -101,8 +100,8 @@ fn names_missing_and_foreign_tensors() {
     let foreign = Synthetic { qk_norm: true, ..Default::default() };
     let error = refusal(&foreign, &[], None).unwrap_err();
     assert!(error.contains("tensor 'blk.0.attn_k_norm.weight' f32[16] is not supported"), "{error}");
-    let crowd = Synthetic { heads: 32, kv_heads: 1, head: 8, width: 256, ..Default::default() };
-    assert!(refusal(&crowd, &[], None).unwrap_err().contains("share a KV head needs 32, but 16"));
+    let crowd = Synthetic { heads: 64, kv_heads: 1, head: 8, width: 512, ..Default::default() };
+    assert!(refusal(&crowd, &[], None).unwrap_err().contains("share a KV head needs 64, but 32"));
 }
 
 /// A file without tensors is no model.

@@ -76,9 +76,9 @@ fn check(
         .map(|n| if let Op::Fusion(f) = &n.op { f.kind.as_str() } else { panic!("{name}: {:?} is not fused", n.op) })
         .collect();
     let gpu = target.gpu().map(|_| "top_k");
-    let layer = ["qkv", "attention", "project", "gate_up", "project"];
+    let layer = ["qkv", "attention", "linear", "linear", "linear"];
     let expected: Vec<&str> =
-        ["embed"].into_iter().chain(layer.repeat(spec.layers)).chain(["logits"]).chain(gpu).collect();
+        ["embed"].into_iter().chain(layer.repeat(spec.layers)).chain(["linear"]).chain(gpu).collect();
     let without_angles: Vec<&str> = kinds.iter().copied().filter(|k| *k != "rope_angles").collect();
     assert_eq!(without_angles, expected, "{name}");
     assert_eq!(kinds.len(), expected.len() + 1, "{name}");
@@ -118,7 +118,7 @@ fn equal_layers_have_equal_bodies() {
         .collect();
     bodies.sort();
     bodies.dedup();
-    // embed, rope_angles, qkv, attention, two projections, gate_up, logits.
+    // embed, rope_angles, qkv, attention, and four of linear: two with residuals, gates, logits.
     assert_eq!(bodies.len(), 8);
 }
 
@@ -133,7 +133,7 @@ fn product_of(matrix: &str) -> Result<Plan> {
          \x20 %2 = embed %0, %1 : f32[2,64]\n\
          \x20 output \"out\" %2\n\
          }}\n\
-         %3 = fusion \"logits\" {matrix}, %2 : f32[2,2] {{\n\
+         %3 = fusion \"linear\" {matrix}, %2 : f32[2,2] {{\n\
          \x20 %0 = param 0 : f32[2,64]\n\
          \x20 %1 = param 1 : f32[2,64]\n\
          \x20 %2 = matmul %0, %1 : f32[2,2]\n\

@@ -135,7 +135,7 @@ fn inner_loops_stay_within_their_budgets() {
              %5 = add %3, %4 : f32[1,{WIDE}]\noutput \"out\" %5\n"
         );
         let body: Graph = body.parse().unwrap();
-        let spec = KernelSpec::new("project", body, 1, target);
+        let spec = KernelSpec::new("linear", body, 1, target);
         let made = schedule::choose(&spec, target, &[]).unwrap();
         let kernel = TableKernel::new(spec, made, 0).unwrap();
         let backend = back::for_target(target).unwrap();

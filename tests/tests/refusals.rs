@@ -68,15 +68,15 @@ fn says_what_and_what_to_do() {
         // What no target has.
         (
             "KV heads",
-            Synthetic { heads: 32, kv_heads: 1, head: 8, ..Synthetic::default() },
+            Synthetic { heads: 64, kv_heads: 1, head: 8, ..Synthetic::default() },
             &["sm_120"],
-            "share a KV head needs 32, but 16 is the limit",
+            "share a KV head needs 64, but 32 is the limit",
         ),
         (
             "head",
-            Synthetic { head: 12, ..Synthetic::default() },
+            Synthetic { head: 14, ..Synthetic::default() },
             &["sm_120"],
-            "a head size of 12 is not supported; head sizes are multiples of 8 up to 256",
+            "a head size of 14 is not supported; head sizes are multiples of 4 up to 512",
         ),
         (
             "architecture",

@@ -76,7 +76,7 @@ fn a_schedule_moves_its_kernels_only() {
     let [(_, shape), ..] = models();
     let before = compile(&shape, "sm_120", &[]).table.kernels;
     let row = r#"[(
-        op: "gate_up", tokens: (1, 1), columns: (1, 100000),
+        op: "qkv", tokens: (1, 1), columns: (1, 100000),
         schedule: Gpu((ctas: 170, warps: 4, streams: 4, chunk: 64, depth: 2)),
     )]"#;
     let after = compile(&shape, "sm_120", &schedule::rows(row, "rows").unwrap()).table.kernels;
@@ -86,7 +86,7 @@ fn a_schedule_moves_its_kernels_only() {
         .filter(|(a, b)| a.hash != b.hash || a.kernel.to_string() != b.kernel.to_string())
         .map(|(a, _)| a.spec.kind.as_str())
         .collect();
-    assert_eq!(moved, ["gate_up"]);
+    assert_eq!(moved, ["qkv"]);
 }
 
 /// Every file belongs to a snapshot of this file.

@@ -66,7 +66,8 @@ fn listed(path: &str, name: &str) -> BTreeSet<String> {
     let text = read(path);
     let (_, list) = text.rsplit_once(&format!("\n{name}! {{")).unwrap_or_else(|| panic!("{path} has no list {name}!"));
     let (list, _) = list.split_once('}').unwrap();
-    list.split(',').map(|n| n.trim().to_owned()).filter(|n| !n.is_empty()).collect()
+    let first = |entry: &str| entry.split_whitespace().next().map(str::to_owned);
+    list.split(',').filter_map(first).collect()
 }
 
 /// Names in a folder, without endings, but for those in `others`.
@@ -241,8 +242,8 @@ fn formats_ops_and_architectures_are_named_in_their_own_files() {
         .collect();
     let architectures = listed("ir/src/front/models/mod.rs", "architectures");
     let ops: Vec<&str> = kernels_gen::ops::ALL.iter().map(|op| op.name).collect();
-    // Primitives and outputs of graphs have these names too.
-    let primitives = ["embed", "rope_angles", "attention", "logits", "top_k", "repack"];
+    // Primitives, and words of other fields, have these names too.
+    let primitives = ["embed", "rope_angles", "position_scale", "attention", "linear", "rows", "top_k", "repack"];
     for (place, line) in code() {
         let within = |folder: &str| place.starts_with(folder);
         for word in words(&line).map(str::to_lowercase).filter(|w| formats.contains(w)) {

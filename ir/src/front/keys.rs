@@ -136,13 +136,21 @@ impl<'a> Keys<'a> {
         Ok((0..layers).map(|layer| period > 0 && layer % period + 1 < period).collect())
     }
 
+    /// Whether a key is a window that hides nothing.
+    fn is_wide(&self, key: &str, name: &str) -> bool {
+        let number = |key: &str| self.metadata.opt_u64(key).ok().flatten();
+        let context = number(&format!("{}.context_length", self.architecture));
+        name == "attention.sliding_window" && number(key) >= context
+    }
+
     /// Refuses keys under the prefix that were not read and may matter.
     pub fn finish(&self) -> Result<()> {
         let prefix = format!("{}.", self.architecture);
         let read = self.read.borrow();
         for (key, value) in self.metadata.iter() {
             let Some(name) = key.strip_prefix(&prefix) else { continue };
-            if read.contains(name) || HARMLESS.contains(&name) || is_neutral(value) {
+            let one = NEUTRAL_AT_ONE.contains(&name) && matches!(value, Value::F32(1.0) | Value::F64(1.0));
+            if read.contains(name) || HARMLESS.contains(&name) || one || is_neutral(value) || self.is_wide(key, name) {
                 continue;
             }
             let hint = format!("'{}' models are built without it, so the results could be wrong", self.architecture);
@@ -151,6 +159,9 @@ impl<'a> Keys<'a> {
         Ok(())
     }
 }
+
+/// Factors that change nothing where they are 1.
+const NEUTRAL_AT_ONE: &[&str] = &["logit_scale", "embedding_scale", "residual_scale", "expert_weights_scale"];
 
 /// Whether a value turns a feature off, whatever it is.
 fn is_neutral(value: &Value) -> bool {

@@ -21,6 +21,7 @@ use keys::Keys;
 use network::Network;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// A model architecture.
 struct Architecture {
@@ -152,7 +153,7 @@ impl<'a> Model<'a> {
     /// # Errors
     /// As [`Model::figures`].
     pub fn skipped(&self) -> Result<Vec<String>> {
-        Ok(extras::sentences(self.tensors, layers(&Keys::new(self.metadata, self.architecture.name))?))
+        Ok(extras::sentences(self.tensors, blocks(&Keys::new(self.metadata, self.architecture.name))?))
     }
 
     /// The graph of an entry point: inputs are token ids and a position; outputs are `logits` and the states of the layers,
@@ -171,18 +172,18 @@ impl<'a> Model<'a> {
         let context = keys.count("context_length", 1, most::CONTEXT)?;
         keys::bound("the KV cache's context", shape.context as u64, 1, context)?;
         keys::bound("the tokens of a step", shape.tokens as u64, 1, shape.context)?;
-        let extras = extras::of(self.tensors, layers(&keys)?).map(|(name, _)| name.to_owned());
+        let extras = extras::of(self.tensors, blocks(&keys)?).map(|(name, _)| name.to_owned());
         let mut network = Network::new(&keys, self.tensors, shape, extras.collect())?;
         (self.architecture.build)(&mut network)?;
         network.finish()
     }
 }
 
-/// Layers of the language model, without those that predict further tokens.
-fn layers(keys: &Keys<'_>) -> Result<usize> {
+/// The numbers of the blocks that predict further tokens; those before are the layers of the language model.
+fn blocks(keys: &Keys<'_>) -> Result<Range<usize>> {
     let blocks = keys.count("block_count", 1, most::LAYERS)?;
     let predictors = keys.opt_count("nextn_predict_layers", 0, blocks - 1)?.unwrap_or(0);
-    Ok(blocks - predictors)
+    Ok(blocks - predictors..blocks)
 }
 
 fn architecture(name: &str) -> Result<&'static Architecture> {

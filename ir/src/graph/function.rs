@@ -31,7 +31,7 @@ pub enum Function {
 
 impl Function {
     /// Each function with its name in text and the names of its figures; figures here are of no meaning.
-    pub(super) const ALL: [(Function, &'static str, &'static [&'static str]); 10] = {
+    pub const ALL: [(Function, &'static str, &'static [&'static str]); 10] = {
         const X: F32 = F32(1.0);
         [
             (Function::Silu, "silu", &[]),

@@ -71,20 +71,14 @@ impl Builder {
         Buf(self.kernel.buffers.len() as u32 - 1)
     }
 
-    /// Words that are part of the kernel; the buffer that already holds them, or a new one.
-    pub fn constant(&mut self, name: impl Into<String>, words: impl Into<Cow<'static, [u32]>>) -> Buf {
+    /// Words, as integers or floats, that are part of the kernel; the buffer that already holds them, or a new one.
+    pub fn constant(&mut self, name: impl Into<String>, mem: Mem, words: impl Into<Cow<'static, [u32]>>) -> Buf {
         let words = words.into();
         let bytes = size_of_val(&*words) as u64;
         let space = Space::Constant(words);
-        let known = self.kernel.buffers.iter().position(|b| b.space == space);
+        let known = self.kernel.buffers.iter().position(|b| b.space == space && b.mem == mem);
         let number = known.unwrap_or_else(|| {
-            self.kernel.buffers.push(BufDecl {
-                name: name.into(),
-                mem: Mem::I32,
-                space,
-                bytes,
-                access: Access::Constant,
-            });
+            self.kernel.buffers.push(BufDecl { name: name.into(), mem, space, bytes, access: Access::Constant });
             self.kernel.buffers.len() - 1
         });
         Buf(number as u32)

@@ -89,7 +89,7 @@ impl Verifier<'_> {
                 }
                 Space::Constant(words) => {
                     let ok = b.access == Access::Constant
-                        && b.mem == Mem::I32
+                        && matches!(b.mem, Mem::I32 | Mem::F32)
                         && b.bytes == size_of_val::<[u32]>(words) as u64;
                     self.ensure(ok, || format!("constant {} is not what its words are", b.name))?;
                 }

@@ -95,13 +95,13 @@ pub(crate) fn prepare(g: &mut Generator<'_>, products: &[Linear]) -> Result<Rows
     let bytes = layout.bytes(capacity);
     let buf = match g.cpu()?.prologue {
         Prologue::PerWorker => {
-            let buf = g.b.scratch("rows", Mem::U8, bytes as u64);
+            let buf = g.b.scratch("prepared", Mem::U8, bytes as u64);
             let zero = g.b.int(0);
             row(&mut g.b, buf, zero)?;
             buf
         }
         Prologue::Shared => {
-            let buf = g.workspace("rows", Mem::U8, bytes);
+            let buf = g.workspace("prepared", Mem::U8, bytes);
             g.parallel(count, |g, t| row(&mut g.b, buf, t))?;
             g.b.barrier();
             buf

@@ -30,9 +30,10 @@ impl Dims {
             let feature = format!("attention to later tokens ('{}.attention.causal')", keys.architecture);
             return Err(Error::unsupported(feature, "models that generate text are built"));
         }
-        let layers = crate::front::layers(keys)?;
+        let layers = crate::front::blocks(keys)?.start;
         let width = keys.count("embedding_length", 1, most::WIDTH)?;
         let heads = keys.count("attention.head_count", 1, most::HEADS)?;
+        let head = head_size(n, width, heads)?;
         let kv_heads = keys.opt_counts("attention.head_count_kv", layers, 1, most::HEADS)?;
         let kv_heads = kv_heads.unwrap_or_else(|| vec![heads; layers]);
         for &kv in &kv_heads {
@@ -42,7 +43,7 @@ impl Dims {
                 return Err(Error::Limit { what, need: (heads / kv) as u64, have: most::SHARE as u64 });
             }
         }
-        Ok(Dims { layers, width, heads, kv_heads, head: head_size(n, width, heads)? })
+        Ok(Dims { layers, width, heads, kv_heads, head })
     }
 }
 

@@ -1,9 +1,9 @@
 //! The ends of a network: token ids to rows, rows to logits.
 
 use super::linear::{Norm, linear, map, norm};
-use crate::Result;
 use crate::front::{Network, most};
 use crate::graph::{F32, Function, Op, Ref};
+use crate::{Error, Result};
 
 /// The embedding table.
 pub(in crate::front) const EMBEDDING: &str = "token_embd.weight";
@@ -18,6 +18,9 @@ pub(in crate::front) fn embedding(n: &mut Network<'_>, width: usize, scale: F32)
 }
 
 fn table(n: &mut Network<'_>, width: usize) -> Result<Ref> {
+    if !n.has(EMBEDDING) {
+        return Err(Error::malformed(format!("tensor '{EMBEDDING}' is missing")));
+    }
     let rows = crate::front::keys::bound("the vocabulary", n.rows(EMBEDDING) as u64, 1, most::VOCAB)?;
     n.matrix(EMBEDDING, rows, width)
 }

@@ -7,7 +7,7 @@ use super::{FusedOp, only_output, reading};
 use crate::body;
 use crate::generator::Generator;
 use ir::graph::{self, Graph, Op};
-use ir::kernel::Buf;
+use ir::kernel::{Buf, Mem};
 
 pub(super) const OP: FusedOp = FusedOp {
     name: "rope_angles",
@@ -42,6 +42,6 @@ impl Angles {
     /// The divisors, as part of the kernel, unless all are 1.
     fn divisors(&self, g: &mut Generator<'_>) -> Option<Buf> {
         let words: Vec<u32> = self.of.divisors.iter().map(|d| d.0.to_bits()).collect();
-        (!words.is_empty()).then(|| g.b.constant("divisors", words))
+        (!words.is_empty()).then(|| g.b.constant("divisors", Mem::F32, words))
     }
 }
