@@ -67,7 +67,9 @@ impl Role {
     /// How a kernel may access a parameter of this role.
     pub fn access(self) -> Access {
         match self {
-            Role::Matrix | Role::Table | Role::Experts(_) | Role::ExpertTable(_) | Role::Repacked | Role::Taps => Access::Constant,
+            Role::Matrix | Role::Table | Role::Experts(_) | Role::ExpertTable(_) | Role::Repacked | Role::Taps => {
+                Access::Constant
+            }
             Role::Appended | Role::Updated => Access::Write,
             Role::Attended | Role::Position | Role::Plain => Access::Read,
         }

@@ -265,7 +265,7 @@ fn node(
                 Some(&(heads, _)) => Op::DeltaRule { heads },
                 None => return Err(c.error(format!("'{name}' is no map of heads"))),
             }
-        },
+        }
         "last_token" => Op::LastToken,
         "top_k" => Op::TopK { k: 0 },
         "route" => route(c)?,
