@@ -6,8 +6,9 @@ use ir::graph::{Fusion, Graph, Input, Node, NodeId, Op, Ref, Weight};
 use ir::kernel::{Access, Kernel};
 use ir::plan::{Buffer, DeviceId, Needs, Place, Plan, Step, Top};
 use ir::spec::{self, KernelSpec, Schedule};
+use ir::state::{self, StateKind};
 use ir::target::{self, Gpu, Target};
-use ir::tensor::{Layout, TensorType, kv_bytes};
+use ir::tensor::{Layout, TensorType};
 use ir::work::Work;
 use ir::{Error, Result, Verified, artifact};
 use kernels_gen::{Generated, Workspace, ops, schedule};
@@ -23,7 +24,7 @@ pub struct KernelTable {
     pub kernels: Vec<TableKernel>,
     /// Weights in the order of their numbers.
     pub weights: Vec<artifact::Weight>,
-    /// KV caches in the order of their numbers.
+    /// States in the order of their numbers.
     pub states: Vec<artifact::State>,
     schedules: Vec<schedule::Row>,
     by_spec: HashMap<KernelSpec, usize>,
@@ -134,8 +135,9 @@ impl KernelTable {
         if let Some(n) = self.states.iter().position(|s| s.name == name) {
             return Ok(n as u32);
         }
-        let bytes =
-            kv_bytes(ty).ok_or_else(|| Error::unsupported(format!("KV cache of type {ty}"), "use f16 or q8_0"))?;
+        let unsupported =
+            || Error::unsupported(format!("a state of type {ty}"), format!("states are {}", StateKind::forms()));
+        let bytes = state::bytes(ty).ok_or_else(unsupported)?;
         self.states.push(artifact::State { name: name.into(), device: DEVICE, ty: ty.clone(), bytes });
         Ok(self.states.len() as u32 - 1)
     }
@@ -257,10 +259,10 @@ impl Lowering<'_> {
         }
         for (i, (name, value)) in fusion.body.outputs().iter().enumerate() {
             let producer = fusion.body.node(value.node);
-            let buffer = match producer.op {
-                Op::KvAppend => match fusion.body.node(producer.inputs[0].node).op {
+            let buffer = match producer.op.update() {
+                Some((old, new)) if new == value.result => match fusion.body.node(producer.inputs[old].node).op {
                     Op::Param(n) => operands[n as usize],
-                    _ => return Err(Error::verify("graph", "a KV append to something other than a state")),
+                    _ => return Err(Error::verify("graph", "an update of something other than a state")),
                 },
                 _ => {
                     let number = buffers.arena(name.clone(), declared[operands.len()].bytes, step);

@@ -12,6 +12,7 @@ use crate::kernel::{Access, BufDecl, Grid};
 use crate::plan::{Buffer, DeviceId, Needs, Place, Plan, Step, Top};
 use crate::quant::Format;
 use crate::spec::hex;
+use crate::state::{self, StateKind};
 use crate::tensor::{Layout, TensorType};
 use crate::work::Work;
 use crate::{Error, Result, Verified};
@@ -43,14 +44,14 @@ pub struct Weight {
     pub repack: Option<u32>,
 }
 
-/// A KV cache of one layer.
+/// What a layer keeps from one step to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// Name in the graph.
     pub name: String,
     /// Where it is.
     pub device: DeviceId,
-    /// Format and shape \[kv heads, context, head\].
+    /// Format and shape, which tell its [kind](StateKind::of); that of a KV cache is \[kv heads, context, head\].
     pub ty: TensorType,
     /// Size, with padding, from its first row on. In [`Layout::Values`] that is in the memory of the state before it, which
     /// has the layer's keys.
@@ -76,6 +77,11 @@ impl Weight {
 }
 
 impl State {
+    /// Whether it is [`StateKind::Recurrent`].
+    pub fn is_recurrent(&self) -> bool {
+        StateKind::of(&self.ty) == Some(StateKind::Recurrent)
+    }
+
     /// Bytes of memory that it takes for itself.
     pub fn own_bytes(&self) -> u64 {
         if self.ty.layout == Layout::Values { 0 } else { self.bytes }
@@ -198,7 +204,7 @@ pub struct Manifest {
     pub kv: Format,
     /// Weights in the order of their numbers.
     pub weights: Vec<Weight>,
-    /// KV caches in the order of their numbers.
+    /// States in the order of their numbers.
     pub states: Vec<State>,
     /// Entry points, by capacity, smallest first.
     pub entries: Vec<EntryPoint>,
@@ -305,11 +311,12 @@ impl Manifest {
             }
         }
         for (i, s) in self.states.iter().enumerate() {
-            if s.device.index() >= devices
-                || s.ty.shape.len() != 3
-                || s.ty.shape[1] != self.context as usize
-                || crate::tensor::kv_bytes(&s.ty) != Some(s.bytes)
-            {
+            let fits = match StateKind::of(&s.ty) {
+                Some(StateKind::Rows) => s.ty.shape[1] == self.context as usize,
+                Some(StateKind::Recurrent) => true,
+                None => false,
+            };
+            if s.device.index() >= devices || !fits || state::bytes(&s.ty) != Some(s.bytes) {
                 return bad(format!("state {i} has the wrong shape or size"));
             }
             let keys = TensorType { layout: Layout::Keys, ..s.ty.clone() };

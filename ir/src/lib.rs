@@ -21,6 +21,7 @@ pub mod quant;
 pub mod quote;
 pub mod role;
 pub mod spec;
+pub mod state;
 pub mod target;
 pub mod tensor;
 mod value;

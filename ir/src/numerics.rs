@@ -466,6 +466,20 @@ pub const OPS: &[OpContract] = &[
         edges: "a value that is not finite makes its element so, whatever its weight",
     },
     OpContract {
+        name: "short_conv",
+        error: SUMS,
+        domain: "sums of magnitudes below 3.4e38",
+        not_finite: "no finite element in its column until c - 1 later tokens have passed",
+        edges: "the state is moved exactly",
+    },
+    OpContract {
+        name: "delta_rule",
+        error: 1e-4,
+        domain: "g at most 0, beta from 0 to 1, k of length at most 1; its spread is the largest magnitude of o and of the state",
+        not_finite: "no finite element in the head's results and state from then on, or in the column's for v",
+        edges: "below -88 of g nothing is left of the state before",
+    },
+    OpContract {
         name: "top_k",
         error: 1e-5,
         domain: "the log-sum-exp; values and indices are exact",

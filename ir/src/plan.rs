@@ -33,7 +33,7 @@ pub enum Place {
     },
     /// Weight number n of the manifest.
     Weight(u32),
-    /// KV state number n of the manifest.
+    /// State number n of the manifest.
     State(u32),
     /// The step's token ids.
     Tokens,

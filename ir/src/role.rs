@@ -25,6 +25,10 @@ pub enum Role {
     Appended,
     /// Attends to it: a KV cache.
     Attended,
+    /// Reads it and leaves its new value in its place: a recurrent state.
+    Updated,
+    /// Weighs the tokens of a column by a row of it.
+    Taps,
     /// Is told it by the launch: the position, which is not in memory.
     Position,
     /// Reads or writes it as it is.
@@ -52,9 +56,10 @@ impl Role {
 
     /// The role of a result.
     pub fn of_result(body: &Graph, result: Ref) -> Role {
-        match body.node(result.node).op {
+        match &body.node(result.node).op {
             Op::KvAppend => Role::Appended,
             Op::Repack { .. } => Role::Repacked,
+            op if op.update().is_some_and(|(_, new)| new == result.result) => Role::Updated,
             _ => Role::Plain,
         }
     }
@@ -62,8 +67,10 @@ impl Role {
     /// How a kernel may access a parameter of this role.
     pub fn access(self) -> Access {
         match self {
-            Role::Matrix | Role::Table | Role::Experts(_) | Role::ExpertTable(_) | Role::Repacked => Access::Constant,
-            Role::Appended => Access::Write,
+            Role::Matrix | Role::Table | Role::Experts(_) | Role::ExpertTable(_) | Role::Repacked | Role::Taps => {
+                Access::Constant
+            }
+            Role::Appended | Role::Updated => Access::Write,
             Role::Attended | Role::Position | Role::Plain => Access::Read,
         }
     }
@@ -79,6 +86,8 @@ fn operand(node: &Node, at: usize) -> Result<Role> {
         (Op::Repack { .. }, _) => Role::Repacked,
         (Op::KvAppend, 0) => Role::Appended,
         (Op::Attention { .. }, 1 | 2) => Role::Attended,
+        (Op::ShortConv | Op::DeltaRule { .. }, 0) => Role::Updated,
+        (Op::ShortConv, 2) => Role::Taps,
         (Op::KvAppend, 2) | (Op::Attention { .. }, 3) | (Op::RopeAngles(_) | Op::PositionScale { .. }, 0) => {
             Role::Position
         }
@@ -88,6 +97,8 @@ fn operand(node: &Node, at: usize) -> Result<Role> {
             | Op::Embed
             | Op::KvAppend
             | Op::Attention { .. }
+            | Op::ShortConv
+            | Op::DeltaRule { .. }
             | Op::RmsNorm { .. }
             | Op::LayerNorm { .. }
             | Op::Quantize

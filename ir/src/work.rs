@@ -26,6 +26,8 @@ pub struct Work {
     pub attended_bytes: u64,
     /// Most positions that a token attends to; 0: all up to itself.
     pub window: u64,
+    /// Bytes of recurrent states, read and written.
+    pub state_bytes: u64,
 }
 
 impl Work {
@@ -58,6 +60,8 @@ impl Work {
                 Role::Repacked => work.weight_bytes += ty.weight_bytes().unwrap_or(0),
                 Role::Appended => work.appended_bytes += position(ty) * tokens,
                 Role::Attended => work.attended_bytes += position(ty),
+                Role::Updated => work.state_bytes += 2 * floats(ty),
+                Role::Taps => work.weight_bytes += floats(ty),
                 Role::Position => {}
                 // Tokens.
                 Role::Plain if ty.elem == Elem::I32 => {}
@@ -71,7 +75,7 @@ impl Work {
             let ty = body.ty(*value);
             match Role::of_result(body, *value) {
                 // Counted as a parameter.
-                Role::Appended => {}
+                Role::Appended | Role::Updated => {}
                 Role::Repacked => work.weight_bytes += ty.weight_bytes().unwrap_or(0),
                 _ => work.activation_bytes += floats(ty),
             }
@@ -83,7 +87,7 @@ impl Work {
     pub fn bytes(&self, position: u64) -> u64 {
         let most = if self.window > 0 { self.window } else { u64::MAX };
         let attended = self.attended_bytes.saturating_mul(position.saturating_add(1).min(most));
-        [self.activation_bytes, self.appended_bytes, attended]
+        [self.activation_bytes, self.appended_bytes, self.state_bytes, attended]
             .iter()
             .fold(self.weight_bytes, |n, b| n.saturating_add(*b))
     }
@@ -142,6 +146,19 @@ mod tests {
             assert_eq!(w.weight_bytes, experts * 48 * 2 * 34 + tokens * 2 * 40 * 4);
             assert_eq!(w.activation_bytes, tokens * 4 * (64 + 4 + 2 * 40));
         }
+    }
+
+    #[test]
+    fn of_a_recurrent_state() {
+        let w = work(
+            "%0 = param 0 : f32[3,16]\n%1 = param 1 : f32[2,16]\n%2 = param 2 : f32[16,4]\n\
+             %3 = short_conv %0, %1, %2 : f32[2,16], f32[3,16]\noutput \"out\" %3\noutput \"state\" %3.1\n",
+            2,
+        );
+        let expected =
+            Work { weight_bytes: 4 * 64, activation_bytes: 2 * 4 * 32, state_bytes: 2 * 4 * 48, ..Work::default() };
+        assert_eq!(w, expected);
+        assert_eq!(w.bytes(7), 4 * 64 + 2 * 4 * 32 + 2 * 4 * 48);
     }
 
     #[test]

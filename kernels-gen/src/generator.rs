@@ -6,6 +6,7 @@ use ir::graph::Graph;
 use ir::kernel::{Access, Buf, Builder, MOST_ELEMENTS, Mem, Value};
 use ir::role::Role;
 use ir::spec::{CpuSchedule, GpuSchedule, KernelSpec, Schedule};
+use ir::state;
 use ir::target::Target;
 use ir::tensor::{Elem, TensorType, kv_bytes};
 use ir::{Error, Result};
@@ -36,7 +37,7 @@ impl<'a> Generator<'a> {
         for (i, (_, value)) in body.outputs().iter().enumerate() {
             results.push(match Role::of_result(body, *value) {
                 // Written where it is.
-                Role::Appended => None,
+                Role::Appended | Role::Updated => None,
                 role => {
                     let (mem, bytes) = storage(body.ty(*value), role)?;
                     Some(b.param(format!("out{i}"), mem, bytes, Access::Write))
@@ -143,6 +144,8 @@ fn storage(ty: &TensorType, role: Role) -> Result<(Mem, u64)> {
             (Mem::U8, ty.weight_bytes().ok_or_else(unsupported)?)
         }
         (Role::Position, _) => (Mem::I32, 0),
+        (Role::Updated, _) => (Mem::F32, state::bytes(ty).ok_or_else(unsupported)?),
+        (Role::Taps, elem) if elem == Elem::F32 => (Mem::F32, ty.weight_bytes().ok_or_else(unsupported)?),
         (Role::Plain, Elem::I32) => (Mem::I32, ty.elements() as u64 * 4),
         (Role::Plain, elem) if elem == Elem::F32 => {
             let bytes = match ty.shape.as_slice() {

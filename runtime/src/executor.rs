@@ -2,7 +2,8 @@
 //!
 //! Loading repacks the weights from the GGUF into the device's memory, binds the plan of every entry point to
 //! addresses, and records it, between a copy of the step's inputs from staging memory and one of the largest logits to
-//! it; a step then writes its inputs and replays. The logits of a row come to the host when they are asked for.
+//! it; a step then writes its inputs and replays. The logits of a row come to the host when they are asked for. Going back
+//! is setting the position, but for recurrent states (`recurrent`), which need a checkpoint.
 //! Invariant: a step allocates nothing but on the emulator; one that is refused changes nothing. After a launch that
 //! fails, the device's memory is not what kernels rely on, such as counters that they leave zero, so the executor refuses
 //! all further use. What it has on the device is given back when it is dropped. Next hop: [`crate::device`] runs the
@@ -12,6 +13,7 @@ mod alone;
 mod bind;
 mod held;
 mod load;
+mod recurrent;
 
 use crate::device::{self, Device, Options, Recording, Shared};
 use crate::{Error, ModelFile, Result, artifact};
@@ -21,6 +23,7 @@ use ir::abi::Control;
 use ir::artifact::{Artifact, Manifest, State};
 use ir::plan::Place;
 use ir::tensor::Layout;
+use recurrent::Recurrent;
 
 /// More tokens than a step can have.
 fn too_many(tokens: &[u32], capacity: usize) -> Error {
@@ -43,7 +46,7 @@ impl Top<'_> {
     }
 }
 
-/// A model on a device, with its KV cache.
+/// A model on a device, with its states.
 pub struct Executor {
     info: device::Info,
     manifest: Verified<Manifest>,
@@ -53,6 +56,7 @@ pub struct Executor {
     /// Kernels that have been timed.
     alone: Vec<alone::Alone>,
     position: usize,
+    recurrent: Recurrent,
     /// Whether a launch has failed.
     failed: bool,
     /// What the last step left on the device: which entry point ran, and its tokens.
@@ -108,14 +112,22 @@ impl Executor {
         };
         let info = device.get().info().clone();
         let loading = load::Loading::new(&manifest, model)?;
-        let states = manifest.states.iter().map(State::own_bytes).fold(0, u64::saturating_add);
+        let caches = manifest.states.iter().filter(|s| !s.is_recurrent());
+        let caches = caches.map(State::own_bytes).fold(0, u64::saturating_add);
         let scratch = manifest.kernels.iter().map(|k| k.scratch_bytes).max().unwrap_or(0);
         let scratch = scratch.saturating_mul(info.workers as u64);
         let activations = most_needs(&manifest).arena_bytes.saturating_add(scratch);
-        let parts = [("weights", loading.bytes()), ("KV cache", states), ("activations", activations)];
+        let recurrent = recurrent::bytes(&manifest.states);
+        let parts = [
+            ("weights", loading.bytes()),
+            ("KV cache", caches),
+            ("recurrent states", recurrent),
+            ("activations", activations),
+        ];
         check_memory(&*device.get(), &parts)?;
         let mut bindings = Bindings::new(device.clone(), &manifest, code, loading, model, progress)?;
         model.check_unchanged()?;
+        let recurrent = Recurrent::new(&mut bindings, &manifest.states)?;
         let entries = manifest.entries.iter().map(|e| bindings.entry(e)).collect::<Result<Vec<_>>>()?;
         let logits = vec![0.0; manifest.figures.vocab];
         let row = logits.clone();
@@ -123,7 +135,21 @@ impl Executor {
         let top = vec![0.0; most.map_or(0, |k| 2 * k + 1)];
         let (alone, position, failed) = (Vec::new(), 0, false);
         let (last, has_logits) = (None, false);
-        Ok(Executor { info, manifest, entries, bindings, alone, position, failed, last, logits, has_logits, top, row })
+        Ok(Executor {
+            info,
+            manifest,
+            entries,
+            bindings,
+            alone,
+            position,
+            recurrent,
+            failed,
+            last,
+            logits,
+            has_logits,
+            top,
+            row,
+        })
     }
 
     /// Processes all of `tokens`, in chunks as large as an entry point takes. After each chunk but the last,
@@ -136,15 +162,19 @@ impl Executor {
     pub fn prefill(&mut self, tokens: &[u32], go_on: &mut dyn FnMut(usize, usize) -> bool) -> Result<bool> {
         self.check(tokens)?;
         let mut done = 0;
-        for chunk in tokens.chunks(self.capacity().max(1)) {
-            let last = done + chunk.len() == tokens.len();
-            self.launch(chunk)?;
-            done += chunk.len();
-            if !last && !go_on(done, tokens.len()) {
+        loop {
+            let most = self.capacity().max(1).min(tokens.len() - done);
+            let count = self.recurrent.until_wanted().map_or(most, |wanted| most.min(wanted));
+            self.launch(&tokens[done..done + count])?;
+            self.recurrent.keep_if_wanted(&self.bindings.held)?;
+            done += count;
+            if done == tokens.len() {
+                return Ok(true);
+            }
+            if !go_on(done, tokens.len()) {
                 return Ok(false);
             }
         }
-        Ok(true)
     }
 
     /// Processes `tokens`, at most [`Executor::capacity`], in one step.
@@ -200,16 +230,17 @@ impl Executor {
         self.entries.iter().take_while(|e| e.all_logits).last().map_or(0, |e| e.tokens)
     }
 
-    /// Tokens in the KV cache.
+    /// Tokens that the states hold.
     pub fn position(&self) -> usize {
         self.position
     }
 
-    /// Forgets all tokens from `position` on. The logits stay.
+    /// Forgets all tokens from `position` on, or more: a model with recurrent states goes back to the last checkpoint up to
+    /// there. Gives the position that is reached; tokens from there on are to be processed again. The logits stay.
     ///
     /// # Errors
-    /// [`Error::Limit`] if there are not as many.
-    pub fn set_position(&mut self, position: usize) -> Result<()> {
+    /// [`Error::Limit`] if there are not as many, [`Error::Device`].
+    pub fn set_position(&mut self, position: usize) -> Result<usize> {
         if position > self.position {
             return Err(Error::Limit {
                 what: "a position to go back to".into(),
@@ -217,11 +248,30 @@ impl Executor {
                 have: self.position as u64,
             });
         }
-        self.position = position;
-        Ok(())
+        self.position = self.recurrent.go_back(&self.bindings.held, position)?;
+        Ok(self.position)
     }
 
-    /// Tokens that the KV cache can hold.
+    /// Whether going back may reach an earlier position than the one asked for: the model has recurrent states.
+    pub fn needs_checkpoints(&self) -> bool {
+        !self.recurrent.is_empty()
+    }
+
+    /// Keeps the recurrent states as they are here, so that [`Executor::set_position`] reaches this position again. The oldest
+    /// checkpoints make room for new ones; position 0 needs none.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn checkpoint(&mut self) -> Result<()> {
+        self.recurrent.keep(&self.bindings.held)
+    }
+
+    /// Has the prompt that passes `position` leave a checkpoint there, as by [`Executor::checkpoint`].
+    pub fn checkpoint_at(&mut self, position: usize) {
+        self.recurrent.want(position);
+    }
+
+    /// Tokens that the states can hold.
     pub fn context(&self) -> usize {
         self.manifest.context as usize
     }
@@ -309,10 +359,16 @@ impl Executor {
         let Some(number) = self.entries.iter().position(|e| e.tokens >= tokens.len()) else {
             return Err(too_many(tokens, self.capacity()));
         };
+        if !self.recurrent.stands_at(self.position) {
+            let what =
+                format!("the recurrent states are not those of position {}; set the position first", self.position);
+            return Err(Error::input(what));
+        }
         self.begin(tokens)?;
         self.replay(self.entries[number].recording)?;
         self.last = Some((number, tokens.len()));
         self.position += tokens.len();
+        self.recurrent.advance(self.position);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use ir::kernel::{BufDecl, Kernel, interp};
 use ir::numerics;
 use ir::plan::DeviceId;
 use ir::quant::Format;
+use ir::state::StateKind;
 use ir::target::Target;
 use ir::tensor::{Elem, TensorType, kv_bytes, kv_rows};
 use ir::work::Work;
@@ -129,6 +130,14 @@ fn logits(rng: &mut Rng, n: usize) -> Vec<f32> {
     (0..n).map(|_| one(rng)).collect()
 }
 
+/// Divides by the length, if it is neither infinite nor tiny.
+fn to_length_one(x: &mut [f32]) {
+    let length = x.iter().map(|x| x * x).sum::<f32>().sqrt();
+    if length.is_finite() && length > 1e-3 {
+        x.iter_mut().for_each(|x| *x /= length);
+    }
+}
+
 /// A KV cache of random values that its format holds exactly.
 fn cache(ty: &TensorType, draw: Draw, rng: &mut Rng) -> Operand {
     let head = ty.columns();
@@ -217,6 +226,24 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng)
             let Elem::Ggml(format) = ty.elem else { unreachable!("weights are of a GGML format") };
             Operand { value: Vec::<f32>::new().into(), bytes: blocks(format, ty.elements(), 1.0, rng) }
         }
+        (Op::ShortConv | Op::DeltaRule { .. }, 0) => {
+            let values = random(rng, ty.elements());
+            Operand { bytes: floats(&values), value: values.into() }
+        }
+        (Op::ShortConv, 2) => {
+            let values = random(rng, ty.elements());
+            Operand { bytes: floats(&values), value: values.into() }
+        }
+        (Op::DeltaRule { .. }, 1..) => {
+            let mut values = activations(rng, tokens, columns(ty), draw, 2.0);
+            match at {
+                2 => values.chunks_mut(ty.columns()).for_each(to_length_one),
+                4 => values.iter_mut().for_each(|x| *x = -x.abs() * if draw == Draw::Edges { 40.0 } else { 1.0 }),
+                5 => values.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
+                _ => {}
+            }
+            Operand { bytes: padded(&values, ty.shape[0], columns(ty)), value: values.into() }
+        }
         (Op::MatMul | Op::Embed, 0) => {
             let Elem::Ggml(format) = ty.elem else { unreachable!("weights are of a GGML format") };
             let rows = weights(format, ty.elements(), 1.0 / (ty.columns() as f32).sqrt(), draw, rng);
@@ -262,6 +289,9 @@ fn parts(body: &Graph, output: Ref) -> Vec<(Range<usize>, f32)> {
     let promised = |name| numerics::op(name).expect("an op that computes").error;
     if let Op::TopK { k } = body.node(output.node).op {
         return vec![(0..2 * k, 0.0), (2 * k..2 * k + 1, promised("top_k"))];
+    }
+    if let Op::DeltaRule { .. } = body.node(output.node).op {
+        return vec![(0..columns(ty), promised("delta_rule"))];
     }
     let requantises = body
         .nodes()
@@ -500,12 +530,13 @@ impl Case {
         for ((_, output), expected) in body.outputs().iter().zip(&self.expected) {
             let producer = body.node(output.node);
             let ty = body.ty(*output);
-            let appended = (producer.op == Op::KvAppend).then(|| match body.node(producer.inputs[0].node).op {
+            let update = producer.op.update().filter(|&(_, new)| new == output.result);
+            let updated = update.map(|(old, _)| match body.node(producer.inputs[old].node).op {
                 Op::Param(n) => n as usize,
                 _ => unreachable!("states are params"),
             });
-            let at = appended.unwrap_or(next);
-            next += usize::from(appended.is_none());
+            let at = updated.unwrap_or(next);
+            next += usize::from(updated.is_none());
             let bytes = &after[at];
             if let (Op::Repack { layout }, Elem::Ggml(format)) = (&producer.op, ty.elem) {
                 let mut twin = vec![0; bytes.len()];
@@ -516,13 +547,17 @@ impl Case {
                 continue;
             }
             let expected = expected.f32().expect("outputs are floats");
-            let actual: Vec<f32> = match appended {
+            let float = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            let actual: Vec<f32> = match updated {
+                Some(_) if StateKind::of(ty) == Some(StateKind::Recurrent) => {
+                    bytes.chunks_exact(4).map(float).collect()
+                }
                 Some(_) => decode_cache(ty, bytes),
                 None => bytes
                     .chunks_exact(f32_row_bytes(columns(ty)))
                     .take(expected.len() / columns(ty))
                     .flat_map(|row| row[..columns(ty) * 4].chunks_exact(4))
-                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                    .map(float)
                     .collect(),
             };
             assert_eq!(actual.len(), expected.len(), "{}", kernel.name);

@@ -164,6 +164,7 @@ impl Work<'_> {
         if !self.depth.is_empty() && !executor.prefill(self.depth, &mut |_, _| self.go_on())? {
             return Ok(None);
         }
+        executor.checkpoint()?;
         let once = Work { steps: &self.steps[..1], ..*self };
         Ok(once.prefill(executor)?.and(once.decode(executor)?).map(|_| ()))
     }

@@ -10,7 +10,7 @@ use super::PassContext;
 use ir::graph::{Fusion, Graph, NodeId, Op, Ref};
 use ir::{Error, Result};
 use kernels_gen::ops;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Values that one kernel computes, with the names that they have in its body.
 type Outputs = Vec<(&'static str, Ref)>;
@@ -227,10 +227,9 @@ impl<'a> Forms<'a> {
 /// The values that have to be in memory, kernel by kernel; each kernel stands where its last value is in `order`.
 fn outputs(graph: &Graph, order: &[NodeId], forms: &Forms<'_>) -> Vec<Outputs> {
     let mut kernels: Vec<Outputs> = Vec::new();
-    let mut taken = vec![false; graph.nodes().len()];
+    let mut taken: HashSet<Ref> = HashSet::new();
     let mut add = |kernels: &mut Vec<Outputs>, values: &[(&'static str, Ref)]| {
-        let mut free =
-            |r: &Ref| !graph.node(r.node).op.is_leaf() && !std::mem::replace(&mut taken[r.node.0 as usize], true);
+        let mut free = |r: &Ref| !graph.node(r.node).op.is_leaf() && taken.insert(*r);
         let outputs: Outputs = values.iter().copied().filter(|(_, r)| free(r)).collect();
         if !outputs.is_empty() {
             kernels.push(outputs);
@@ -259,7 +258,10 @@ fn outputs(graph: &Graph, order: &[NodeId], forms: &Forms<'_>) -> Vec<Outputs> {
             }
         }
         if !node.op.is_leaf() && forms.form(id) == Form::Memory && !attended(id) {
-            add(&mut kernels, &[("out", id.into())]);
+            // Beside its first result an op gives states alone.
+            let results =
+                ["out", "state"].into_iter().zip(0..node.results.len() as u32).map(|(name, i)| (name, id.at(i)));
+            add(&mut kernels, &results.collect::<Outputs>());
         }
     }
     for &(_, output) in graph.outputs() {
@@ -271,21 +273,23 @@ fn outputs(graph: &Graph, order: &[NodeId], forms: &Forms<'_>) -> Vec<Outputs> {
 /// The body of the kernel that computes `outputs`, and its operands in `graph`; `stored` says which nodes are in memory already.
 fn body(graph: &Graph, outputs: &Outputs, stored: impl Fn(NodeId) -> bool) -> Result<(Graph, Vec<Ref>)> {
     let mut body = Graph::new();
-    let mut values: HashMap<NodeId, Ref> = HashMap::new();
-    let mut operands = Vec::new();
+    let mut values: HashMap<Ref, Ref> = HashMap::new();
+    let mut operands: Vec<Ref> = Vec::new();
     for id in graph.cone(outputs.iter().map(|&(_, r)| r), |id| !stored(id)) {
         let node = graph.node(id);
-        let value = if node.op.is_leaf() || stored(id) {
+        if node.op.is_leaf() || stored(id) {
+            // Of what is in memory, first results alone are operands: states have one user.
             operands.push(id.into());
-            body.leaf(Op::Param(operands.len() as u32 - 1), node.results[0].clone())?
+            let param = body.leaf(Op::Param(operands.len() as u32 - 1), node.results[0].clone())?;
+            values.insert(id.into(), param);
         } else {
-            let inputs: Vec<Ref> = node.inputs.iter().map(|r| values[&r.node]).collect();
-            body.add(node.op.clone(), &inputs)?
-        };
-        values.insert(id, value);
+            let inputs: Vec<Ref> = node.inputs.iter().map(|r| values[r]).collect();
+            let copy = body.push(node.op.clone(), &inputs)?;
+            values.extend((0..node.results.len() as u32).map(|i| (id.at(i), copy.at(i))));
+        }
     }
     for &(name, value) in outputs {
-        body.output(name, values[&value.node])?;
+        body.output(name, values[&value])?;
     }
     Ok((body, operands))
 }

@@ -1,7 +1,7 @@
 //! The type rule of every op. Invariant: what these rules accept, every later stage handles without checking shapes again.
 
 use super::{Angles, F32, Gating, Groups, Input, MOST_TOP, Op};
-use crate::quant;
+use crate::state::StateKind;
 use crate::tensor::{Elem, Layout, Rows, TensorType};
 use std::ops::RangeInclusive;
 
@@ -42,7 +42,7 @@ pub(super) fn check_leaf(op: &Op, ty: &TensorType) -> Result<(), String> {
             check_weight(ty)
         }
         Op::Param(_) => match ty.elem {
-            Elem::Ggml(_) if ty.layout.is_kv() => check_state(ty),
+            Elem::Ggml(_) if ty.layout.is_kv() => check_cache(ty),
             Elem::Ggml(_) if ty.layout != Layout::Rows => check_weight(ty),
             _ => rows("a param"),
         },
@@ -62,11 +62,21 @@ fn check_weight(ty: &TensorType) -> Result<(), String> {
     })
 }
 
-/// A KV cache: f16 or 8-bit, \[kv heads, context, h\].
+/// A state of any kind.
 fn check_state(ty: &TensorType) -> Result<(), String> {
-    let kv = matches!(ty.elem, Elem::Ggml(f) if f == quant::F16 || f == quant::Q8_0);
-    ensure(kv && ty.shape.len() == 3 && (ty.layout == Layout::Rows || ty.layout.is_kv()), || {
-        format!("a KV cache is {}[G,context,h] or {}[G,context,h], not {ty}", quant::F16, quant::Q8_0)
+    ensure(StateKind::of(ty).is_some(), || format!("a state is {}, not {ty}", StateKind::forms()))
+}
+
+/// A KV cache.
+fn check_cache(ty: &TensorType) -> Result<(), String> {
+    let kind = StateKind::Rows;
+    ensure(StateKind::of(ty) == Some(kind), || format!("a KV cache is {}, not {ty}", kind.form()))
+}
+
+/// A recurrent state of this shape.
+fn recurrent(ty: &TensorType, shape: &[usize]) -> Result<(), String> {
+    ensure(StateKind::of(ty) == Some(StateKind::Recurrent) && ty.shape == shape, || {
+        format!("the state is f32{shape:?}, not {ty}")
     })
 }
 
@@ -180,7 +190,7 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
         }
         Op::KvAppend => {
             let [state, x, at] = take(operands)?;
-            check_state(state)?;
+            check_cache(state)?;
             heads("x", x)?;
             position(Some(at))?;
             ensure(state.shape[0] == x.shape[1] && state.shape[2] == x.shape[2], || {
@@ -193,8 +203,8 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             let (operands, sinks) = operands.split_at(operands.len().min(4));
             let [q, k, v, at] = take(operands)?;
             heads("q", q)?;
-            check_state(k)?;
-            check_state(v)?;
+            check_cache(k)?;
+            check_cache(v)?;
             let layouts = [(Layout::Rows, Layout::Rows), (Layout::Keys, Layout::Values)];
             // Keys and values that share a memory have rows of one size.
             let alike = k.shape[..2] == v.shape[..2] && (k.layout == Layout::Rows || k.shape == v.shape);
@@ -217,6 +227,35 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
                 _ => return Err(format!("{} operands, at most 5 are allowed", 4 + sinks.len())),
             }
             one(&[q.shape[0], q.shape[1] * v.shape[2]])
+        }
+        Op::ShortConv => {
+            let [state, x, w] = take(operands)?;
+            float("x", x)?;
+            float("w", w)?;
+            let &[_, n] = x.shape.as_slice() else { return Err(format!("x is f32[T,n], not {x}")) };
+            ensure(w.shape.len() == 2 && w.shape[0] == n && w.shape[1] > 1, || {
+                format!("w is f32[{n},c], c at least 2, not {w}")
+            })?;
+            recurrent(state, &[w.shape[1] - 1, n])?;
+            Ok(vec![x.clone(), state.clone()])
+        }
+        Op::DeltaRule { .. } => {
+            let [state, q, k, v, g, beta] = take(operands)?;
+            heads("q", q)?;
+            heads("v", v)?;
+            ensure(k == q, || format!("q is {q}, k is {k}"))?;
+            let (&[tokens, shared, keys], &[_, count, values]) = (q.shape.as_slice(), v.shape.as_slice()) else {
+                return Err(format!("q is {q}, v is {v}"));
+            };
+            ensure(v.shape[0] == tokens && count.is_multiple_of(shared), || {
+                format!("heads of v {v} are no multiple of those of q {q}, or their tokens differ")
+            })?;
+            for (what, ty) in [("g", g), ("beta", beta)] {
+                float(what, ty)?;
+                ensure(ty.shape == [tokens, count], || format!("{what} is f32[{tokens},{count}], not {ty}"))?;
+            }
+            recurrent(state, &[count, keys, values])?;
+            Ok(vec![v.clone(), state.clone()])
         }
         Op::LastToken => {
             let [x] = take(operands)?;

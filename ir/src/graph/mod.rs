@@ -92,6 +92,15 @@ pub struct Angles {
     pub magnitude: F32,
 }
 
+/// Which query and key head a value head of [`Op::DeltaRule`] uses: K of them serve V value heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum HeadMap {
+    /// Value head j uses head j mod K.
+    Tiled,
+    /// Value head j uses head j / (V / K), rounded down.
+    Grouped,
+}
+
 /// An f32 attribute, compared and hashed by its bits.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct F32(pub f32);
@@ -144,7 +153,7 @@ pub enum Op {
     Input(Input),
     /// A tensor of the GGUF file, or some of its rows.
     Weight(Weight),
-    /// A KV cache before this step, of a GGML format, \[kv heads, context, h\], by name.
+    /// What a step before left, of one of the [`StateKind`](crate::state::StateKind)s, by name.
     State(String),
     /// Operand `0` of the fusion whose body this graph is.
     Param(u32),
@@ -214,6 +223,17 @@ pub enum Op {
         /// Bound of the scores.
         cap: Option<F32>,
     },
+    /// (state\[c - 1, n\], x\[T, n\], w\[n, c\]) -> (y\[T, n\], state): a causal convolution over time, each column by
+    /// itself: y\[t, i\] = sum over j < c of w\[i, j\] * x\[t - (c - 1) + j, i\], where the rows before x are those of the
+    /// state, oldest first. The new state is the last c - 1 of all these rows.
+    ShortConv,
+    /// (state\[V, S, s\], q\[T, K, S\], k\[T, K, S\], v\[T, V, s\], g\[T, V\], beta\[T, V\]) -> (o\[T, V, s\], state): the
+    /// gated delta rule. For each value head, whose part of the state is the matrix M, token by token: M *= exp(g);
+    /// u = beta * (v - M^T k); M += k u^T; o = M^T q. The elements of M are f32 after every token.
+    DeltaRule {
+        /// Which q and k belong to a value head.
+        heads: HeadMap,
+    },
     /// \[T, d\] -> \[1, d\]: the row of the step's last token.
     LastToken,
     /// x\[T, V\] -> \[T, 2 k + 1\]: the k largest elements of a row, largest first, equal ones by their index; then their
@@ -273,7 +293,7 @@ pub struct Node {
     pub op: Op,
     /// Its operands.
     pub inputs: Vec<Ref>,
-    /// Types of its results; all ops but fusions have one.
+    /// Types of its results: one, but for fusions and ops that [update](Op::update) a state beside.
     pub results: Vec<TensorType>,
 }
 
@@ -333,6 +353,15 @@ impl Op {
     /// Whether it takes no operands and is typed by whoever adds it.
     pub fn is_leaf(&self) -> bool {
         matches!(self, Op::Input(_) | Op::Weight(_) | Op::State(_) | Op::Param(_))
+    }
+
+    /// The state that it updates in place, if it does: the operand that is the old value and the result that is the new one.
+    pub fn update(&self) -> Option<(usize, u32)> {
+        match self {
+            Op::KvAppend => Some((0, 0)),
+            Op::ShortConv | Op::DeltaRule { .. } => Some((0, 1)),
+            _ => None,
+        }
     }
 }
 

@@ -14,7 +14,7 @@
 //! `%4.1` is the second result of node 4. What of an op's attributes shows in its type (`reshape`, `rope_angles`, `top_k`,
 //! `route`, `repack`) is read off it. Invariant: parsing what was printed gives an equal graph; no input panics.
 
-use super::{Angles, F32, Function, Fusion, Gating, Graph, Groups, Input, Op, Ref, RopeStyle, Weight};
+use super::{Angles, F32, Function, Fusion, Gating, Graph, Groups, HeadMap, Input, Op, Ref, RopeStyle, Weight};
 use crate::cursor::Cursor;
 use crate::quant::Format;
 use crate::tensor::{Elem, Layout, Rows, TensorType};
@@ -45,6 +45,8 @@ pub fn mnemonic(op: &Op) -> &'static str {
         Op::Rope { .. } => "rope",
         Op::KvAppend => "kv_append",
         Op::Attention { .. } => "attention",
+        Op::ShortConv => "short_conv",
+        Op::DeltaRule { .. } => "delta_rule",
         Op::LastToken => "last_token",
         Op::TopK { .. } => "top_k",
         Op::Route { .. } => "route",
@@ -74,6 +76,16 @@ impl Gating {
     /// The name in text.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(gating, _)| *gating == self).map_or("", |(_, name)| name)
+    }
+}
+
+impl HeadMap {
+    /// Every map with its name in text.
+    const NAMES: [(HeadMap, &str); 2] = [(HeadMap::Tiled, "tiled"), (HeadMap::Grouped, "grouped")];
+
+    /// The name in text.
+    pub fn name(self) -> &'static str {
+        if self == HeadMap::Tiled { Self::NAMES[0].1 } else { Self::NAMES[1].1 }
     }
 }
 
@@ -128,6 +140,7 @@ fn print(graph: &Graph, indent: &str, out: &mut String) -> std::fmt::Result {
                     write!(out, " groups={used}/{count}")?;
                 }
             }
+            Op::DeltaRule { heads } => write!(out, " heads={}", heads.name())?,
             _ => {}
         }
         out.push_str(" :");
@@ -245,6 +258,14 @@ fn node(
             window: if c.peek("window") { Some(c.parsed("window")?) } else { None },
             cap: if c.peek("cap") { Some(c.figure("cap")?) } else { None },
         },
+        "short_conv" => Op::ShortConv,
+        "delta_rule" => {
+            let name = c.attribute("heads")?;
+            match HeadMap::NAMES.iter().find(|(_, n)| *n == name) {
+                Some(&(heads, _)) => Op::DeltaRule { heads },
+                None => return Err(c.error(format!("'{name}' is no map of heads"))),
+            }
+        }
         "last_token" => Op::LastToken,
         "top_k" => Op::TopK { k: 0 },
         "route" => route(c)?,

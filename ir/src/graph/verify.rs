@@ -1,4 +1,4 @@
-//! The rules of a graph as a whole: leaves, KV states, outputs.
+//! The rules of a graph as a whole: leaves, states, outputs.
 
 use super::{Graph, Node, NodeId, Op, Ref, infer, text};
 use crate::{Error, Result, Verified};
@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 impl Graph {
     /// Checks a whole graph (not a fusion's body alone): operands precede users, types are the inferred ones, no params
-    /// outside bodies, weights and states have one type each, a KV cache has one user (it is updated in place) and its
+    /// outside bodies, weights and states have one type each, a state has one user (it is updated in place) and its
     /// update is the output of the same name, there is an output.
     ///
     /// # Errors
@@ -73,23 +73,22 @@ fn check_nodes(graph: &Graph) -> Result<()> {
     }
 }
 
-/// A KV cache that is appended to has no other user, since the update is made in place; a state's new value is the output
-/// of its name.
+/// A state that is updated has no other user, since that is made in place; its new value is the output of its name.
 fn check_states(graph: &Graph) -> Result<()> {
     let mut users: HashMap<NodeId, u32> = HashMap::new();
     for r in graph.nodes().iter().flat_map(|n| &n.inputs) {
         *users.entry(r.node).or_default() += 1;
     }
     for (id, node) in graph.iter() {
-        if let Op::KvAppend = node.op {
-            let state = node.inputs[0].node;
+        if let Some((old, _)) = node.op.update() {
+            let state = node.inputs[old].node;
             if users[&state] != 1 {
-                return Err(broken(id, node, format!("the KV cache {state} has {} users, not one", users[&state])));
+                return Err(broken(id, node, format!("the state {state} has {} users, not one", users[&state])));
             }
         }
         if let Op::State(name) = &node.op {
             if users.get(&id).is_some_and(|&n| n > 1) {
-                return Err(broken(id, node, format!("the KV cache '{name}' has more than one user")));
+                return Err(broken(id, node, format!("the state '{name}' has more than one user")));
             }
             match graph.find_output(name) {
                 Some(new) if graph.ty(new) == &node.results[0] => {}

@@ -3,7 +3,7 @@
 //! An op reads its figures off a body, and has a generator for each kind of machine that it runs on.
 
 use crate::generator::Generator;
-use ir::graph::{Graph, Op};
+use ir::graph::{Graph, Node, Op};
 use ir::target::Machine;
 use ir::{Error, Result};
 
@@ -31,7 +31,7 @@ macro_rules! ops {
     };
 }
 
-ops! { embed, rope_angles, position_scale, qkv, attention, linear, rows, top_k, repack }
+ops! { embed, rope_angles, position_scale, qkv, attention, linear, rows, top_k, repack, short_conv, delta_rule }
 
 impl FusedOp {
     /// Builds the kernel of a spec.
@@ -73,9 +73,18 @@ fn reading<T>(g: &Generator<'_>, read: fn(&Graph) -> Option<T>) -> Result<T> {
 }
 
 /// The node that the only output is the result of, if its op is such.
-fn only_output(body: &Graph, is: fn(&Op) -> bool) -> Option<&ir::graph::Node> {
+fn only_output(body: &Graph, is: fn(&Op) -> bool) -> Option<&Node> {
     match body.outputs() {
         [(_, output)] => Some(body.node(output.node)).filter(|node| is(&node.op)),
         _ => None,
     }
+}
+
+/// The only op of a body, if its results are the body's outputs.
+fn single(body: &Graph) -> Option<&Node> {
+    let mut ops = body.iter().filter(|(_, node)| !node.op.is_leaf());
+    let (id, node) = ops.next()?;
+    let results = (0..node.results.len() as u32).map(|i| id.at(i));
+    let alone = ops.next().is_none() && body.outputs().iter().map(|&(_, r)| r).eq(results);
+    alone.then_some(node)
 }

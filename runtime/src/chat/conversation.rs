@@ -1,8 +1,9 @@
 //! A conversation and what of it the KV cache holds.
 //!
-//! Each turn renders all messages anew; of the tokens, those that the cache already holds at their place stay there,
-//! and only the rest is processed. Text of messages becomes no control token. Invariant: the cache's tokens are those of
-//! `cached`.
+//! Each turn renders all messages anew; of the tokens, those that the executor's states already hold at their place stay
+//! there, and only the rest is processed. A model with recurrent states leaves a checkpoint where the messages end, as what
+//! follows, the beginning of an answer and the answer itself, is often rendered another way in the next turn. Text of messages
+//! becomes no control token. Invariant: the tokens that the states hold are those of `cached`.
 
 use super::{ASSISTANT, ChatTemplate, Message};
 use crate::Executor;
@@ -96,9 +97,11 @@ impl Conversation {
         let need = prompt_ids.len();
         let alike = self.cached.iter().zip(&prompt_ids).take_while(|(a, b)| a == b).count();
         // The last token is always processed: it gives the logits.
-        let kept = alike.min(need.saturating_sub(1));
-        executor.set_position(kept)?;
+        let kept = executor.set_position(alike.min(need.saturating_sub(1)))?;
         self.cached.truncate(kept);
+        if executor.needs_checkpoints() {
+            executor.checkpoint_at(self.lasting(tokenizer, mark, &prompt_ids).min(need.saturating_sub(1)));
+        }
         let new = prompt_ids.get(kept..).unwrap_or_default();
         match generate::generate(executor, tokenizer, sampler, new, options, watch) {
             Ok(generation) => {
@@ -108,10 +111,19 @@ impl Conversation {
                 Ok(Reply { prompt_ids, generation })
             }
             Err(e) => {
-                executor.set_position(kept)?;
+                let kept = executor.set_position(kept).unwrap_or(0);
+                self.cached.truncate(kept);
                 Err(e)
             }
         }
+    }
+
+    /// How many tokens of the prompt are those of the messages, without the beginning of an answer; 0 if the template does not
+    /// say.
+    fn lasting(&self, tokenizer: &Tokenizer, mark: char, prompt_ids: &[u32]) -> usize {
+        let text = self.template.render(&guarded(&self.messages, tokenizer, mark), false, None);
+        let ids = text.and_then(|text| tokenizer.encode_rendered(&text, mark));
+        ids.map_or(0, |ids| ids.iter().zip(prompt_ids).take_while(|(a, b)| a == b).count())
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A kernel's launches of all layers are replayed together, so that weights come from where they come from in a step.
 //! Invariant: each launch computes on what the first one finds in a step. They share its activations, and no launch
-//! writes to what it reads there, so the numbers stay those of a step however often it is replayed.
+//! writes to what it reads there, so the numbers stay those of a step however often it is replayed. Recurrent states do
+//! change, and are lost.
 
 use super::{Executor, too_many};
 use crate::device::Recording;
@@ -30,7 +31,7 @@ pub(super) struct Alone {
 impl Executor {
     /// Seconds for all launches of kernel `kernel` in entry point `entry`, both by their numbers in the manifest, with
     /// `tokens` at the current position: the mean of as many as take `least` together. The position stays, the logits
-    /// do not. The first call for a kernel records it, which allocates.
+    /// and recurrent states do not. The first call for a kernel records it, which allocates.
     ///
     /// # Errors
     /// As [`Executor::step`] for the tokens, and [`Error::Input`] if the entry point does not launch the kernel.
@@ -42,6 +43,7 @@ impl Executor {
             return Err(too_many(tokens, capacity));
         }
         self.begin(tokens)?;
+        self.recurrent.lose();
         let known = self.alone.iter().find(|a| (a.entry, a.kernel) == (entry, kernel)).copied();
         let alone = match known {
             Some(alone) => alone,

@@ -104,7 +104,7 @@ impl Bindings {
         let arena = held.alloc(needs.arena_bytes, "the activations' memory")?;
         let zeroed = held.alloc(needs.zeroed_bytes, "the counters")?;
         device::upload(&mut *held.device(), zeroed, &vec![0; needs.zeroed_bytes as usize])?;
-        let states = kv_memory(&mut held, &manifest.states)?;
+        let states = state_memory(&mut held, &manifest.states)?;
         let mut bindings =
             Bindings { held, inputs, from_host, row, tops, arena, zeroed, weights: Vec::new(), states, kernels };
         // For kernels that repack.
@@ -117,6 +117,11 @@ impl Bindings {
         bindings.weights = loading.run(&mut bindings.held, &bindings.kernels, control, model, progress)?;
         bindings.held.unsettled = false;
         Ok(bindings)
+    }
+
+    /// Where state `number` of the manifest is.
+    pub fn state(&self, number: usize) -> Result<Region> {
+        self.states.get(number).copied().ok_or_else(absent)
     }
 
     /// Where kernels find the control words.
@@ -242,13 +247,14 @@ fn floats(device: &mut dyn Device, place: Region, to: &mut [f32]) -> Result<()> 
     Ok(())
 }
 
-/// Allocates the KV cache: where each state is.
-fn kv_memory(held: &mut Held, states: &[State]) -> Result<Vec<Region>> {
+/// Allocates the states: where each is.
+fn state_memory(held: &mut Held, states: &[State]) -> Result<Vec<Region>> {
     let mut regions: Vec<Region> = Vec::new();
     for state in states {
         let first = kv_rows(&state.ty).map_or(0, |rows| rows.first as u64);
         let memory = match regions.last() {
             Some(keys) if state.ty.layout == Layout::Values => keys.memory,
+            _ if state.is_recurrent() => held.alloc(state.own_bytes(), "the recurrent states")?.memory,
             _ => held.alloc(state.own_bytes(), "the KV cache")?.memory,
         };
         regions.push(Region { memory, offset: first, bytes: state.bytes });

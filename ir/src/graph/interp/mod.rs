@@ -6,6 +6,7 @@
 
 mod experts;
 mod ops;
+mod recurrent;
 
 use super::{Graph, Input, Op, Ref, Weight, text};
 use crate::tensor::{Elem, Rows, TensorType};
@@ -16,7 +17,7 @@ use std::sync::Arc;
 /// What an edge carries. Cheap to clone.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// Floats, row after row: activations, decoded weights, and KV caches as the values that their format holds.
+    /// Floats, row after row: activations, decoded weights, and states as the values that their format holds.
     F32(Arc<Vec<f32>>),
     /// int8 activations.
     Q8(Arc<Q8>),
@@ -121,25 +122,25 @@ impl Weights {
     }
 }
 
-/// The KV caches between steps, by state name; all zero at first.
+/// The states between steps, by name; all zero at first.
 #[derive(Debug, Clone, Default)]
 pub struct KvCache(HashMap<String, Value>);
 
 impl KvCache {
-    /// The values of a cache, \[kv heads, context, h\], once a step has run.
+    /// The values of a state, in the shape of its type, once a step has run.
     pub fn get(&self, name: &str) -> Option<&[f32]> {
         self.0.get(name).and_then(|v| v.f32().ok())
     }
 }
 
-/// The outputs of a step that are not KV states, by name.
+/// The outputs of a step that are not states, by name.
 pub type Outputs = Vec<(String, Value)>;
 
-/// Executes one step and updates the KV caches.
+/// Executes one step and updates the states.
 ///
 /// # Errors
 /// [`Error::Limit`] if the step has no or too many tokens, a token id is outside the vocabulary, or the context is full;
-/// [`Error::Malformed`] if a weight was not loaded. The caches are lost after an error.
+/// [`Error::Malformed`] if a weight was not loaded. The states are lost after an error.
 pub fn run(graph: &Verified<Graph>, weights: &Weights, cache: &mut KvCache, step: Step<'_>) -> Result<Outputs> {
     let tokens = ints(step.tokens.iter().map(|&id| u64::from(id)), "a token id")?;
     let position = ints([step.position as u64], "the position")?;
@@ -190,7 +191,7 @@ pub fn run_body(body: &Graph, operands: Vec<Value>, tokens: usize) -> Result<Vec
     execute(body, leaf, tokens)
 }
 
-/// Runs the nodes in order. A value moves to its last user, so that a KV cache is updated in place.
+/// Runs the nodes in order. A value moves to its last user, so that a state is updated in place.
 fn execute(
     graph: &Graph,
     mut leaf: impl FnMut(&Op, &TensorType) -> Result<Value>,
@@ -214,12 +215,12 @@ fn execute(
         let results = match &node.op {
             op if op.is_leaf() => vec![leaf(op, &node.results[0])?],
             Op::Fusion(fusion) => run_body(&fusion.body, operands, tokens)?,
-            op => vec![ops::apply(op, &types, operands, tokens).map_err(|e| match e {
+            op => ops::apply(op, &types, operands, tokens).map_err(|e| match e {
                 Error::Verify { form, what } => {
                     Error::Verify { form, what: format!("{id} = {}: {what}", text::mnemonic(op)) }
                 }
                 e => e,
-            })?],
+            })?,
         };
         values.extend(results.into_iter().enumerate().map(|(i, v)| (id.at(i as u32), v)));
     }

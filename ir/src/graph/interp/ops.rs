@@ -1,7 +1,7 @@
 //! What each primitive computes. Formulas stand in the doc of [`Op`]; the code here is their plainest form.
 
 use super::super::{Angles, F32, Op, RopeStyle};
-use super::{Q8, Value, experts, mismatch};
+use super::{Q8, Value, experts, mismatch, recurrent};
 use crate::abi::{Q8_BLOCK, q8_scale};
 use crate::quant;
 use crate::tensor::{Elem, TensorType};
@@ -9,14 +9,14 @@ use crate::{Error, Result};
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-/// `op` applied to values of these types, in a step of `tokens` tokens.
-pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, tokens: usize) -> Result<Value> {
+/// The results of `op` applied to values of these types, in a step of `tokens` tokens.
+pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, tokens: usize) -> Result<Vec<Value>> {
     if operands.len() != types.len() {
         return Err(mismatch("as many values as types"));
     }
     let f32s = |i: usize| operands[i].f32();
     let position = |i: usize| Ok::<_, Error>(operands[i].i32()?[0] as usize);
-    Ok(match op {
+    Ok(vec![match op {
         Op::Embed => embed(f32s(0)?, types[0].columns(), operands[1].i32()?)?.into(),
         Op::RmsNorm { eps } => {
             let w = if types.len() > 1 { Some(f32s(1)?) } else { None };
@@ -63,6 +63,8 @@ pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, to
             };
             attention([q, k, v], position(3)?, (window, score), sinks, [types[0], types[1], types[2]])?.into()
         }
+        Op::ShortConv => return recurrent::short_conv(operands, types),
+        Op::DeltaRule { heads } => return recurrent::delta_rule(operands, types, *heads),
         Op::LastToken => {
             let x = f32s(0)?;
             x[x.len() - types[0].columns()..].to_vec().into()
@@ -81,7 +83,7 @@ pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, to
         Op::Input(_) | Op::Weight(_) | Op::State(_) | Op::Param(_) | Op::Fusion(_) => {
             return Err(mismatch("a primitive"));
         }
-    })
+    }])
 }
 
 fn embed(table: &[f32], columns: usize, tokens: &[i32]) -> Result<Vec<f32>> {
