@@ -57,7 +57,7 @@ fn refuses_by_name_and_figure() {
         ("llama.attention.key_length", u(14), "a head size of 14 is not supported"),
         ("llama.attention.key_length", u(1024), "needs 1024, but 512"),
         ("llama.attention.value_length", u(32), "value_length other than the key length 16"),
-        ("llama.attention.layer_norm_rms_epsilon", None, "layer_norm_rms_epsilon is missing"),
+        ("llama.attention.layer_norm_rms_epsilon", None, "layer_norm_rms_epsilon' is missing"),
         ("llama.attention.layer_norm_rms_epsilon", f(f32::NAN), "makes no sense"),
         ("llama.rope.freq_base", f(-1.0), "makes no sense"),
         ("llama.rope.dimension_count", u(18), "needs 18, but 16"),
