@@ -101,6 +101,14 @@ const BROKEN: &[(&str, Broken)] = &[
         let (a, b) = (param(g, 0, &[2, 8]), param(g, 1, &[4]));
         g.add(Op::Add, &[a, b])
     }),
+    ("4 columns of f32[2,8] have no 2 from 3 on", |g| {
+        let x = param(g, 0, &[2, 8]);
+        g.add(Op::Slice { first: 3, count: 2, every: 4 }, &[x])
+    }),
+    ("the columns of f32[2,8] are no multiple of 3", |g| {
+        let x = param(g, 0, &[2, 8]);
+        g.add(Op::Slice { first: 0, count: 2, every: 3 }, &[x])
+    }),
     ("f32[2,8] cannot become [4, 4]", |g| {
         let x = param(g, 0, &[2, 8]);
         g.add(Op::Reshape(vec![4, 4]), &[x])
@@ -327,6 +335,10 @@ fn everything() -> Graph {
     let wide = g.add(Op::Add, &[wide, biases]).unwrap();
     let sum = g.add(Op::ExpertSum, &[wide, routing]).unwrap();
     g.output("experts", sum).unwrap();
+    let whole = g.add(Op::Slice { first: 8, count: 16, every: 32 }, &[y]).unwrap();
+    g.output("whole", whole).unwrap();
+    let parts = g.add(Op::Slice { first: 1, count: 2, every: 8 }, &[y]).unwrap();
+    g.output("parts", parts).unwrap();
     let recent = state(&mut g, "recent", quant::F32, &[3, 32]);
     let taps = weight(&mut g, "taps", "f32", &[32, 4]);
     let conv = g.push(Op::ShortConv, &[recent, y, taps]).unwrap();
@@ -410,6 +422,18 @@ fn ops_mean_what_their_docs_say() {
     let q = run_body(quantise, vec![x.into()], 1);
     let q = q.q8().unwrap();
     assert_eq!((&q.codes[..3], &q.scales[..]), ([127, 2, -4].as_slice(), [1.0, 0.0].as_slice()));
+
+    for (slice, expected) in [
+        (Op::Slice { first: 1, count: 2, every: 6 }, vec![1.0, 2.0, 7.0, 8.0]),
+        (Op::Slice { first: 2, count: 1, every: 3 }, vec![2.0, 5.0, 8.0, 11.0]),
+    ] {
+        let slice = |g: &mut Graph| {
+            let x = param(g, 0, &[2, 6]);
+            g.add(slice.clone(), &[x]).unwrap()
+        };
+        let y = run_body(slice, vec![(0..12).map(|i| i as f32).collect::<Vec<f32>>().into()], 2);
+        assert_eq!(y.f32().unwrap(), expected);
+    }
 
     let angles = run_body(
         |g| {

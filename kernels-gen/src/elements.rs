@@ -118,10 +118,16 @@ impl<'a> Elements<'a> {
                 let index = b.iadd(row, at.flat);
                 Ok(load(b, self.params[n as usize], index, at.vector))
             }
-            Op::Slice { first, .. } => {
-                let first = b.size(*first);
-                let [flat, last, local] = [at.flat, at.last, at.local].map(|i| b.iadd(i, first));
-                self.value(b, node.inputs[0], At { flat, last, local, ..at })
+            Op::Slice { first, count, every } => {
+                let mut flat = b.iadd_const(at.flat, *first);
+                if node.results[0].columns() > *count {
+                    // What is passed over before it.
+                    let parts = b.size(*count);
+                    let part = b.udiv(at.flat, parts);
+                    let over = b.imul_const(part, every - count);
+                    flat = b.iadd(flat, over);
+                }
+                self.value(b, node.inputs[0], At { flat, last: flat, local: flat, ..at })
             }
             Op::Reshape(_) => x(b),
             Op::Map(f) => {

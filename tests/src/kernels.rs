@@ -238,7 +238,7 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng)
             let mut values = activations(rng, tokens, columns(ty), draw, 2.0);
             match at {
                 2 => values.chunks_mut(ty.columns()).for_each(to_length_one),
-                4 => values.iter_mut().for_each(|x| *x = -x.abs() * if draw == Draw::Edges { 40.0 } else { 1.0 }),
+                4 => values.iter_mut().for_each(|x| *x = -x.abs() * if draw == Draw::Edges { 20.0 } else { 1.0 }),
                 5 => values.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
                 _ => {}
             }

@@ -157,7 +157,7 @@ impl<'a> Model<'a> {
     }
 
     /// The graph of an entry point: inputs are token ids and a position; outputs are `logits` and the states of the layers,
-    /// as `k.i` and `v.i`, the KV caches of layer i.
+    /// as `k.i` and `v.i`, the KV caches of layer i, or `conv.i` and `delta.i`, its recurrent states.
     ///
     /// # Errors
     /// [`Error::Malformed`] for a tensor that is missing or of another shape than the figures ask for, and for a missing or

@@ -130,6 +130,16 @@ impl<'a> Network<'a> {
         Ok(new)
     }
 
+    /// Applies an op to the recurrent state `name` of `shape` and to operands: gives its result, and the new state becomes an
+    /// output of the graph.
+    pub fn recur(&mut self, op: Op, name: String, shape: &[usize], operands: &[Ref]) -> Result<Ref> {
+        let state = self.graph.leaf(Op::State(name.clone()), TensorType::new(Elem::F32, shape))?;
+        let operands: Vec<Ref> = [state].iter().chain(operands).copied().collect();
+        let node = self.graph.push(op, &operands)?;
+        self.states.push((name, node.at(1)));
+        Ok(node.at(0))
+    }
+
     /// The finished graph, if every key and tensor of the file has a place in it.
     pub fn finish(mut self) -> Result<Verified<Graph>> {
         self.keys.finish()?;

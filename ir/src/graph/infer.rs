@@ -148,14 +148,15 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             })?;
             one(shape)
         }
-        Op::Slice { first, count } => {
+        Op::Slice { first, count, every } => {
             let [x] = take(operands)?;
             float("x", x)?;
             let end = first.checked_add(*count);
-            ensure(x.shape.len() == 2 && *count > 0 && end.is_some_and(|end| end <= x.columns()), || {
-                format!("{x} has no {count} columns from {first} on")
+            ensure(x.shape.len() == 2 && *count > 0 && end.is_some_and(|end| end <= *every), || {
+                format!("{every} columns of {x} have no {count} from {first} on")
             })?;
-            one(&[x.shape[0], *count])
+            ensure(x.columns().is_multiple_of(*every), || format!("the columns of {x} are no multiple of {every}"))?;
+            one(&[x.shape[0], x.columns() / every * count])
         }
         Op::RopeAngles(angles) => {
             let Angles { tokens, dim, theta, divisors, magnitude } = &**angles;

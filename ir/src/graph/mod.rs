@@ -183,12 +183,14 @@ pub enum Op {
     Map(Function),
     /// x -> the same elements in another shape.
     Reshape(Vec<usize>),
-    /// x\[T, n\] -> \[T, count\]: columns first.. of each row.
+    /// x\[T, n\] -> \[T, n / every * count\]: of each row's parts of `every` columns, `count` columns from `first` on.
     Slice {
-        /// The first column.
+        /// The first column of a part.
         first: usize,
-        /// How many.
+        /// How many of a part.
         count: usize,
+        /// Columns of a part.
+        every: usize,
     },
     /// (position, factors\[dim / 2\]?) -> \[T, dim\]: element 2 i is the cosine, 2 i + 1 the sine of
     /// (position + t) * theta^(-2 i / dim) / factors\[i\] / divisors\[i\], both times the magnitude.

@@ -127,7 +127,12 @@ fn print(graph: &Graph, indent: &str, out: &mut String) -> std::fmt::Result {
                 }
             }
             Op::PositionScale { length, slope, .. } => write!(out, " length={length} slope={:?}", slope.0)?,
-            Op::Slice { first, .. } => write!(out, " first={first}")?,
+            Op::Slice { first, every, .. } => {
+                write!(out, " first={first}")?;
+                if *every != graph.ty(node.inputs[0]).columns() {
+                    write!(out, " every={every}")?;
+                }
+            }
             Op::Rope { style } => write!(out, " style={}", style.name())?,
             Op::Attention { scale, window, cap } => {
                 write!(out, " scale={:?}", scale.0)?;
@@ -236,7 +241,11 @@ fn node(
         "add" => Op::Add,
         "mul" => Op::Mul,
         "reshape" => Op::Reshape(Vec::new()),
-        "slice" => Op::Slice { first: c.parsed("first")?, count: 0 },
+        "slice" => {
+            let first = c.parsed("first")?;
+            let whole = inputs.first().map_or(0, |&x| graph.ty(x).columns());
+            Op::Slice { first, count: 0, every: if c.peek("every") { c.parsed("every")? } else { whole } }
+        }
         "rope_angles" => Op::RopeAngles(Box::new(Angles {
             tokens: 0,
             dim: 0,
@@ -290,7 +299,10 @@ fn node(
     }
     let op = match op {
         Op::Reshape(_) => Op::Reshape(types[0].shape.clone()),
-        Op::Slice { first, .. } => Op::Slice { first, count: types[0].columns() },
+        Op::Slice { first, every, .. } => {
+            let parts = inputs.first().map_or(0, |&x| graph.ty(x).columns()).checked_div(every).unwrap_or(0);
+            Op::Slice { first, count: types[0].columns().checked_div(parts).unwrap_or(0), every }
+        }
         Op::RopeAngles(angles) => {
             let &[tokens, dim] = types[0].shape.as_slice() else { return Err(c.error("angles are f32[T,dim]")) };
             Op::RopeAngles(Box::new(Angles { tokens, dim, ..*angles }))

@@ -36,6 +36,41 @@ impl Team for Worker {
     fn sync(&self, _: &mut Builder) {}
 }
 
+/// One worker, one element at a time, where rows are no multiples of four.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Single;
+
+impl Team for Single {
+    const VECTOR: bool = false;
+
+    fn each(&self, b: &mut Builder, count: usize, f: impl FnOnce(&mut Builder, Value) -> Result<()>) -> Result<()> {
+        counted(b, count, 1, f)
+    }
+
+    fn singly(&self, b: &mut Builder, count: usize, f: impl FnOnce(&mut Builder, Value) -> Result<()>) -> Result<()> {
+        counted(b, count, 1, f)
+    }
+
+    fn sum(
+        &self,
+        b: &mut Builder,
+        count: usize,
+        mut f: impl FnMut(&mut Builder, Value, Value) -> Result<Value>,
+    ) -> Result<Value> {
+        let zero = b.float(0.0);
+        let sum = b.var(zero);
+        counted(b, count, 1, |b, i| {
+            let so_far = b.get(sum);
+            let so_far = f(b, i, so_far)?;
+            b.set(sum, so_far);
+            Ok(())
+        })?;
+        Ok(b.get(sum))
+    }
+
+    fn sync(&self, _: &mut Builder) {}
+}
+
 fn counted(b: &mut Builder, count: usize, step: u32, f: impl FnOnce(&mut Builder, Value) -> Result<()>) -> Result<()> {
     let (from, to) = (b.int(0), b.size(count));
     let index = b.open_loop();

@@ -57,7 +57,7 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
         )?;
         caches.extend(used.filter(|_| cache.is_none()));
         if let Some((width, inputs)) = layer_inputs {
-            let input = n.add(Op::Slice { first: layer * width, count: width }, &[inputs])?;
+            let input = n.add(Op::Slice { first: layer * width, count: width, every: d.layers * width }, &[inputs])?;
             x = add_input(n, layer, x, input, norm)?;
         }
         if let Some(scale) = n.opt_vector(&name(layer, "layer_output_scale.weight"), 1)? {

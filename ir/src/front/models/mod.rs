@@ -29,4 +29,5 @@ architectures! {
     cohere2 "cohere2",
     starcoder2 "starcoder2",
     gemma4 "gemma4",
+    qwen35 "qwen35",
 }

@@ -1,10 +1,11 @@
 //! Causal attention with grouped queries: projections, norms and rotation of heads, the KV cache, the output projection.
 
+use super::ffn::gated;
 use super::linear::{linear, linear_rows};
 use super::{Norm, Rope, name};
 use crate::Result;
 use crate::front::Network;
-use crate::graph::{F32, Op, Ref};
+use crate::graph::{F32, Function, Op, Ref};
 use crate::tensor::Rows;
 
 /// What is normalised of queries and keys, with the weights `attn_q_norm` and `attn_k_norm`.
@@ -84,6 +85,24 @@ pub(in crate::front) fn attention(n: &mut Network<'_>, layer: usize, x: Ref, a: 
     let (k, v) = (n.append(format!("k.{layer}"), k)?, n.append(format!("v.{layer}"), v)?);
     let attended = attend(n, layer, (q, k, v), a)?;
     linear(n, attended, &name(layer, "attn_output"), width)
+}
+
+/// The same with a gate for each element of the result, of which `attn_q` has the rows: of each head the query's, then the
+/// gate's.
+pub(in crate::front) fn gated_attention(n: &mut Network<'_>, layer: usize, x: Ref, a: &Attention) -> Result<Ref> {
+    let (width, head) = (n.columns(x), a.head);
+    let both = linear(n, x, &name(layer, "attn_q"), 2 * a.heads * head)?;
+    let [q, gate] = [0, head].map(|first| n.add(Op::Slice { first, count: head, every: 2 * head }, &[both]));
+    let q = heads(n, q?, &name(layer, "attn_q_norm"), (a.heads, head), a)?;
+    let rows = a.kv_heads * head;
+    let k = linear(n, x, &name(layer, "attn_k"), rows)?;
+    let k = heads(n, k, &name(layer, "attn_k_norm"), (a.kv_heads, head), a)?;
+    let v = linear(n, x, &name(layer, "attn_v"), rows)?;
+    let v = split(n, v, (a.kv_heads, head))?;
+    let (k, v) = (n.append(format!("k.{layer}"), k)?, n.append(format!("v.{layer}"), v)?);
+    let attended = attend(n, layer, (q, k, v), a)?;
+    let gated = gated(n, gate?, attended, Function::Sigmoid)?;
+    linear(n, gated, &name(layer, "attn_output"), width)
 }
 
 /// The values that queries find in a KV cache: \[T, heads * head\].

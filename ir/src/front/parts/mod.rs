@@ -5,14 +5,16 @@
 
 mod attention;
 mod block;
+mod delta_net;
 mod dims;
 mod ends;
 mod ffn;
 mod linear;
 mod rope;
 
-pub(super) use attention::{Attention, HeadNorm, attend, attention, heads, split};
+pub(super) use attention::{Attention, HeadNorm, attend, attention, gated_attention, heads, split};
 pub(super) use block::Block;
+pub(super) use delta_net::{DeltaNet, delta_net};
 pub(super) use dims::Dims;
 pub(super) use ends::{EMBEDDING, Logits, embedding, logits};
 pub(super) use ffn::{ffn, widths};

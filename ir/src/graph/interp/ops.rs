@@ -32,9 +32,9 @@ pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, to
         Op::Mul => combine(f32s(0)?, f32s(1)?, types, |a, b| a * b),
         Op::Map(function) => f32s(0)?.iter().map(|&x| function.apply(f64::from(x)) as f32).collect::<Vec<f32>>().into(),
         Op::Reshape(_) | Op::Repack { .. } => operands.swap_remove(0),
-        Op::Slice { first, count } => {
-            let rows = f32s(0)?.chunks_exact(types[0].columns());
-            rows.flat_map(|row| &row[*first..first + count]).copied().collect::<Vec<f32>>().into()
+        Op::Slice { first, count, every } => {
+            let parts = f32s(0)?.chunks_exact(*every);
+            parts.flat_map(|part| &part[*first..first + count]).copied().collect::<Vec<f32>>().into()
         }
         Op::RopeAngles(angles) => {
             let factors = if types.len() > 1 { Some(f32s(1)?) } else { None };

@@ -33,6 +33,8 @@ struct Output {
     heads: Option<(usize, usize)>,
     /// Norms of whole rows that it depends on, in order.
     norms: Vec<NodeId>,
+    /// Whether all rows and their parts are multiples of four elements.
+    fours: bool,
 }
 
 /// Reads a body without products.
@@ -49,18 +51,25 @@ fn output(body: &Graph, number: usize) -> Option<Output> {
     }
     if matches!(body.node(value.node).op, Op::Param(_)) {
         return cache.is_some().then(|| body.ty(value)).and_then(|ty| match ty.shape.as_slice() {
-            &[_, heads, head] => Some(Output { number, value, cache, heads: Some((heads, head)), norms: Vec::new() }),
+            &[_, heads, head] if fours(head) => {
+                Some(Output { number, value, cache, heads: Some((heads, head)), norms: Vec::new(), fours: true })
+            }
             _ => None,
         });
     }
     let (mut heads, mut norms) = (None, Vec::new());
+    let mut all_fours = fours(body.ty(value).shape[1..].iter().product::<usize>());
     for id in body.cone([value], |_| true) {
         let node = body.node(id);
         match (&node.op, node.results[0].shape.as_slice()) {
             (Op::Param(_), _) => continue,
             (Op::LastToken, [1, _]) => {}
-            (Op::RmsNorm { .. } | Op::LayerNorm { .. }, [_, _]) => norms.push(id),
+            (Op::RmsNorm { .. } | Op::LayerNorm { .. }, &[_, columns]) => {
+                norms.push(id);
+                all_fours &= fours(columns);
+            }
             (Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Rope { .. }, [_, _, _]) => {}
+            (Op::Slice { count, .. }, _) => all_fours &= fours(*count),
             (op, _) if is_elementwise(op) => {}
             _ => return None,
         }
@@ -70,8 +79,11 @@ fn output(body: &Graph, number: usize) -> Option<Output> {
             return None;
         }
     }
-    let fours = |n: usize| n.is_multiple_of(4);
-    let whole = body.ty(value).shape[1..].iter().product::<usize>();
-    (fours(whole) && heads.is_none_or(|(_, head)| fours(head)) && norms.iter().all(|&id| fours(body.ty(id.into()).columns())))
-        .then_some(Output { number, value, cache, heads, norms })
+    all_fours &= heads.is_none_or(|(_, head)| fours(head));
+    // Heads are appended four elements at a time.
+    (all_fours || cache.is_none()).then_some(Output { number, value, cache, heads, norms, fours: all_fours })
+}
+
+fn fours(n: usize) -> bool {
+    n.is_multiple_of(4)
 }
