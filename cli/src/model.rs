@@ -97,6 +97,9 @@ pub fn target(args: &CompileArgs) -> Result<Target> {
 
 /// Compiles a model; `stages` names the texts wanted.
 pub fn compile(model: &ModelFile, args: &CompileArgs, stages: &[&str]) -> Result<Compiled> {
+    if let Some(what) = model.no_model() {
+        return Err(usage(what));
+    }
     let tensors = Tensors::new(model.tensors().map(|(_, t)| t))?;
     let path = std::path::absolute(model.path()).unwrap_or_else(|_| model.path().to_owned());
     let Some(path) = path.to_str() else {

@@ -6,6 +6,7 @@
 //! compiled and rendered in a process of its own, which `renderer` starts and limits. Next hop: `conversation` has a model
 //! answer.
 
+mod channels;
 mod clock;
 mod conversation;
 pub mod forms;

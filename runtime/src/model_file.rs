@@ -1,8 +1,10 @@
 //! A model's GGUF file or files, mapped: metadata, tensors and their bytes.
 //!
-//! A model split by llama.cpp's gguf-split lies in shards `NAME-00001-of-00003.gguf` …; opening any of them opens all.
+//! Files that hold something else are named for what they are (`foreign`). A model split by llama.cpp's gguf-split lies in shards `NAME-00001-of-00003.gguf` …; opening any of them opens all.
 //! Invariant: `split.*` metadata and file names agree, and a tensor's name leads to exactly one range of bytes that lies
 //! inside its shard. Next hop: the reader brings those bytes to memory, and the loader to where the plan places them.
+
+mod foreign;
 
 use crate::device::HostBytes;
 use crate::reader::{Embedded, OnDisk, Reading, Source};
@@ -43,12 +45,21 @@ impl Shard {
             Contents::Static(b) => b,
         };
         let header = gguf::parse(bytes).map_err(|e| match e {
+            ir::Error::Malformed { .. } if foreign::is_piece(&path) => {
+                let path = path.display();
+                Error::input(format!("{path} is a piece of a file; join its pieces, in order, with cat"))
+            }
             ir::Error::Malformed { .. } if !bytes.starts_with(&MAGIC) => {
                 let start = &bytes[..bytes.len().min(4)];
-                Error::input(format!(
-                    "{} is not a GGUF file: it starts with \"{}\" instead of \"GGUF\"; give a .gguf model file",
-                    path.display(),
-                    start.escape_ascii()
+                Error::input(foreign::Other::of_bytes(bytes).map_or_else(
+                    || {
+                        format!(
+                            "{} is not a GGUF file: it starts with \"{}\" instead of \"GGUF\"; give a .gguf model file",
+                            path.display(),
+                            start.escape_ascii()
+                        )
+                    },
+                    |other| other.sentence(&path),
                 ))
             }
             ir::Error::Malformed { .. } => {
@@ -232,6 +243,13 @@ impl ModelFile {
     /// The first file, or the name given to embedded bytes.
     pub fn path(&self) -> &Path {
         self.shards[0].path()
+    }
+
+    /// What the file holds, and what to do, if that is known to be no model that writes text: a sentence that begins with
+    /// the file.
+    pub fn no_model(&self) -> Option<String> {
+        let Header { metadata, tensors, .. } = &self.shards[0].header;
+        foreign::Other::of_header(metadata, tensors).map(|other| other.sentence(self.path()))
     }
 
     /// All files, in order; there is at least one.
@@ -429,10 +447,12 @@ mod tests {
         check(&[], ".", " is a directory; give the .gguf file in it");
         check(&[("x.gguf", b"")], "x.gguf", "x.gguf is empty; download or convert it again");
         check(
-            &[("x.gguf", b"PK\x03\x04 archive")],
+            &[("x.gguf", b"\x7fELF\x02")],
             "x.gguf",
-            "x.gguf is not a GGUF file: it starts with \"PK\\x03\\x04\" instead of \"GGUF\"; give a .gguf model file",
+            "x.gguf is not a GGUF file: it starts with \"\\x7fELF\" instead of \"GGUF\"; give a .gguf model file",
         );
+        check(&[("x.gguf", b"PK\x03\x04 archive")], "x.gguf", "x.gguf is a zip archive; unpack it");
+        check(&[("x.gguf.part1", &good[..40])], "x.gguf.part1", "x.gguf.part1 is a piece of a file; join its pieces");
         check(&[("x.gguf", b"GG")], "x.gguf", "x.gguf is not a GGUF file: it starts with \"GG\"");
         check(
             &[("x.gguf", &good[..good.len() - 1 - 16])],

@@ -1,6 +1,7 @@
 //! `rigc inspect`: what is in a model or an artifact (`summary`); with `--kernels`, what its kernels cost (`kernels`).
 
 mod kernels;
+mod parameters;
 mod summary;
 mod tools;
 
@@ -12,6 +13,7 @@ use ir::front::{self, EntryShape, Figures, Tensors};
 use ir::graph::Op;
 use ir::quant;
 use ir::tensor::kv_bytes;
+use parameters::Parameters;
 use runtime::ModelFile;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -55,6 +57,13 @@ struct Report {
     model: String,
     bytes: u64,
     shards: usize,
+    /// `general.architecture`.
+    architecture: Option<String>,
+    /// `general.name`.
+    name: Option<String>,
+    parameters: Parameters,
+    /// What is in the file and not used, a sentence each.
+    skipped: Vec<String>,
     /// Whether there is a chat template.
     chat_template: bool,
     figures: Option<Figures>,
@@ -131,14 +140,22 @@ fn run_kernels(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The figures of a model and the bytes that a position takes in its KV caches, in f16.
-fn understood(file: &ModelFile) -> ir::Result<(Figures, u64)> {
+/// What is understood of a model.
+#[derive(Default)]
+struct Understood {
+    figures: Option<Figures>,
+    /// Bytes that a position takes in its KV caches, in f16.
+    kv_bytes_per_token: Option<u64>,
+    skipped: Vec<String>,
+}
+
+fn understood(file: &ModelFile) -> ir::Result<Understood> {
     let tensors = Tensors::new(file.tensors().map(|(_, t)| t))?;
     let model = front::Model::read(file.metadata(), &tensors)?;
-    let figures = model.figures()?;
     let graph = model.build(EntryShape { tokens: 1, context: 1, kv: quant::F16, all_logits: false })?;
     let states = graph.nodes().iter().filter(|n| matches!(n.op, Op::State(_)));
-    Ok((figures, states.filter_map(|n| kv_bytes(&n.results[0])).sum()))
+    let bytes = states.filter_map(|n| kv_bytes(&n.results[0])).sum();
+    Ok(Understood { figures: Some(model.figures()?), kv_bytes_per_token: Some(bytes), skipped: model.skipped()? })
 }
 
 /// Runs the command.
@@ -166,10 +183,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
         share.bytes += t.bytes;
         tensors.push(Tensor { name: t.name.clone(), format: name, shape: t.shape(), bytes: t.bytes });
     }
-    let (figures, kv_bytes_per_token, unsupported) = match understood(&file) {
-        Ok((figures, bytes)) => (Some(figures), Some(bytes), None),
-        Err(e) => (None, None, Some(e.to_string())),
+    let (understood, unsupported) = match (file.no_model(), understood(&file)) {
+        (Some(what), _) => (Understood::default(), Some(what)),
+        (None, Ok(understood)) => (understood, None),
+        (None, Err(e)) => (Understood::default(), Some(e.to_string())),
     };
+    let Understood { figures, kv_bytes_per_token, skipped } = understood;
+    let text = |key: &str| file.metadata().opt_str(key).ok().flatten().map(String::from);
     let mut sha256 = Vec::new();
     if args.verify {
         let bar = progress::bytes("hashing", args.json);
@@ -184,6 +204,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
         model: file.path().display().to_string(),
         bytes: file.bytes(),
         shards: file.shards().len(),
+        architecture: text("general.architecture"),
+        name: text("general.name"),
+        parameters: Parameters::of(&file),
+        skipped,
         chat_template: file.metadata().get(runtime::chat::KEY).is_some(),
         figures,
         kv_bytes_per_token,

@@ -1,6 +1,7 @@
 //! What `rigc inspect` prints for people: a model in a few lines, an artifact's entry points and kernels.
 
 use super::kernels::{free, gib};
+use super::parameters::{Experts, Parameters};
 use super::{Report, Share, Tensor};
 use anyhow::Result;
 use ir::front::Figures;
@@ -22,9 +23,17 @@ pub fn text(r: &Report, all: bool) -> Result<String> {
     let files = if r.shards == 1 { String::new() } else { format!(" in {} files", r.shards) };
     writeln!(s, "{}{files}", quote::plain(&r.model, 1000))?;
     let sum = r.formats.values().fold((0, 0), |(n, b): (u64, u64), f| (n.saturating_add(f.elements), b + f.bytes));
-    let architecture = r.figures.as_ref().map_or("unknown model", |c| &c.architecture);
+    let architecture = r.architecture.as_ref().map_or("no architecture".into(), |name| quote::plain(name, NAME));
     let template = if r.chat_template { "yes" } else { "none" };
-    write!(s, "{architecture} · {} weights", count(sum.0))?;
+    write!(s, "{architecture}")?;
+    if let Some(name) = r.name.as_ref().filter(|name| !name.is_empty()) {
+        write!(s, " · {}", quote::plain(name, NAME))?;
+    }
+    let Parameters { total, active, experts } = &r.parameters;
+    write!(s, " · {} weights", count(*total))?;
+    if let Some(Experts { used, of }) = experts {
+        write!(s, ", {} of them active ({used} of {of} experts)", count(*active))?;
+    }
     if let Some(main) = r.formats.iter().max_by_key(|(_, f)| f.bytes) {
         write!(s, " · mostly {} ({:.2} bits)", main.0, bits(sum.0, sum.1))?;
     }
@@ -35,6 +44,9 @@ pub fn text(r: &Report, all: bool) -> Result<String> {
     writeln!(s, " · chat template: {template}")?;
     for hash in &r.sha256 {
         writeln!(s, "sha256 {hash}")?;
+    }
+    for what in &r.skipped {
+        writeln!(s, "{what}")?;
     }
     if let Some(why) = &r.unsupported {
         writeln!(s, "cannot be compiled: {}", quote::plain(why, 1000))?;

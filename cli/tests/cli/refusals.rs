@@ -10,6 +10,9 @@ fn bad_arguments() {
     let dir = shared();
     std::fs::write(dir.join("empty.gguf"), "").unwrap();
     std::fs::write(dir.join("zip.gguf"), "PK\x03\x04 an archive").unwrap();
+    std::fs::write(dir.join("lfs.gguf"), "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n").unwrap();
+    std::fs::write(dir.join("page.gguf"), "<!DOCTYPE html>\n<html>").unwrap();
+    std::fs::write(dir.join("m.gguf.part1of2"), &small().gguf()[..5000]).unwrap();
     std::fs::write(dir.join("notes.txt"), "no model").unwrap();
     std::fs::write(dir.join("latin1.txt"), b"\xe9t\xe9").unwrap();
     std::fs::create_dir_all(dir.join("folder")).unwrap();
@@ -20,6 +23,7 @@ fn bad_arguments() {
         ("yarn", "llama.rope.scaling.type", "yarn".into()),
         ("layers", "llama.feed_forward_length", numbers),
         ("bert", "tokenizer.ggml.model", "bert".into()),
+        ("embedding", "general.architecture", "bert".into()),
     ] {
         std::fs::write(dir.join(format!("{name}.gguf")), changed(&small().gguf(), &[(key, value)])).unwrap();
     }
@@ -84,8 +88,12 @@ fn bad_arguments() {
         (&["run", "--ctx", "2", "--prompt-ids", "1,2,3"], &["3 tokens", "holds 2"]),
         (&["run", "m.gguf", ""], &["no tokens"]),
         // Features and kinds of files, each named with the file.
-        (&["run", "adapter.gguf", "x"], &["adapter.gguf: an adapter", "'adapter'", "is not supported"]),
-        (&["run", "mmproj.gguf", "x"], &["mmproj.gguf: a projector", "'mmproj'", "is not supported"]),
+        (
+            &["run", "adapter.gguf", "x"],
+            &["rigc: adapter.gguf is a LoRA adapter", "'adapter'", "not a model; give the"],
+        ),
+        (&["run", "mmproj.gguf", "x"], &["rigc: mmproj.gguf is a projector", "'mmproj'", "not a model; give the"]),
+        (&["run", "embedding.gguf", "x"], &["rigc: embedding.gguf is an embedding model", "'bert'", "that generates"]),
         (&["run", "yarn.gguf", "x"], &["yarn.gguf: RoPE scaling 'yarn'", "is not supported"]),
         (&["compile", "layers.gguf"], &["layers.gguf: 'llama.feed_forward_length' with a figure for each layer"]),
         (&["run", "bert.gguf", "x"], &["bert.gguf: the tokenizer model `bert`", "is not supported"]),
@@ -93,7 +101,10 @@ fn bad_arguments() {
         (&["run", "missing.gguf", "x"], &["missing.gguf does not exist"]),
         (&["run", "missing.rig", "x"], &["missing.rig does not exist"]),
         (&["run", "empty.gguf", "x"], &["empty.gguf is empty"]),
-        (&["run", "zip.gguf", "x"], &["zip.gguf is not a GGUF file"]),
+        (&["run", "zip.gguf", "x"], &["rigc: zip.gguf is a zip archive; unpack it"]),
+        (&["inspect", "lfs.gguf"], &["rigc: lfs.gguf is a Git LFS pointer", "git lfs pull"]),
+        (&["compile", "page.gguf"], &["rigc: page.gguf is a web page"]),
+        (&["run", "m.gguf.part1of2", "x"], &["rigc: m.gguf.part1of2 is a piece of a file; join"]),
         (&["run", "notes.txt", "x"], &["notes.txt is not a GGUF file"]),
         (&["run", "folder", "x"], &["folder is a directory"]),
         (&["run", "hollow.rig", "x"], &["hollow.rig is no artifact"]),

@@ -5,7 +5,7 @@
 //! follows, the beginning of an answer and the answer itself, is often rendered another way in the next turn. Text of messages
 //! becomes no control token. Invariant: the tokens that the states hold are those of `cached`.
 
-use super::{ASSISTANT, ChatTemplate, Message};
+use super::{ChatTemplate, Message, channels};
 use crate::Executor;
 use crate::error::{Error, Result};
 use crate::generate::{self, Generation, StopReason, Watch};
@@ -65,7 +65,7 @@ impl Conversation {
         let result = self.answer(executor, tokenizer, sampler, options, watch);
         match &result {
             Ok(Reply { generation, .. }) if said_something(generation) => {
-                self.messages.push(Message::new(ASSISTANT, tokenizer.without_prefix(&generation.text)));
+                self.messages.push(channels::message(tokenizer.without_prefix(&generation.text)));
             }
             _ => drop(self.messages.pop()),
         }

@@ -1,6 +1,6 @@
 //! Byte-level byte-pair encoding: a word's bytes become tokens, and the pair of lowest rank merges until none is left.
 
-use super::merge::{Merges, NONE, Pair, Scratch, WORD_MAX};
+use super::merge::{Merges, NONE, Pair, Scratch, WORD_MAX, two_parts};
 use super::vocab::{Tally, quoted};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
@@ -40,7 +40,8 @@ pub(super) struct Bpe {
     count: u32,
     /// The bytes of those symbols.
     others: Vec<Box<[u8]>>,
-    ignore_merges: bool,
+    /// Whether a word that is a token as a whole is that token.
+    whole: bool,
 }
 
 impl Bpe {
@@ -53,7 +54,7 @@ impl Bpe {
     pub(super) fn new(
         texts: &[Cow<'_, str>],
         merges: &[Cow<'_, str>],
-        ignore_merges: bool,
+        whole: bool,
         blemishes: &mut Vec<String>,
     ) -> Result<Self> {
         let mut tokens: HashMap<Box<[u8]>, u32> = HashMap::with_capacity(texts.len());
@@ -90,9 +91,7 @@ impl Bpe {
         let (mut unread, mut unknown) = (Tally::default(), Tally::default());
         for (rank, text) in (0u32..).zip(merges) {
             let what = || format!("tokenizer.ggml.merges[{rank}] is {}", quoted(text));
-            // The separator is never the first character, so that a token may start with a space.
-            let space = text.char_indices().skip(1).find(|(i, c)| *c == ' ' && i + 1 < text.len());
-            let Some((left, right)) = space.map(|(i, _)| (&text[..i], &text[i + 1..])) else {
+            let Some((left, right)) = two_parts(text) else {
                 unread.add(|| format!("{}, which is not two tokens", what()));
                 continue;
             };
@@ -112,12 +111,12 @@ impl Bpe {
         blemishes.extend(unread.tell("it merges nothing"));
         blemishes.extend(unknown.tell("text that it leaves becomes the tokens of its bytes"));
         let merges = Merges::new(texts.len() + others.len(), merges.len(), pairs);
-        Ok(Bpe { bytes, tokens, longest, merges, count, others, ignore_merges })
+        Ok(Bpe { bytes, tokens, longest, merges, count, others, whole })
     }
 
     /// Appends the tokens of `word` to `out`.
     pub(super) fn encode(&self, word: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
-        if self.ignore_merges
+        if self.whole
             && word.len() <= self.longest
             && let Some(token) = self.tokens.get(word)
         {

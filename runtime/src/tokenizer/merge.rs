@@ -21,6 +21,13 @@ pub(super) struct Pair {
     pub(super) symbol: u32,
 }
 
+/// The two texts of a listed merge. The space between them is never the first character, so that the left may begin with
+/// one.
+pub(super) fn two_parts(text: &str) -> Option<(&str, &str)> {
+    let space = text.char_indices().skip(1).find(|(i, c)| *c == ' ' && i + 1 < text.len());
+    space.map(|(i, _)| (&text[..i], &text[i + 1..]))
+}
+
 /// A [`Pair`]: `left` is the table row it stands in.
 #[derive(Debug, Clone, Copy)]
 struct Merge {

@@ -1,8 +1,8 @@
 //! Text to token ids and back.
 //!
 //! [`Vocab`] is what the GGUF says; [`Tokenizer`] is built from it once and then only read. Text that spells special
-//! tokens is cut out first (`special`). The rest is split into words (`pre`) in which bytes merge (`bpe`), or its characters
-//! merge by the scores of tokens (`spm`); both by the engine of `merge`. The ids are those of llama.cpp. Encoding takes
+//! tokens is cut out first (`special`). The rest is split into words (`pre`) in which bytes merge (`bpe`) or characters do
+//! (`spm`), or its characters merge without words; all by the engine of `merge`. The ids are those of llama.cpp. Encoding takes
 //! time linear in the text, times a logarithm inside one word.
 
 mod bpe;
@@ -18,8 +18,10 @@ pub use vocab::{TokenType, Vocab};
 
 use crate::error::{Error, Result};
 use ir::gguf::{Metadata, Strings};
+use pre::{Bos, Spelling, Whole};
 use special::{Part, Special};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use vocab::{Tally, quoted};
 
 /// Texts of tokens that end a generation: of a turn, a message or a text, and what follows a text that fills a gap. They
@@ -97,6 +99,9 @@ const SEPARATORS: &[(&str, &[&str])] = &[
     (END_OF_S, &["<|tool_response>"]),
 ];
 
+/// Control tokens by the vocabulary that name the parts of an answer, and are text in it.
+const PART_TEXTS: &[&str] = &["<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"];
+
 /// A vocabulary and the rules of its use.
 #[derive(Debug)]
 pub struct Tokenizer {
@@ -124,8 +129,20 @@ pub struct Tokenizer {
 /// How text between special tokens becomes tokens.
 #[derive(Debug)]
 enum Model {
-    Bpe { bpe: bpe::Bpe, splitter: pre::Splitter },
-    Spm { spm: spm::Spm, space_prefix: bool },
+    Bpe {
+        bpe: bpe::Bpe,
+        splitter: pre::Splitter,
+    },
+    /// Characters merge in words; a word of newlines only is the token of as many, where `newlines` has one.
+    Words {
+        spm: spm::Spm,
+        splitter: pre::Splitter,
+        newlines: BTreeMap<usize, u32>,
+    },
+    Spm {
+        spm: spm::Spm,
+        space_prefix: bool,
+    },
 }
 
 impl Tokenizer {
@@ -138,15 +155,16 @@ impl Tokenizer {
     pub fn new(vocab: Vocab<'_>) -> Result<Self> {
         let Vocab { model, pre, tokens: texts, token_types, merges, scores, binary, mut blemishes, .. } = vocab;
         let Vocab { mut bos, mut eos, mut eot, mut eom, mut unk, mut pad, add_bos, add_space_prefix, .. } = vocab;
-        let Vocab { mut fim_pad, mut fim_rep, mut fim_sep, .. } = vocab;
+        let Vocab { mut fim_pad, mut fim_rep, mut fim_sep, trims_after_special, .. } = vocab;
         // `None` is SentencePiece.
         let kind = match &*model {
             vocab::BPE => Some(pre::kind(&pre)?),
+            vocab::GEMMA_4 => Some(pre::kind(vocab::GEMMA_4)?),
             vocab::SPM => None,
             _ => {
                 return Err(Error::unsupported(
                     format!("the tokenizer model {} (tokenizer.ggml.model)", quoted(&model)),
-                    format!("byte-level BPE, `{}`, and SentencePiece, `{}`, are", vocab::BPE, vocab::SPM),
+                    format!("supported are {}", [vocab::BPE, vocab::SPM, vocab::GEMMA_4].join(", ")),
                 ));
             }
         };
@@ -196,16 +214,25 @@ impl Tokenizer {
             if END_TEXTS.contains(&text) || text == END_OF_S && *kind != TokenType::Normal {
                 ends.push(id);
             }
+            if PART_TEXTS.contains(&text) {
+                *kind = TokenType::UserDefined;
+            }
         }
         let has = |text: &str| ends.iter().any(|id| texts[*id as usize] == text);
         let separators: Vec<&str> =
             SEPARATORS.iter().filter(|(_, others)| others.iter().all(|t| has(t))).map(|(text, _)| *text).collect();
-        ends.retain(|id| !separators.contains(&&*texts[*id as usize]));
+        ends.retain(|id| {
+            let separates = separators.contains(&&*texts[*id as usize]);
+            if separates {
+                types[*id as usize] = TokenType::UserDefined;
+            }
+            !separates
+        });
         ends.extend([eos, eot, eom, fim_pad, fim_rep, fim_sep].into_iter().flatten());
         ends.sort_unstable();
         ends.dedup();
 
-        let spell = if kind.is_some() { byte_level_bytes } else { spm_bytes };
+        let spell = if kind.is_some_and(|k| k.spelling == Spelling::Bytes) { byte_level_bytes } else { spm_bytes };
         let mut bytes: Vec<Cow<'_, [u8]>> =
             texts.iter().zip(&types).map(|(text, kind)| text_bytes(text, *kind, spell).into()).collect();
         for (id, raw) in binary {
@@ -221,20 +248,35 @@ impl Tokenizer {
             .map(|(text, kind)| Cow::Borrowed(if silent(kind) { "" } else { &**text }))
             .collect();
         let model = match kind {
-            Some(kind) => Model::Bpe {
-                bpe: bpe::Bpe::new(&plain, &merges, kind.ignore_merges, &mut blemishes)?,
+            Some(kind) if kind.spelling == Spelling::Bytes => Model::Bpe {
+                bpe: bpe::Bpe::new(&plain, &merges, kind.whole == Whole::All, &mut blemishes)?,
                 splitter: pre::Splitter::new(kind)?,
             },
-            None => Model::Spm {
-                spm: spm::Spm::new(&plain, &checked_scores(scores, texts.len(), &mut blemishes)?, &mut blemishes),
-                space_prefix: add_space_prefix.unwrap_or(true),
-            },
+            Some(kind) => {
+                let newlines = |text: &str| kind.whole == Whole::Newlines && text.bytes().all(|byte| byte == b'\n');
+                let newlines = (0..).zip(&plain).filter(|(_, text)| !text.is_empty() && newlines(text));
+                Model::Words {
+                    spm: spm::Spm::by_merges(&plain, &merges, &mut blemishes),
+                    splitter: pre::Splitter::new(kind)?,
+                    newlines: newlines.map(|(id, text)| (text.len(), id)).collect(),
+                }
+            }
+            None => {
+                let scores = checked_scores(scores, texts.len(), &mut blemishes)?;
+                let spm = spm::Spm::by_scores(&plain, &scores, &mut blemishes);
+                Model::Spm { spm, space_prefix: add_space_prefix.unwrap_or(true) }
+            }
+        };
+        let adds_bos = match kind.map_or(Bos::Default, |k| k.bos) {
+            Bos::Asked => add_bos == Some(true),
+            Bos::Default => add_bos != Some(false),
+            Bos::Always => true,
         };
         let is_special = |t| matches!(t, TokenType::Control | TokenType::UserDefined | TokenType::Unknown);
         Ok(Tokenizer {
             model,
-            plain: Special::new(&texts, &types, |t| t == TokenType::UserDefined)?,
-            special: Special::new(&texts, &types, is_special)?,
+            plain: Special::new(&texts, &types, trims_after_special, |t| t == TokenType::UserDefined)?,
+            special: Special::new(&texts, &types, trims_after_special, is_special)?,
             longest: texts.iter().map(|t| t.len()).max().unwrap_or(0),
             texts: texts.iter().map(|t| t.as_bytes()).collect(),
             types,
@@ -243,7 +285,7 @@ impl Tokenizer {
             eos,
             unk,
             pad,
-            add_bos: add_bos.unwrap_or(kind.is_none_or(|k| k.add_bos)) && bos.is_some(),
+            add_bos: adds_bos && bos.is_some(),
             ends,
             blemishes,
         })
@@ -279,6 +321,25 @@ impl Tokenizer {
                         Part::Token(id) => ids.push(id),
                     }
                     Ok(())
+                })?;
+            }
+            Model::Words { spm, splitter, newlines } => {
+                let mut scratch = spm::SpmScratch::default();
+                tokens.cut(text, mark, |part| {
+                    let text = match part {
+                        Part::Text(text) => text,
+                        Part::Token(id) => {
+                            ids.push(id);
+                            return Ok(());
+                        }
+                    };
+                    let mut done = Ok(());
+                    splitter.split(&text, &mut |word| match newlines.get(&word.len()) {
+                        Some(id) if word.starts_with('\n') => ids.push(*id),
+                        _ if done.is_ok() => done = spm.encode(word, false, &mut scratch, &mut ids),
+                        _ => {}
+                    });
+                    done
                 })?;
             }
             Model::Spm { spm, space_prefix } => {

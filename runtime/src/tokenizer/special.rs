@@ -17,13 +17,25 @@ const BYTES_MAX: usize = 1 << 20;
 pub(super) struct Special {
     /// `None`: the set is empty.
     matcher: Option<AhoCorasick>,
-    /// Token of each pattern, and whether it is structure.
-    tokens: Vec<(u32, bool)>,
+    /// Of each pattern.
+    tokens: Vec<Token>,
     /// The texts of structure, sorted.
     structure: Vec<Box<str>>,
     /// Bytes of the longest of them.
     longest: usize,
 }
+
+/// A token that text names.
+#[derive(Debug, Clone, Copy)]
+struct Token {
+    id: u32,
+    structure: bool,
+    /// Whether whitespace after it is left out.
+    trims: bool,
+}
+
+/// Special tokens after which whitespace stays, even where the others leave it out.
+const NEVER_TRIM: &[&str] = &["<unk>", "<s>", "<|endoftext|>"];
 
 /// What [`Special::cut`] yields.
 pub(super) enum Part<'t> {
@@ -34,23 +46,33 @@ pub(super) enum Part<'t> {
 /// Whether a token is structure of a conversation: control tokens are, and what vocabularies call user-defined but
 /// spell as they spell control tokens.
 fn is_structure(text: &str, kind: TokenType) -> bool {
-    let spelled = |open: &str, close: &str| text.starts_with(open) && text.ends_with(close);
-    kind == TokenType::Control || spelled("<|", "|>") || spelled("<｜", "｜>")
+    const SPELLINGS: [(&str, &str); 3] = [("<|", ">"), ("<", "|>"), ("<｜", "｜>")];
+    let spelled = |(open, close): &(&str, &str)| text.starts_with(open) && text.ends_with(close);
+    kind == TokenType::Control || SPELLINGS.iter().any(spelled)
 }
 
 impl Special {
-    /// Of the tokens whose type `wanted` accepts.
+    /// Of the tokens whose type `wanted` accepts; with `trims`, most leave out whitespace after them.
     ///
     /// # Errors
     /// [`Error::Limit`] if their texts are too long.
-    pub(super) fn new(texts: &[Cow<'_, str>], types: &[TokenType], wanted: impl Fn(TokenType) -> bool) -> Result<Self> {
+    pub(super) fn new(
+        texts: &[Cow<'_, str>],
+        types: &[TokenType],
+        trims: bool,
+        wanted: impl Fn(TokenType) -> bool,
+    ) -> Result<Self> {
         let set = || (0u32..).zip(texts.iter().zip(types)).filter(|(_, (text, t))| wanted(**t) && !text.is_empty());
         let bytes: usize = set().map(|(_, (text, _))| text.len()).sum();
         if bytes > BYTES_MAX {
             let what = "the text of all special tokens of tokenizer.ggml.tokens, in bytes,".into();
             return Err(Error::Limit { what, need: bytes as u64, have: BYTES_MAX as u64 });
         }
-        let tokens: Vec<_> = set().map(|(id, (text, t))| (id, is_structure(text, *t))).collect();
+        let token = |(id, (text, t)): (u32, (&Cow<'_, str>, &TokenType))| {
+            let trims = trims && !NEVER_TRIM.contains(&&**text);
+            Token { id, structure: is_structure(text, *t), trims }
+        };
+        let tokens: Vec<Token> = set().map(token).collect();
         // An automaton of all transitions would take a table row for each byte of each text.
         let build = || {
             AhoCorasick::builder()
@@ -80,7 +102,7 @@ impl Special {
             _ => Cow::Borrowed(text),
         };
         let (mut at, mut from) = (0, 0);
-        while let Some((start, end, (id, _))) = self.find(text, from) {
+        while let Some((start, mut end, token)) = self.find(text, from) {
             if mark.is_some_and(|mark| text[end..].starts_with(mark)) {
                 from = after_first(text, start);
                 continue;
@@ -88,7 +110,10 @@ impl Special {
             if start > at {
                 part(Part::Text(plain(&text[at..start])))?;
             }
-            part(Part::Token(id))?;
+            part(Part::Token(token.id))?;
+            if token.trims {
+                end = text.len() - text[end..].trim_start_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r']).len();
+            }
             (at, from) = (end, end);
         }
         if at < text.len() {
@@ -102,9 +127,9 @@ impl Special {
     pub(super) fn guard(&self, text: &str, mark: char) -> String {
         let mut places = Vec::new();
         let mut from = 0;
-        while let Some((start, _, (_, structure))) = self.find(text, from) {
+        while let Some((start, _, token)) = self.find(text, from) {
             from = after_first(text, start);
-            places.extend(structure.then_some(from));
+            places.extend(token.structure.then_some(from));
         }
         let tail = text.len() - text.len().min(self.longest);
         let tail = (tail..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
@@ -129,7 +154,7 @@ impl Special {
     }
 
     /// The leftmost and longest token at or after `from`: where it begins and ends.
-    fn find(&self, text: &str, from: usize) -> Option<(usize, usize, (u32, bool))> {
+    fn find(&self, text: &str, from: usize) -> Option<(usize, usize, Token)> {
         let found = self.matcher.as_ref()?.find(Input::new(text).span(from..text.len()))?;
         Some((found.start(), found.end(), self.tokens[found.pattern().as_usize()]))
     }

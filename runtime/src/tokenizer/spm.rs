@@ -1,10 +1,11 @@
-//! SentencePiece by pairs: a text's characters become symbols, and of the neighbours whose concatenation is a token,
-//! those of the highest score merge first. A character that stays without a token becomes its UTF-8 bytes.
+//! SentencePiece by pairs: a text's characters become symbols, of which neighbours merge. Those that do are listed, by
+//! rank, or they are those whose concatenation is a token, the highest score first. What stays without a token becomes its
+//! UTF-8 bytes.
 //!
 //! A space is spelled U+2581 in tokens. No word boundary stops a merge, but most pairs of characters occur next to each
-//! other in no token, and there a text is cut: that changes no merge and keeps words short.
+//! other in nothing that merges, and there a text is cut: that changes no merge and keeps words short.
 
-use super::merge::{Merges, NONE, Pair, Scratch, WORD_MAX};
+use super::merge::{Merges, NONE, Pair, Scratch, WORD_MAX, two_parts};
 use super::vocab::{Tally, quoted};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
@@ -13,14 +14,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 /// What a space is in the text of a token.
 pub(super) const SPACE: char = '\u{2581}';
 
-/// Tokens and their scores.
+/// Tokens and what merges.
 #[derive(Debug)]
 pub(super) struct Spm {
-    /// Number of tokens. Symbols from here on are characters that occur in tokens and are none themselves.
+    /// Number of tokens. Symbols from here on are characters, and what merges make, that are no tokens.
     tokens: u32,
     chars: HashMap<char, u32>,
     merges: Merges,
-    /// Characters that occur next to each other in a token.
+    /// Characters that occur next to each other in what merges make.
     neighbours: HashSet<(char, char)>,
     /// Token of each byte, or [`NONE`].
     bytes: [u32; 256],
@@ -31,12 +32,14 @@ pub(super) struct Spm {
 pub(super) struct SpmScratch {
     word: Vec<char>,
     merge: Scratch,
+    /// Of a merged word, the symbols and where each begins.
+    merged: Vec<(usize, u32)>,
 }
 
 impl Spm {
-    /// `texts` are the tokens by id, empty for those that text never becomes. Of equal texts the last counts; a token
-    /// whose score is no number is the last to merge.
-    pub(super) fn new(texts: &[Cow<'_, str>], scores: &[f32], blemishes: &mut Vec<String>) -> Self {
+    /// What merges is a token, by its score. `texts` are the tokens by id, empty for those that text never becomes. Of
+    /// equal texts the last counts; a token whose score is no number is the last to merge.
+    pub(super) fn by_scores(texts: &[Cow<'_, str>], scores: &[f32], blemishes: &mut Vec<String>) -> Self {
         let mut unscored = Tally::default();
         let scores: Vec<f32> = (0..)
             .zip(scores)
@@ -48,33 +51,11 @@ impl Spm {
             })
             .collect();
         blemishes.extend(unscored.tell("it counts as the lowest"));
-        let (mut ids, mut twice) = (HashMap::with_capacity(texts.len()), Tally::default());
-        for (text, id) in texts.iter().zip(0u32..).filter(|(text, _)| !text.is_empty()) {
-            if let Some(first) = ids.insert(&**text, id) {
-                twice.add(|| format!("tokenizer.ggml.tokens holds {} twice, as {first} and {id}", quoted(text)));
-            }
-        }
-        blemishes.extend(twice.tell("text becomes the last"));
-        let (mut bytes, mut missing) = ([NONE; 256], Tally::default());
-        for (byte, id) in (0u8..=255).zip(&mut bytes) {
-            let plain = char::from(byte).to_string();
-            let token = ids.get(&*format!("<0x{byte:02X}>")).or_else(|| ids.get(&*plain).filter(|_| byte.is_ascii()));
-            match token {
-                Some(token) => *id = *token,
-                None if matches!(byte, 0xc0 | 0xc1 | 0xf5..) => {}
-                None => missing.add(|| format!("tokenizer.ggml.tokens has no token for the byte {byte:#04x}")),
-            }
-        }
-        blemishes.extend(missing.tell("text that needs one is refused"));
+        let ids = ids(texts, blemishes);
+        let bytes = bytes(&ids, blemishes);
 
         let tokens = texts.len() as u32;
         let mut chars: HashMap<char, u32> = HashMap::new();
-        let mut neighbours = HashSet::new();
-        for text in ids.keys() {
-            for (c, next) in text.chars().zip(text.chars().skip(1)) {
-                neighbours.insert((c, next));
-            }
-        }
         // In a fixed order, so that symbols do not depend on that of the hash table.
         let used: BTreeMap<char, Option<u32>> =
             ids.keys().flat_map(|t| t.chars()).map(|c| (c, ids.get(&*c.to_string()).copied())).collect();
@@ -112,6 +93,42 @@ impl Spm {
             }
         });
         let merges = Merges::new(symbols as usize, ranks.len(), pairs);
+        Spm { tokens, chars, merges, neighbours: neighbours(ids.keys().copied()), bytes }
+    }
+
+    /// What merges is listed, by rank: two texts with a space between. `texts` are as for [`by_scores`](Self::by_scores).
+    pub(super) fn by_merges(texts: &[Cow<'_, str>], merges: &[Cow<'_, str>], blemishes: &mut Vec<String>) -> Self {
+        let ids = ids(texts, blemishes);
+        let bytes = bytes(&ids, blemishes);
+        let tokens = texts.len() as u32;
+        let mut others: HashMap<String, u32> = HashMap::new();
+        let (mut pairs, mut wholes) = (Vec::with_capacity(merges.len()), Vec::with_capacity(merges.len()));
+        let mut unread = Tally::default();
+        for (rank, text) in (0u32..).zip(merges) {
+            let Some((left, right)) = two_parts(text) else {
+                unread.add(|| format!("tokenizer.ggml.merges[{rank}] is {}, which is not two tokens", quoted(text)));
+                continue;
+            };
+            let whole = [left, right].concat();
+            let [left, right, symbol] = [left, right, &whole].map(|text| match ids.get(text) {
+                Some(id) => *id,
+                None => {
+                    let next = tokens + others.len() as u32;
+                    *others.entry(text.to_owned()).or_insert(next)
+                }
+            });
+            pairs.push(Pair { left, right, rank, symbol });
+            wholes.push(whole);
+        }
+        blemishes.extend(unread.tell("it merges nothing"));
+        let single = |text: &str, symbol: u32| {
+            let mut chars = text.chars();
+            chars.next().filter(|_| chars.next().is_none()).map(|c| (c, symbol))
+        };
+        let of_tokens = ids.iter().filter_map(|(text, id)| single(text, *id));
+        let chars = of_tokens.chain(others.iter().filter_map(|(text, symbol)| single(text, *symbol))).collect();
+        let neighbours = neighbours(wholes.iter().map(String::as_str));
+        let merges = Merges::new(tokens as usize + others.len(), merges.len(), pairs);
         Spm { tokens, chars, merges, neighbours, bytes }
     }
 
@@ -135,21 +152,27 @@ impl Spm {
 
     /// Merges the scratch's word and clears it.
     fn merge(&self, scratch: &mut SpmScratch, out: &mut Vec<u32>) -> Result<()> {
-        let SpmScratch { word, merge } = scratch;
+        let SpmScratch { word, merge, merged } = scratch;
         // A character of no token has a symbol that never merges.
         let symbols = word.iter().map(|c| self.chars.get(c).copied().unwrap_or(u32::MAX - 1));
+        merged.clear();
+        self.merges.run(symbols, merge, |at, symbol| merged.push((at, symbol)));
         let mut unspelled = None;
-        self.merges.run(symbols, merge, |at, symbol| {
-            if symbol < self.tokens {
-                return out.push(symbol);
+        let ends = merged.iter().skip(1).map(|(at, _)| *at).chain([word.len()]);
+        for ((at, symbol), end) in merged.iter().zip(ends) {
+            if *symbol < self.tokens {
+                out.push(*symbol);
+                continue;
             }
-            for byte in word[at].encode_utf8(&mut [0; 4]).bytes() {
-                match self.bytes[byte as usize] {
-                    NONE => unspelled = unspelled.or(Some(word[at])),
-                    token => out.push(token),
+            for c in &word[*at..end] {
+                for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                    match self.bytes[byte as usize] {
+                        NONE => unspelled = unspelled.or(Some(*c)),
+                        token => out.push(token),
+                    }
                 }
             }
-        });
+        }
         word.clear();
         match unspelled {
             None => Ok(()),
@@ -160,6 +183,39 @@ impl Spm {
             ))),
         }
     }
+}
+
+/// The tokens by their texts, but those without one.
+fn ids<'t>(texts: &'t [Cow<'_, str>], blemishes: &mut Vec<String>) -> HashMap<&'t str, u32> {
+    let (mut ids, mut twice) = (HashMap::with_capacity(texts.len()), Tally::default());
+    for (text, id) in texts.iter().zip(0u32..).filter(|(text, _)| !text.is_empty()) {
+        if let Some(first) = ids.insert(&**text, id) {
+            twice.add(|| format!("tokenizer.ggml.tokens holds {} twice, as {first} and {id}", quoted(text)));
+        }
+    }
+    blemishes.extend(twice.tell("text becomes the last"));
+    ids
+}
+
+/// The token of each byte, or [`NONE`].
+fn bytes(ids: &HashMap<&str, u32>, blemishes: &mut Vec<String>) -> [u32; 256] {
+    let (mut bytes, mut missing) = ([NONE; 256], Tally::default());
+    for (byte, id) in (0u8..=255).zip(&mut bytes) {
+        let plain = char::from(byte).to_string();
+        let token = ids.get(&*format!("<0x{byte:02X}>")).or_else(|| ids.get(&*plain).filter(|_| byte.is_ascii()));
+        match token {
+            Some(token) => *id = *token,
+            None if matches!(byte, 0xc0 | 0xc1 | 0xf5..) => {}
+            None => missing.add(|| format!("tokenizer.ggml.tokens has no token for the byte {byte:#04x}")),
+        }
+    }
+    blemishes.extend(missing.tell("text that needs one is refused"));
+    bytes
+}
+
+/// The characters that stand next to each other in a text.
+fn neighbours<'t>(texts: impl Iterator<Item = &'t str>) -> HashSet<(char, char)> {
+    texts.flat_map(|text| text.chars().zip(text.chars().skip(1))).collect()
 }
 
 /// Calls `each` with every text that begins with others, its symbol, and those others with theirs, shortest first. Texts

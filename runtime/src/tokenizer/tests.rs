@@ -133,6 +133,8 @@ fn prompts_get_bos_and_no_eos() {
     check("gpt-2", Some(true), &[262, 256]);
     check("llama-bpe", None, &[262, 256]);
     check("llama-bpe", Some(false), &[256]);
+    let t = Tokenizer::new(Vocab { add_bos: Some(false), bos: Some(1), ..gemma_vocab() }).unwrap();
+    assert_eq!(t.encode_prompt("a", true).unwrap(), [1, 259]);
 }
 
 /// [`vocab`] with more tokens of these texts and types, from 265 on.
@@ -180,6 +182,47 @@ fn ends() {
     check(&[("<a>", 4)], |v| v.fim_rep = Some(265), &[265]);
     check(&[("<a>", 5)], |v| v.fim_sep = Some(265), &[265]);
     check(&[("<a>", 3)], |v| (v.unk, v.pad) = (Some(265), Some(265)), &[]);
+}
+
+/// Tokens that name the parts of an answer are in its text, and text that spells them is them.
+#[test]
+fn parts_of_an_answer() {
+    let texts = PART_TEXTS.iter().chain(&["<|end|>", "<|return|>", "<|call|>"]);
+    let t = Tokenizer::new(with(&texts.map(|text| (*text, 3)).collect::<Vec<_>>())).unwrap();
+    assert_eq!(t.ends(), [260, 270, 271]);
+    let text = "<|channel|>ab<|message|>a<|end|>";
+    let ids = [266, 256, 268, 97, 269];
+    assert_eq!((t.encode(text, false).unwrap(), t.decode(&ids)), (ids.to_vec(), text.to_owned()));
+    assert_eq!(t.guard(text, '#').matches('#').count(), 3);
+    // Where it ends turns, it is silent.
+    let t = Tokenizer::new(with(&[("<|end|>", 4)])).unwrap();
+    assert_eq!((t.ends(), t.decode(&[265])), (&[260, 265][..], String::new()));
+}
+
+/// Whitespace after special tokens is left out where the model's name says so, but after some.
+#[test]
+fn whitespace_after_special_tokens() {
+    let v = || with(&[("<|u|>", 3), ("<s>", 3), ("<t>", 4)]);
+    let t = Tokenizer::new(Vocab { trims_after_special: true, ..v() }).unwrap();
+    #[track_caller]
+    fn check(t: &Tokenizer, text: &str, special: bool, want: &[u32]) {
+        assert_eq!(t.encode(text, special).unwrap(), want, "{text:?}");
+    }
+    check(&t, "<|u|> \r\n\t\u{b}\u{c}a<|u|>\n", true, &[265, 97, 265]);
+    check(&t, "<|u|>\u{a0}", true, &[265, 0xc2, 0xa0]);
+    check(&t, "<s> a", true, &[266, 259]);
+    check(&t, "<t> a <t>", false, &[267, 97, 32, 267]);
+    check(&Tokenizer::new(v()).unwrap(), "<|u|> a", true, &[265, 259]);
+    let mut metadata = Metadata::new();
+    let strings = |texts: &[Cow<'_, str>]| Value::Array(texts.iter().map(|t| t.as_bytes()).collect());
+    metadata.insert("tokenizer.ggml.model", Value::String("gpt2".into()));
+    metadata.insert("tokenizer.ggml.tokens", strings(&v().tokens));
+    metadata.insert("tokenizer.ggml.token_type", Value::Array(Array::I32(v().token_types)));
+    metadata.insert("tokenizer.ggml.merges", strings(&v().merges));
+    for (name, trims) in [("Phi-3.5 Mini", true), ("my-phi3-tune", true), ("Phi 4", false)] {
+        metadata.insert("general.name", Value::String(name.into()));
+        assert_eq!(Vocab::from_gguf(&metadata).unwrap().trims_after_special, trims, "{name}");
+    }
 }
 
 #[test]
@@ -254,8 +297,8 @@ fn refuses() {
     }
     check(|v| v.model = "bert".into(), "tokenizer model `bert` (tokenizer.ggml.model) is not supported; ");
     check(
-        |v| v.pre = "kimi-k2".into(),
-        "`kimi-k2` (tokenizer.ggml.pre) is not supported; supported are default, gpt-2",
+        |v| v.pre = "unheard-of".into(),
+        "`unheard-of` (tokenizer.ggml.pre) is not supported; supported are default, gpt-2",
     );
     check(|v| v.tokens.clear(), "tokenizer.ggml.tokens holds 0 tokens");
     check(|v| v.token_types.truncate(9), "token_type has 9 entries for the 265");
@@ -505,6 +548,91 @@ fn sentencepiece() {
 fn sentencepiece_needs_scores_of_all_tokens() {
     let error = Tokenizer::new(Vocab { scores: vec![0.0; 9], ..spm_vocab() }).expect_err("too few").to_string();
     assert!(error.contains("tokenizer.ggml.scores has 9 entries for the 269"), "{error}");
+}
+
+/// `<pad>`, `<s>`, `</s>`, all bytes, then from 259: a b ▁ ▁a ab, newlines one and three, ▁▁, é.
+fn gemma_vocab() -> Vocab<'static> {
+    let mut tokens: Vec<Cow<str>> = ["<pad>", "<s>", "</s>"].map(Cow::from).into();
+    tokens.extend((0..=255).map(|b| Cow::from(format!("<0x{b:02X}>"))));
+    tokens.extend(["a", "b", "▁", "▁a", "ab", "\n", "\n\n\n", "▁▁", "é"].map(Cow::from));
+    Vocab {
+        model: "gemma4".into(),
+        token_types: [vec![3; 3], vec![6; 256], vec![1; 9]].concat(),
+        tokens,
+        merges: ["▁ ▁", "a b", "▁ a", "\n \n", "é x", "éx ▁"].map(Cow::from).into(),
+        ..Vocab::default()
+    }
+}
+
+/// Characters merge by a list, across what would be words; what is left of no token is bytes.
+#[test]
+fn characters_merge_by_a_list() {
+    let t = Tokenizer::new(gemma_vocab()).unwrap();
+    assert_eq!(t.blemishes(), [] as [String; 0]);
+    #[track_caller]
+    fn check(t: &Tokenizer, text: &str, want: &[u32]) {
+        assert_eq!(t.encode(text, false).unwrap(), want, "{text:?}");
+        assert_eq!(t.decode(want), text, "{text:?}");
+    }
+    let byte = |b: u8| u32::from(b) + 3;
+    check(&t, "", &[]);
+    check(&t, "ab a", &[263, 262]);
+    check(&t, " ab", &[261, 263]);
+    check(&t, "   a", &[266, 262]);
+    check(&t, "é字", &[267, byte(0xe5), byte(0xad), byte(0x97)]);
+    // What merges into no token is the bytes of its characters.
+    check(&t, "éxa", &[byte(0xc3), byte(0xa9), byte(b'x'), 259]);
+    // As many newlines as a token has are it; others merge.
+    check(&t, "a\n\n\nb\na", &[259, 265, 260, 264, 259]);
+    check(&t, "\n\n", &[byte(b'\n'), byte(b'\n')]);
+    check(&t, "<s>", &"<s>".bytes().map(byte).collect::<Vec<_>>());
+    assert_eq!(t.encode("<s>a", true).unwrap(), [1, 259]);
+    let mut v = gemma_vocab();
+    v.merges.push("ab".into());
+    assert!(Tokenizer::new(v).unwrap().blemishes()[0].contains("merges[6] is `ab`, which is not two tokens"));
+}
+
+/// Against merging one pair at a time, on texts.
+#[test]
+fn characters_merge_by_rank_and_from_the_left() {
+    fn reference(v: &Vocab<'_>, word: &str) -> Vec<u32> {
+        let mut parts: Vec<String> = word.chars().map(String::from).collect();
+        loop {
+            let rank = |i: &usize| v.merges.iter().position(|m| *m == format!("{} {}", parts[*i], parts[i + 1]));
+            let best = (0..parts.len() - 1).filter_map(|i| Some((rank(&i)?, i))).min();
+            let Some((_, at)) = best else { break };
+            let right = parts.remove(at + 1);
+            parts[at].push_str(&right);
+        }
+        let id = |text: &str| v.tokens.iter().position(|t| t == text).map(|id| id as u32);
+        let bytes = |part: &str| part.bytes().map(|b| u32::from(b) + 3).collect();
+        parts.iter().flat_map(|part| id(part).map_or_else(|| bytes(part), |id| vec![id])).collect()
+    }
+    let mut state = 7u32;
+    let mut random = |n: usize| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) as usize % n
+    };
+    for round in 0..80 {
+        let mut v = gemma_vocab();
+        v.token_types.clear();
+        v.tokens.truncate(259);
+        v.merges.clear();
+        let alphabet = ["a", "b", "▁"];
+        let mut known: Vec<String> = alphabet.map(String::from).into();
+        for _ in 0..12 {
+            let (left, right) = (known[random(known.len())].clone(), known[random(known.len())].clone());
+            known.push([&*left, &*right].concat());
+            v.merges.push(format!("{left} {right}").into());
+        }
+        // Some of what merges make is no token.
+        let tokens: BTreeSet<String> = known.into_iter().filter(|_| random(4) > 0).collect();
+        v.tokens.extend(tokens.into_iter().map(Cow::from));
+        let word: String = (0..1 + random(150)).map(|_| alphabet[random(1 + round % 3)]).collect();
+        let want = reference(&v, &word);
+        let got = Tokenizer::new(v.clone()).unwrap().encode(&word, false).unwrap();
+        assert_eq!(got, want, "{word} by {:?} of {:?}", v.merges, &v.tokens[259..]);
+    }
 }
 
 /// The splits of tokens are found in time linear in their bytes, whatever they are.

@@ -8,11 +8,16 @@ use std::borrow::Cow;
 pub(super) const BPE: &str = "gpt2";
 /// The name of SentencePiece by pairs.
 pub(super) const SPM: &str = "llama";
+/// The name of BPE of characters, and of its pre-tokenizer.
+pub(super) const GEMMA_4: &str = "gemma4";
+/// What `general.name` has, in small letters, of models of whose special tokens [`Vocab::trims_after_special`] is true.
+const TRIMMING_NAMES: &[&str] = &["phi-3", "phi3"];
 
 /// What `tokenizer.ggml.*` says, as it stands in the file: [`Tokenizer::new`](super::Tokenizer::new) checks it.
 #[derive(Debug, Clone, Default)]
 pub struct Vocab<'a> {
-    /// `tokenizer.ggml.model`: the algorithm, `gpt2` for byte-level BPE, `llama` for SentencePiece.
+    /// `tokenizer.ggml.model`: the algorithm, `gpt2` for byte-level BPE, `llama` for SentencePiece, `gemma4` for BPE of
+    /// characters.
     pub model: Cow<'a, str>,
     /// `tokenizer.ggml.pre`: the pre-tokenizer.
     pub pre: Cow<'a, str>,
@@ -46,6 +51,8 @@ pub struct Vocab<'a> {
     pub add_bos: Option<bool>,
     /// `tokenizer.ggml.add_space_prefix`: for SentencePiece, whether text begins with a space that is not written.
     pub add_space_prefix: Option<bool>,
+    /// Whether whitespace after a special token is left out; no key says so, but the name of the model.
+    pub trims_after_special: bool,
     /// Tokens whose text is not UTF-8, by id, with its bytes; in `tokens` they have no text.
     pub binary: Vec<(u32, &'a [u8])>,
     /// What is wrong and does not keep the vocabulary from being used, a sentence each.
@@ -78,7 +85,7 @@ impl<'a> Vocab<'a> {
         };
         let model = metadata.str("tokenizer.ggml.model")?;
         let merges = match model {
-            BPE => Some(metadata.strings(MERGES)?),
+            BPE | GEMMA_4 => Some(metadata.strings(MERGES)?),
             _ => metadata.opt_strings(MERGES)?,
         };
         let scores = match model {
@@ -88,6 +95,7 @@ impl<'a> Vocab<'a> {
             },
             _ => Vec::new(),
         };
+        let name = metadata.opt_str("general.name").ok().flatten().unwrap_or_default().to_lowercase();
         let (tokens, binary) = texts(TOKENS, metadata.strings(TOKENS)?);
         let merges = merges.map(|merges| texts(MERGES, merges).0).unwrap_or_default();
         let mut id = |name: &str| {
@@ -114,6 +122,7 @@ impl<'a> Vocab<'a> {
             pad: id("padding"),
             add_bos: metadata.opt_bool("tokenizer.ggml.add_bos_token")?,
             add_space_prefix: metadata.opt_bool("tokenizer.ggml.add_space_prefix")?,
+            trims_after_special: TRIMMING_NAMES.iter().any(|part| name.contains(part)),
             binary,
             blemishes,
         })
