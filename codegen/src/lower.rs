@@ -116,19 +116,14 @@ impl KernelTable {
         Ok(())
     }
 
-    fn weight(&mut self, weight: &Weight, ty: &TensorType) -> Result<u32> {
-        let entry = artifact::Weight::new(weight, ty).ok_or_else(|| {
-            Error::unsupported(
-                format!("scattered rows of a tensor ({weight})"),
-                "rows that follow one another are loaded",
-            )
-        })?;
+    fn weight(&mut self, weight: &Weight, ty: &TensorType) -> u32 {
+        let entry = artifact::Weight::new(weight, ty);
         let same = |w: &artifact::Weight| (&w.name, &w.rows, &w.columns) == (&entry.name, &entry.rows, &entry.columns);
-        if let Some(number) = self.weights.iter().position(same) {
-            return Ok(number as u32);
-        }
-        self.weights.push(entry);
-        Ok(self.weights.len() as u32 - 1)
+        let known = self.weights.iter().position(same);
+        known.unwrap_or_else(|| {
+            self.weights.push(entry);
+            self.weights.len() - 1
+        }) as u32
     }
 
     fn state(&mut self, name: &str, ty: &ir::tensor::TensorType) -> Result<u32> {
@@ -222,7 +217,7 @@ impl Lowering<'_> {
         let number = match &node.op {
             Op::Fusion(fusion) => return self.launch(id, fusion),
             Op::Weight(weight) => {
-                let number = self.table.weight(weight, ty)?;
+                let number = self.table.weight(weight, ty);
                 buffers.fixed(&weight.to_string(), Place::Weight(number), bytes)
             }
             Op::State(name) => {

@@ -59,14 +59,13 @@ pub struct State {
 }
 
 impl Weight {
-    /// A weight of a graph, whose shape was checked, on the first device; `None` for rows that do not follow one another.
-    pub fn new(weight: &graph::Weight, ty: &TensorType) -> Option<Weight> {
+    /// A weight of a graph, whose shape was checked, on the first device.
+    pub fn new(weight: &graph::Weight, ty: &TensorType) -> Weight {
         let mut of = Weight::whole(&weight.tensor, ty);
-        if let Some(part) = weight.rows {
-            let range = part.first..part.first + part.run;
-            *(if ty.shape.len() == 1 { &mut of.columns } else { &mut of.rows }) = range;
+        if let Some(part) = &weight.rows {
+            *(if ty.shape.len() == 1 { &mut of.columns } else { &mut of.rows }) = part.clone();
         }
-        weight.rows.is_none_or(|part| part.runs == 1).then_some(of)
+        of
     }
 
     /// A whole tensor, on the first device.

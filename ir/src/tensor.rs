@@ -32,54 +32,6 @@ impl std::fmt::Display for Elem {
     }
 }
 
-/// Some rows of a tensor: runs of consecutive ones at equal distances. Text: `FIRST+RUN/EVERYxRUNS`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Rows {
-    /// The first row.
-    pub first: u32,
-    /// Rows of a run.
-    pub run: u32,
-    /// Rows from the start of a run to that of the next.
-    pub every: u32,
-    /// Runs.
-    pub runs: u32,
-}
-
-impl Rows {
-    /// Consecutive rows.
-    pub fn range(rows: std::ops::Range<u32>) -> Rows {
-        let run = rows.end.saturating_sub(rows.start);
-        Rows { first: rows.start, run, every: run, runs: 1 }
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> u64 {
-        u64::from(self.run) * u64::from(self.runs)
-    }
-
-    /// One after the last.
-    pub fn end(&self) -> u64 {
-        u64::from(self.first) + u64::from(self.every) * u64::from(self.runs.saturating_sub(1)) + u64::from(self.run)
-    }
-
-    /// The row of the tensor that is number `i` of these.
-    pub fn row(&self, i: u64) -> u64 {
-        let run = u64::from(self.run.max(1));
-        u64::from(self.first) + i / run * u64::from(self.every) + i % run
-    }
-
-    /// Whether there is a row, and none twice.
-    pub fn is_sound(&self) -> bool {
-        self.run > 0 && self.runs > 0 && self.every >= self.run
-    }
-}
-
-impl std::fmt::Display for Rows {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}+{}/{}x{}", self.first, self.run, self.every, self.runs)
-    }
-}
-
 /// How a tensor's elements lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 pub enum Layout {

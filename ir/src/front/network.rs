@@ -6,9 +6,10 @@ use super::{EntryShape, Keys, Tensors};
 use crate::graph::{Graph, Input, Op, Ref, Weight};
 use crate::quant;
 use crate::quote::quoted;
-use crate::tensor::{Elem, Rows, TensorType};
+use crate::tensor::{Elem, TensorType};
 use crate::{Error, Result, Verified};
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// A model in the making.
 pub(super) struct Network<'a> {
@@ -77,12 +78,12 @@ impl<'a> Network<'a> {
     }
 
     /// Some rows of the weight matrix `name`, which has `all` rows.
-    pub fn matrix_rows(&mut self, name: &str, all: usize, rows: Rows, columns: usize) -> Result<Ref> {
+    pub fn matrix_rows(&mut self, name: &str, all: usize, rows: Range<u32>, columns: usize) -> Result<Ref> {
         let ty = self.tensor(name, &[all, columns])?;
-        self.matrix_of(name, Some(rows), TensorType { shape: vec![rows.count() as usize, columns], ..ty })
+        self.matrix_of(name, Some(rows.clone()), TensorType { shape: vec![rows.len(), columns], ..ty })
     }
 
-    fn matrix_of(&mut self, name: &str, rows: Option<Rows>, ty: TensorType) -> Result<Ref> {
+    fn matrix_of(&mut self, name: &str, rows: Option<Range<u32>>, ty: TensorType) -> Result<Ref> {
         if let Elem::Ggml(format) = ty.elem
             && !ty.columns().is_multiple_of(format.multiple as usize)
         {
@@ -98,17 +99,17 @@ impl<'a> Network<'a> {
     }
 
     /// Some elements of the f32 vector `name`, which has `all`.
-    pub fn vector_part(&mut self, name: &str, all: usize, part: Rows) -> Result<Ref> {
+    pub fn vector_part(&mut self, name: &str, all: usize, part: Range<u32>) -> Result<Ref> {
         self.vector_of(name, all, Some(part))
     }
 
-    fn vector_of(&mut self, name: &str, all: usize, part: Option<Rows>) -> Result<Ref> {
+    fn vector_of(&mut self, name: &str, all: usize, part: Option<Range<u32>>) -> Result<Ref> {
         let ty = self.tensor(name, &[all])?;
         if ty.elem != Elem::F32 {
             let hint = format!("convert the model with norms and biases in {}", quant::F32);
             return Err(Error::unsupported(format!("tensor '{name}' {ty}"), hint));
         }
-        let n = part.map_or(all, |rows| rows.count() as usize);
+        let n = part.as_ref().map_or(all, |rows| rows.len());
         let weight = Weight { tensor: name.into(), rows: part };
         self.graph.leaf(Op::Weight(weight), TensorType { shape: vec![n], ..ty })
     }

@@ -16,11 +16,12 @@ pub use function::Function;
 pub(crate) use infer::check_shape;
 pub use infer::infer;
 
-use crate::tensor::{Layout, Rows, TensorType};
+use crate::tensor::{Layout, TensorType};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
 
 /// A node, as an index into its graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -59,7 +60,7 @@ pub struct Weight {
     /// The tensor.
     pub tensor: String,
     /// Its rows, of a tensor of one dimension its elements; `None`: all.
-    pub rows: Option<Rows>,
+    pub rows: Option<Range<u32>>,
 }
 
 impl From<&str> for Weight {
@@ -72,7 +73,7 @@ impl std::fmt::Display for Weight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.rows {
             None => f.write_str(&self.tensor),
-            Some(rows) => write!(f, "{}[{rows}]", self.tensor),
+            Some(rows) => write!(f, "{}[{}..{}]", self.tensor, rows.start, rows.end),
         }
     }
 }

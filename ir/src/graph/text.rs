@@ -17,10 +17,11 @@
 use super::{Angles, F32, Function, Fusion, Gating, Graph, Groups, HeadMap, Input, Op, Ref, RopeStyle, Weight};
 use crate::cursor::Cursor;
 use crate::quant::Format;
-use crate::tensor::{Elem, Layout, Rows, TensorType};
+use crate::tensor::{Elem, Layout, TensorType};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::fmt::{Display, Formatter, Write};
+use std::ops::Range;
 
 /// The name of an op in text.
 pub fn mnemonic(op: &Op) -> &'static str {
@@ -103,7 +104,7 @@ fn print(graph: &Graph, indent: &str, out: &mut String) -> std::fmt::Result {
         match &node.op {
             Op::Weight(weight) => {
                 write!(out, " \"{}\"", weight.tensor.escape_default())?;
-                weight.rows.iter().try_for_each(|rows| write!(out, " rows={rows}"))?;
+                weight.rows.iter().try_for_each(|rows| write!(out, " rows={}..{}", rows.start, rows.end))?;
             }
             Op::State(name) => write!(out, " \"{}\"", name.escape_default())?,
             Op::Param(i) => write!(out, " {i}")?,
@@ -380,15 +381,15 @@ impl<'a> Cursor<'a> {
     }
 
     /// The rows of a weight, if it is not whole.
-    fn rows(&mut self) -> Result<Option<Rows>> {
+    fn rows(&mut self) -> Result<Option<Range<u32>>> {
         if !self.peek("rows") {
             return Ok(None);
         }
         self.expect("rows")?;
         self.expect("=")?;
-        let mut part = |before: &str| self.expect(before).and_then(|()| self.number());
-        let (first, run, every, runs) = (part("")?, part("+")?, part("/")?, part("x")?);
-        Ok(Some(Rows { first, run, every, runs }))
+        let start = self.number()?;
+        self.expect("..")?;
+        Ok(Some(start..self.number()?))
     }
 
     fn value(&mut self, names: &HashMap<u32, Ref>) -> Result<Ref> {

@@ -6,7 +6,6 @@ use super::{Norm, Rope, name};
 use crate::Result;
 use crate::front::Network;
 use crate::graph::{F32, Function, Op, Ref};
-use crate::tensor::Rows;
 
 /// What is normalised of queries and keys, with the weights `attn_q_norm` and `attn_k_norm`.
 #[derive(Debug, Clone, Copy)]
@@ -70,8 +69,7 @@ pub(in crate::front) fn attention(n: &mut Network<'_>, layer: usize, x: Ref, a: 
         let start = first;
         first += rows;
         if n.has(&format!("{fused}.weight")) {
-            let range = Rows::range(start as u32..first as u32);
-            linear_rows(n, x, &fused, counts.iter().sum(), range)
+            linear_rows(n, x, &fused, counts.iter().sum(), start as u32..first as u32)
         } else {
             linear(n, x, &name(layer, part), rows)
         }

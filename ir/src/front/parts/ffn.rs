@@ -5,7 +5,6 @@ use super::name;
 use crate::Result;
 use crate::front::{Network, most};
 use crate::graph::{Function, Op, Ref};
-use crate::tensor::Rows;
 
 /// The feed-forward network of layer `layer`, \[T, d\] -> \[T, d\], of hidden width `feed_forward_length`: down(f(gate x) up x),
 /// where gate and up are two matrices or, in that order, the rows of `ffn_up`; without a gate down(f(up x)).
@@ -17,7 +16,7 @@ pub(in crate::front) fn ffn(n: &mut Network<'_>, layer: usize, x: Ref, hidden: u
         let up = linear(n, x, &up_name, hidden)?;
         gated(n, gate, up, f)?
     } else if rows == 2 * hidden {
-        let half = |first: usize| Rows::range(first as u32..(first + hidden) as u32);
+        let half = |first: usize| first as u32..(first + hidden) as u32;
         let gate = linear_rows(n, x, &up_name, rows, half(0))?;
         let up = linear_rows(n, x, &up_name, rows, half(hidden))?;
         gated(n, gate, up, f)?

@@ -2,8 +2,8 @@
 
 use crate::front::{Keys, Network};
 use crate::graph::{F32, Function, Op, Ref};
-use crate::tensor::Rows;
 use crate::{Error, Result};
+use std::ops::Range;
 
 /// A norm over the last dimension.
 #[derive(Debug, Clone, Copy)]
@@ -61,9 +61,15 @@ pub(in crate::front) fn linear(n: &mut Network<'_>, x: Ref, part: &str, rows: us
 }
 
 /// [`linear`] with some of the `all` rows of a tensor that holds several matrices.
-pub(in crate::front) fn linear_rows(n: &mut Network<'_>, x: Ref, part: &str, all: usize, rows: Rows) -> Result<Ref> {
+pub(in crate::front) fn linear_rows(
+    n: &mut Network<'_>,
+    x: Ref,
+    part: &str,
+    all: usize,
+    rows: Range<u32>,
+) -> Result<Ref> {
     let columns = n.columns(x);
-    let weight = n.matrix_rows(&format!("{part}.weight"), all, rows, columns)?;
+    let weight = n.matrix_rows(&format!("{part}.weight"), all, rows.clone(), columns)?;
     let y = n.add(Op::MatMul, &[weight, x])?;
     let bias = format!("{part}.bias");
     if !n.has(&bias) {

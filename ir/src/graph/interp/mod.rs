@@ -9,7 +9,7 @@ mod ops;
 mod recurrent;
 
 use super::{Graph, Input, Op, Ref, Weight, text};
-use crate::tensor::{Elem, Rows, TensorType};
+use crate::tensor::{Elem, TensorType};
 use crate::{Error, Result, Verified};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -105,17 +105,19 @@ impl Weights {
             let bytes = bytes(name).ok_or_else(|| Error::malformed(format!("tensor '{name}' is missing")))?;
             // A tensor of one dimension has rows of one element.
             let columns = if ty.shape.len() == 1 && weight.rows.is_some() { 1 } else { ty.columns() };
-            let rows = weight.rows.unwrap_or_else(|| Rows::range(0..(ty.elements() / columns) as u32));
+            let rows = weight.rows.clone().unwrap_or(0..(ty.elements() / columns) as u32);
             let row = format.bytes_of(columns as u64) as usize;
-            let (have, need) = (bytes.len() as u64, row as u64 * rows.end());
-            if have < need || weight.rows.is_none() && have != need {
-                let what = format!("tensor '{name}' has {have} bytes, {ty} of it asks for {need}");
-                return Err(Error::malformed(what));
-            }
+            let (start, end) = (rows.start as usize * row, rows.end as usize * row);
+            let part = bytes.get(start..end).filter(|_| weight.rows.is_some() || end == bytes.len());
+            let part = part.ok_or_else(|| {
+                Error::malformed(format!(
+                    "tensor '{name}' has {} bytes, {ty} of it asks for {}",
+                    bytes.len(),
+                    end - start
+                ))
+            })?;
             let mut values = vec![0.0; ty.elements()];
-            for (i, values) in values.chunks_exact_mut(columns).enumerate() {
-                format.decode_into(&bytes[rows.row(i as u64) as usize * row..][..row], values);
-            }
+            format.decode_into(part, &mut values);
             self.0.insert(weight.clone(), values.into());
         }
         Ok(())
