@@ -11,7 +11,7 @@ pub use crate::activation::{
 use crate::quant::{DotForm, FloatKind, Scale};
 
 /// Version of everything in this module and in what it re-exports; the manifest records it and the runtime refuses another.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 
 /// Rows that [`crate::tensor::Layout::Rows16`] interleaves, and that a dot atom computes at once.
 pub const TILE_ROWS: usize = 16;
@@ -86,7 +86,8 @@ pub type DotFn = unsafe extern "C" fn(
 /// block of [`crate::tensor::Layout::Keys`]. What is past them in the last tile's 16 is anything.
 pub type ScoresFn =
     unsafe extern "C" fn(q: *const f32, keys: *const u8, out: *mut f32, head: usize, positions: usize, rows: usize);
-/// `acc[r * head + d] += sum over p of weights[r * KV_BLOCK + p] * V[p, d]`, of values that lie row after row.
+/// `acc[r * head + d] += sum over p of weights[r * KV_BLOCK + p] * V[p, d]`, of values that lie row after row; `head` is a
+/// multiple of 4.
 pub type AccumulateFn = unsafe extern "C" fn(
     weights: *const f32,
     values: *const u8,
@@ -95,11 +96,20 @@ pub type AccumulateFn = unsafe extern "C" fn(
     positions: usize,
     rows: usize,
 );
-/// One row of the online softmax (Milakov and Gimelshein 2018) over [`KV_BLOCK`] scores, of which the first `seen` count:
-/// `max` becomes the largest of them and itself, each score `exp(score - max)`, 0 where it does not count; `sum` and the
-/// `head` floats of `acc` (`head` a multiple of 8) are multiplied by `exp(old max - max)`, and the scores are added to `sum`.
-pub type SoftmaxFn =
-    unsafe extern "C" fn(scores: *mut f32, max: *mut f32, sum: *mut f32, acc: *mut f32, head: usize, seen: usize);
+/// One row of the online softmax (Milakov and Gimelshein 2018) over [`KV_BLOCK`] scores, of which those from `first` to before
+/// `end` count (`first <= end <= KV_BLOCK`). With a `cap` other than 0 they become `cap * tanh(score / cap)` first. `max`
+/// becomes the largest of them and itself, each score `exp(score - max)`, 0 where it does not count; `sum` and the `head`
+/// floats of `acc` are multiplied by `exp(old max - max)`, and the scores are added to `sum`.
+pub type SoftmaxFn = unsafe extern "C" fn(
+    scores: *mut f32,
+    max: *mut f32,
+    sum: *mut f32,
+    acc: *mut f32,
+    head: usize,
+    first: usize,
+    end: usize,
+    cap: f32,
+);
 /// `y[t * y_stride + r] = silu(y[t * y_stride + r]) * up[t * TILE_ROWS + r]` for the 16 rows r of a tile and `tokens` tokens;
 /// silu(x) = x / (1 + exp(-x)).
 pub type SiluTimesFn = unsafe extern "C" fn(up: *const f32, y: *mut f32, tokens: usize, y_stride: usize);

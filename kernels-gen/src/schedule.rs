@@ -192,10 +192,11 @@ impl Row {
         }
         if let Schedule::Cpu(s) = self.schedule
             && s.split > 0
-            && context(spec).div_ceil(s.split as usize) > MOST_OWN_SPLITS
+            && attended(spec).div_ceil(s.split as usize) > MOST_OWN_SPLITS
         {
-            let least = context(spec).div_ceil(MOST_OWN_SPLITS).next_multiple_of(KV_BLOCK);
-            let what = format!("split is {}; for a context of {} it is at least {least}", s.split, context(spec));
+            let least = attended(spec).div_ceil(MOST_OWN_SPLITS).next_multiple_of(KV_BLOCK);
+            let what =
+                format!("split is {}; to attend to {} positions it is at least {least}", s.split, attended(spec));
             return Err(self.refusal(what));
         }
         let made = crate::generate(spec, &self.schedule, target).map_err(|e| match e {
@@ -276,6 +277,10 @@ const SPLIT: usize = 512;
 const MOST_SPLITS: usize = 64;
 /// The same for rows of tables.
 const MOST_OWN_SPLITS: usize = 1024;
+/// Most tokens of a prompt whose queries share the loads of an attention.
+const QUERY_TOKENS: usize = 8;
+/// Floats of the queries that share the loads: with as many sums they stay in L2.
+const QUERY_FLOATS: usize = 32 << 10;
 
 /// The schedule of a spec, which is for `target`, and its kernel: of a row of `own` or of the tuned table if there is
 /// one; else the first candidate of which two CTAs fit on a multiprocessor, or else one. A ring of which only one fits
@@ -346,8 +351,8 @@ fn cpu_rule(spec: &KernelSpec) -> Schedule {
     Schedule::Cpu(CpuSchedule {
         prologue: if tokens == 1 { Prologue::PerWorker } else { Prologue::Shared },
         unit_tiles: unit_tiles as u32,
-        query_tokens: if tokens <= 16 { tokens as u32 } else { 8 },
-        split: if tokens <= 16 { split(context(spec)) as u32 } else { 0 },
+        query_tokens: if tokens <= 16 { tokens } else { query_tokens(spec) } as u32,
+        split: if tokens <= 16 { split(attended(spec)) as u32 } else { 0 },
     })
 }
 
@@ -357,10 +362,26 @@ fn split(context: usize) -> usize {
     context.div_ceil(MOST_SPLITS).next_multiple_of(KV_BLOCK).max(SPLIT)
 }
 
-/// Positions of the KV cache that an attention reads; 0 for other ops.
-fn context(spec: &KernelSpec) -> usize {
-    let attention = spec.body.nodes().iter().find(|n| matches!(n.op, Op::Attention { .. }));
-    attention.and_then(|n| spec.body.ty(n.inputs[1]).shape.get(1).copied()).unwrap_or(0)
+/// The shapes of queries and keys of an attention, and its window.
+fn attention(spec: &KernelSpec) -> Option<(&[usize], &[usize], Option<usize>)> {
+    spec.body.nodes().iter().find_map(|n| match n.op {
+        Op::Attention { window, .. } => {
+            let shape = |i: usize| spec.body.ty(n.inputs[i]).shape.as_slice();
+            Some((shape(0), shape(1), window))
+        }
+        _ => None,
+    })
+}
+
+/// Most positions of the KV cache that a token attends to; 0 for other ops.
+fn attended(spec: &KernelSpec) -> usize {
+    attention(spec).map_or(0, |(_, keys, window)| window.unwrap_or(usize::MAX).min(keys[1]))
+}
+
+/// Tokens whose queries share the loads of an attention: as many as have queries and sums for [`QUERY_FLOATS`].
+fn query_tokens(spec: &KernelSpec) -> usize {
+    let most = QUERY_TOKENS;
+    attention(spec).map_or(most, |(q, keys, _)| (QUERY_FLOATS / (q[1] / keys[0] * q[2])).clamp(1, most))
 }
 
 /// The weight matrices of a spec's products.

@@ -24,11 +24,11 @@ pub trait Row {
     /// # Safety
     /// They must be readable.
     unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::Float;
-    /// Loads elements `d..d + 8` of the row at `row` with their scale.
+    /// Loads elements `d..d + 4` of the row at `row` with their scale.
     ///
     /// # Safety
-    /// The CPU has AVX2 and F16C; the row has `head` elements, more than `d + 7`.
-    unsafe fn eight(row: *const u8, head: usize, d: usize) -> __m256;
+    /// The CPU has AVX2 and F16C; the row has `head` elements, more than `d + 3`.
+    unsafe fn four(row: *const u8, head: usize, d: usize) -> __m128;
 }
 
 /// Rows of [`kv_f16_row_bytes`].
@@ -46,9 +46,9 @@ impl Row for F16 {
         unsafe { s.load_f16(p) }
     }
     #[inline(always)]
-    unsafe fn eight(row: *const u8, _: usize, d: usize) -> __m256 {
+    unsafe fn four(row: *const u8, _: usize, d: usize) -> __m128 {
         // SAFETY: the caller's promise.
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(row.add(2 * d).cast())) }
+        unsafe { _mm_cvtph_ps(_mm_loadl_epi64(row.add(2 * d).cast())) }
     }
 }
 
@@ -67,11 +67,11 @@ impl Row for Q8 {
         s.load_i8(Bytes(unsafe { _mm_loadu_si128(p.cast()) }))
     }
     #[inline(always)]
-    unsafe fn eight(row: *const u8, head: usize, d: usize) -> __m256 {
+    unsafe fn four(row: *const u8, head: usize, d: usize) -> __m128 {
         // SAFETY: the caller's promise.
         unsafe {
-            let codes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(row.add(d).cast()));
-            _mm256_mul_ps(_mm256_cvtepi32_ps(codes), _mm256_set1_ps(scale(row, head, d)))
+            let codes = _mm_cvtepi8_epi32(_mm_loadu_si32(row.add(d).cast()));
+            _mm_mul_ps(_mm_cvtepi32_ps(codes), _mm_set1_ps(scale(row, head, d)))
         }
     }
 }
@@ -98,7 +98,7 @@ unsafe fn scale(row: *const u8, head: usize, d: usize) -> f32 {
 /// [`ir::abi::ScoresFn`].
 ///
 /// # Safety
-/// `q` has `rows * head` floats, `head` a multiple of 8; `keys` has the tiles of `positions` rows of the format; `out` has
+/// `q` has `rows * head` floats; `keys` has the tiles of `positions` rows of the format; `out` has
 /// `rows * KV_BLOCK` floats; `positions <= KV_BLOCK`.
 #[inline(always)]
 pub unsafe fn scores<S: Simd, K: Row>(
@@ -211,7 +211,7 @@ unsafe fn scores_of<S: Simd, K: Row, const R: usize, const T: usize>(
 ///
 /// # Safety
 /// The CPU has AVX2, FMA and F16C. `weights` has `rows * KV_BLOCK` floats; `values` has `positions` rows of the format;
-/// `acc` has `rows * head` floats, `head` a multiple of 8; `positions <= KV_BLOCK`.
+/// `acc` has `rows * head` floats, `head` a multiple of 4; `positions <= KV_BLOCK`.
 #[inline(always)]
 pub unsafe fn accumulate<S: Simd, V: Row>(
     s: S,
@@ -300,9 +300,9 @@ unsafe fn accumulate_to<S: Simd, V: Row, const R: usize, const C: usize>(s: S, o
             accumulate_at::<S, V, R, 1>(s, operands, d);
             d += TILE_ROWS;
         }
-        if d < operands.head {
+        for d in (d..operands.head).step_by(4) {
             for r in 0..R {
-                accumulate_eight::<V>(operands.from(r), d);
+                accumulate_four::<V>(operands.from(r), d);
             }
         }
     }
@@ -348,20 +348,20 @@ unsafe fn accumulate_at<S: Simd, V: Row, const R: usize, const C: usize>(s: S, o
     }
 }
 
-/// Accumulates the last eight elements, from `d` on, of one row.
+/// Accumulates elements `d..d + 4` of one row.
 ///
 /// # Safety
 /// That of [`accumulate`], with one row and the elements in it.
 #[inline(always)]
-unsafe fn accumulate_eight<V: Row>(operands: Operands, d: usize) {
+unsafe fn accumulate_four<V: Row>(operands: Operands, d: usize) {
     let Operands { weights, values, acc, head, positions } = operands;
     // SAFETY: the caller's promise.
     unsafe {
-        let mut sum = _mm256_loadu_ps(acc.add(d));
+        let mut sum = _mm_loadu_ps(acc.add(d));
         for p in 0..positions {
-            let value = V::eight(values.add(p * V::bytes(head)), head, d);
-            sum = _mm256_fmadd_ps(value, _mm256_set1_ps(*weights.add(p)), sum);
+            let value = V::four(values.add(p * V::bytes(head)), head, d);
+            sum = _mm_fmadd_ps(value, _mm_set1_ps(*weights.add(p)), sum);
         }
-        _mm256_storeu_ps(acc.add(d), sum);
+        _mm_storeu_ps(acc.add(d), sum);
     }
 }

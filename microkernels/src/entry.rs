@@ -117,7 +117,8 @@ macro_rules! others {
                 accumulate_q8 = AccumulateFn: attention::accumulate::<$simd, attention::Q8>
                     [weights: *const f32, values: *const u8, acc: *mut f32, head: usize, positions: usize, rows: usize];
                 softmax = SoftmaxFn: exp::softmax::<$simd>
-                    [scores: *mut f32, max: *mut f32, sum: *mut f32, acc: *mut f32, head: usize, seen: usize];
+                    [scores: *mut f32, max: *mut f32, sum: *mut f32, acc: *mut f32, head: usize, first: usize, end: usize,
+                     cap: f32];
                 silu_times = SiluTimesFn: exp::silu_times::<$simd>
                     [up: *const f32, y: *mut f32, tokens: usize, y_stride: usize];
             }

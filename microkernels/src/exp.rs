@@ -36,11 +36,20 @@ fn exp<S: Simd>(s: S, x: S::Float) -> S::Float {
     s.mul(p, s.float_of_bits(s.shl(s.bits_of_float(n), 23)))
 }
 
+/// `cap * tanh(x / cap)`, as 2 cap / (1 + e^(-2 x / cap)) - cap.
+#[inline(always)]
+fn soft_cap<S: Simd>(s: S, x: S::Float, cap: f32) -> S::Float {
+    let twice = s.max(splat(s, -HIGH), s.mul_splat(x, s.splat_float(2.0 / cap)));
+    let power = exp(s, s.sub(s.zero_float(), twice));
+    s.sub(s.div(splat(s, 2.0 * cap), s.add(splat(s, 1.0), power)), splat(s, cap))
+}
+
 /// [`ir::abi::SoftmaxFn`].
 ///
 /// # Safety
-/// `scores` has [`KV_BLOCK`] floats, `max` and `sum` one, `acc` has `head`; `seen <= KV_BLOCK`.
+/// `scores` has [`KV_BLOCK`] floats, `max` and `sum` one, `acc` has `head`; `first <= end <= KV_BLOCK`.
 #[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "the operands of SoftmaxFn")]
 pub unsafe fn softmax<S: Simd>(
     s: S,
     scores: *mut f32,
@@ -48,11 +57,18 @@ pub unsafe fn softmax<S: Simd>(
     sum: *mut f32,
     acc: *mut f32,
     head: usize,
-    seen: usize,
+    first: usize,
+    end: usize,
+    cap: f32,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        for i in seen..KV_BLOCK {
+        if cap != 0.0 {
+            for at in (0..KV_BLOCK).step_by(LANES) {
+                s.store_f32(scores.add(at), soft_cap(s, s.load_f32(scores.add(at).cast()), cap));
+            }
+        }
+        for i in (0..first).chain(end..KV_BLOCK) {
             *scores.add(i) = f32::NEG_INFINITY;
         }
         let mut x = [s.zero_float(); VECTORS];

@@ -138,6 +138,18 @@ fn to_length_one(x: &mut [f32]) {
     }
 }
 
+/// Scores of sinks: near those of keys, or such that they are all, or nothing.
+fn sinks(rng: &mut Rng, n: usize, draw: Draw) -> Vec<f32> {
+    let extremes = [f32::NEG_INFINITY, -1e30, 1e30, 80.0, -80.0, 0.0];
+    let one = |rng: &mut Rng| match draw {
+        Draw::Usual => 4.0 * rng.uniform(),
+        Draw::Edges => extremes[rng.below(extremes.len())],
+        Draw::NotFinite if rng.below(4) == 0 => [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][rng.below(3)],
+        Draw::NotFinite => rng.uniform(),
+    };
+    (0..n).map(|_| one(rng)).collect()
+}
+
 /// A KV cache of random values that its format holds exactly.
 fn cache(ty: &TensorType, draw: Draw, rng: &mut Rng) -> Operand {
     let head = ty.columns();
@@ -256,6 +268,10 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng)
         (Op::TopK { .. }, _) => {
             let values = logits(rng, tokens * columns(ty));
             Operand { bytes: padded(&values, ty.shape[0], columns(ty)), value: values.into() }
+        }
+        (Op::Attention { .. }, 4) => {
+            let values = sinks(rng, ty.elements(), draw);
+            Operand { bytes: floats(&values), value: values.into() }
         }
         _ if ty.shape.len() == 1 => {
             let values: Vec<f32> = random(rng, ty.elements()).iter().map(|v| 1.5 + v * 0.5).collect();

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod assembler;
+pub mod attention;
 pub mod card;
 pub mod damage;
 pub mod filetest;

@@ -3,7 +3,7 @@
 //! should. [`tests::assembler`] says where the tools are looked for.
 
 use codegen::assembly::{self, Line};
-use codegen::{KernelTable, TableKernel, back, schedule};
+use codegen::{TableKernel, back, schedule};
 use ir::graph::Graph;
 use ir::quant::{self, Format};
 use ir::spec::KernelSpec;
@@ -11,8 +11,9 @@ use ir::target::{self, Target};
 use std::collections::HashSet;
 use std::path::Path;
 use tests::assembler::{self, assemblers, disassemble};
+use tests::attention;
 use tests::kernels;
-use tests::synthetic::zoo;
+use tests::synthetic::{Synthetic, zoo};
 
 /// Most instructions for 32 weights in the inner loop of a product, by format: what they have, rounded up.
 ///
@@ -69,30 +70,31 @@ fn check_code(name: &str, target: &Target, disassembly: &str) {
     }
 }
 
-/// All kernels of the zoo for a target; each is assembled once.
+/// All kernels of the zoo and all attentions for a target; each is assembled once.
 fn check(target: &Target) {
     let assemblers = assemblers();
     let (Some(newest), backend) = (assemblers.last(), back::for_target(target).unwrap()) else { return };
     let dir = tempfile::tempdir().unwrap();
     let mut seen = HashSet::new();
-    for (name, shape) in zoo() {
-        for kv in [quant::F16, quant::Q8_0] {
-            let table: KernelTable = kernels::table(&shape.model(), target, &[1], kv);
-            let mut module = backend.prefix(target).unwrap();
-            let before = module.len();
-            for k in table.kernels.iter().filter(|k| seen.insert(k.hash.clone())) {
-                module.extend(backend.emit(&k.kernel, target, false).unwrap_or_else(|e| panic!("{name}: {e}")).code);
-            }
-            if module.len() == before {
-                continue;
-            }
-            let ptx = dir.path().join("module.ptx");
-            std::fs::write(&ptx, &module).unwrap();
-            for ptxas in &assemblers {
-                check_resources(ptxas, target, &ptx, &name);
-                let code = (ptxas == newest).then(|| disassemble(&ptx.with_extension("cubin"))).flatten();
-                check_code(&name, target, &code.unwrap_or_default());
-            }
+    let of_zoo = |(name, shape): (String, Synthetic)| {
+        [quant::F16, quant::Q8_0].map(|kv| (name.clone(), kernels::table(&shape.model(), target, &[1], kv).kernels))
+    };
+    let attentions = attention::rows().map(|row| (format!("{row:?}"), row.kernels(1, target)));
+    for (name, kernels) in zoo().into_iter().flat_map(of_zoo).chain(attentions) {
+        let mut module = backend.prefix(target).unwrap();
+        let before = module.len();
+        for k in kernels.iter().filter(|k| seen.insert(k.hash.clone())) {
+            module.extend(backend.emit(&k.kernel, target, false).unwrap_or_else(|e| panic!("{name}: {e}")).code);
+        }
+        if module.len() == before {
+            continue;
+        }
+        let ptx = dir.path().join("module.ptx");
+        std::fs::write(&ptx, &module).unwrap();
+        for ptxas in &assemblers {
+            check_resources(ptxas, target, &ptx, &name);
+            let code = (ptxas == newest).then(|| disassemble(&ptx.with_extension("cubin"))).flatten();
+            check_code(&name, target, &code.unwrap_or_default());
         }
     }
 }

@@ -15,7 +15,9 @@ pub(super) fn run(graph: &Graph, context: &PassContext<'_>) -> Result<Graph> {
     let products = graph.nodes().iter().filter(|n| matches!(n.op, Op::MatMul | Op::ExpertMatMul));
     let multiplied: HashSet<&Op> = products.map(|n| &producer(n, 0).op).collect();
     let states = |n: usize| -> HashSet<&Op> {
-        let attentions = graph.nodes().iter().filter(|n| matches!(n.op, Op::Attention { .. }));
+        // Rows of two sizes do not lie in the blocks of one memory.
+        let alike = |n: &&Node| matches!(n.op, Op::Attention { .. }) && graph.ty(n.inputs[1]) == graph.ty(n.inputs[2]);
+        let attentions = graph.nodes().iter().filter(alike);
         let appends = attentions.map(|attention| producer(attention, n)).filter(|n| n.op == Op::KvAppend);
         appends.map(|n| &producer(n, 0).op).collect()
     };

@@ -296,7 +296,7 @@ impl Verifier<'_> {
         let pattern = match atom.meaning() {
             Meaning::Dot(_) => "rrwiiiii",
             Meaning::Scores { .. } | Meaning::Accumulate { .. } => "rrwiii",
-            Meaning::Softmax => "wwwwii",
+            Meaning::Softmax => "wwwwiiif",
             Meaning::SiluTimes => "rwii",
             Meaning::Quantize => "rwifn",
             Meaning::RopeAngles => "wiiifn",

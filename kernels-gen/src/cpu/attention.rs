@@ -4,7 +4,7 @@ use super::matmul::sum_columns;
 use crate::cache::Cache;
 use crate::generator::Generator;
 use ir::Result;
-use ir::abi::{KV_BLOCK, Meaning, Q8_BLOCK};
+use ir::abi::{KV_BLOCK, Meaning, Q8_BLOCK, TILE_ROWS};
 use ir::kernel::{Arg, Buf, Builder, Mem, Value};
 use ir::tensor::Layout;
 
@@ -43,42 +43,63 @@ impl Cache {
     }
 }
 
+/// Positions of a block: how many there are, and the first that is wanted if it is not the first of all.
+#[derive(Clone, Copy)]
+pub(crate) struct Positions {
+    pub first: Option<Value>,
+    pub count: Value,
+}
+
+impl Positions {
+    /// The first that is wanted, and how many are from there on. `whole`: from the first of its tile.
+    fn range(self, b: &mut Builder, whole: bool) -> (Value, Value) {
+        let Some(first) = self.first else { return (b.int(0), self.count) };
+        let mask = b.int(-(TILE_ROWS as i32));
+        let first = if whole { b.and(first, mask) } else { first };
+        (first, b.isub(self.count, first))
+    }
+}
+
 /// Calls the microkernel, if there is one for rows in this layout.
 fn call(
     g: &mut Generator<'_>,
-    (meaning, layout): (Meaning, Layout),
+    (meaning, layouts): (Meaning, &[Layout]),
     cache: &Cache,
     operands: [Arg; 3],
     n: Value,
     rows: Value,
 ) -> bool {
-    let Some(atom) = g.target.atom(meaning).filter(|_| cache.layout == layout) else { return false };
+    let Some(atom) = g.target.atom(meaning).filter(|_| layouts.contains(&cache.layout)) else { return false };
     let head = g.b.size(cache.head);
     let [x, y, z] = operands;
     g.b.call(atom, vec![x, y, z, Arg::Int(head), Arg::Int(n), Arg::Int(rows)]);
     true
 }
 
-/// s\[r * KV_BLOCK + i\] = q\[r\] . K\[p + i\] for `rows` rows and `n` positions.
+/// s\[r * KV_BLOCK + i\] = q\[r\] . K\[p + i\] for `rows` rows and the positions that are wanted; those before and after
+/// them in their tiles may be written too.
 pub(crate) fn scores(
     g: &mut Generator<'_>,
     keys: &Cache,
     at: (Value, Value),
     q: Buf,
     s: Buf,
-    n: Value,
+    positions: Positions,
     rows: Value,
 ) -> Result<()> {
     let zero = g.b.int(0);
     let base = keys.block(&mut g.b, at);
-    let operands = [Arg::Address(q, zero), Arg::Address(keys.buf, base), Arg::Address(s, zero)];
-    if call(g, (Meaning::Scores { q8: keys.is_int8() }, Layout::Keys), keys, operands, n, rows) {
+    let (first, n) = positions.range(&mut g.b, true);
+    let skipped = g.b.imul_const(first, keys.rows.row);
+    let from = g.b.iadd(base, skipped);
+    let operands = [Arg::Address(q, zero), Arg::Address(keys.buf, from), Arg::Address(s, first)];
+    if call(g, (Meaning::Scores { q8: keys.is_int8() }, &[Layout::Keys]), keys, operands, n, rows) {
         return Ok(());
     }
     if keys.layout != Layout::Rows {
         return Err(g.unsupported("keys in tiles"));
     }
-    g.for_(zero, n, 1, |g, i| {
+    g.for_(positions.first.unwrap_or(zero), positions.count, 1, |g, i| {
         let row = g.b.imul_const(i, keys.rows.row);
         let row = g.b.iadd(base, row);
         g.for_(zero, rows, 1, |g, r| {
@@ -98,24 +119,28 @@ pub(crate) fn scores(
     })
 }
 
-/// acc\[r\] += sum over i < n of s\[r * KV_BLOCK + i\] * V\[p + i\].
+/// acc\[r\] += sum over the positions of s\[r * KV_BLOCK + i\] * V\[p + i\].
 pub(crate) fn accumulate(
     g: &mut Generator<'_>,
     values: &Cache,
     at: (Value, Value),
     s: Buf,
     acc: Buf,
-    n: Value,
+    positions: Positions,
     rows: Value,
 ) {
     let zero = g.b.int(0);
     let base = values.block(&mut g.b, at);
-    let operands = [Arg::Address(s, zero), Arg::Address(values.buf, base), Arg::Address(acc, zero)];
-    if call(g, (Meaning::Accumulate { q8: values.is_int8() }, Layout::Values), values, operands, n, rows) {
+    let (first, n) = positions.range(&mut g.b, false);
+    let skipped = g.b.imul_const(first, values.rows.row);
+    let from = g.b.iadd(base, skipped);
+    let operands = [Arg::Address(s, first), Arg::Address(values.buf, from), Arg::Address(acc, zero)];
+    let layouts = &[Layout::Rows, Layout::Values];
+    if call(g, (Meaning::Accumulate { q8: values.is_int8() }, layouts), values, operands, n, rows) {
         return;
     }
     let b = &mut g.b;
-    b.for_(zero, n, 1, |b, i| {
+    b.for_(first, positions.count, 1, |b, i| {
         let row = b.imul_const(i, values.rows.row);
         let row = b.iadd(base, row);
         b.for_n(values.head, 4, |b, c| {

@@ -1,19 +1,22 @@
 //! `attention`: causal attention over the KV cache with online softmax (Milakov and Gimelshein 2018; Dao 2022).
 //!
 //! A worker takes one KV head, a few query tokens and, where the schedule splits the cache, a range of positions. All
-//! query rows of a KV head share the loads of a block of [`KV_BLOCK`] positions. Split results are combined in the order of
-//! their ranges, so the result does not depend on the workers.
+//! query rows of a KV head share the loads of a block of [`KV_BLOCK`] positions. Blocks and ranges begin at multiples of
+//! their lengths, and of a window those before it are left out, so that a token's result does not depend on the tokens
+//! beside it. Split results are combined in the order of their ranges, so it does not depend on the workers either. A sink
+//! is one more score, which a row meets once, at the end.
 
 mod gpu;
 
 use super::{FusedOp, only_output};
 use crate::body;
 use crate::cache::Cache;
-use crate::cpu::attention::{accumulate, scores};
+use crate::cpu::attention::{Positions, accumulate, scores};
 use crate::generator::Generator;
+use crate::math::function;
 use ir::Result;
 use ir::abi::{Atom, KV_BLOCK, Meaning, f32_row_bytes};
-use ir::graph::Op;
+use ir::graph::{F32, Function, Op};
 use ir::kernel::{Arg, Buf, Builder, Compare, Mem, Value};
 
 /// The maximum before any score; finite, so that a score of minus infinity, less it, is one too.
@@ -22,13 +25,51 @@ const NEVER: f32 = f32::MIN;
 /// Scores that an iteration of the softmax takes, in independent vectors; it divides [`KV_BLOCK`].
 const STRIDE: usize = 16;
 
+/// What heads have a multiple of: the lanes of a vector.
+const HEAD_MULTIPLE: usize = 4;
+
 /// Figures of the kernel.
 #[derive(Clone, Copy)]
 struct Shape {
     heads: usize,
+    /// Elements of queries and keys.
     head: usize,
+    /// Elements of values and results.
+    value: usize,
     /// Query heads of a KV head.
     per_kv: usize,
+}
+
+/// What becomes of a product of a query and a key.
+#[derive(Clone, Copy)]
+struct Scores {
+    scale: f32,
+    cap: Option<f32>,
+    /// Positions that a token sees, if it does not see all of the context.
+    window: Option<usize>,
+    /// A score for each query head.
+    sinks: Option<Buf>,
+}
+
+impl Scores {
+    /// The first position that the token at `position` sees; `None` if that is 0 always.
+    fn first_seen(self, b: &mut Builder, position: Value) -> Option<Value> {
+        self.window.map(|window| {
+            let window = b.size(window);
+            let end = b.iadd_const(position, 1);
+            let seen = b.umin(end, window);
+            b.isub(end, seen)
+        })
+    }
+
+    /// The sink of query head `j` of the KV head.
+    fn sink(self, b: &mut Builder, shape: Shape, h: Value, j: Value) -> Option<Value> {
+        self.sinks.map(|sinks| {
+            let at = b.imul_const(h, shape.per_kv);
+            let at = b.iadd(at, j);
+            b.load(sinks, at, Mem::F32)
+        })
+    }
 }
 
 /// Scratch memory of a unit: queries, scores, sums, running maxima and denominators.
@@ -58,13 +99,10 @@ pub(super) const OP: FusedOp = FusedOp {
 fn generate(g: &mut Generator<'_>) -> Result<()> {
     let body = g.body();
     let node = body.node(body.outputs()[0].1.node);
-    let Op::Attention { scale, window: None, cap: None } = node.op else {
-        return Err(g.unsupported("attention with a window or a cap"));
+    let Op::Attention { scale, window, cap } = node.op else {
+        return Err(g.unsupported("anything but attention"));
     };
-    if node.inputs.len() > 4 {
-        return Err(g.unsupported("attention with sinks"));
-    }
-    let operands: Option<Vec<u32>> = node.inputs[..3].iter().map(|&v| body::param(body, v)).collect();
+    let operands: Option<Vec<u32>> = node.inputs.iter().map(|&v| body::param(body, v)).collect();
     let (Some(operands), cache_ty) = (operands, body.ty(node.inputs[1])) else {
         return Err(g.unsupported("computed operands"));
     };
@@ -74,38 +112,56 @@ fn generate(g: &mut Generator<'_>) -> Result<()> {
         return Err(g.unsupported("operands of other ranks"));
     };
     let capacity = g.spec.tokens;
-    if g.target.gpu().is_some() {
-        let shape = Shape { heads, head, per_kv: heads / kv_heads };
-        return gpu::generate(g, shape, cache_ty, [operands[0], operands[1], operands[2]], scale.0);
+    let shape = Shape { heads, head, value: body.ty(node.inputs[2]).columns(), per_kv: heads / kv_heads };
+    if !(head.is_multiple_of(HEAD_MULTIPLE) && shape.value.is_multiple_of(HEAD_MULTIPLE)) {
+        return Err(g.unsupported("heads that are no multiple of four elements"));
     }
+    let rule = Scores {
+        scale: scale.0,
+        cap: cap.map(|cap| cap.0),
+        window: window.filter(|&window| window < context),
+        sinks: operands.get(4).map(|&sinks| g.param(sinks)),
+    };
+    let cache = |g: &Generator<'_>, n: usize| Cache::new(g, operands[n], body.ty(node.inputs[n]));
+    let (q, keys, values) = (g.param(operands[0]), cache(g, 1)?, cache(g, 2)?);
+    if g.target.gpu().is_some() {
+        return gpu::generate(g, shape, context, (q, keys, values), rule);
+    }
+    let y = g.result(0)?;
     let schedule = g.cpu()?;
     let split = schedule.split as usize;
     let tokens = if split > 0 { capacity } else { (schedule.query_tokens as usize).min(capacity) };
-    let shape = Shape { heads, head, per_kv: heads / kv_heads };
-    let cache = |g: &Generator<'_>, n: usize| Cache::new(g, operands[n], body.ty(node.inputs[n]));
-    let (q, keys, values, y) = (g.param(operands[0]), cache(g, 1)?, cache(g, 2)?, g.result(0)?);
 
     let rows = tokens * shape.per_kv;
     let mut scratch = |name: &str, floats: usize| g.b.scratch(name, Mem::F32, (floats * 4) as u64);
     let mem = Scratch {
         q: scratch("q", rows * head),
         s: scratch("scores", rows * KV_BLOCK),
-        acc: scratch("acc", rows * head),
+        acc: scratch("acc", rows * shape.value),
         max: scratch("max", rows),
         sum: scratch("sum", rows),
     };
-    let splits = if split > 0 { context.div_ceil(split) } else { 0 };
     let partials = (split > 0).then(|| {
-        let floats = kv_heads * capacity * shape.per_kv * splits * (head + 4);
+        let splits = most_splits(&rule, capacity, context, split);
+        let floats = kv_heads * capacity * shape.per_kv * splits * (shape.value + 4);
         Partials { buf: g.workspace("partials", Mem::F32, floats * 4), splits }
     });
 
     let (position, step_tokens) = (g.b.position(), g.b.tokens());
     let length = g.b.iadd(position, step_tokens);
+    // The first range that is seen, if it is not always the first of all.
+    let first_split = match rule.first_seen(&mut g.b, position) {
+        Some(seen) if split > 0 => {
+            let by = g.b.size(split);
+            Some(g.b.udiv(seen, by))
+        }
+        _ => None,
+    };
     let per_head = if split > 0 {
         let rounded = g.b.iadd_const(length, split - 1);
         let by = g.b.size(split);
-        g.b.udiv(rounded, by)
+        let all = g.b.udiv(rounded, by);
+        first_split.map_or(all, |first| g.b.isub(all, first))
     } else {
         let rounded = g.b.iadd_const(step_tokens, tokens - 1);
         let by = g.b.size(tokens);
@@ -124,41 +180,51 @@ fn generate(g: &mut Generator<'_>) -> Result<()> {
         let start = g.b.iadd(position, first);
         let end = g.b.iadd(start, count);
         let (from, to) = if split > 0 {
-            let from = g.b.imul_const(part, split);
+            let number = first_split.map_or(part, |first| g.b.iadd(part, first));
+            let from = g.b.imul_const(number, split);
             let to = g.b.iadd_const(from, split);
             (from, g.b.umin(to, end))
         } else {
             (zero, end)
         };
-        load_queries(&mut g.b, shape, mem, q, (first, count), h, scale.0);
+        let seen = rule.first_seen(&mut g.b, start);
+        let from = seen.map_or(from, |seen| {
+            let mask = g.b.int(-(KV_BLOCK as i32));
+            let block = g.b.and(seen, mask);
+            let later = g.b.compare(Compare::ULt, from, block);
+            g.b.select(later, block, from)
+        });
+        load_queries(&mut g.b, shape, mem, q, (first, count), h, rule.scale);
         g.for_(from, to, KV_BLOCK as u32, |g, p| {
             let left = g.b.isub(to, p);
             let block = g.b.size(KV_BLOCK);
             let n = g.b.umin(left, block);
             let rows = g.b.imul_const(count, shape.per_kv);
-            scores(g, &keys, (h, p), mem.q, mem.s, n, rows)?;
-            soften(&mut g.b, softmax, shape, mem, (start, count), p, n);
-            accumulate(g, &values, (h, p), mem.s, mem.acc, n, rows);
+            let positions = Positions { first: seen.map(|seen| beyond(&mut g.b, seen, p)), count: n };
+            scores(g, &keys, (h, p), mem.q, mem.s, positions, rows)?;
+            soften(&mut g.b, softmax, shape, mem, &rule, (start, count), p, n);
+            accumulate(g, &values, (h, p), mem.s, mem.acc, positions, rows);
             Ok(())
         })?;
         let b = &mut g.b;
         for_rows(b, shape, count, |b, t, j, r| {
             let token = b.iadd(first, t);
-            let acc_at = b.imul_const(r, head);
+            let acc_at = b.imul_const(r, shape.value);
             let sum = b.load(mem.sum, r, Mem::F32);
             match partials {
                 None => {
-                    let one = b.float(1.0);
-                    let inverse = b.fdiv(one, sum);
-                    let to = result_index(b, shape, token, h, j);
-                    scale_row(b, head, (mem.acc, acc_at), inverse, (y, to));
+                    let max = b.load(mem.max, r, Mem::F32);
+                    let sink = rule.sink(b, shape, h, j);
+                    let factor = last_factor(b, (max, sum), sink);
+                    let to = head_index(b, shape, shape.value, token, h, j);
+                    scale_row(b, shape.value, (mem.acc, acc_at), factor, (y, to));
                 }
                 Some(partials) => {
                     let at = partial_index(b, shape, capacity, partials, (h, token, j), part);
                     let one = b.float(1.0);
-                    scale_row(b, head, (mem.acc, acc_at), one, (partials.buf, at));
+                    scale_row(b, shape.value, (mem.acc, acc_at), one, (partials.buf, at));
                     let max = b.load(mem.max, r, Mem::F32);
-                    let at = b.iadd_const(at, head);
+                    let at = b.iadd_const(at, shape.value);
                     b.store(partials.buf, at, Mem::F32, max);
                     let at = b.iadd_const(at, 1);
                     b.store(partials.buf, at, Mem::F32, sum);
@@ -177,11 +243,37 @@ fn generate(g: &mut Generator<'_>) -> Result<()> {
         b.for_n(shape.per_kv, 1, |b, j| {
             let first = b.int(0);
             let at = partial_index(b, shape, capacity, partials, (h, token, j), first);
-            let to = result_index(b, shape, token, h, j);
-            combine(b, head, (partials.buf, at), per_head, (y, to));
+            let to = head_index(b, shape, shape.value, token, h, j);
+            let sink = rule.sink(b, shape, h, j);
+            combine(b, shape.value, (partials.buf, at), per_head, sink, (y, to));
         });
     });
     Ok(())
+}
+
+/// Most ranges that the positions seen by a step are in.
+fn most_splits(rule: &Scores, tokens: usize, context: usize, split: usize) -> usize {
+    let all = context.div_ceil(split);
+    rule.window.map_or(all, |window| ((window + tokens - 2).div_ceil(split) + 1).min(all))
+}
+
+/// How far `value` is beyond `than`, 0 if it is not.
+fn beyond(b: &mut Builder, value: Value, than: Value) -> Value {
+    let (below, difference, zero) = (b.compare(Compare::ULt, value, than), b.isub(value, than), b.int(0));
+    b.select(below, zero, difference)
+}
+
+/// What the weighted sum of a row is multiplied by in the end, given its maximum and its sum of weights.
+fn last_factor(b: &mut Builder, (max, sum): (Value, Value), sink: Option<Value>) -> Value {
+    let Some(sink) = sink else {
+        let one = b.float(1.0);
+        return b.fdiv(one, sum);
+    };
+    let most = b.fmax(max, sink);
+    let (fade, more) = (b.fsub(max, most), b.fsub(sink, most));
+    let (fade, more) = (b.exp(fade), b.exp(more));
+    let total = b.fma(sum, fade, more);
+    b.fdiv(fade, total)
 }
 
 /// Quotient, below `most`, and rest.
@@ -211,12 +303,12 @@ fn for_rows(b: &mut Builder, shape: Shape, count: Value, f: impl FnOnce(&mut Bui
     });
 }
 
-/// Element index of a head's row in the query and result buffers.
-fn result_index(b: &mut Builder, shape: Shape, token: Value, h: Value, j: Value) -> Value {
-    let row = b.imul_const(token, f32_row_bytes(shape.heads * shape.head) / 4);
+/// Element index of a head of `size` elements in the query or the result buffer.
+fn head_index(b: &mut Builder, shape: Shape, size: usize, token: Value, h: Value, j: Value) -> Value {
+    let row = b.imul_const(token, f32_row_bytes(shape.heads * size) / 4);
     let head = b.imul_const(h, shape.per_kv);
     let head = b.iadd(head, j);
-    let head = b.imul_const(head, shape.head);
+    let head = b.imul_const(head, size);
     b.iadd(row, head)
 }
 
@@ -234,7 +326,7 @@ fn partial_index(
     let row = b.iadd(row, j);
     let row = b.imul_const(row, partials.splits);
     let row = b.iadd(row, split);
-    b.imul_const(row, shape.head + 4)
+    b.imul_const(row, shape.value + 4)
 }
 
 /// to\[i\] = from\[i\] * by over a head.
@@ -260,7 +352,7 @@ fn load_queries(
 ) {
     for_rows(b, shape, count, |b, t, j, r| {
         let token = b.iadd(first, t);
-        let from = result_index(b, shape, token, h, j);
+        let from = head_index(b, shape, shape.head, token, h, j);
         let to = b.imul_const(r, shape.head);
         let scale = b.float(scale);
         scale_row(b, shape.head, (q, from), scale, (mem.q, to));
@@ -268,8 +360,9 @@ fn load_queries(
         b.store(mem.max, r, Mem::F32, never);
         b.store(mem.sum, r, Mem::F32, zero);
         let zeros = b.splat(zero);
-        b.for_n(shape.head, 4, |b, i| {
-            let at = b.iadd(to, i);
+        let acc = b.imul_const(r, shape.value);
+        b.for_n(shape.value, 4, |b, i| {
+            let at = b.iadd(acc, i);
             b.store(mem.acc, at, Mem::F32, zeros);
         });
     });
@@ -281,31 +374,45 @@ fn soften(
     atom: Option<Atom>,
     shape: Shape,
     mem: Scratch,
+    rule: &Scores,
     (start, count): (Value, Value),
     p: Value,
     n: Value,
 ) {
     for_rows(b, shape, count, |b, t, _, r| {
-        let limit = b.iadd(start, t);
-        let limit = b.iadd_const(limit, 1);
+        let position = b.iadd(start, t);
+        let limit = b.iadd_const(position, 1);
         let (zero, block) = (b.int(0), b.size(KV_BLOCK));
-        let none = b.compare(Compare::ULt, limit, p);
-        let seen = b.isub(limit, p);
-        let seen = b.umin(seen, n);
-        let seen = b.select(none, zero, seen);
-        let (row, acc) = (b.imul_const(r, KV_BLOCK), b.imul_const(r, shape.head));
+        let end = beyond(b, limit, p);
+        let end = b.umin(end, n);
+        let first = rule.first_seen(b, position).map_or(zero, |seen| {
+            let first = beyond(b, seen, p);
+            b.umin(first, end)
+        });
+        let (row, acc) = (b.imul_const(r, KV_BLOCK), b.imul_const(r, shape.value));
         if let Some(atom) = atom {
             let address = |buf, at| Arg::Address(buf, at);
             let memory = [address(mem.s, row), address(mem.max, r), address(mem.sum, r), address(mem.acc, acc)];
-            let head = b.size(shape.head);
-            b.call(atom, memory.into_iter().chain([Arg::Int(head), Arg::Int(seen)]).collect());
+            let (size, cap) = (b.size(shape.value), b.float(rule.cap.unwrap_or(0.0)));
+            let figures = [Arg::Int(size), Arg::Int(first), Arg::Int(end), Arg::Float(cap)];
+            b.call(atom, memory.into_iter().chain(figures).collect());
             return;
         }
+        if let Some(cap) = rule.cap {
+            b.for_(first, end, 1, |b, i| {
+                let at = b.iadd(row, i);
+                let score = b.load(mem.s, at, Mem::F32);
+                let score = function(b, Function::SoftCap(F32(cap)), score);
+                b.store(mem.s, at, Mem::F32, score);
+            });
+        }
         let never = b.float(f32::NEG_INFINITY);
-        b.for_(seen, block, 1, |b, i| {
-            let at = b.iadd(row, i);
-            b.store(mem.s, at, Mem::F32, never);
-        });
+        for (from, to) in [(zero, first), (end, block)] {
+            b.for_(from, to, 1, |b, i| {
+                let at = b.iadd(row, i);
+                b.store(mem.s, at, Mem::F32, never);
+            });
+        }
         let old = b.load(mem.max, r, Mem::F32);
         let top = b.splat(old);
         let top = b.var(top);
@@ -351,12 +458,19 @@ fn soften(
         let sum = b.fma(sum, fade, new);
         b.store(mem.sum, r, Mem::F32, sum);
         let moved = b.compare(Compare::FLt, old, max);
-        b.if_(moved, |b| scale_row(b, shape.head, (mem.acc, acc), fade, (mem.acc, acc)));
+        b.if_(moved, |b| scale_row(b, shape.value, (mem.acc, acc), fade, (mem.acc, acc)));
     });
 }
 
 /// Combines the partial results of `splits` ranges that start at `from`.
-fn combine(b: &mut Builder, head: usize, from: (Buf, Value), splits: Value, to: (Buf, Value)) {
+fn combine(
+    b: &mut Builder,
+    head: usize,
+    from: (Buf, Value),
+    splits: Value,
+    sink: Option<Value>,
+    to: (Buf, Value),
+) {
     let stride = head + 4;
     let (zero, none, never) = (b.int(0), b.float(0.0), b.float(NEVER));
     let max = b.var(never);
@@ -394,7 +508,7 @@ fn combine(b: &mut Builder, head: usize, from: (Buf, Value), splits: Value, to: 
             b.store(to.0, target, Mem::F32, v);
         });
     });
-    let (one, sum) = (b.float(1.0), b.get(sum));
-    let inverse = b.fdiv(one, sum);
-    scale_row(b, head, to, inverse, to);
+    let sum = b.get(sum);
+    let factor = last_factor(b, (max, sum), sink);
+    scale_row(b, head, to, factor, to);
 }

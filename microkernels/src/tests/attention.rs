@@ -10,7 +10,7 @@ use ir::target::Isa;
 const TOLERANCE: f64 = 1e-5;
 const ROWS: &[usize] = &[1, 2, 3, 4, 5, 7, 8, 9, 16, 21];
 const POSITIONS: &[usize] = &[1, 2, 3, 7, 8, 9, 33, 63, 64];
-const HEADS: &[usize] = &[8, 24, 32, 40, 64, 96, 128, 256];
+const HEADS: &[usize] = &[4, 8, 12, 20, 24, 32, 40, 64, 96, 100, 128, 256, 512];
 
 /// KV rows and their values.
 fn kv_rows(rng: &mut Rng, q8: bool, head: usize, positions: usize) -> (Vec<u8>, Vec<Vec<f64>>) {
@@ -143,40 +143,54 @@ fn accumulate_matches_the_oracle() {
     }
 }
 
+/// Scores that count: of [`POSITIONS`], none, and such as a window leaves.
+const SEEN: &[(usize, usize)] = &[(0, 0), (64, 64), (0, 1), (1, 2), (3, 64), (16, 33), (62, 63), (63, 64), (5, 5)];
+
 #[test]
 fn softmax_matches_the_oracle() {
     for (name, _, address) in atoms(|m| (m == Meaning::Softmax).then_some(false)) {
         // SAFETY: the entry of such an atom is of that type.
         let softmax: SoftmaxFn = unsafe { std::mem::transmute(address) };
         let rng = &mut Rng::new(9);
-        for seen in [0].iter().chain(POSITIONS).copied() {
-            // The maximum stays, grows, is the first; scores lie near one another and far apart.
-            for (old, spread) in [(100.0, 1.0), (0.25, 1.0), (0.25, 200.0), (-1e30, 30.0)] {
+        for (first, end) in POSITIONS.iter().map(|&n| (0, n)).chain(SEEN.iter().copied()) {
+            // The maximum stays, grows, is the first; scores lie near one another and far apart, and may be capped.
+            let olds = [(100.0, 1.0), (0.25, 1.0), (0.25, 200.0), (-1e30, 30.0)];
+            for ((old, spread), cap) in olds.into_iter().flat_map(|old| [0.0, 5.0, 50.0].map(|cap| (old, cap))) {
                 for &head in HEADS {
                     let scores: Vec<f32> = rng.floats(KV_BLOCK).iter().map(|x| x * spread).collect();
                     let (before, old_sum) = (rng.floats(head), rng.float().abs());
-                    let (mut weights, mut acc) = (scores.clone(), before.clone());
-                    weights[seen..].fill(f32::NAN);
+                    let (mut weights, mut acc) = (vec![f32::NAN; KV_BLOCK], before.clone());
+                    weights[first..end].copy_from_slice(&scores[first..end]);
                     let (mut max, mut sum) = (old, old_sum);
                     let (state, acc_at) = ((&raw mut max, &raw mut sum), acc.as_mut_ptr());
                     // SAFETY: as many floats as it wants.
-                    unsafe { softmax(weights.as_mut_ptr(), state.0, state.1, acc_at, head, seen) };
+                    unsafe { softmax(weights.as_mut_ptr(), state.0, state.1, acc_at, head, first, end, cap) };
 
-                    let what = format!("{name} head {head}, {seen} of scores up to {spread}, after {old}");
-                    let top = scores[..seen].iter().fold(old, |a, &b| a.max(b));
-                    assert_eq!(max.to_bits(), top.to_bits(), "{what}: the maximum");
-                    let weight = |x: f32| f64::from(x - top).exp();
+                    let what =
+                        format!("{name} head {head}, {first}..{end} of scores up to {spread} cap {cap}, after {old}");
+                    let capped = |x: f32| {
+                        let (x, cap) = (f64::from(x), f64::from(cap));
+                        if cap == 0.0 { x } else { cap * (x / cap).tanh() }
+                    };
+                    let scores: Vec<f64> = scores.into_iter().map(capped).collect();
+                    let top = scores[first..end].iter().fold(f64::from(old), |a, &b| a.max(b));
+                    // A capped score is exact to a few units in the last place of its cap.
+                    let slack = f64::from(cap) * 3e-7;
+                    assert!((f64::from(max) - top).abs() <= slack, "{what}: the maximum is {max}, not {top}");
+                    let weight = |x: f64| (x - f64::from(max)).exp();
                     let near = |output: f32, want: f64, what: &str| {
                         let error = (f64::from(output) - want).abs();
-                        assert!(error <= TOLERANCE * want.abs() + 2e-38, "{what}: {output}, not {want}");
+                        assert!(error <= (TOLERANCE + slack) * want.abs() + 2e-38, "{what}: {output}, not {want}");
                     };
                     for (p, &output) in weights.iter().enumerate() {
-                        near(output, if p < seen { weight(scores[p]) } else { 0.0 }, &format!("{what}: score {p}"));
+                        let want = if (first..end).contains(&p) { weight(scores[p]) } else { 0.0 };
+                        near(output, want, &format!("{what}: score {p}"));
                     }
-                    let all: f64 = scores[..seen].iter().map(|&x| weight(x)).sum();
-                    near(sum, f64::from(old_sum) * weight(old) + all, &format!("{what}: the sum"));
+                    let all: f64 = scores[first..end].iter().map(|&x| weight(x)).sum();
+                    let fade = weight(f64::from(old));
+                    near(sum, f64::from(old_sum) * fade + all, &format!("{what}: the sum"));
                     for (d, (&output, &before)) in acc.iter().zip(&before).enumerate() {
-                        near(output, f64::from(before) * weight(old), &format!("{what}: sum {d}"));
+                        near(output, f64::from(before) * fade, &format!("{what}: sum {d}"));
                     }
                 }
             }
@@ -184,23 +198,27 @@ fn softmax_matches_the_oracle() {
     }
 }
 
-/// A score that is NaN or infinity leaves no finite result; -infinity counts 0.
+/// A score that is NaN or infinite leaves no finite result; -infinity counts 0. What a cap leaves of infinity is finite.
 #[test]
 fn softmax_of_what_is_not_finite() {
     for (name, _, address) in atoms(|m| (m == Meaning::Softmax).then_some(false)) {
         // SAFETY: the entry of such an atom is of that type.
         let softmax: SoftmaxFn = unsafe { std::mem::transmute(address) };
         const HEAD: usize = 24;
-        for at in 0..KV_BLOCK {
+        for (at, cap) in (0..KV_BLOCK).flat_map(|at| [0.0, 30.0].map(|cap| (at, cap))) {
             for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut scores = Rng::new(13).floats(KV_BLOCK);
                 scores[at] = bad;
                 let (mut max, mut sum, mut acc) = (0.5f32, 1.0f32, [1.0f32; HEAD]);
+                let (state, acc_at) = ((&raw mut max, &raw mut sum), acc.as_mut_ptr());
                 // SAFETY: as many floats as it wants.
-                unsafe { softmax(scores.as_mut_ptr(), &raw mut max, &raw mut sum, acc.as_mut_ptr(), HEAD, KV_BLOCK) };
-                let counts = bad != f32::NEG_INFINITY;
-                assert_eq!(sum.is_nan(), counts, "{name}: {bad} at {at}: the sum is {sum}");
-                assert!(counts || scores[at] == 0.0, "{name}: {bad} at {at} counts {}", scores[at]);
+                unsafe { softmax(scores.as_mut_ptr(), state.0, state.1, acc_at, HEAD, 0, KV_BLOCK, cap) };
+                let counts = bad.is_nan() || (cap == 0.0 && bad > 0.0);
+                assert_eq!(sum.is_nan(), counts, "{name}: {bad} at {at}, cap {cap}: the sum is {sum}");
+                let largest = cap != 0.0 && bad > 0.0;
+                assert!(!largest || (max == cap && scores[at] == 1.0), "{name}: {bad} at {at}: {max}");
+                let none = bad == f32::NEG_INFINITY && (cap != 0.0 || scores[at] == 0.0);
+                assert!(counts || largest || none, "{name}: {bad} at {at} counts {}", scores[at]);
             }
         }
     }

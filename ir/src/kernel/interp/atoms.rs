@@ -186,14 +186,15 @@ fn exp(x: f32) -> f32 {
 
 /// [`crate::abi::SoftmaxFn`].
 fn softmax(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-    let [head, seen] = [4, 5].map(|n| call.int(n));
-    let scores = call.floats(0, 0, KV_BLOCK)?;
+    let ([head, first, end], cap) = ([4, 5, 6].map(|n| call.int(n)), call.float(7));
+    let capped = |s: f32| if cap == 0.0 { s } else { (f64::from(cap) * f64::from(s / cap).tanh()) as f32 };
+    let scores: Vec<f32> = call.floats(0, 0, KV_BLOCK)?.into_iter().map(capped).collect();
     let (before, sum) = (call.floats(1, 0, 1)?[0], call.floats(2, 0, 1)?[0]);
-    let max = scores.iter().take(seen).fold(before, |m, &s| m.max(s));
+    let max = scores[first..end].iter().fold(before, |m, &s| m.max(s));
     let factor = exp(before - max);
     let mut total = f64::from(sum * factor);
     for (p, &score) in scores.iter().enumerate() {
-        let weight = if p < seen { exp(score - max) } else { 0.0 };
+        let weight = if (first..end).contains(&p) { exp(score - max) } else { 0.0 };
         total += f64::from(weight);
         call.set_float(0, p, weight)?;
     }

@@ -1,53 +1,68 @@
 //! The GPU form: flash decoding (Dao et al. 2023). A CTA takes a KV head and a range of positions; its warps take blocks
 //! of 32 positions in turn, with a position for each lane in the scores and some elements of the head for each lane in the
-//! sums. The query heads of a KV head share what is loaded. Warps, then CTAs, are combined in a fixed order.
+//! sums. Blocks are counted from the first position of the window. The query heads of a KV head share what is loaded. Warps,
+//! then CTAs, are combined in a fixed order.
 
-use super::{NEVER, Shape};
+use super::{NEVER, Scores, Shape, last_factor};
 use crate::cache::Cache;
 use crate::generator::Generator;
 use crate::gpu::{self, LANES, Thread, for_threads, if_below};
+use crate::math::function;
 use ir::Result;
 use ir::abi::Q8_BLOCK;
+use ir::graph::{F32, Function};
 use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value, Var};
-use ir::tensor::TensorType;
 
-/// Elements that a lane reads of a key at once.
+/// Most elements that a lane reads of a key at once.
 const PIECE: usize = 8;
 /// Sums that a lane keeps at once.
 const SUMS: usize = 16;
 
 impl Cache {
-    /// Elements c.. c + [`PIECE`] of the row at byte `row`.
+    /// Elements of a piece of a row: rows of f16 are whole vectors only if they have a multiple of [`PIECE`].
+    fn piece_elements(&self) -> usize {
+        if self.head.is_multiple_of(PIECE) { PIECE } else { PIECE / 2 }
+    }
+
+    /// Elements c.. c + [`Cache::piece_elements`] of the row at byte `row`.
     fn piece(&self, b: &mut Builder, row: Value, c: Value) -> Vec<Value> {
+        let elements = self.piece_elements();
         if !self.is_int8() {
             let at = b.imul_const(c, 2);
             let at = b.iadd(row, at);
-            let words = b.load4(self.buf, at, Mem::I32);
+            let words: Vec<Value> = if elements == PIECE {
+                let four = b.load4(self.buf, at, Mem::I32);
+                (0..4).map(|l| b.lane(four, l)).collect()
+            } else {
+                let word = |b: &mut Builder, i: usize| {
+                    let at = b.iadd_const(at, 4 * i);
+                    b.load(self.buf, at, Mem::I32)
+                };
+                (0..elements / 2).map(|i| word(b, i)).collect()
+            };
             let (mask, shift) = (b.int(0xffff), b.int(16));
-            let halves = (0..4).flat_map(|l| {
-                let word = b.lane(words, l);
-                [b.and(word, mask), b.shr_u(word, shift)]
-            });
+            let halves = words.into_iter().flat_map(|word| [b.and(word, mask), b.shr_u(word, shift)]);
             let halves: Vec<Value> = halves.collect();
             return halves.into_iter().map(|h| b.from_half(h)).collect();
         }
-        let elements = b.size(Q8_BLOCK);
-        let block = b.udiv(c, elements);
+        let per_scale = b.size(Q8_BLOCK);
+        let block = b.udiv(c, per_scale);
         let scale = self.scale(b, row, block);
         let at = b.iadd(row, c);
         // Rows of an odd number of halves are no whole words.
         let codes: Vec<Value> = if self.rows.row.is_multiple_of(4) {
-            let words = [0, 4].map(|i| {
-                let at = b.iadd_const(at, i);
+            let word = |b: &mut Builder, i: usize| {
+                let at = b.iadd_const(at, 4 * i);
                 b.load(self.buf, at, Mem::I32)
-            });
-            (0..PIECE).map(|i| b.byte(words[i / 4], (i % 4) as u8, true)).collect()
+            };
+            let words: Vec<Value> = (0..elements / 4).map(|i| word(b, i)).collect();
+            (0..elements).map(|i| b.byte(words[i / 4], (i % 4) as u8, true)).collect()
         } else {
             let code = |b: &mut Builder, i: usize| {
                 let at = b.iadd_const(at, i);
                 b.load(self.buf, at, Mem::I8)
             };
-            (0..PIECE).map(|i| code(b, i)).collect()
+            (0..elements).map(|i| code(b, i)).collect()
         };
         let value = |b: &mut Builder, code: Value| {
             let code = b.to_float(code);
@@ -85,32 +100,42 @@ struct Running {
 /// The positions of a CTA.
 #[derive(Debug, Clone, Copy)]
 struct Range {
+    /// The first that is seen, if that is not 0 always.
+    seen: Option<Value>,
+    /// How many are seen.
     length: Value,
-    /// Blocks of 32 positions.
+    /// Blocks of 32 of them.
     first: Value,
     end: Value,
+}
+
+impl Range {
+    /// Number `i` of the positions that are seen.
+    fn position(self, b: &mut Builder, i: Value) -> Value {
+        self.seen.map_or(i, |seen| b.iadd(seen, i))
+    }
 }
 
 pub(super) fn generate(
     g: &mut Generator<'_>,
     shape: Shape,
-    cache_ty: &TensorType,
-    [q, keys, values]: [u32; 3],
-    scale: f32,
+    context: usize,
+    (q, keys, values): (Buf, Cache, Cache),
+    rule: Scores,
 ) -> Result<()> {
-    let Shape { heads, head, per_kv } = shape;
-    let (kv_heads, context) = (heads / per_kv, cache_ty.shape[1]);
+    let Shape { heads, head, value, per_kv } = shape;
+    let kv_heads = heads / per_kv;
     let schedule = g.gpu()?;
-    let most = context.div_ceil(LANES * schedule.warps as usize);
+    let most = rule.window.unwrap_or(context).div_ceil(LANES * schedule.warps as usize);
     let splits = (schedule.ctas as usize).div_ceil(kv_heads).clamp(1, most.max(1));
-    let (q, keys, values, y) = (g.param(q), Cache::new(g, keys, cache_ty)?, Cache::new(g, values, cache_ty)?, g.result(0)?);
+    let y = g.result(0)?;
 
     let at = gpu::begin(g, kv_heads * splits)?;
     g.b.await_previous();
-    let per_lane = head.div_ceil(LANES);
+    let per_lane = value.div_ceil(LANES);
     let at_once = (SUMS / per_lane).clamp(1, per_kv);
     // The weighted sum, the maximum and the sum of the weights.
-    let stride = head + 2;
+    let stride = value + 2;
     let queries = g.b.scratch("queries", Mem::F32, (per_kv * head * 4) as u64);
     let parts = g.b.scratch("parts", Mem::F32, (at.warps * at_once * stride * 4) as u64);
     let flag = g.b.scratch("last", Mem::I32, 4);
@@ -121,55 +146,55 @@ pub(super) fn generate(
     let (one, all) = (b.int(1), b.size(splits));
     let (h, split) = (b.udiv(at.cta, all), b.urem(at.cta, all));
     let position = b.position();
-    let length = b.iadd(position, one);
+    let end = b.iadd(position, one);
+    let seen = rule.first_seen(b, position);
+    let length = seen.map_or(end, |seen| b.isub(end, seen));
     let lanes = b.size(LANES);
-    let blocks = b.iadd_const(position, LANES);
+    let blocks = b.iadd_const(length, LANES - 1);
     let blocks = b.udiv(blocks, lanes);
     let per_split = b.iadd_const(blocks, splits - 1);
     let per_split = b.udiv(per_split, all);
     let first = b.imul(split, per_split);
     let end = b.iadd(first, per_split);
-    let range = Range { length, first, end: b.umin(end, blocks) };
+    let range = Range { seen, length, first, end: b.umin(end, blocks) };
     let active = b.compare(Compare::ULt, first, blocks);
     let alone = b.compare(Compare::IEq, per_split, blocks);
     b.if_(active, |b| {
         let from = b.imul_const(h, per_kv * head);
         for_threads(b, &at, per_kv * head, |b, i| {
             let from = b.iadd(from, i);
-            let (v, scale) = (b.load(q, from, Mem::F32), b.float(scale));
+            let (v, scale) = (b.load(q, from, Mem::F32), b.float(rule.scale));
             let v = b.fmul(v, scale);
             b.store(queries, i, Mem::F32, v);
         });
         b.sync(Scope::Cta);
-        let head_at = b.imul_const(h, keys.rows.head);
+        let (key_at, value_at) = (b.imul_const(h, keys.rows.head), b.imul_const(h, values.rows.head));
         let slot = b.imul_const(h, splits);
         let slot = b.iadd(slot, split);
         let slot = b.imul_const(slot, per_kv * stride);
         for first_query in (0..per_kv).step_by(at_once) {
             let count = at_once.min(per_kv - first_query);
-            let running = attend(b, &at, (keys, values, head_at), (queries, first_query, count), range);
-            leave(b, &at, head, running, (parts, at_once * stride));
+            let caches = ((keys, key_at), (values, value_at));
+            let running = attend(b, &at, caches, (queries, first_query, count), range, rule.cap);
+            leave(b, &at, value, running, (parts, at_once * stride));
             b.sync(Scope::Cta);
             let warps = b.size(at.warps);
-            for_threads(b, &at, count * head, |b, i| {
-                let per_head = b.size(head);
+            for_threads(b, &at, count * value, |b, i| {
+                let per_head = b.size(value);
                 let (j, d) = (b.udiv(i, per_head), b.urem(i, per_head));
                 let from = b.imul_const(j, stride);
-                let (max, sum, acc) = combine(b, (parts, from, at_once * stride), warps, (head, d));
+                let (max, sum, acc) = combine(b, (parts, from, at_once * stride), warps, (value, d));
                 let j = b.iadd_const(j, first_query);
                 b.if_else(
                     alone,
-                    |b| {
-                        let v = b.fdiv(acc, sum);
-                        result(b, shape, (h, j, d), y, v);
-                    },
+                    |b| result(b, (shape, rule), (h, j, d), y, (max, sum, acc)),
                     |b| {
                         let to = b.imul_const(j, stride);
                         let to = b.iadd(slot, to);
                         let own = b.iadd(to, d);
                         b.store(partials, own, Mem::F32, acc);
                         if_below(b, d, 1, |b| {
-                            let to = b.iadd_const(to, head);
+                            let to = b.iadd_const(to, value);
                             b.store(partials, to, Mem::F32, max);
                             let to = b.iadd_const(to, 1);
                             b.store(partials, to, Mem::F32, sum);
@@ -193,14 +218,13 @@ pub(super) fn generate(
                 let last = b.compare(Compare::IEq, count, used);
                 b.if_(last, |b| {
                     let first = b.imul_const(h, splits * per_kv * stride);
-                    for_threads(b, &at, per_kv * head, |b, i| {
-                        let per_head = b.size(head);
+                    for_threads(b, &at, per_kv * value, |b, i| {
+                        let per_head = b.size(value);
                         let (j, d) = (b.udiv(i, per_head), b.urem(i, per_head));
                         let from = b.imul_const(j, stride);
                         let from = b.iadd(first, from);
-                        let (_, sum, acc) = combine(b, (partials, from, per_kv * stride), used, (head, d));
-                        let v = b.fdiv(acc, sum);
-                        result(b, shape, (h, j, d), y, v);
+                        let parts = combine(b, (partials, from, per_kv * stride), used, (value, d));
+                        result(b, (shape, rule), (h, j, d), y, parts);
                     });
                     if_below(b, at.thread, 1, |b| b.store(counters, h, Mem::I32, zero));
                 });
@@ -226,11 +250,24 @@ fn quotient(b: &mut Builder, a: Value, by: Value, most: usize) -> Value {
     b.get(count)
 }
 
-/// Stores element `d` of query head `j` of the KV head.
-fn result(b: &mut Builder, shape: Shape, (h, j, d): (Value, Value, Value), y: Buf, v: Value) {
+/// Stores element `d` of query head `j` of the KV head, given the maximum, the sum of weights and the weighted sum.
+fn result(
+    b: &mut Builder,
+    (shape, rule): (Shape, Scores),
+    (h, j, d): (Value, Value, Value),
+    y: Buf,
+    (max, sum, acc): (Value, Value, Value),
+) {
+    let sink = rule.sink(b, shape, h, j);
+    let v = if sink.is_none() {
+        b.fdiv(acc, sum)
+    } else {
+        let factor = last_factor(b, (max, sum), sink);
+        b.fmul(acc, factor)
+    };
     let to = b.imul_const(h, shape.per_kv);
     let to = b.iadd(to, j);
-    let to = b.imul_const(to, shape.head);
+    let to = b.imul_const(to, shape.value);
     let to = b.iadd(to, d);
     b.store(y, to, Mem::F32, v);
 }
@@ -239,16 +276,17 @@ fn result(b: &mut Builder, shape: Shape, (h, j, d): (Value, Value, Value), y: Bu
 fn attend(
     b: &mut Builder,
     at: &Thread,
-    (keys, values, head_at): (Cache, Cache, Value),
+    ((keys, key_at), (values, value_at)): ((Cache, Value), (Cache, Value)),
     (queries, first_query, count): (Buf, usize, usize),
     range: Range,
+    cap: Option<f32>,
 ) -> Vec<Running> {
-    let head = keys.head;
+    let (head, value) = (keys.head, values.head);
     let (zero, never) = (b.float(0.0), b.float(NEVER));
     let new = |b: &mut Builder| Running {
         max: b.var(never),
         sum: b.var(zero),
-        acc: (0..head.div_ceil(LANES)).map(|_| b.var(zero)).collect(),
+        acc: (0..value.div_ceil(LANES)).map(|_| b.var(zero)).collect(),
     };
     let running: Vec<Running> = (0..count).map(|_| new(b)).collect();
     let first = b.iadd(range.first, at.warp);
@@ -260,10 +298,11 @@ fn attend(
         let last = b.isub(n, one);
         let own = b.umin(at.lane, last);
         let own = b.iadd(first, own);
+        let own = range.position(b, own);
         let row = b.imul_const(own, keys.rows.row);
-        let row = b.iadd(head_at, row);
+        let row = b.iadd(key_at, row);
         let scores: Vec<Var> = (0..count).map(|_| b.var(zero)).collect();
-        b.for_n(head, PIECE as u32, |b, c| {
+        b.for_n(head, keys.piece_elements() as u32, |b, c| {
             let key = keys.piece(b, row, c);
             for (j, &score) in scores.iter().enumerate() {
                 let mut sum = b.get(score);
@@ -284,6 +323,7 @@ fn attend(
             .zip(&running)
             .map(|(&score, r)| {
                 let score = b.get(score);
+                let score = cap.map_or(score, |cap| function(b, Function::SoftCap(F32(cap)), score));
                 let score = b.select(valid, score, unseen);
                 let largest = gpu::lanes_max(b, score, LANES);
                 let old = b.get(r.max);
@@ -305,12 +345,13 @@ fn attend(
         let start = b.int(0);
         b.for_(start, n, 1, |b, i| {
             let position = b.iadd(first, i);
+            let position = range.position(b, position);
             let row = b.imul_const(position, values.rows.row);
-            let row = b.iadd(head_at, row);
+            let row = b.iadd(value_at, row);
             let weights: Vec<Value> = weights.iter().map(|&w| b.shuffle(w, i)).collect();
-            for d in 0..head.div_ceil(LANES) {
+            for d in 0..value.div_ceil(LANES) {
                 let element = b.iadd_const(at.lane, d * LANES);
-                let last = b.size(head - 1);
+                let last = b.size(value - 1);
                 let element = b.umin(element, last);
                 let v = values.element(b, row, element, d);
                 for (r, &weight) in running.iter().zip(&weights) {
