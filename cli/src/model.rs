@@ -8,7 +8,8 @@ use codegen::schedule::{self, Row};
 use codegen::{Compiled, Options};
 use ir::artifact::Artifact;
 use ir::front::Tensors;
-use ir::quant::{self, Format};
+use ir::kv::{self, KvFormat};
+use ir::quant::Format;
 use ir::target::Target;
 use runtime::tokenizer::Tokenizer;
 use runtime::{Error, Executor, ModelFile, device};
@@ -76,11 +77,10 @@ impl CompileArgs {
     }
 
     fn format(&self) -> Result<Format> {
-        let Some(name) = &self.kv else { return Ok(quant::F16) };
-        [quant::F16, quant::Q8_0]
-            .into_iter()
-            .find(|f| f.name == name)
-            .ok_or_else(|| usage(format!("a KV cache of '{name}' is not supported; use --kv f16 or --kv q8_0")))
+        let Some(name) = &self.kv else { return Ok(kv::ALL[0].format) };
+        let known = KvFormat::by_name(name).map(|kv| kv.format);
+        let names = KvFormat::names("--kv ");
+        known.ok_or_else(|| usage(format!("a KV cache of '{name}' is not supported; use {names}")))
     }
 }
 

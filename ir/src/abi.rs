@@ -125,21 +125,24 @@ pub type RopeAnglesFn =
 /// it returns at once: the job has failed, and the others leave it as they can.
 pub type BarrierFn = unsafe extern "C" fn(pool: *const u8, worker: usize);
 
+/// How the rows of a KV cache are encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvEncoding {
+    /// f16 elements: [`kv_f16_row_bytes`].
+    Halves,
+    /// 8-bit codes, then f16 scales: [`kv_q8_row_bytes`].
+    Codes,
+}
+
 /// What an atom computes, so that generators choose it by meaning; each meaning has one of the function types above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
     /// Dot products of a weight tile of this form: [`DotFn`].
     Dot(DotForm),
-    /// Attention scores; the flag says whether KV rows are 8-bit: [`ScoresFn`].
-    Scores {
-        /// 8-bit KV rows instead of f16.
-        q8: bool,
-    },
-    /// Attention-weighted sum of values: [`AccumulateFn`].
-    Accumulate {
-        /// 8-bit KV rows instead of f16.
-        q8: bool,
-    },
+    /// Attention scores of keys so encoded: [`ScoresFn`].
+    Scores(KvEncoding),
+    /// Attention-weighted sum of values so encoded: [`AccumulateFn`].
+    Accumulate(KvEncoding),
     /// A row of the online softmax: [`SoftmaxFn`].
     Softmax,
     /// silu(gate) * up: [`SiluTimesFn`].
@@ -217,13 +220,13 @@ atoms! {
     /// 11-bit indices of ternary points of eight, 3-bit scale per 32.
     DotGrid11x8 = "dot_grid11x8", Meaning::Dot(DotForm::Grid { bits: 11, vector: 8, group: 32, scale: Scale::Short3 });
     /// f16 KV.
-    ScoresF16 = "scores_f16", Meaning::Scores { q8: false };
+    ScoresF16 = "scores_f16", Meaning::Scores(KvEncoding::Halves);
     /// 8-bit KV.
-    ScoresQ8 = "scores_q8", Meaning::Scores { q8: true };
+    ScoresQ8 = "scores_q8", Meaning::Scores(KvEncoding::Codes);
     /// f16 KV.
-    AccumulateF16 = "accumulate_f16", Meaning::Accumulate { q8: false };
+    AccumulateF16 = "accumulate_f16", Meaning::Accumulate(KvEncoding::Halves);
     /// 8-bit KV.
-    AccumulateQ8 = "accumulate_q8", Meaning::Accumulate { q8: true };
+    AccumulateQ8 = "accumulate_q8", Meaning::Accumulate(KvEncoding::Codes);
     /// A block of scores of one row.
     Softmax = "softmax", Meaning::Softmax;
     /// A tile of both products.

@@ -15,6 +15,7 @@ pub mod front;
 pub mod gguf;
 pub mod graph;
 pub mod kernel;
+pub mod kv;
 pub mod numerics;
 pub mod plan;
 pub mod quant;

@@ -1,6 +1,7 @@
 //! Tensor types: what an edge of the graph carries.
 
 use crate::abi::{KV_BLOCK, LANE_BYTES, TILE_ROWS, WARP_ROWS};
+use crate::kv::KvFormat;
 use crate::quant::{self, Field, Format};
 use serde::{Deserialize, Serialize};
 
@@ -238,11 +239,7 @@ pub fn kv_bytes(ty: &TensorType) -> Option<u64> {
 
 /// Bytes of one position of one head in a KV cache of `elem`.
 pub fn kv_row_bytes(elem: Elem, head: usize) -> Option<usize> {
-    match elem {
-        Elem::Ggml(q) if q == quant::F16 => Some(crate::abi::kv_f16_row_bytes(head)),
-        Elem::Ggml(q) if q == quant::Q8_0 => Some(crate::abi::kv_q8_row_bytes(head)),
-        _ => None,
-    }
+    KvFormat::of(elem).map(|kv| (kv.row_bytes)(head))
 }
 
 #[cfg(test)]
@@ -252,7 +249,7 @@ mod tests {
     #[test]
     fn keys_and_values_share_a_memory_without_gaps() {
         let (heads, head) = (3, 24);
-        for elem in [Elem::F16, Elem::Ggml(quant::Q8_0)] {
+        for elem in crate::kv::ALL.iter().map(|kv| Elem::Ggml(kv.format)) {
             for context in [1, KV_BLOCK, 3 * KV_BLOCK + 5] {
                 let of = |layout| TensorType { elem, shape: vec![heads, context, head], layout };
                 let mut blocks: Vec<(usize, usize)> = Vec::new();

@@ -4,16 +4,22 @@
 use crate::body;
 use crate::generator::Generator;
 use ir::Result;
-use ir::abi::{KV_BLOCK, Q8_BLOCK};
+use ir::abi::{KV_BLOCK, KvEncoding, Q8_BLOCK};
 use ir::graph::Ref;
 use ir::kernel::{Buf, Builder, Mem, Value};
-use ir::tensor::{Elem, KvRows, Layout, TensorType, kv_rows};
+use ir::kv::KvFormat;
+use ir::tensor::{KvRows, Layout, TensorType, kv_rows};
+
+/// Where the rows of a KV cache are and how they are encoded, if the type is one's.
+fn format(ty: &TensorType) -> Option<(KvRows, KvEncoding)> {
+    Some((kv_rows(ty)?, KvFormat::of(ty.elem)?.encoding))
+}
 
 /// A KV cache in its buffer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cache {
     pub buf: Buf,
-    pub elem: Elem,
+    pub encoding: KvEncoding,
     /// Elements of a row.
     pub head: usize,
     pub rows: KvRows,
@@ -26,13 +32,8 @@ impl Cache {
     /// # Errors
     /// If its format is none of a KV cache.
     pub fn new(g: &Generator<'_>, param: u32, ty: &TensorType) -> Result<Cache> {
-        let rows = kv_rows(ty).ok_or_else(|| g.unsupported("this KV format"))?;
-        Ok(Cache { buf: g.param(param), elem: ty.elem, head: ty.columns(), rows, layout: ty.layout })
-    }
-
-    /// Whether rows are codes and scales; else they are f16.
-    pub fn is_int8(&self) -> bool {
-        self.elem != Elem::F16
+        let (rows, encoding) = format(ty).ok_or_else(|| g.unsupported("this KV format"))?;
+        Ok(Cache { buf: g.param(param), encoding, head: ty.columns(), rows, layout: ty.layout })
     }
 
     /// The scale of block number `block` of the row of codes at byte `row`.
@@ -48,7 +49,7 @@ impl Cache {
 /// The row that a token appends to a head of a cache.
 pub(crate) struct CacheRow {
     pub cache: Buf,
-    pub is_int8: bool,
+    pub encoding: KvEncoding,
     /// First byte of its tile, which is of one row unless rows are interleaved.
     pub tile: Value,
     pub tile_rows: usize,
@@ -64,17 +65,17 @@ impl CacheRow {
     pub fn new(g: &mut Generator<'_>, cache: Ref, t: Value, h: Value) -> Result<CacheRow> {
         let body = g.body();
         let ty = body.ty(cache);
-        let (Some(p), Some(rows)) = (body::param(body, cache), kv_rows(ty)) else {
+        let (Some(p), Some((rows, encoding))) = (body::param(body, cache), format(ty)) else {
             return Err(g.unsupported("this KV format"));
         };
-        let (cache, tile_rows, is_int8) = (g.param(p), ty.layout.tile_rows(), ty.elem != Elem::F16);
+        let (cache, tile_rows) = (g.param(p), ty.layout.tile_rows());
         let b = &mut g.b;
         let position = b.position();
         let position = b.iadd(position, t);
         if ty.layout == Layout::Rows {
             let row = b.imul_const(position, rows.row);
             let first = b.imul_const(h, rows.head);
-            return Ok(CacheRow { cache, is_int8, tile: b.iadd(first, row), tile_rows, lane: None });
+            return Ok(CacheRow { cache, encoding, tile: b.iadd(first, row), tile_rows, lane: None });
         }
         let (in_block, in_tile) = (b.size(KV_BLOCK), b.size(tile_rows));
         let (block, number) = (b.udiv(position, in_block), b.urem(position, in_block));
@@ -82,7 +83,7 @@ impl CacheRow {
         let tile = b.udiv(number, in_tile);
         let (first, block) = (b.imul_const(h, rows.head), b.imul_const(block, rows.block));
         let (first, tile) = (b.iadd(first, block), b.imul_const(tile, tile_rows * rows.row));
-        Ok(CacheRow { cache, is_int8, tile: b.iadd(first, tile), tile_rows, lane })
+        Ok(CacheRow { cache, encoding, tile: b.iadd(first, tile), tile_rows, lane })
     }
 
     /// Where the row's units of `bytes` bytes begin; the one at byte `n` of the row is `n * tile_rows` further on.

@@ -4,6 +4,7 @@ use crate::{Generated, Workspace};
 use ir::abi::f32_row_bytes;
 use ir::graph::Graph;
 use ir::kernel::{Access, Buf, Builder, MOST_ELEMENTS, Mem, Value};
+use ir::kv::KvFormat;
 use ir::role::Role;
 use ir::spec::{CpuSchedule, GpuSchedule, KernelSpec, Schedule};
 use ir::state;
@@ -136,8 +137,10 @@ impl<'a> Generator<'a> {
 /// Element type and size of the buffer of a value. Float activations have a row for each token, padded to
 /// [`f32_row_bytes`]; vectors are contiguous.
 fn storage(ty: &TensorType, role: Role) -> Result<(Mem, u64)> {
-    let unsupported =
-        || Error::unsupported(format!("an operand of type {ty}"), "norms and biases are f32, KV caches f16 or q8_0");
+    let unsupported = || {
+        let hint = format!("norms and biases are f32, KV caches {}", KvFormat::names(""));
+        Error::unsupported(format!("an operand of type {ty}"), hint)
+    };
     let (mem, bytes) = match (role, ty.elem) {
         (Role::Appended | Role::Attended, _) => (Mem::U8, kv_bytes(ty).ok_or_else(unsupported)?),
         (Role::Matrix | Role::Table | Role::Experts(_) | Role::ExpertTable(_) | Role::Repacked, _) => {

@@ -4,7 +4,7 @@
 //! tokens, counting a multiply-add as one element, over weights that stay in L3.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ir::abi::{AccumulateFn, Atom, DotFn, KV_BLOCK, Meaning, ScoresFn, TILE_ROWS};
+use ir::abi::{AccumulateFn, Atom, DotFn, KV_BLOCK, KvEncoding, Meaning, ScoresFn, TILE_ROWS};
 use ir::abi::{f32_row_bytes, kv_f16_row_bytes, kv_q8_row_bytes, q8_row_bytes};
 use ir::quant::{self, Format};
 use ir::target::Isa;
@@ -113,7 +113,8 @@ fn attention(c: &mut Criterion) {
     let Some((isa, table)) = best() else { return };
     let cache = bytes(STREAM);
     for &atom in Atom::ALL {
-        let (Meaning::Scores { q8 } | Meaning::Accumulate { q8 }) = atom.meaning() else { continue };
+        let (Meaning::Scores(encoding) | Meaning::Accumulate(encoding)) = atom.meaning() else { continue };
+        let q8 = encoding == KvEncoding::Codes;
         let block = KV_BLOCK * if q8 { kv_q8_row_bytes(HEAD) } else { kv_f16_row_bytes(HEAD) };
         let mut group = c.benchmark_group(format!("{}/{isa:?}", atom.name()));
         for (name, rows, working_set) in [
@@ -136,7 +137,7 @@ fn attention(c: &mut Criterion) {
                             let (out, address) = (out.as_mut_ptr(), table[atom as usize]);
                             // SAFETY: the entry is of the type of its meaning; a block of KV rows, `rows` rows of operands.
                             unsafe {
-                                if matches!(atom.meaning(), Meaning::Scores { .. }) {
+                                if matches!(atom.meaning(), Meaning::Scores(_)) {
                                     let scores: ScoresFn = std::mem::transmute(address);
                                     scores(vectors.as_ptr(), kv, out, HEAD, KV_BLOCK, rows);
                                 } else {

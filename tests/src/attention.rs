@@ -3,9 +3,11 @@
 use crate::synthetic::Rng;
 use codegen::{TableKernel, schedule};
 use ir::abi::Meaning;
+use ir::kv::KvFormat;
 use ir::quant::{self, Format};
 use ir::spec::{GpuSchedule, KernelSpec, Schedule};
 use ir::target::Target;
+use ir::tensor::Elem;
 
 /// An attention.
 #[derive(Debug, Clone, Copy)]
@@ -67,7 +69,8 @@ pub fn rows() -> impl Iterator<Item = Row> {
 impl Row {
     /// Whether keys can lie in tiles.
     pub fn tiles(&self, kv: Format, target: &Target) -> bool {
-        self.head == self.value && target.atom(Meaning::Scores { q8: kv != quant::F16 }).is_some()
+        let atom = KvFormat::of(Elem::Ggml(kv)).and_then(|kv| target.atom(Meaning::Scores(kv.encoding)));
+        self.head == self.value && atom.is_some()
     }
 
     /// Its spec for steps of up to `tokens` tokens; `tiled` keys lie in tiles.

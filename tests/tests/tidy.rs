@@ -219,16 +219,6 @@ fn targets_with_backend() -> BTreeSet<String> {
     covered.map(|t| t.name.to_owned()).collect()
 }
 
-/// Where the names of KV cache formats stand, which are chosen by name.
-const KV: &[&str] = &[
-    "cli/src/model.rs",
-    "codegen/src/lower.rs",
-    "ir/src/front/mod.rs",
-    "ir/src/graph/infer.rs",
-    "ir/src/tensor.rs",
-    "kernels-gen/src/generator.rs",
-];
-
 /// Where the names of tokenizers stand.
 const TOKENIZERS: &[&str] = &["runtime/src/tokenizer/pre.rs", "runtime/src/tokenizer/vocab.rs"];
 
@@ -247,8 +237,8 @@ fn formats_ops_and_architectures_are_named_in_their_own_files() {
     for (place, line) in code() {
         let within = |folder: &str| place.starts_with(folder);
         for word in words(&line).map(str::to_lowercase).filter(|w| formats.contains(w)) {
-            let kv = word == "q8_0" && KV.contains(&place.as_str());
-            assert!(within("ir/src/quant/") || kv, "{place} names the format {word}: {line}");
+            let own = within("ir/src/quant/") || place == "ir/src/kv.rs";
+            assert!(own, "{place} names the format {word}: {line}");
         }
         for literal in literals(&line) {
             let op = ops.contains(&literal) && (within("kernels-gen/") || !primitives.contains(&literal));

@@ -13,7 +13,8 @@ mod parts;
 
 use crate::gguf::{Metadata, TensorInfo};
 use crate::graph::Graph;
-use crate::quant::{self, Format};
+use crate::kv::KvFormat;
+use crate::quant::Format;
 use crate::quote::quoted;
 use crate::tensor::{Elem, TensorType};
 use crate::{Error, Result, Verified};
@@ -73,7 +74,7 @@ pub struct EntryShape {
     pub tokens: usize,
     /// Positions of the KV caches.
     pub context: usize,
-    /// Format of the KV caches: [`quant::F16`] or [`quant::Q8_0`].
+    /// Format of the KV caches, one of [`crate::kv::ALL`].
     pub kv: Format,
     /// Logits for every token (output \[T, vocab\]) or for the step's last only (\[1, vocab\]).
     pub all_logits: bool,
@@ -164,8 +165,8 @@ impl<'a> Model<'a> {
     /// absurd figure; [`Error::Unsupported`] for a tensor, a key or a value that has no place in the architecture;
     /// [`Error::Limit`] for figures that are too large and an entry point that the model cannot have.
     pub fn build(&self, shape: EntryShape) -> Result<Verified<Graph>> {
-        if shape.kv != quant::F16 && shape.kv != quant::Q8_0 {
-            let hint = format!("use {} or {}", quant::F16, quant::Q8_0);
+        if KvFormat::of(Elem::Ggml(shape.kv)).is_none() {
+            let hint = format!("use {}", KvFormat::names(""));
             return Err(Error::unsupported(format!("a KV cache of format {}", shape.kv), hint));
         }
         let keys = Keys::new(self.metadata, self.architecture.name);

@@ -4,7 +4,7 @@ use super::matmul::sum_columns;
 use crate::cache::Cache;
 use crate::generator::Generator;
 use ir::Result;
-use ir::abi::{KV_BLOCK, Meaning, Q8_BLOCK, TILE_ROWS};
+use ir::abi::{KV_BLOCK, KvEncoding, Meaning, Q8_BLOCK, TILE_ROWS};
 use ir::kernel::{Arg, Buf, Builder, Mem, Value};
 use ir::tensor::Layout;
 
@@ -18,7 +18,7 @@ impl Cache {
 
     /// Elements i.. i + 4 (i a multiple of 4) of the row at byte `row`.
     fn load4(&self, b: &mut Builder, row: Value, i: Value) -> Value {
-        if !self.is_int8() {
+        if self.encoding == KvEncoding::Halves {
             let at = b.imul_const(i, 2);
             let at = b.iadd(row, at);
             let lanes = [0, 1, 2, 3].map(|l| {
@@ -93,7 +93,7 @@ pub(crate) fn scores(
     let skipped = g.b.imul_const(first, keys.rows.row);
     let from = g.b.iadd(base, skipped);
     let operands = [Arg::Address(q, zero), Arg::Address(keys.buf, from), Arg::Address(s, first)];
-    if call(g, (Meaning::Scores { q8: keys.is_int8() }, &[Layout::Keys]), keys, operands, n, rows) {
+    if call(g, (Meaning::Scores(keys.encoding), &[Layout::Keys]), keys, operands, n, rows) {
         return Ok(());
     }
     if keys.layout != Layout::Rows {
@@ -136,7 +136,7 @@ pub(crate) fn accumulate(
     let from = g.b.iadd(base, skipped);
     let operands = [Arg::Address(s, first), Arg::Address(values.buf, from), Arg::Address(acc, zero)];
     let layouts = &[Layout::Rows, Layout::Values];
-    if call(g, (Meaning::Accumulate { q8: values.is_int8() }, layouts), values, operands, n, rows) {
+    if call(g, (Meaning::Accumulate(values.encoding), layouts), values, operands, n, rows) {
         return;
     }
     let b = &mut g.b;

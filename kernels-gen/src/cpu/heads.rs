@@ -5,7 +5,7 @@ use crate::cache::CacheRow;
 use crate::elements::{Head, Team};
 use crate::generator::Generator;
 use ir::Result;
-use ir::abi::Q8_BLOCK;
+use ir::abi::{KvEncoding, Q8_BLOCK};
 use ir::graph::Ref;
 use ir::kernel::{Buf, Builder, Mem, Value};
 
@@ -85,7 +85,10 @@ fn counted(b: &mut Builder, count: usize, step: u32, f: impl FnOnce(&mut Builder
 /// If the format is none of a KV cache.
 pub(crate) fn append(g: &mut Generator<'_>, cache: Ref, t: Value, head: Head) -> Result<()> {
     let row = CacheRow::new(g, cache, t, head.number)?;
-    let append = if row.is_int8 { append_int8 } else { append_half };
+    let append = match row.encoding {
+        KvEncoding::Halves => append_half,
+        KvEncoding::Codes => append_int8,
+    };
     append(&mut g.b, head.scratch, head.size, &row);
     Ok(())
 }

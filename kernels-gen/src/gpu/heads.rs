@@ -5,7 +5,7 @@ use crate::cache::CacheRow;
 use crate::elements::{Head, Team};
 use crate::generator::Generator;
 use ir::Result;
-use ir::abi::Q8_BLOCK;
+use ir::abi::{KvEncoding, Q8_BLOCK};
 use ir::graph::Ref;
 use ir::kernel::{Buf, Builder, Mem, Scope, Value};
 
@@ -122,9 +122,9 @@ impl Team for Cta {
 /// If the format is none of a KV cache.
 pub(crate) fn append(g: &mut Generator<'_>, at: &Thread, cache: Ref, head: Head) -> Result<()> {
     let zero = g.b.int(0);
-    let CacheRow { cache, is_int8, tile: row, .. } = CacheRow::new(g, cache, zero, head.number)?;
+    let CacheRow { cache, encoding, tile: row, .. } = CacheRow::new(g, cache, zero, head.number)?;
     let (b, (x, from)) = (&mut g.b, head.scratch);
-    if is_int8 {
+    if encoding == KvEncoding::Codes {
         append_int8(b, at, (x, from), head.size, (cache, row));
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 use super::{Aligned, Rng, vector_isas};
 use crate::table;
-use ir::abi::{AccumulateFn, Atom, KV_BLOCK, Meaning, Q8_BLOCK, ScoresFn, SoftmaxFn};
+use ir::abi::{AccumulateFn, Atom, KV_BLOCK, KvEncoding, Meaning, Q8_BLOCK, ScoresFn, SoftmaxFn};
 use ir::abi::{TILE_ROWS, kv_f16_row_bytes, kv_q8_row_bytes};
 use ir::target::Isa;
 
@@ -71,7 +71,7 @@ fn check(what: &str, output: f32, products: impl Iterator<Item = f64>) {
 
 #[test]
 fn scores_match_the_oracle() {
-    for (name, q8, address) in atoms(|m| if let Meaning::Scores { q8 } = m { Some(q8) } else { None }) {
+    for (name, q8, address) in atoms(|m| if let Meaning::Scores(e) = m { Some(e == KvEncoding::Codes) } else { None }) {
         // SAFETY: the entry of such an atom is of that type.
         let scores: ScoresFn = unsafe { std::mem::transmute(address) };
         let rng = &mut Rng::new(7);
@@ -107,7 +107,9 @@ fn scores_match_the_oracle() {
 
 #[test]
 fn accumulate_matches_the_oracle() {
-    for (name, q8, address) in atoms(|m| if let Meaning::Accumulate { q8 } = m { Some(q8) } else { None }) {
+    for (name, q8, address) in
+        atoms(|m| if let Meaning::Accumulate(e) = m { Some(e == KvEncoding::Codes) } else { None })
+    {
         // SAFETY: the entry of such an atom is of that type.
         let accumulate: AccumulateFn = unsafe { std::mem::transmute(address) };
         let rng = &mut Rng::new(8);

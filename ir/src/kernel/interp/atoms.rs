@@ -3,8 +3,8 @@
 use super::memory::{Memory, Place};
 use super::{Fault, fault};
 use crate::abi::{
-    Atom, KV_BLOCK, Meaning, Q8_BLOCK, Q8_BYTES, Q8_SCALE, Q8_SCALED_SUM, Q8_STARTS, Q8_STARTS_AT, Q8_SUMS, TILE_ROWS,
-    kv_f16_row_bytes, kv_q8_row_bytes, q8_row_bytes, q8_scale,
+    Atom, KV_BLOCK, KvEncoding, Meaning, Q8_BLOCK, Q8_BYTES, Q8_SCALE, Q8_SCALED_SUM, Q8_STARTS, Q8_STARTS_AT, Q8_SUMS,
+    TILE_ROWS, kv_f16_row_bytes, kv_q8_row_bytes, q8_row_bytes, q8_scale,
 };
 use crate::quant::{self, DotForm, Format};
 use crate::tensor::Layout;
@@ -29,8 +29,8 @@ pub(super) struct Call<'m, 'k> {
 pub(super) fn execute(atom: Atom, call: &mut Call<'_, '_>) -> Result<(), Fault> {
     match atom.meaning() {
         Meaning::Dot(form) => dot(form, call),
-        Meaning::Scores { q8 } => scores(q8, call),
-        Meaning::Accumulate { q8 } => accumulate(q8, call),
+        Meaning::Scores(encoding) => scores(encoding, call),
+        Meaning::Accumulate(encoding) => accumulate(encoding, call),
         Meaning::Softmax => softmax(call),
         Meaning::SiluTimes => silu_times(call),
         Meaning::Quantize => quantize(call),
@@ -131,27 +131,31 @@ fn dot(form: DotForm, call: &mut Call<'_, '_>) -> Result<(), Fault> {
 }
 
 /// Element `d` of position `p` in keys of a block, of which a tile begins at every sixteenth position.
-fn key(q8: bool, tile: &[u8], head: usize, p: usize, d: usize) -> f32 {
-    if !q8 {
+fn key(encoding: KvEncoding, tile: &[u8], head: usize, p: usize, d: usize) -> f32 {
+    if encoding == KvEncoding::Halves {
         return half(tile, (d * TILE_ROWS + p) * 2);
     }
     let scales = head.next_multiple_of(Q8_BLOCK) * TILE_ROWS;
     f32::from(tile[d * TILE_ROWS + p] as i8) * half(tile, scales + (d / Q8_BLOCK * TILE_ROWS + p) * 2)
 }
 
-fn kv_row_bytes(q8: bool, head: usize) -> usize {
-    if q8 { kv_q8_row_bytes(head) } else { kv_f16_row_bytes(head) }
+fn kv_row_bytes(encoding: KvEncoding, head: usize) -> usize {
+    match encoding {
+        KvEncoding::Halves => kv_f16_row_bytes(head),
+        KvEncoding::Codes => kv_q8_row_bytes(head),
+    }
 }
 
 /// [`crate::abi::ScoresFn`].
-fn scores(q8: bool, call: &mut Call<'_, '_>) -> Result<(), Fault> {
+fn scores(encoding: KvEncoding, call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let [head, positions, rows] = [3, 4, 5].map(|n| call.int(n));
-    let tile_bytes = TILE_ROWS * kv_row_bytes(q8, head);
+    let tile_bytes = TILE_ROWS * kv_row_bytes(encoding, head);
     for p in 0..positions {
         let tile = call.bytes(1, p / TILE_ROWS * tile_bytes, tile_bytes)?.to_vec();
         for r in 0..rows {
             let q = call.floats(0, r * head, head)?;
-            let product = |(d, q): (usize, &f32)| f64::from(*q) * f64::from(key(q8, &tile, head, p % TILE_ROWS, d));
+            let product =
+                |(d, q): (usize, &f32)| f64::from(*q) * f64::from(key(encoding, &tile, head, p % TILE_ROWS, d));
             let sum: f64 = q.iter().enumerate().map(product).sum();
             call.set_float(2, r * KV_BLOCK + p, sum as f32)?;
         }
@@ -160,12 +164,12 @@ fn scores(q8: bool, call: &mut Call<'_, '_>) -> Result<(), Fault> {
 }
 
 /// [`crate::abi::AccumulateFn`].
-fn accumulate(q8: bool, call: &mut Call<'_, '_>) -> Result<(), Fault> {
+fn accumulate(encoding: KvEncoding, call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let [head, positions, rows] = [3, 4, 5].map(|n| call.int(n));
-    let row_bytes = kv_row_bytes(q8, head);
-    let value = |row: &[u8], d: usize| match q8 {
-        false => half(row, 2 * d),
-        true => f32::from(row[d] as i8) * half(row, head.next_multiple_of(Q8_BLOCK) + d / Q8_BLOCK * 2),
+    let row_bytes = kv_row_bytes(encoding, head);
+    let value = |row: &[u8], d: usize| match encoding {
+        KvEncoding::Halves => half(row, 2 * d),
+        KvEncoding::Codes => f32::from(row[d] as i8) * half(row, head.next_multiple_of(Q8_BLOCK) + d / Q8_BLOCK * 2),
     };
     let values = call.bytes(1, 0, positions * row_bytes)?.to_vec();
     for r in 0..rows {

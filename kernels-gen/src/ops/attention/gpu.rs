@@ -9,7 +9,7 @@ use crate::generator::Generator;
 use crate::gpu::{self, LANES, Thread, for_threads, if_below};
 use crate::math::function;
 use ir::Result;
-use ir::abi::Q8_BLOCK;
+use ir::abi::{KvEncoding, Q8_BLOCK};
 use ir::graph::{F32, Function};
 use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value, Var};
 
@@ -27,7 +27,7 @@ impl Cache {
     /// Elements c.. c + [`Cache::piece_elements`] of the row at byte `row`.
     fn piece(&self, b: &mut Builder, row: Value, c: Value) -> Vec<Value> {
         let elements = self.piece_elements();
-        if !self.is_int8() {
+        if self.encoding == KvEncoding::Halves {
             let at = b.imul_const(c, 2);
             let at = b.iadd(row, at);
             let words: Vec<Value> = if elements == PIECE {
@@ -73,7 +73,7 @@ impl Cache {
 
     /// Element `i`, which is in block `block`.
     fn element(&self, b: &mut Builder, row: Value, i: Value, block: usize) -> Value {
-        if !self.is_int8() {
+        if self.encoding == KvEncoding::Halves {
             let at = b.imul_const(i, 2);
             let at = b.iadd(row, at);
             let bits = b.load(self.buf, at, Mem::U16);
