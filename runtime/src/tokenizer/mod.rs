@@ -61,7 +61,7 @@ const END_TEXTS: &[&str] = &[
     "<|file_sep|>",
 ];
 
-/// Ends a text, unless it is a normal token: in HTML it is the end of struck text.
+/// Ends a text and is a control token, unless it is a normal one: in HTML it is the end of struck text.
 const END_OF_S: &str = "</s>";
 
 /// Texts of tokens around a gap to fill in, which are control tokens, whatever the vocabulary says of them.
@@ -208,11 +208,12 @@ impl Tokenizer {
         let mut ends: Vec<u32> = Vec::new();
         for (id, (text, kind)) in (0u32..).zip(texts.iter().zip(&mut types)) {
             let text = &**text;
-            if END_TEXTS.contains(&text) || GAP_TEXTS.contains(&text) {
-                *kind = TokenType::Control;
-            }
-            if END_TEXTS.contains(&text) || text == END_OF_S && *kind != TokenType::Normal {
+            let ends_here = END_TEXTS.contains(&text) || text == END_OF_S && *kind != TokenType::Normal;
+            if ends_here {
                 ends.push(id);
+            }
+            if ends_here || GAP_TEXTS.contains(&text) {
+                *kind = TokenType::Control;
             }
             if PART_TEXTS.contains(&text) {
                 *kind = TokenType::UserDefined;
@@ -222,9 +223,10 @@ impl Tokenizer {
         let separators: Vec<&str> =
             SEPARATORS.iter().filter(|(_, others)| others.iter().all(|t| has(t))).map(|(text, _)| *text).collect();
         ends.retain(|id| {
-            let separates = separators.contains(&&*texts[*id as usize]);
+            let text = &*texts[*id as usize];
+            let separates = separators.contains(&text);
             if separates {
-                types[*id as usize] = TokenType::UserDefined;
+                types[*id as usize] = if text == END_OF_S { TokenType::Normal } else { TokenType::UserDefined };
             }
             !separates
         });

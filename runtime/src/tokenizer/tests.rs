@@ -168,6 +168,8 @@ fn ends() {
     check(&[("</s>", 1)], |_| (), &[]);
     check(&[("</s>", 3)], |_| (), &[265]);
     check(&[("</s>", 4)], |_| (), &[265]);
+    let t = Tokenizer::new(with(&[("</s>", 4)])).unwrap();
+    assert_eq!((t.token_type(265), t.encode("</s>", false).unwrap().len()), (Some(TokenType::Control), 4));
     check(&[("</s>", 1)], |v| v.eos = Some(265), &[265]);
     check(&[("<|fim_prefix|>", 3), ("<|fim_middle|>", 1), ("<|im_start|>", 3), ("im_end", 3)], |_| (), &[]);
     // Parts of a turn are not its end.
