@@ -8,7 +8,9 @@ use ir::target::Target;
 use ir::tensor::{Elem, TensorType};
 use kernels_gen::{ops, schedule};
 use runtime::device::CpuDevice;
+use runtime::{Executor, ModelFile};
 use tests::kernels::{self, Draw, Trial};
+use tests::run::{self, Settings};
 use tests::synthetic::Rng;
 
 /// The kernel that computes `op` on operands of these shapes.
@@ -253,4 +255,46 @@ fn long_runs_stay_finite() {
     assert!(out.iter().chain(&state).all(|x| x.abs() < 100.0));
     assert!(state.iter().any(|x| x.abs() > 1e-3));
     assert!(state.iter().zip(&other).all(|(a, b)| (a - b).abs() < 1e-5), "what was before 20000 tokens is still there");
+}
+
+/// A model with recurrent states, if the test data are there.
+fn recurrent_model() -> Option<ModelFile> {
+    let path = tests::shared_dir("arch")?.join("qwen35-a.gguf");
+    Some(ModelFile::open(&path).unwrap_or_else(|e| panic!("{e}")))
+}
+
+/// The bits of the logits after `tokens` in steps of `size`, from where the executor stands.
+fn feed(executor: &mut Executor, tokens: &[u32], size: usize) -> Vec<u32> {
+    tokens.chunks(size).for_each(|chunk| executor.step(chunk).unwrap());
+    executor.logits().unwrap().iter().map(|x| x.to_bits()).collect()
+}
+
+/// A whole model: the same bits in steps of every size, from its beginning, from a checkpoint, and after what was to be
+/// forgotten.
+#[test]
+fn models_go_back_and_on() {
+    let Some(file) = recurrent_model() else { return };
+    let mut rng = Rng::new(3);
+    let tokens: Vec<u32> = (0..90).map(|_| rng.below(1024) as u32).collect();
+    for target in run::targets() {
+        let mut executor = run::executor(&file, Settings::new(target), 2);
+        assert!(executor.needs_checkpoints());
+        let expected = feed(&mut executor, &tokens, 1);
+        for size in [1, 2, 5, 16] {
+            assert_eq!(executor.set_position(0).unwrap(), 0);
+            assert!(feed(&mut executor, &tokens, size) == expected, "{}, steps of {size}", target.name);
+        }
+        // A prompt leaves a checkpoint, other tokens follow it.
+        assert_eq!(executor.set_position(0).unwrap(), 0);
+        executor.checkpoint_at(12);
+        assert!(executor.prefill(&tokens[..16], &mut |_, _| true).unwrap());
+        assert!(feed(&mut executor, &[5, 6, 7], 1) != expected);
+        assert_eq!(executor.set_position(14).unwrap(), 12);
+        assert!(feed(&mut executor, &tokens[12..], 3) == expected, "{}", target.name);
+        // The end of a step is rejected.
+        assert_eq!(executor.set_position(12).unwrap(), 12);
+        executor.step(&[tokens[12], 1, 2, 3]).unwrap();
+        assert_eq!(executor.set_position(13).unwrap(), 12);
+        assert!(feed(&mut executor, &tokens[12..], 4) == expected, "{}", target.name);
+    }
 }
