@@ -3,7 +3,6 @@
 
 use crate::abi::{KvEncoding, kv_f16_row_bytes, kv_q8_row_bytes};
 use crate::quant::{self, Format};
-use crate::tensor::Elem;
 
 /// A format of KV caches.
 #[derive(Debug)]
@@ -24,8 +23,8 @@ pub static ALL: [KvFormat; 2] = [
 
 impl KvFormat {
     /// The format of caches of these elements, if they are one's.
-    pub fn of(elem: Elem) -> Option<&'static KvFormat> {
-        ALL.iter().find(|kv| elem == Elem::Ggml(kv.format))
+    pub fn of(format: Format) -> Option<&'static KvFormat> {
+        ALL.iter().find(|kv| kv.format == format)
     }
 
     /// The format of this name.

@@ -2,7 +2,7 @@
 //!
 //! The type of a state tells its kind. Next hop: the graph's rules, `runtime`, which rolls back each kind in its own way.
 
-use crate::kv::{self, KvFormat};
+use crate::kv;
 use crate::quant;
 use crate::tensor::{Elem, Layout, TensorType, kv_bytes};
 
@@ -25,7 +25,7 @@ impl StateKind {
     pub fn of(ty: &TensorType) -> Option<StateKind> {
         let Elem::Ggml(format) = ty.elem else { return None };
         let in_rows = ty.layout == Layout::Rows;
-        let cache = KvFormat::of(ty.elem).is_some() && ty.shape.len() == 3;
+        let cache = ty.elem.kv().is_some() && ty.shape.len() == 3;
         match format == quant::F32 {
             true => in_rows.then_some(StateKind::Recurrent),
             false => (cache && (in_rows || ty.layout.is_kv())).then_some(StateKind::Rows),

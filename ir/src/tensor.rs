@@ -21,6 +21,11 @@ impl Elem {
     pub const F32: Elem = Elem::Ggml(quant::F32);
     /// f16.
     pub const F16: Elem = Elem::Ggml(quant::F16);
+
+    /// The format of KV caches of these elements, if they are one's.
+    pub fn kv(self) -> Option<&'static KvFormat> {
+        if let Elem::Ggml(format) = self { KvFormat::of(format) } else { None }
+    }
 }
 
 impl std::fmt::Display for Elem {
@@ -239,7 +244,7 @@ pub fn kv_bytes(ty: &TensorType) -> Option<u64> {
 
 /// Bytes of one position of one head in a KV cache of `elem`.
 pub fn kv_row_bytes(elem: Elem, head: usize) -> Option<usize> {
-    KvFormat::of(elem).map(|kv| (kv.row_bytes)(head))
+    elem.kv().map(|kv| (kv.row_bytes)(head))
 }
 
 #[cfg(test)]

@@ -7,12 +7,11 @@ use ir::Result;
 use ir::abi::{KV_BLOCK, KvEncoding, Q8_BLOCK};
 use ir::graph::Ref;
 use ir::kernel::{Buf, Builder, Mem, Value};
-use ir::kv::KvFormat;
 use ir::tensor::{KvRows, Layout, TensorType, kv_rows};
 
 /// Where the rows of a KV cache are and how they are encoded, if the type is one's.
 fn format(ty: &TensorType) -> Option<(KvRows, KvEncoding)> {
-    Some((kv_rows(ty)?, KvFormat::of(ty.elem)?.encoding))
+    Some((kv_rows(ty)?, ty.elem.kv()?.encoding))
 }
 
 /// A KV cache in its buffer.

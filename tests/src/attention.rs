@@ -7,7 +7,6 @@ use ir::kv::KvFormat;
 use ir::quant::{self, Format};
 use ir::spec::{GpuSchedule, KernelSpec, Schedule};
 use ir::target::Target;
-use ir::tensor::Elem;
 
 /// An attention.
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +68,7 @@ pub fn rows() -> impl Iterator<Item = Row> {
 impl Row {
     /// Whether keys can lie in tiles.
     pub fn tiles(&self, kv: Format, target: &Target) -> bool {
-        let atom = KvFormat::of(Elem::Ggml(kv)).and_then(|kv| target.atom(Meaning::Scores(kv.encoding)));
+        let atom = KvFormat::of(kv).and_then(|kv| target.atom(Meaning::Scores(kv.encoding)));
         self.head == self.value && atom.is_some()
     }
 

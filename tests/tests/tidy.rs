@@ -233,7 +233,19 @@ fn formats_ops_and_architectures_are_named_in_their_own_files() {
     let architectures = listed("ir/src/front/models/mod.rs", "architectures");
     let ops: Vec<&str> = kernels_gen::ops::ALL.iter().map(|op| op.name).collect();
     // Primitives, and words of other fields, have these names too.
-    let primitives = ["embed", "rope_angles", "position_scale", "attention", "linear", "rows", "top_k", "repack"];
+    let primitives = [
+        "embed",
+        "rope_angles",
+        "position_scale",
+        "attention",
+        "linear",
+        "rows",
+        "short_conv",
+        "delta_rule",
+        "route",
+        "top_k",
+        "repack",
+    ];
     for (place, line) in code() {
         let within = |folder: &str| place.starts_with(folder);
         for word in words(&line).map(str::to_lowercase).filter(|w| formats.contains(w)) {

@@ -7,7 +7,6 @@ use super::{PassContext, rewrite};
 use ir::Result;
 use ir::abi::Meaning;
 use ir::graph::{Graph, Node, Op};
-use ir::kv::KvFormat;
 use ir::tensor::{Elem, Layout, TensorType};
 use std::collections::HashSet;
 
@@ -26,8 +25,7 @@ pub(super) fn run(graph: &Graph, context: &PassContext<'_>) -> Result<Graph> {
     rewrite(graph, |new, node, _| {
         let ty = &node.results[0];
         if let Op::State(_) = node.op {
-            let tiled =
-                KvFormat::of(ty.elem).is_some_and(|kv| context.target.atom(Meaning::Scores(kv.encoding)).is_some());
+            let tiled = ty.elem.kv().is_some_and(|kv| context.target.atom(Meaning::Scores(kv.encoding)).is_some());
             let layout = match tiled {
                 true if keys.contains(&node.op) => Layout::Keys,
                 true if values.contains(&node.op) => Layout::Values,

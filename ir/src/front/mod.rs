@@ -165,7 +165,7 @@ impl<'a> Model<'a> {
     /// absurd figure; [`Error::Unsupported`] for a tensor, a key or a value that has no place in the architecture;
     /// [`Error::Limit`] for figures that are too large and an entry point that the model cannot have.
     pub fn build(&self, shape: EntryShape) -> Result<Verified<Graph>> {
-        if KvFormat::of(Elem::Ggml(shape.kv)).is_none() {
+        if KvFormat::of(shape.kv).is_none() {
             let hint = format!("use {}", KvFormat::names(""));
             return Err(Error::unsupported(format!("a KV cache of format {}", shape.kv), hint));
         }

@@ -3,7 +3,6 @@
 use super::super::{Angles, F32, Op, RopeStyle};
 use super::{Q8, Value, experts, mismatch, recurrent};
 use crate::abi::{KvEncoding, Q8_BLOCK, q8_scale};
-use crate::kv::KvFormat;
 use crate::tensor::TensorType;
 use crate::{Error, Result};
 use std::cmp::Ordering;
@@ -231,7 +230,7 @@ fn kv_append(state: &mut [f32], x: &[f32], position: usize, ty: &TensorType) -> 
         for (g, x) in token.chunks_exact(head).enumerate() {
             let row = &mut state[(g * context + position + t) * head..][..head];
             row.copy_from_slice(x);
-            match KvFormat::of(ty.elem).map(|kv| kv.encoding) {
+            match ty.elem.kv().map(|kv| kv.encoding) {
                 Some(KvEncoding::Halves) => row.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32()),
                 Some(KvEncoding::Codes) => row.chunks_mut(Q8_BLOCK).for_each(round_kv_q8),
                 None => return Err(mismatch("a KV cache")),
