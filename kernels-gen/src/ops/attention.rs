@@ -13,7 +13,7 @@ use crate::body;
 use crate::cache::Cache;
 use crate::cpu::attention::{Positions, accumulate, scores};
 use crate::generator::Generator;
-use crate::math::function;
+use crate::math;
 use ir::Result;
 use ir::abi::{Atom, KV_BLOCK, Meaning, f32_row_bytes};
 use ir::graph::{F32, Function, Op};
@@ -44,7 +44,7 @@ struct Shape {
 #[derive(Clone, Copy)]
 struct Scores {
     scale: f32,
-    cap: Option<f32>,
+    cap: Option<F32>,
     /// Positions that a token sees, if it does not see all of the context.
     window: Option<usize>,
     /// A score for each query head.
@@ -93,10 +93,24 @@ pub(super) const OP: FusedOp = FusedOp {
     name: "attention",
     covers: |body| only_output(body, |op| matches!(op, Op::Attention { .. })).is_some(),
     cpu: Some(generate),
-    gpu: Some(generate),
+    gpu: Some(gpu::generate),
 };
 
-fn generate(g: &mut Generator<'_>) -> Result<()> {
+/// What both kinds of machine attend to, and how.
+#[derive(Clone, Copy)]
+struct Attention {
+    shape: Shape,
+    kv_heads: usize,
+    /// Positions of the caches.
+    context: usize,
+    q: Buf,
+    keys: Cache,
+    values: Cache,
+    rule: Scores,
+}
+
+/// Reads the body.
+fn attention(g: &Generator<'_>) -> Result<Attention> {
     let body = g.body();
     let node = body.node(body.outputs()[0].1.node);
     let Op::Attention { scale, window, cap } = node.op else {
@@ -111,23 +125,23 @@ fn generate(g: &mut Generator<'_>) -> Result<()> {
     else {
         return Err(g.unsupported("operands of other ranks"));
     };
-    let capacity = g.spec.tokens;
     let shape = Shape { heads, head, value: body.ty(node.inputs[2]).columns(), per_kv: heads / kv_heads };
     if !(head.is_multiple_of(HEAD_MULTIPLE) && shape.value.is_multiple_of(HEAD_MULTIPLE)) {
         return Err(g.unsupported("heads that are no multiple of four elements"));
     }
     let rule = Scores {
         scale: scale.0,
-        cap: cap.map(|cap| cap.0),
+        cap,
         window: window.filter(|&window| window < context),
         sinks: operands.get(4).map(|&sinks| g.param(sinks)),
     };
     let cache = |g: &Generator<'_>, n: usize| Cache::new(g, operands[n], body.ty(node.inputs[n]));
-    let (q, keys, values) = (g.param(operands[0]), cache(g, 1)?, cache(g, 2)?);
-    if g.target.gpu().is_some() {
-        return gpu::generate(g, shape, context, (q, keys, values), rule);
-    }
-    let y = g.result(0)?;
+    Ok(Attention { shape, kv_heads, context, q: g.param(operands[0]), keys: cache(g, 1)?, values: cache(g, 2)?, rule })
+}
+
+fn generate(g: &mut Generator<'_>) -> Result<()> {
+    let Attention { shape, kv_heads, context, q, keys, values, rule } = attention(g)?;
+    let (capacity, y) = (g.spec.tokens, g.result(0)?);
     let schedule = g.cpu()?;
     let split = schedule.split as usize;
     let tokens = if split > 0 { capacity } else { (schedule.query_tokens as usize).min(capacity) };
@@ -135,7 +149,7 @@ fn generate(g: &mut Generator<'_>) -> Result<()> {
     let rows = tokens * shape.per_kv;
     let mut scratch = |name: &str, floats: usize| g.b.scratch(name, Mem::F32, (floats * 4) as u64);
     let mem = Scratch {
-        q: scratch("q", rows * head),
+        q: scratch("q", rows * shape.head),
         s: scratch("scores", rows * KV_BLOCK),
         acc: scratch("acc", rows * shape.value),
         max: scratch("max", rows),
@@ -393,7 +407,7 @@ fn soften(
         if let Some(atom) = atom {
             let address = |buf, at| Arg::Address(buf, at);
             let memory = [address(mem.s, row), address(mem.max, r), address(mem.sum, r), address(mem.acc, acc)];
-            let (size, cap) = (b.size(shape.value), b.float(rule.cap.unwrap_or(0.0)));
+            let (size, cap) = (b.size(shape.value), b.float(rule.cap.map_or(0.0, |cap| cap.0)));
             let figures = [Arg::Int(size), Arg::Int(first), Arg::Int(end), Arg::Float(cap)];
             b.call(atom, memory.into_iter().chain(figures).collect());
             return;
@@ -402,7 +416,7 @@ fn soften(
             b.for_(first, end, 1, |b, i| {
                 let at = b.iadd(row, i);
                 let score = b.load(mem.s, at, Mem::F32);
-                let score = function(b, Function::SoftCap(F32(cap)), score);
+                let score = math::function(b, Function::SoftCap(cap), score);
                 b.store(mem.s, at, Mem::F32, score);
             });
         }

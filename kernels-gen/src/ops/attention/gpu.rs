@@ -3,11 +3,11 @@
 //! sums. Blocks are counted from the first position of the window. The query heads of a KV head share what is loaded. Warps,
 //! then CTAs, are combined in a fixed order.
 
-use super::{NEVER, Scores, Shape, last_factor};
+use super::{Attention, NEVER, Scores, Shape, attention, last_factor};
 use crate::cache::Cache;
 use crate::generator::Generator;
 use crate::gpu::{self, LANES, Thread, for_threads, if_below};
-use crate::math::function;
+use crate::math;
 use ir::Result;
 use ir::abi::{KvEncoding, Q8_BLOCK};
 use ir::graph::{F32, Function};
@@ -116,15 +116,9 @@ impl Range {
     }
 }
 
-pub(super) fn generate(
-    g: &mut Generator<'_>,
-    shape: Shape,
-    context: usize,
-    (q, keys, values): (Buf, Cache, Cache),
-    rule: Scores,
-) -> Result<()> {
-    let Shape { heads, head, value, per_kv } = shape;
-    let kv_heads = heads / per_kv;
+pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
+    let Attention { shape, kv_heads, context, q, keys, values, rule } = attention(g)?;
+    let Shape { head, value, per_kv, .. } = shape;
     let schedule = g.gpu()?;
     let most = rule.window.unwrap_or(context).div_ceil(LANES * schedule.warps as usize);
     let splits = (schedule.ctas as usize).div_ceil(kv_heads).clamp(1, most.max(1));
@@ -279,7 +273,7 @@ fn attend(
     ((keys, key_at), (values, value_at)): ((Cache, Value), (Cache, Value)),
     (queries, first_query, count): (Buf, usize, usize),
     range: Range,
-    cap: Option<f32>,
+    cap: Option<F32>,
 ) -> Vec<Running> {
     let (head, value) = (keys.head, values.head);
     let (zero, never) = (b.float(0.0), b.float(NEVER));
@@ -323,7 +317,7 @@ fn attend(
             .zip(&running)
             .map(|(&score, r)| {
                 let score = b.get(score);
-                let score = cap.map_or(score, |cap| function(b, Function::SoftCap(F32(cap)), score));
+                let score = cap.map_or(score, |cap| math::function(b, Function::SoftCap(cap), score));
                 let score = b.select(valid, score, unseen);
                 let largest = gpu::lanes_max(b, score, LANES);
                 let old = b.get(r.max);
