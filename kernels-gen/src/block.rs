@@ -49,6 +49,15 @@ pub(crate) struct RowAt {
 
 /// Where `row`, an i32 value, is.
 pub(crate) fn row_at(b: &mut Builder, m: &Matrix, row: Value) -> RowAt {
+    let at = row_in(b, m, row);
+    match m.base {
+        Some(base) => RowAt { base: b.iadd(base, at.base), ..at },
+        None => at,
+    }
+}
+
+/// Where it is, from the beginning of the matrix on.
+fn row_in(b: &mut Builder, m: &Matrix, row: Value) -> RowAt {
     let tile_rows = m.layout.tile_rows();
     if tile_rows == 1 {
         return RowAt { base: b.imul_const(row, m.row_bytes()), lane: None, tile: None };

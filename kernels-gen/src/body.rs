@@ -2,6 +2,7 @@
 
 use ir::abi::TILE_ROWS;
 use ir::graph::{Graph, Node, Op, Ref};
+use ir::kernel::{Builder, Value};
 use ir::quant::Format;
 use ir::tensor::{Elem, Layout, Pieces, TensorType};
 
@@ -14,12 +15,27 @@ pub(crate) struct Matrix {
     pub layout: Layout,
     pub rows: usize,
     pub columns: usize,
+    /// The byte of the parameter at which it begins; `None`: the first.
+    pub base: Option<Value>,
 }
 
 impl Matrix {
+    /// A matrix, or the first of several.
     pub fn of(param: u32, ty: &TensorType) -> Option<Matrix> {
-        let (Elem::Ggml(format), &[rows, columns]) = (ty.elem, ty.shape.as_slice()) else { return None };
-        Some(Matrix { param, format, layout: ty.layout, rows, columns })
+        let (Elem::Ggml(format), &([rows, columns] | [_, rows, columns])) = (ty.elem, ty.shape.as_slice()) else {
+            return None;
+        };
+        Some(Matrix { param, format, layout: ty.layout, rows, columns, base: None })
+    }
+
+    /// Bytes of it, padding included.
+    pub fn bytes(&self) -> usize {
+        self.rows.next_multiple_of(self.layout.band_rows(self.format, self.columns)) * self.row_bytes()
+    }
+
+    /// Matrix `number` of the parameter, this one being the first.
+    pub fn number(self, b: &mut Builder, number: Value) -> Matrix {
+        Matrix { base: Some(b.imul_const(number, self.bytes())), ..self }
     }
 
     /// Bytes of one row.
@@ -76,10 +92,10 @@ pub(crate) fn param(body: &Graph, value: Ref) -> Option<u32> {
     }
 }
 
-/// Reads `value` as a matrix product over a parameter's rows; `None` if it is something else.
+/// Reads `value` as a matrix product over a parameter's rows, or as one of experts; `None` if it is something else.
 pub(crate) fn linear(body: &Graph, value: Ref) -> Option<Linear> {
     let product = node(body, value);
-    if product.op != Op::MatMul {
+    if !matches!(product.op, Op::MatMul | Op::ExpertMatMul) {
         return None;
     }
     let weight = product.inputs[0];

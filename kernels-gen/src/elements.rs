@@ -85,6 +85,11 @@ impl<'a> Elements<'a> {
         }
     }
 
+    /// The type of a value.
+    pub fn ty(&self, value: Ref) -> &'a TensorType {
+        self.body.ty(value)
+    }
+
     /// Says where the elements of a node are, instead of how they are computed.
     pub fn put(&mut self, node: NodeId, place: Place) {
         self.places.insert(node, place);

@@ -18,6 +18,7 @@ pub(crate) struct Generator<'a> {
     pub schedule: &'a Schedule,
     pub target: &'a Target,
     pub b: Builder,
+    types: Vec<&'a TensorType>,
     params: Vec<Buf>,
     results: Vec<Option<Buf>>,
     workspaces: Vec<Workspace>,
@@ -29,7 +30,8 @@ impl<'a> Generator<'a> {
         let mut b = Builder::new(spec.kind.as_str());
         let body = &spec.body;
         let mut params = Vec::new();
-        for (i, ty) in body.params()?.into_iter().enumerate() {
+        let types = body.params()?;
+        for (i, &ty) in types.iter().enumerate() {
             let role = Role::of(body, i as u32)?;
             let (mem, bytes) = storage(ty, role)?;
             params.push(b.param(format!("in{i}"), mem, bytes, role.access()));
@@ -45,7 +47,7 @@ impl<'a> Generator<'a> {
                 }
             });
         }
-        Ok(Generator { spec, schedule, target, b, params, results, workspaces: Vec::new() })
+        Ok(Generator { spec, schedule, target, b, types, params, results, workspaces: Vec::new() })
     }
 
     pub fn body(&self) -> &'a Graph {
@@ -55,6 +57,11 @@ impl<'a> Generator<'a> {
     /// The buffer of body parameter `n`.
     pub fn param(&self, n: u32) -> Buf {
         self.params[n as usize]
+    }
+
+    /// The type of body parameter `n`.
+    pub fn param_type(&self, n: u32) -> &'a TensorType {
+        self.types[n as usize]
     }
 
     /// The buffer of result `n`, which is no updated state.
@@ -143,9 +150,11 @@ fn storage(ty: &TensorType, role: Role) -> Result<(Mem, u64)> {
     };
     let (mem, bytes) = match (role, ty.elem) {
         (Role::Appended | Role::Attended, _) => (Mem::U8, kv_bytes(ty).ok_or_else(unsupported)?),
-        (Role::Matrix | Role::Table | Role::Experts(_) | Role::ExpertTable(_) | Role::Repacked, _) => {
+        (Role::Matrix | Role::Table | Role::Experts(_) | Role::Repacked, _) => {
             (Mem::U8, ty.weight_bytes().ok_or_else(unsupported)?)
         }
+        // Rows as in the file.
+        (Role::ExpertTable(_), _) => (Mem::F32, ty.elements() as u64 * 4),
         (Role::Position, _) => (Mem::I32, 0),
         (Role::Updated, _) => (Mem::F32, state::bytes(ty).ok_or_else(unsupported)?),
         (Role::Taps, elem) if elem == Elem::F32 => (Mem::F32, ty.weight_bytes().ok_or_else(unsupported)?),

@@ -386,7 +386,12 @@ fn query_tokens(spec: &KernelSpec) -> usize {
 
 /// The weight matrices of a spec's products.
 fn matrices(spec: &KernelSpec) -> impl Iterator<Item = (&TensorType, Format)> {
-    let weights = spec.body.nodes().iter().filter(|n| n.op == Op::MatMul).map(|n| spec.body.ty(n.inputs[0]));
+    let weights = spec
+        .body
+        .nodes()
+        .iter()
+        .filter(|n| matches!(n.op, Op::MatMul | Op::ExpertMatMul))
+        .map(|n| spec.body.ty(n.inputs[0]));
     weights.filter_map(|ty| match ty.elem {
         Elem::Ggml(format) => Some((ty, format)),
         _ => None,

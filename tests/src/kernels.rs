@@ -150,6 +150,49 @@ fn sinks(rng: &mut Rng, n: usize, draw: Draw) -> Vec<f32> {
     (0..n).map(|_| one(rng)).collect()
 }
 
+/// Random weights of experts and different experts of each token: any, or the same few for most tokens.
+fn routing(body: &Graph, ty: &TensorType, Trial { tokens, draw, .. }: Trial, rng: &mut Rng) -> Vec<f32> {
+    let tables = body.nodes().iter().filter(|n| matches!(n.op, Op::ExpertMatMul | Op::ExpertRows));
+    let experts = tables.map(|n| body.ty(n.inputs[0]).shape[0]).next().expect("a body of experts");
+    let k = ty.columns() / 2;
+    let favourites = if rng.below(2) == 0 { k + 1 } else { experts };
+    let mut all = Vec::new();
+    for _ in 0..tokens {
+        let among = if rng.below(8) == 0 { experts } else { favourites.min(experts) };
+        let mut ids: Vec<usize> = (0..among).map(|i| (i * 5 + 3) % experts).collect();
+        if ids.iter().any(|id| ids.iter().filter(|other| *other == id).count() > 1) {
+            ids = (0..among).collect();
+        }
+        for i in 0..k {
+            let other = i + rng.below(ids.len() - i);
+            ids.swap(i, other);
+        }
+        let mut weights: Vec<f32> = (0..k).map(|_| rng.uniform().abs()).collect();
+        if draw == Draw::NotFinite && rng.below(4) == 0 {
+            weights[rng.below(k)] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][rng.below(3)];
+        }
+        all.extend(weights);
+        all.extend(ids[..k].iter().map(|&id| id as f32));
+    }
+    all
+}
+
+/// Random logits of experts, so far apart that rounding decides nothing, but many equal; some are impossible, and in half of the
+/// rows a few NaN or infinite.
+fn router(rng: &mut Rng, rows: usize, experts: usize) -> Vec<f32> {
+    let mut all = Vec::with_capacity(rows * experts);
+    for _ in 0..rows {
+        let infinite = rng.below(2) == 0;
+        all.extend((0..experts).map(|_| match rng.below(64) {
+            8..12 => f32::NEG_INFINITY,
+            12 if infinite => f32::INFINITY,
+            13 if infinite => f32::NAN,
+            _ => (rng.uniform() * 40.0).round() / 8.0,
+        }));
+    }
+    all
+}
+
 /// A KV cache of random values that its format holds exactly.
 fn cache(ty: &TensorType, draw: Draw, rng: &mut Rng) -> Operand {
     let head = ty.columns();
@@ -256,14 +299,30 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng)
             }
             Operand { bytes: padded(&values, ty.shape[0], columns(ty)), value: values.into() }
         }
-        (Op::MatMul | Op::Embed, 0) => {
+        (Op::MatMul | Op::Embed | Op::ExpertMatMul, 0) => {
             let Elem::Ggml(format) = ty.elem else { unreachable!("weights are of a GGML format") };
-            let rows = weights(format, ty.elements(), 1.0 / (ty.columns() as f32).sqrt(), draw, rng);
+            let all = weights(format, ty.elements(), 1.0 / (ty.columns() as f32).sqrt(), draw, rng);
             let mut values = vec![0.0; ty.elements()];
-            format.decode_into(&rows, &mut values);
-            let mut bytes = vec![0; repack::bytes(ty.layout, format, ty.rows(), ty.columns())];
-            repack::repack(ty.layout, format, &rows, ty.rows(), ty.columns(), &mut bytes);
+            format.decode_into(&all, &mut values);
+            let (rows, columns) = (ty.rows() / ty.matrices(), ty.columns());
+            let size = repack::bytes(ty.layout, format, rows, columns);
+            let mut bytes = vec![0; ty.matrices() * size];
+            for (from, to) in all.chunks_exact(all.len() / ty.matrices()).zip(bytes.chunks_exact_mut(size)) {
+                repack::repack(ty.layout, format, from, rows, columns, to);
+            }
             Operand { value: values.into(), bytes }
+        }
+        (Op::ExpertRows, 0) => {
+            let values = random(rng, ty.elements());
+            Operand { bytes: floats(&values), value: values.into() }
+        }
+        (Op::ExpertMatMul, 2) | (Op::ExpertRows | Op::ExpertSum, 1) => {
+            let values = routing(body, ty, trial, rng);
+            Operand { bytes: padded(&values, ty.shape[0], columns(ty)), value: values.into() }
+        }
+        (Op::Route { .. }, 0) => {
+            let values = router(rng, tokens, columns(ty));
+            Operand { bytes: padded(&values, ty.shape[0], columns(ty)), value: values.into() }
         }
         (Op::TopK { .. }, _) => {
             let values = logits(rng, tokens * columns(ty));
@@ -308,6 +367,9 @@ fn parts(body: &Graph, output: Ref) -> Vec<(Range<usize>, f32)> {
     }
     if let Op::DeltaRule { .. } = body.node(output.node).op {
         return vec![(0..columns(ty), promised("delta_rule"))];
+    }
+    if let Op::Route { k, .. } = body.node(output.node).op {
+        return vec![(0..k, promised("route")), (k..2 * k, 0.0)];
     }
     let requantises = body
         .nodes()
@@ -495,6 +557,36 @@ pub fn interpret(entry: &TableKernel, trial: Trial) -> Result<Vec<Difference>, S
         interp::run(&entry.kernel, &mut after, trial.control(), trial.workers).map_err(|e| e.to_string())?;
     }
     case.compare(entry, &after)
+}
+
+/// Rows of the only output of `kernel`, which computes what `whole` does for fewer tokens, given the operands of `whole` for
+/// these of its tokens.
+///
+/// # Panics
+/// If it cannot be run.
+pub fn rows_of(
+    whole: &TableKernel,
+    kernel: &TableKernel,
+    target: &Target,
+    trial: Trial,
+    tokens: Range<usize>,
+) -> Vec<Vec<f32>> {
+    let mut buffers = Case::new(kernel, Trial { tokens: tokens.len(), ..trial }).buffers;
+    let (all, types) = (Case::new(whole, trial).operands, |k: &TableKernel| {
+        k.spec.body.params().expect("a verified body").into_iter().cloned().collect::<Vec<_>>()
+    });
+    for (i, (large, small)) in types(whole).iter().zip(types(kernel)).enumerate() {
+        let (bytes, row) = (&all[i].bytes, all[i].bytes.len() / large.shape[0]);
+        buffers[i] = if *large == small { bytes.clone() } else { bytes[tokens.start * row..tokens.end * row].to_vec() };
+    }
+    let (output, columns) = (types(kernel).len(), columns(kernel.spec.body.ty(kernel.spec.body.outputs()[0].1)));
+    let control = Trial { tokens: tokens.len(), ..trial }.control();
+    let device = device(target, trial.workers, 0);
+    let after = launch(&kernel.kernel, target, device, 1, &buffers, control, Clone::clone);
+    let after = after.unwrap_or_else(|e| panic!("{} {e}", target.name));
+    let rows = after[output].chunks_exact(f32_row_bytes(columns)).take(tokens.len());
+    let float = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+    rows.map(|row| row[..columns * 4].chunks_exact(4).map(float).collect()).collect()
 }
 
 /// How often a kernel is launched: on a GPU twice, so that the launches overlap, and the second finds what the first leaves.

@@ -41,23 +41,25 @@ enum Makes {
 
 fn reads(op: &Op) -> Reads {
     match op {
-        Op::Add | Op::Mul | Op::Map(_) | Op::Reshape(_) | Op::KvAppend => Reads::Elements,
+        Op::Add | Op::Mul | Op::Map(_) | Op::Reshape(_) | Op::KvAppend | Op::ExpertSum => Reads::Elements,
         Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Rope { .. } => Reads::Last,
-        Op::MatMul | Op::Quantize => Reads::Rows,
+        Op::MatMul | Op::ExpertMatMul | Op::Quantize => Reads::Rows,
         _ => Reads::Memory,
     }
 }
 
 fn makes(op: &Op) -> Makes {
     match op {
-        Op::MatMul => Makes::Product,
+        Op::MatMul | Op::ExpertMatMul => Makes::Product,
         Op::Add | Op::Mul | Op::Map(_) | Op::Reshape(_) | Op::KvAppend => Makes::There,
         Op::RmsNorm { .. }
         | Op::LayerNorm { .. }
         | Op::Rope { .. }
         | Op::Quantize
         | Op::LastToken
-        | Op::Slice { .. } => Makes::There,
+        | Op::Slice { .. }
+        | Op::ExpertRows
+        | Op::ExpertSum => Makes::There,
         _ => Makes::Kernel,
     }
 }
@@ -113,6 +115,8 @@ struct Forms<'a> {
     graph: &'a Graph,
     users: Vec<Vec<NodeId>>,
     is_output: Vec<bool>,
+    /// Whether it is of the experts that each token uses.
+    of_experts: Vec<bool>,
     /// To its users.
     forms: Vec<Form>,
     /// To the kernel that computes it.
@@ -129,8 +133,10 @@ impl<'a> Forms<'a> {
         let mut is_output = vec![false; count];
         graph.outputs().iter().for_each(|(_, r)| is_output[r.node.0 as usize] = true);
         let memory = vec![Form::Memory; count];
-        let mut forms = Forms { graph, users, is_output, forms: memory.clone(), computed: memory };
+        let mut forms =
+            Forms { graph, users, is_output, of_experts: vec![false; count], forms: memory.clone(), computed: memory };
         for &id in order {
+            forms.of_experts[id.0 as usize] = forms.is_of_experts(id);
             let form = forms.compute(id);
             forms.computed[id.0 as usize] = form;
             forms.forms[id.0 as usize] = if forms.is_stored(id, form) { Form::Memory } else { form };
@@ -142,19 +148,28 @@ impl<'a> Forms<'a> {
         self.forms[id.0 as usize]
     }
 
+    fn is_of_experts(&self, id: NodeId) -> bool {
+        let node = self.graph.node(id);
+        match node.op {
+            Op::ExpertMatMul | Op::ExpertRows => true,
+            Op::ExpertSum | Op::Quantize => false,
+            _ => node.inputs.iter().any(|r| self.of_experts[r.node.0 as usize]),
+        }
+    }
+
     /// The form of a value that is not stored. Stores an operand that cannot be computed beside another.
     fn compute(&mut self, id: NodeId) -> Form {
         let node = self.graph.node(id);
         if node.op.is_leaf() || makes(&node.op) == Makes::Kernel {
             return Form::Memory;
         }
-        if node.op == Op::MatMul {
+        if makes(&node.op) == Makes::Product {
             let x = node.inputs[1].node;
             let quantised = self.graph.node(x).op == Op::Quantize;
             return Form::Product(if quantised { self.graph.node(x).inputs[0].node } else { x });
         }
         // Numbers for each token have a place of their own.
-        for r in node.inputs.iter().skip(1) {
+        for r in node.inputs.iter().skip(1).filter(|r| !self.of_experts[r.node.0 as usize]) {
             if reads(&node.op) == Reads::Elements && node.op != Op::KvAppend && self.graph.ty(*r) != &node.results[0] {
                 self.forms[r.node.0 as usize] = Form::Memory;
             }
@@ -199,6 +214,10 @@ impl<'a> Forms<'a> {
         let heads = |id: NodeId| self.graph.ty(id.into()).shape.len() == 3;
         if wants(Reads::Memory) {
             return true;
+        }
+        // They become rows of further products, or a sum.
+        if self.of_experts[id.0 as usize] {
+            return wants(Reads::Rows);
         }
         if self.is_prepared(id) {
             return users.iter().any(|&user| reads(&self.graph.node(user).op) != Reads::Rows)

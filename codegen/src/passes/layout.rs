@@ -1,6 +1,6 @@
 //! `layout`: matrices of products whose dot form has a microkernel on the target are interleaved in tiles of rows; for a
-//! GPU all matrices are, embedding tables too. An embedding table that is also the output matrix has that one layout.
-//! Keys and values lie together, keys in tiles of positions, where the target has a microkernel for scores. Runs before
+//! GPU all matrices are, embedding tables too, but not rows of experts. An embedding table that is also the output matrix has
+//! that one layout. Keys and values lie together, keys in tiles of positions, where the target has a microkernel for scores. Runs before
 //! `fuse`: bodies have types too.
 
 use super::{PassContext, rewrite};
@@ -14,6 +14,8 @@ pub(super) fn run(graph: &Graph, context: &PassContext<'_>) -> Result<Graph> {
     let producer = |node: &Node, n: usize| graph.node(node.inputs[n].node);
     let products = graph.nodes().iter().filter(|n| matches!(n.op, Op::MatMul | Op::ExpertMatMul));
     let multiplied: HashSet<&Op> = products.map(|n| &producer(n, 0).op).collect();
+    let tables = graph.nodes().iter().filter(|n| n.op == Op::ExpertRows);
+    let tables: HashSet<&Op> = tables.map(|n| &producer(n, 0).op).collect();
     let states = |n: usize| -> HashSet<&Op> {
         // Rows of two sizes do not lie in the blocks of one memory.
         let alike = |n: &&Node| matches!(n.op, Op::Attention { .. }) && graph.ty(n.inputs[1]) == graph.ty(n.inputs[2]);
@@ -33,7 +35,7 @@ pub(super) fn run(graph: &Graph, context: &PassContext<'_>) -> Result<Graph> {
             };
             return new.leaf(node.op.clone(), TensorType { layout, ..ty.clone() }).map(Some);
         }
-        let gpu = context.target.gpu().is_some() && ty.shape.len() == 2;
+        let gpu = context.target.gpu().is_some() && ty.shape.len() == 2 && !tables.contains(&node.op);
         if !matches!(node.op, Op::Weight(_)) || !(gpu || multiplied.contains(&node.op)) {
             return Ok(None);
         }

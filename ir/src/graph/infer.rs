@@ -372,9 +372,11 @@ fn take<'a, const N: usize>(operands: &[&'a TensorType]) -> Result<[&'a TensorTy
     operands.try_into().map_err(|_| format!("{} operands, {N} are expected", operands.len()))
 }
 
-/// Whether `b` has a number for each token of `a`.
+/// Whether `b` has a number for each token of `a`, or for each row of a token.
 fn is_per_token(a: &TensorType, b: &TensorType) -> bool {
-    float("b", b).is_ok() && a.shape.len() > 1 && b.shape == [a.shape[0], 1]
+    let rows = a.shape.len().saturating_sub(1);
+    let each = a.shape.len() == 3 && b.shape.len() == 3 && b.shape[..rows] == a.shape[..rows] && b.columns() == 1;
+    float("b", b).is_ok() && a.shape.len() > 1 && (b.shape == [a.shape[0], 1] || each)
 }
 
 /// A norm's operands: rows and so many vectors for their columns.

@@ -176,7 +176,8 @@ pub enum Op {
     /// f32\[.., C\] -> q8\[.., C\]: for each block of 32, scale = max |x| / 127 and code = round-half-to-even(x * (1 / scale)),
     /// all in f32. Codes are 0 where the scale is zero or subnormal; a NaN or infinity in a block is one in its scale.
     Quantize,
-    /// (a, b) -> a + b: of one shape, or b\[n\] for each row of a, or b\[T, 1\] for each token of a, or b\[1\] for all.
+    /// (a, b) -> a + b: of one shape, or b\[n\] for each row of a, or b\[T, 1\] for each token of a, or b\[T, k, 1\] for each row
+    /// of a\[T, k, n\], or b\[1\] for all.
     Add,
     /// (a, b) -> a * b, with shapes as those of [`Op::Add`].
     Mul,

@@ -14,7 +14,7 @@ use ir::{Error, Result};
 
 /// Bytes of one prepared row: the float row, then the int8 row, as far as the products want them.
 #[derive(Debug, Clone, Copy)]
-struct RowLayout {
+pub(super) struct RowLayout {
     /// Byte offset of the float row.
     float: Option<usize>,
     /// Byte offset of the int8 row.
@@ -24,7 +24,7 @@ struct RowLayout {
 }
 
 impl RowLayout {
-    fn new(columns: usize, matrices: &[Matrix], tokens: usize) -> RowLayout {
+    pub fn new(columns: usize, matrices: &[Matrix], tokens: usize) -> RowLayout {
         let int8 = matrices.iter().any(Matrix::wants_int8);
         let float = matrices.iter().any(|m| !m.wants_int8());
         let (float_stride, int8_stride) = (f32_row_bytes(columns), q8_row_bytes(columns));
@@ -37,7 +37,7 @@ impl RowLayout {
     }
 
     /// Bytes for `tokens` rows.
-    fn bytes(&self, tokens: usize) -> usize {
+    pub fn bytes(&self, tokens: usize) -> usize {
         let float = self.float.map_or(0, |_| self.float_stride * tokens);
         float + self.int8.map_or(0, |_| self.int8_stride * tokens)
     }
@@ -55,10 +55,29 @@ impl RowLayout {
 /// Input rows, prepared for the products of one kernel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rows {
-    buf: Buf,
-    layout: RowLayout,
+    pub(super) buf: Buf,
+    pub(super) layout: RowLayout,
+    /// The first that is meant; `None`: that of the buffer.
+    pub(super) first: Option<Value>,
     /// How many there are in this step.
     pub count: Value,
+}
+
+impl Rows {
+    /// So many of them.
+    pub fn part(self, first: Value, count: Value) -> Rows {
+        Rows { first: Some(first), count, ..self }
+    }
+
+    /// Byte of the first row that `matrix` wants, and the stride of its rows.
+    fn rows_for(&self, b: &mut Builder, matrix: &Matrix) -> (Value, usize) {
+        let (offset, stride) = self.layout.rows_for(matrix);
+        let first = match self.first {
+            Some(first) => b.imul_const(first, stride),
+            None => b.int(0),
+        };
+        (b.iadd_const(first, offset), stride)
+    }
 }
 
 /// Where the results of tiles go: those of the first tile to rows of `stride` floats in a buffer, from an element index on,
@@ -88,9 +107,12 @@ pub(crate) fn prepare(g: &mut Generator<'_>, products: &[Linear]) -> Result<Rows
     let norm = source.norm.map(|(w, eps)| (g.param(w), eps));
     let quantize = g.target.atom(Meaning::Quantize);
     let input = Input { x, columns: source.columns, norm, quantize, layout };
-    let row = |b: &mut Builder, buf: Buf, t: Value| {
+    let row = |b: &mut Builder, buf: Buf, t: Value| -> Result<()> {
         let from = b.iadd(first, t);
-        input.prepare(b, from, buf, t)
+        let base = b.imul_const(from, f32_row_bytes(source.columns) / 4);
+        let figures = input.figures(b, base)?;
+        input.prepare(b, (base, figures), buf, t);
+        Ok(())
     };
     let bytes = layout.bytes(capacity);
     let buf = match g.cpu()?.prologue {
@@ -107,7 +129,7 @@ pub(crate) fn prepare(g: &mut Generator<'_>, products: &[Linear]) -> Result<Rows
             buf
         }
     };
-    Ok(Rows { buf, layout, count })
+    Ok(Rows { buf, layout, first: None, count })
 }
 
 /// Adds up `f(vector of four columns)` over a row.
@@ -144,26 +166,27 @@ fn inverse_rms(b: &mut Builder, buf: Buf, base: Value, columns: usize, eps: f32)
 }
 
 /// What prepared rows are made of.
-struct Input {
+pub(super) struct Input {
     /// Float rows.
-    x: Buf,
-    columns: usize,
+    pub x: Buf,
+    pub columns: usize,
     /// RMS norm: weights and epsilon.
-    norm: Option<(Buf, f32)>,
+    pub norm: Option<(Buf, f32)>,
     /// The microkernel that makes int8 rows, if there is one.
-    quantize: Option<Atom>,
-    layout: RowLayout,
+    pub quantize: Option<Atom>,
+    pub layout: RowLayout,
 }
 
 impl Input {
-    /// Prepares row `from` as row `t` of `to`.
-    fn prepare(&self, b: &mut Builder, from: Value, to: Buf, t: Value) -> Result<()> {
+    /// The norm of the row at float `base`: weights, and what elements are multiplied by.
+    pub fn figures(&self, b: &mut Builder, base: Value) -> Result<Option<(Buf, Value)>> {
+        let Some((w, eps)) = self.norm else { return Ok(None) };
+        Ok(Some((w, inverse_rms(b, self.x, base, self.columns, eps)?)))
+    }
+
+    /// Prepares the row at float `base`, of these figures, as row `t` of `to`.
+    pub fn prepare(&self, b: &mut Builder, (base, scale): (Value, Option<(Buf, Value)>), to: Buf, t: Value) {
         let (x, columns, layout) = (self.x, self.columns, &self.layout);
-        let base = b.imul_const(from, f32_row_bytes(columns) / 4);
-        let scale = match self.norm {
-            Some((w, eps)) => Some((w, inverse_rms(b, x, base, columns, eps)?)),
-            None => None,
-        };
         let input = |b: &mut Builder, c: Value| {
             let at = b.iadd(base, c);
             let v = b.load4(x, at, Mem::F32);
@@ -187,7 +210,7 @@ impl Input {
                 b.store(to, at, Mem::F32, v);
             });
         }
-        let Some(offset) = layout.int8 else { return Ok(()) };
+        let Some(offset) = layout.int8 else { return };
         let row = b.imul_const(t, layout.int8_stride);
         let row = b.iadd_const(row, offset);
         if let Some(atom) = self.quantize {
@@ -198,7 +221,7 @@ impl Input {
             let k = b.size(columns);
             let args = [Arg::Address(x, base), Arg::Address(to, row), Arg::Int(k), Arg::Float(factor), weights];
             b.call(atom, args.into());
-            return Ok(());
+            return;
         }
         b.for_n(columns, Q8_BLOCK as u32, |b, c| {
             let parts: Vec<Value> = (0..Q8_BLOCK / 4)
@@ -211,7 +234,6 @@ impl Input {
             let at = b.iadd(row, at);
             quantise_block(b, &parts, to, at);
         });
-        Ok(())
     }
 }
 
@@ -302,10 +324,10 @@ impl TileOut {
         TileOut { buf, index, step: TILE_ROWS, stride: f32_row_bytes(columns) / 4 }
     }
 
-    /// Scratch memory for the tiles of a unit, tile after tile.
-    pub fn of_unit(g: &mut Generator<'_>) -> Result<TileOut> {
+    /// Scratch memory of this name for the tiles of a unit, tile after tile.
+    pub fn of_unit(g: &mut Generator<'_>, name: &str) -> Result<TileOut> {
         let (tiles, step) = (g.cpu()?.unit_tiles as usize, g.spec.tokens * TILE_ROWS);
-        let buf = g.b.scratch("tiles", Mem::F32, (tiles * step * 4) as u64);
+        let buf = g.b.scratch(name, Mem::F32, (tiles * step * 4) as u64);
         Ok(TileOut { buf, index: g.b.int(0), step, stride: TILE_ROWS })
     }
 
@@ -327,9 +349,10 @@ fn dot_piece(
     rows: &Rows,
     out: TileOut,
 ) {
-    let (pieces, (offset, stride)) = (m.pieces(), rows.layout.rows_for(m));
+    let pieces = m.pieces();
     let tile_bytes = |columns: usize| TILE_ROWS * m.format.bytes_of(columns as u64) as usize;
     let b = &mut g.b;
+    let (offset, stride) = rows.rows_for(b, m);
     let tiles = b.size(pieces.tiles);
     let (band, in_band) = (b.udiv(tile, tiles), b.urem(tile, tiles));
     let band = b.imul_const(band, pieces.tiles * tile_bytes(m.columns));
@@ -337,8 +360,9 @@ fn dot_piece(
     let tiles_before = b.imul_const(in_band, tile_bytes(columns));
     let at = b.iadd(band, before);
     let at = b.iadd(at, tiles_before);
+    let at = m.base.map_or(at, |base| b.iadd(base, at));
     let from = b.imul_const(piece, m.format.dot.activation_bytes(pieces.columns));
-    let from = b.iadd_const(from, offset);
+    let from = b.iadd(from, offset);
     let w = g.param(m.param);
     let b = &mut g.b;
     let (columns, stride, out_stride) = (b.size(columns), b.size(stride), b.size(out.stride));
@@ -360,8 +384,8 @@ fn dot_piece(
 /// Computes one tile row by row.
 fn tile_by_rows(g: &mut Generator<'_>, m: &Matrix, index: Value, rows: &Rows, out: TileOut) -> Result<()> {
     let w = g.param(m.param);
-    let (offset, stride) = rows.layout.rows_for(m);
     let b = &mut g.b;
+    let (offset, stride) = rows.rows_for(b, m);
     let first = b.imul_const(index, TILE_ROWS);
     let (limit, tile_rows) = (b.size(m.rows), b.size(TILE_ROWS));
     let left = b.isub(limit, first);
@@ -370,7 +394,7 @@ fn tile_by_rows(g: &mut Generator<'_>, m: &Matrix, index: Value, rows: &Rows, ou
     let mut result = Ok(());
     b.for_(zero, rows.count, 1, |b, t| {
         let from = b.imul_const(t, stride);
-        let from = b.iadd_const(from, offset);
+        let from = b.iadd(from, offset);
         let to = b.imul_const(t, out.stride);
         let to = b.iadd(out.index, to);
         b.for_(zero, count, 1, |b, r| {

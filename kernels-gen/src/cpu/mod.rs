@@ -4,5 +4,6 @@
 //! are. Next hop: `matmul` prepares rows and multiplies tiles, `attention` takes blocks of KV positions.
 
 pub(crate) mod attention;
+pub(crate) mod experts;
 pub(crate) mod heads;
 pub(crate) mod matmul;

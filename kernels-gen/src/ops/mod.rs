@@ -31,7 +31,10 @@ macro_rules! ops {
     };
 }
 
-ops! { embed, rope_angles, position_scale, qkv, attention, linear, rows, top_k, repack, short_conv, delta_rule }
+ops! {
+    embed, rope_angles, position_scale, qkv, attention, linear, rows, route, experts, expert_sum, top_k, repack, short_conv,
+    delta_rule,
+}
 
 impl FusedOp {
     /// Builds the kernel of a spec.

@@ -35,7 +35,7 @@ pub(super) fn generate(g: &mut Generator<'_>, tail: &Tail) -> Result<()> {
     if !before.is_empty() {
         g.b.barrier();
     }
-    let out = TileOut::of_unit(g)?;
+    let out = TileOut::of_unit(g, "tiles")?;
     let matrix = last.1.matrix;
     matmul::for_units(g, matrix.tiles(), |g, unit, end| {
         matmul::tiles(g, &matrix, (unit, end), &rows, out)?;
