@@ -5,6 +5,7 @@ use crate::model::Model;
 use half::f16;
 use ir::gguf::{Array, Metadata, Strings, Value, Writer};
 use ir::quant::{self, Format};
+use ir::target::Target;
 use std::fs::File;
 use std::path::Path;
 
@@ -25,6 +26,12 @@ pub struct Synthetic {
     pub head: usize,
     /// Hidden width of the feed-forward network.
     pub ffn: usize,
+    /// Experts in its place, if there are any.
+    pub mixture: Option<Mixture>,
+    /// Name of the norm before the feed-forward network.
+    pub ffn_norm: &'static str,
+    /// The window of positions of some layers, and logits without a value in attention.
+    pub window_and_sinks: Option<usize>,
     /// Size of the vocabulary.
     pub vocab: usize,
     /// Context.
@@ -49,6 +56,31 @@ pub struct Synthetic {
     pub seed: u64,
 }
 
+/// Experts of a layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Mixture {
+    /// How many.
+    pub experts: usize,
+    /// How many a token uses.
+    pub used: usize,
+    /// Hidden width of each.
+    pub hidden: usize,
+    /// Hidden width of the one that all tokens use; 0: there is none.
+    pub shared: usize,
+    /// Whether products have biases.
+    pub biases: bool,
+    /// Whether a bias chooses experts.
+    pub chosen_by_bias: bool,
+    /// Dense layers before.
+    pub dense: usize,
+}
+
+impl Default for Mixture {
+    fn default() -> Self {
+        Mixture { experts: 6, used: 2, hidden: 48, shared: 0, biases: false, chosen_by_bias: false, dense: 0 }
+    }
+}
+
 impl Default for Synthetic {
     /// A small f32 llama.
     fn default() -> Self {
@@ -60,6 +92,9 @@ impl Default for Synthetic {
             kv_heads: 2,
             head: 16,
             ffn: 96,
+            mixture: None,
+            ffn_norm: "ffn_norm",
+            window_and_sinks: None,
             vocab: 101,
             context: 64,
             rope_dim: None,
@@ -155,6 +190,54 @@ pub fn zoo() -> Vec<(String, Synthetic)> {
     // Rows whose tiles are cut into pieces on a CPU, and heads that begin within a group of tiles.
     let long_rows = Synthetic { width: 320, heads: 5, kv_heads: 1, head: 48, ffn: 344, vocab: 300, ..base.clone() };
     zoo.push(("llama-pieces".into(), Synthetic { tied: true, layers: 1, ..long_rows }));
+    let experts = Mixture { experts: 9, used: 3, ..Mixture::default() };
+    let mixed = Synthetic { layers: 1, mixture: Some(Mixture::default()), ..base.clone() };
+    zoo.extend([
+        ("mixtral-f16".to_string(), Synthetic { format: quant::F16, ..mixed.clone() }),
+        (
+            "qwen3moe-k".into(),
+            Synthetic {
+                architecture: "qwen3moe",
+                width: 256,
+                head: 64,
+                mixture: Some(Mixture { hidden: 256, ..experts }),
+                qk_norm: true,
+                format: format("q4_k"),
+                formats: vec![("ffn_down_exps", format("q6_k"))],
+                ..mixed.clone()
+            },
+        ),
+        (
+            "gpt-oss-mxfp4".into(),
+            Synthetic {
+                architecture: "gpt-oss",
+                layers: 2,
+                width: 96,
+                head: 24,
+                mixture: Some(Mixture { biases: true, hidden: 64, ..experts }),
+                ffn_norm: "post_attention_norm",
+                window_and_sinks: Some(7),
+                qkv_bias: true,
+                output_bias: true,
+                format: format("mxfp4"),
+                formats: vec![("attn_q", quant::F16), ("attn_output", quant::F32), ("token_embd", quant::Q8_0)],
+                ..mixed.clone()
+            },
+        ),
+        (
+            "glm4moe-q8_0".into(),
+            Synthetic {
+                architecture: "glm4moe",
+                layers: 2,
+                mixture: Some(Mixture { shared: 32, chosen_by_bias: true, dense: 1, hidden: 32, ..experts }),
+                ffn_norm: "post_attention_norm",
+                qkv_bias: true,
+                rope_dim: Some(8),
+                format: quant::Q8_0,
+                ..mixed
+            },
+        ),
+    ]);
     let wide_heads = Synthetic { heads: 16, kv_heads: 1, layers: 1, format: quant::F16, ..base.clone() };
     zoo.extend([
         ("llama-head-128".to_string(), Synthetic { head: 128, ffn: 1000, ..wide_heads.clone() }),
@@ -167,6 +250,11 @@ pub fn zoo() -> Vec<(String, Synthetic)> {
         zoo.push((format!("llama-all-{}", f.name), Synthetic { format: format(f.name), ..shape }));
     }
     zoo
+}
+
+/// The models of the zoo whose kernels are built for a target: mixtures of experts are for CPUs.
+pub fn zoo_for(target: &Target) -> Vec<(String, Synthetic)> {
+    zoo().into_iter().filter(|(_, shape)| target.gpu().is_none() || shape.mixture.is_none()).collect()
 }
 
 impl Synthetic {
@@ -203,9 +291,11 @@ impl Synthetic {
         let (q, kv) = (self.heads * self.head, self.kv_heads * self.head);
         let mut add = |name: String, shape: &[usize]| {
             let kind = name.rsplit('.').nth(1).unwrap_or_default();
-            let chosen = self.formats.iter().find(|(k, _)| *k == kind).map_or(self.format, |&(_, f)| f);
+            let usual = if kind == "ffn_gate_inp" { quant::F32 } else { self.format };
+            let chosen = self.formats.iter().find(|(k, _)| *k == kind).map_or(usual, |&(_, f)| f);
             let columns = shape[shape.len() - 1];
-            let fits = shape.len() == 2 && columns.is_multiple_of(chosen.multiple as usize);
+            let matrix = shape.len() >= 2 && name.ends_with("weight");
+            let fits = matrix && columns.is_multiple_of(chosen.multiple as usize);
             writer.tensor(name, shape, if fits { chosen } else { quant::F32 });
         };
         add("token_embd.weight".into(), &[self.vocab, self.width]);
@@ -228,16 +318,46 @@ impl Synthetic {
             if self.output_bias {
                 add("attn_output.bias", &[self.width]);
             }
-            add("ffn_norm.weight", &[self.width]);
-            add("ffn_gate.weight", &[self.ffn, self.width]);
-            add("ffn_up.weight", &[self.ffn, self.width]);
-            add("ffn_down.weight", &[self.width, self.ffn]);
+            if self.window_and_sinks.is_some() {
+                add("attn_sinks.weight", &[self.heads]);
+            }
+            add(&format!("{}.weight", self.ffn_norm), &[self.width]);
+            match self.mixture.filter(|m| layer >= m.dense) {
+                Some(mixture) => self.experts(mixture, &mut add),
+                None => {
+                    add("ffn_gate.weight", &[self.ffn, self.width]);
+                    add("ffn_up.weight", &[self.ffn, self.width]);
+                    add("ffn_down.weight", &[self.width, self.ffn]);
+                }
+            }
         }
         add("output_norm.weight".into(), &[self.width]);
         if !self.tied {
             add("output.weight".into(), &[self.vocab, self.width]);
         }
         writer
+    }
+
+    /// Adds the tensors of a mixture.
+    fn experts(&self, m: Mixture, add: &mut dyn FnMut(&str, &[usize])) {
+        let mut biased = |part: &str, shape: &[usize]| {
+            add(&format!("{part}.weight"), shape);
+            if m.biases {
+                add(&format!("{part}.bias"), &shape[..shape.len() - 1]);
+            }
+        };
+        biased("ffn_gate_inp", &[m.experts, self.width]);
+        biased("ffn_gate_exps", &[m.experts, m.hidden, self.width]);
+        biased("ffn_up_exps", &[m.experts, m.hidden, self.width]);
+        biased("ffn_down_exps", &[m.experts, self.width, m.hidden]);
+        if m.chosen_by_bias {
+            add("exp_probs_b.bias", &[m.experts]);
+        }
+        if m.shared > 0 {
+            add("ffn_gate_shexp.weight", &[m.shared, self.width]);
+            add("ffn_up_shexp.weight", &[m.shared, self.width]);
+            add("ffn_down_shexp.weight", &[self.width, m.shared]);
+        }
     }
 
     fn metadata(&self) -> Metadata {
@@ -249,7 +369,22 @@ impl Synthetic {
         count("block_count", self.layers);
         count("context_length", self.context);
         count("embedding_length", self.width);
-        count("feed_forward_length", self.ffn);
+        let mixtral = self.architecture == "llama" && self.mixture.is_some();
+        count("feed_forward_length", self.mixture.filter(|_| mixtral).map_or(self.ffn, |m| m.hidden));
+        if let Some(m) = self.mixture {
+            count("expert_count", m.experts);
+            count("expert_used_count", m.used);
+            count("expert_feed_forward_length", m.hidden);
+            if m.shared > 0 {
+                count("expert_shared_count", m.shared / m.hidden);
+            }
+            if m.dense > 0 {
+                count("leading_dense_block_count", m.dense);
+            }
+        }
+        if let Some(window) = self.window_and_sinks {
+            count("attention.sliding_window", window);
+        }
         count("attention.head_count", self.heads);
         count("attention.head_count_kv", self.kv_heads);
         if self.explicit_head() {

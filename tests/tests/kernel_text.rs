@@ -6,12 +6,12 @@ use ir::target::{self, Target};
 use std::collections::HashSet;
 use tests::damage::{damage, number, seed};
 use tests::kernels;
-use tests::synthetic::{Rng, zoo};
+use tests::synthetic::{Rng, zoo, zoo_for};
 
 /// The texts of the zoo's kernels for a target, each once.
 fn texts(target: &Target, tokens: &[usize]) -> HashSet<String> {
     let mut texts = HashSet::new();
-    for (_, shape) in zoo() {
+    for (_, shape) in zoo_for(target) {
         for kv in [quant::F16, quant::Q8_0] {
             for k in kernels::table(&shape.model(), target, tokens, kv).kernels {
                 let text = k.kernel.to_string();

@@ -12,7 +12,7 @@ use runtime::device::{Command, CpuDevice, Device, Launch, Region, download, uplo
 use std::collections::HashSet;
 use tests::card::on_test_card;
 use tests::kernels::{self, Difference, Draw, Trial};
-use tests::synthetic::{Synthetic, zoo};
+use tests::synthetic::{Synthetic, zoo, zoo_for};
 
 /// Compares one kernel with the interpreter, in full and in part.
 fn check_kernel(name: &str, kernel: &TableKernel, context: usize, target: &Target) {
@@ -81,10 +81,10 @@ fn check_target(name: &str, others: &[&str]) {
         return;
     }
     let mut seen = Seen::new();
-    for (_, shape) in zoo() {
+    for (_, shape) in zoo_for(target) {
         others.iter().for_each(|other| drop(new_kernels(&shape, &by_name(other), &mut seen)));
     }
-    for (name, shape) in zoo() {
+    for (name, shape) in zoo_for(target) {
         check(&name, &shape, target, &mut seen);
     }
 }
@@ -130,7 +130,7 @@ fn interpreted() {
     for name in ["x86-64", "x86-64-v3", "sm_120"] {
         let target = &on_test_card(Target::by_name(name).unwrap());
         let mut seen = Seen::new();
-        for (name, shape) in zoo() {
+        for (name, shape) in zoo_for(target) {
             let kernels = kernels::table(&shape.model(), target, &[1, 4], quant::Q8_0).kernels;
             for kernel in kernels.into_iter().filter(|k| seen.insert(k.hash.clone())) {
                 let tokens = kernel.spec.tokens.min(3);
@@ -152,7 +152,7 @@ fn schedules_of_gpus() {
     let target = Target::by_name("sm_90").unwrap();
     let grids = [(1, 1, 1, 1), (1, 2, 2, 4), (2, 2, 1, 2), (3, 1, 1, 2), (2, 3, 2, 1), (1, 8, 8, 0), (5, 2, 2, 0)];
     let mut seen = Seen::new();
-    for (number, (name, shape)) in zoo().into_iter().enumerate() {
+    for (number, (name, shape)) in zoo_for(target).into_iter().enumerate() {
         for k in kernels::table(&shape.model(), target, &[1], quant::F16).kernels {
             // A grid of each kind for some kernels, another for others.
             let (ctas, warps, streams, depth) = grids[(number + k.spec.kind.len()) % grids.len()];

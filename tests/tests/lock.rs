@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use tests::card::on_test_card;
 use tests::kernels;
-use tests::synthetic::zoo;
+use tests::synthetic::zoo_for;
 
 /// Capacities: decode, verification, prefill.
 const TOKENS: [usize; 3] = [1, 4, 40];
@@ -33,7 +33,7 @@ fn start_of_hash(bytes: &[u8]) -> String {
 fn collect(target: &Target, kernels: &mut Kernels) {
     let (backend, target) = (back::for_target(target).unwrap(), &on_test_card(target));
     let mut seen = HashSet::new();
-    for (name, shape) in zoo() {
+    for (name, shape) in zoo_for(target) {
         for k in &kernels::table(&shape.model(), target, &TOKENS, quant::F16).kernels {
             if !seen.insert(k.hash.clone()) {
                 continue;

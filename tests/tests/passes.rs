@@ -10,7 +10,7 @@ use ir::quant::{self, Format};
 use ir::target;
 use ir::tensor::{Elem, Layout};
 use ir::{Result, Verified};
-use tests::synthetic;
+use tests::synthetic::{self, Mixture};
 
 /// Runs a prompt in steps of the graph's capacity or less, while the context lasts, and gives all outputs and caches, by name,
 /// as bits.
@@ -76,9 +76,14 @@ fn check(
         .map(|n| if let Op::Fusion(f) = &n.op { f.kind.as_str() } else { panic!("{name}: {:?} is not fused", n.op) })
         .collect();
     let gpu = target.gpu().map(|_| "top_k");
-    let layer = ["qkv", "attention", "linear", "linear", "linear"];
+    let ffn = |layer: usize| match spec.mixture.filter(|m| layer >= m.dense) {
+        None => ["linear", "linear"].as_slice(),
+        Some(Mixture { shared: 0, .. }) => &["linear", "route", "experts", "expert_sum"],
+        Some(_) => &["linear", "route", "experts", "linear", "linear", "expert_sum"],
+    };
+    let layer = |layer: usize| ["qkv", "attention", "linear"].into_iter().chain(ffn(layer).iter().copied());
     let expected: Vec<&str> =
-        ["embed"].into_iter().chain(layer.repeat(spec.layers)).chain(["linear"]).chain(gpu).collect();
+        ["embed"].into_iter().chain((0..spec.layers).flat_map(layer)).chain(["linear"]).chain(gpu).collect();
     let without_angles: Vec<&str> = kinds.iter().copied().filter(|k| *k != "rope_angles").collect();
     assert_eq!(without_angles, expected, "{name}");
     assert_eq!(kinds.len(), expected.len() + 1, "{name}");
@@ -86,7 +91,8 @@ fn check(
     for node in fused.nodes() {
         let (Op::Weight(weight), ty) = (&node.op, &node.results[0]) else { continue };
         let Elem::Ggml(format) = ty.elem else { panic!("{weight} is {ty}") };
-        let multiplied = ty.shape.len() == 2 && (spec.tied || weight.tensor != "token_embd.weight");
+        let matrix = ty.shape.len() >= 2 && weight.tensor.ends_with("weight");
+        let multiplied = matrix && (spec.tied || weight.tensor != "token_embd.weight");
         let tiled = multiplied && target.has_dot(format.dot);
         assert_eq!(ty.layout == Layout::Rows16, tiled, "{name}: {weight} is {ty}");
     }

@@ -13,7 +13,7 @@ use std::path::Path;
 use tests::assembler::{self, assemblers, disassemble};
 use tests::attention;
 use tests::kernels;
-use tests::synthetic::{Synthetic, zoo};
+use tests::synthetic::{Synthetic, zoo_for};
 
 /// Most instructions for 32 weights in the inner loop of a product, by format: what they have, rounded up.
 ///
@@ -80,7 +80,7 @@ fn check(target: &Target) {
         [quant::F16, quant::Q8_0].map(|kv| (name.clone(), kernels::table(&shape.model(), target, &[1], kv).kernels))
     };
     let attentions = attention::rows().map(|row| (format!("{row:?}"), row.kernels(1, target)));
-    for (name, kernels) in zoo().into_iter().flat_map(of_zoo).chain(attentions) {
+    for (name, kernels) in zoo_for(target).into_iter().flat_map(of_zoo).chain(attentions) {
         let mut module = backend.prefix(target).unwrap();
         let before = module.len();
         for k in kernels.iter().filter(|k| seen.insert(k.hash.clone())) {

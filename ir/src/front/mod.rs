@@ -39,6 +39,7 @@ mod most {
     pub const HEADS: usize = 1 << 10;
     pub const HEAD: usize = 512;
     pub const FFN: usize = 1 << 20;
+    pub const EXPERTS: usize = 1 << 12;
     pub const VOCAB: usize = 1 << 22;
     pub const CONTEXT: usize = 1 << 24;
     /// Query heads that share a KV head.

@@ -83,6 +83,19 @@ impl<'a> Network<'a> {
         self.matrix_of(name, Some(rows.clone()), TensorType { shape: vec![rows.len(), columns], ..ty })
     }
 
+    /// The matrices `name` of experts, of \[rows, columns\] each.
+    pub fn experts(&mut self, name: &str, (experts, rows): (usize, usize), columns: usize) -> Result<Ref> {
+        let ty = self.tensor(name, &[experts, rows, columns])?;
+        self.matrix_of(name, None, ty)
+    }
+
+    /// The f32 rows `name` of experts.
+    pub fn table(&mut self, name: &str, experts: usize, columns: usize) -> Result<Ref> {
+        let ty = self.tensor(name, &[experts, columns])?;
+        self.floats(name, &ty)?;
+        self.graph.leaf(Op::Weight(name.into()), ty)
+    }
+
     fn matrix_of(&mut self, name: &str, rows: Option<Range<u32>>, ty: TensorType) -> Result<Ref> {
         if let Elem::Ggml(format) = ty.elem
             && !ty.columns().is_multiple_of(format.multiple as usize)
@@ -105,13 +118,15 @@ impl<'a> Network<'a> {
 
     fn vector_of(&mut self, name: &str, all: usize, part: Option<Range<u32>>) -> Result<Ref> {
         let ty = self.tensor(name, &[all])?;
-        if ty.elem != Elem::F32 {
-            let hint = format!("convert the model with norms and biases in {}", quant::F32);
-            return Err(Error::unsupported(format!("tensor '{name}' {ty}"), hint));
-        }
+        self.floats(name, &ty)?;
         let n = part.as_ref().map_or(all, |rows| rows.len());
         let weight = Weight { tensor: name.into(), rows: part };
         self.graph.leaf(Op::Weight(weight), TensorType { shape: vec![n], ..ty })
+    }
+
+    fn floats(&self, name: &str, ty: &TensorType) -> Result<()> {
+        let hint = format!("convert the model with norms and biases in {}", quant::F32);
+        if ty.elem == Elem::F32 { Ok(()) } else { Err(Error::unsupported(format!("tensor '{name}' {ty}"), hint)) }
     }
 
     /// The f32 vector `name`, if the model has it.

@@ -1,11 +1,11 @@
 //! Gemma 4: Gemma 3's layers, of which those that see all positions have heads of another size, rotated in part, and may take
 //! their values from the key matrix. Values are normalised, scores are not scaled. The last layers may use the KV caches of
-//! earlier ones, and each layer may have an embedding of the tokens of its own.
+//! earlier ones, and each layer may have an embedding of the tokens of its own, and a mixture of experts beside its network.
 
 use crate::Result;
 use crate::front::parts::{
-    Attention, Block, Dims, HeadNorm, Logits, Norm, Rope, Scaling, attend, embedding, ffn, heads, linear, logits, map,
-    name, norm as normed, residual, rms_epsilon, split, widths,
+    Attention, Block, Dims, Gate, HeadNorm, Logits, Moe, Norm, Rope, Scaling, attend, embedding, expert_width, ffn, heads,
+    linear, logits, map, moe_by, name, norm as normed, residual, rms_epsilon, split, widths,
 };
 use crate::front::{Network, most};
 use crate::graph::{F32, Function, Op, Ref, RopeStyle};
@@ -48,12 +48,19 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
         // The last layer of its kind with a cache.
         let cache = (layer >= own).then(|| caches[if local[layer] { own - 2 } else { own - 1 }]);
         let mut used = cache;
-        x = Block::sandwich(norm).layer(
+        let mixed = n.has(&name(layer, "ffn_gate_inp.weight"));
+        let block = Block::sandwich(norm);
+        // Its norms are its own.
+        let block = if mixed { Block { before: [block.before[0], None], ..block } } else { block };
+        x = block.layer(
             n,
             layer,
             x,
             |n, x| self_attention(n, layer, x, &a, &mut used),
-            |n, x| ffn(n, layer, x, hidden[layer], Function::Gelu),
+            |n, x| match mixed {
+                true => dense_and_mixed(n, layer, x, hidden[layer], norm),
+                false => ffn(n, layer, x, hidden[layer], Function::Gelu),
+            },
         )?;
         caches.extend(used.filter(|_| cache.is_none()));
         if let Some((width, inputs)) = layer_inputs {
@@ -104,6 +111,23 @@ fn append(n: &mut Network<'_>, layer: usize, x: Ref, a: &Attention) -> Result<(R
     let v = split(n, v, of)?;
     let v = scaled(n, v)?;
     Ok((n.append(format!("k.{layer}"), k)?, n.append(format!("v.{layer}"), v)?))
+}
+
+/// A dense network and a mixture of experts beside each other, each with norms around it.
+fn dense_and_mixed(n: &mut Network<'_>, layer: usize, x: Ref, hidden: usize, norm: Norm) -> Result<Ref> {
+    let dense = normed(n, x, &name(layer, "ffn_norm"), norm)?;
+    let dense = ffn(n, layer, dense, hidden, Function::Gelu)?;
+    let dense = normed(n, dense, &name(layer, "post_ffw_norm_1"), norm)?;
+    let width = n.columns(x);
+    let routed = scaled(n, x)?;
+    let routed = map(n, routed, Function::Scale(F32((1.0 / (width as f64).sqrt()) as f32)))?;
+    let weights = n.vector(&name(layer, "ffn_gate_inp.scale"), width)?;
+    let routed = n.add(Op::Mul, &[routed, weights])?;
+    let mixture = Moe { gate: Gate::Times(Function::Gelu), ..Moe::read(n, expert_width(n)?)? };
+    let mixed = normed(n, x, &name(layer, "pre_ffw_norm_2"), norm)?;
+    let mixed = moe_by(n, layer, routed, mixed, &mixture)?;
+    let mixed = normed(n, mixed, &name(layer, "post_ffw_norm_2"), norm)?;
+    n.add(Op::Add, &[mixed, dense])
 }
 
 /// The RMS norm of the last dimension without weights.

@@ -9,10 +9,23 @@ use crate::graph::{Function, Op, Ref};
 /// The feed-forward network of layer `layer`, \[T, d\] -> \[T, d\], of hidden width `feed_forward_length`: down(f(gate x) up x),
 /// where gate and up are two matrices or, in that order, the rows of `ffn_up`; without a gate down(f(up x)).
 pub(in crate::front) fn ffn(n: &mut Network<'_>, layer: usize, x: Ref, hidden: usize, f: Function) -> Result<Ref> {
-    let (width, up_name) = (n.columns(x), name(layer, "ffn_up"));
+    ffn_of(n, layer, x, hidden, f, "")
+}
+
+/// The same of tensors whose names end in `kind`.
+pub(in crate::front) fn ffn_of(
+    n: &mut Network<'_>,
+    layer: usize,
+    x: Ref,
+    hidden: usize,
+    f: Function,
+    kind: &str,
+) -> Result<Ref> {
+    let width = n.columns(x);
+    let [gate_name, up_name, down_name] = ["gate", "up", "down"].map(|part| name(layer, &format!("ffn_{part}{kind}")));
     let rows = n.rows(&format!("{up_name}.weight"));
-    let hidden = if n.has(&name(layer, "ffn_gate.weight")) {
-        let gate = linear(n, x, &name(layer, "ffn_gate"), hidden)?;
+    let hidden = if n.has(&format!("{gate_name}.weight")) {
+        let gate = linear(n, x, &gate_name, hidden)?;
         let up = linear(n, x, &up_name, hidden)?;
         gated(n, gate, up, f)?
     } else if rows == 2 * hidden {
@@ -24,7 +37,7 @@ pub(in crate::front) fn ffn(n: &mut Network<'_>, layer: usize, x: Ref, hidden: u
         let up = linear(n, x, &up_name, hidden)?;
         map(n, up, f)?
     };
-    linear(n, hidden, &name(layer, "ffn_down"), width)
+    linear(n, hidden, &down_name, width)
 }
 
 /// f(gate) * up.

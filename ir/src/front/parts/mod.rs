@@ -10,6 +10,7 @@ mod dims;
 mod ends;
 mod ffn;
 mod linear;
+mod moe;
 mod rope;
 
 pub(super) use attention::{Attention, HeadNorm, attend, attention, gated_attention, heads, split};
@@ -19,6 +20,7 @@ pub(super) use dims::Dims;
 pub(super) use ends::{EMBEDDING, Logits, embedding, logits};
 pub(super) use ffn::{ffn, widths};
 pub(super) use linear::{Norm, linear, map, norm, residual, rms_epsilon};
+pub(super) use moe::{Gate, Moe, expert_width, moe, moe_by};
 pub(super) use rope::{Rope, Scaling};
 
 /// The name of a layer's tensor, without its ending.
