@@ -52,6 +52,9 @@ pub struct Args {
     /// Every matrix in the mix's main format
     #[arg(long)]
     pure: bool,
+    /// Only so many layers of the model
+    #[arg(long, value_name = "N")]
+    layers: Option<usize>,
     /// Seed of the weights
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -84,6 +87,17 @@ fn metadata(shape: &Shape, mix: &Mix) -> Metadata {
     ] {
         put(key, Value::U32(n as u32));
     }
+    if let Some(experts) = &shape.experts {
+        put("expert_count", Value::U32(experts.count as u32));
+        put("expert_used_count", Value::U32(experts.used as u32));
+        put("expert_feed_forward_length", Value::U32(experts.ffn as u32));
+    }
+    if let Some(harmony) = &shape.harmony {
+        put("attention.sliding_window", Value::U32(harmony.window as u32));
+        put("rope.scaling.type", "yarn".into());
+        put("rope.scaling.factor", Value::F32(harmony.yarn_factor));
+        put("rope.scaling.original_context_length", Value::U32(harmony.yarn_context as u32));
+    }
     put("attention.layer_norm_rms_epsilon", Value::F32(shape.eps));
     put("rope.freq_base", Value::F32(shape.theta));
     if let Some(vocabulary) = VOCABULARIES.iter().find(|v| v.name == shape.vocabulary) {
@@ -95,7 +109,12 @@ fn metadata(shape: &Shape, mix: &Mix) -> Metadata {
 /// Runs the command.
 pub fn run(args: Args) -> Result<ExitCode> {
     let absent = || usage("no such shape or mix");
-    let shape = SHAPES.iter().find(|s| s.name == args.shape).ok_or_else(absent)?;
+    let whole = SHAPES.iter().find(|s| s.name == args.shape).ok_or_else(absent)?;
+    let layers = args.layers.unwrap_or(whole.layers);
+    if !(1..=whole.layers).contains(&layers) {
+        return Err(usage(format!("{} has {} layers; give --layers 1 to {0}", whole.name, whole.layers)));
+    }
+    let shape = &Shape { layers, ..whole.clone() };
     let mix = MIXES.iter().find(|m| m.name == args.quant).ok_or_else(absent)?;
     let path = args.output.as_path();
     if path.is_dir() || (path.exists() && !args.force) {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use std::sync::LazyLock;
 
 /// The figures of a model.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
     pub name: String,
@@ -31,6 +31,28 @@ pub struct Shape {
     pub qk_norm: bool,
     #[serde(default)]
     pub tied: bool,
+    #[serde(default)]
+    pub experts: Option<Experts>,
+    #[serde(default)]
+    pub harmony: Option<Harmony>,
+}
+
+/// The experts of each layer: how many, how many a token uses, and their hidden width.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experts {
+    pub count: usize,
+    pub used: usize,
+    pub ffn: usize,
+}
+
+/// What gpt-oss has: biases of all products, sinks, a window of every other layer, YaRN.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Harmony {
+    pub window: usize,
+    pub yarn_factor: f32,
+    pub yarn_context: usize,
 }
 
 /// The formats of a model's matrices.
@@ -111,7 +133,9 @@ impl Condition {
 impl Mix {
     /// The format of the matrix `part` (`attn_v`, `output`) of a layer.
     fn format(&self, shape: &Shape, part: &str, layer: usize) -> Format {
-        let applies = |r: &&Rule| r.tensors.iter().any(|t| t == part) && r.when.iter().all(|c| c.holds(shape, layer));
+        // Matrices of experts count as those of a dense network, but where a rule names them.
+        let named = |r: &Rule| r.tensors.iter().any(|t| t == part || Some(&**t) == part.strip_suffix("_exps"));
+        let applies = |r: &&Rule| named(r) && r.when.iter().all(|c| c.holds(shape, layer));
         self.rules.iter().find(applies).map_or(self.base, |r| r.format)
     }
 }
@@ -119,42 +143,71 @@ impl Mix {
 /// The tensors of a model, matrices first. With `pure` all matrices have the mix's base format.
 pub fn tensors(shape: &Shape, mix: &Mix, pure: bool) -> Vec<NewTensor> {
     let mut list = Vec::new();
-    let mut matrix = |name: &str, part: &str, layer: usize, rows: usize, columns: usize| {
+    let mut matrix = |name: &str, part: &str, layer: usize, dims: &[usize]| {
         let format = if pure { mix.base } else { mix.format(shape, part, layer) };
-        list.push(NewTensor { name: format!("{name}.weight"), shape: vec![rows, columns], format });
+        // Rows that are no whole blocks, as those of gpt-oss, are in smaller ones.
+        let fits = dims[dims.len() - 1].is_multiple_of(format.multiple as usize);
+        let format = if fits { format } else { quant::Q8_0 };
+        list.push(NewTensor { name: format!("{name}.weight"), shape: dims.to_vec(), format });
     };
     let (q, kv) = (shape.heads * shape.head, shape.kv_heads * shape.head);
-    matrix("token_embd", if shape.tied { "output" } else { "token_embd" }, 0, shape.vocab, shape.width);
+    matrix("token_embd", if shape.tied { "output" } else { "token_embd" }, 0, &[shape.vocab, shape.width]);
     if !shape.tied {
-        matrix("output", "output", 0, shape.vocab, shape.width);
+        matrix("output", "output", 0, &[shape.vocab, shape.width]);
     }
+    let (up, down) = ([shape.ffn, shape.width], [shape.width, shape.ffn]);
     for i in 0..shape.layers {
+        let mut matrix = |part: &str, dims: &[usize]| matrix(&format!("blk.{i}.{part}"), part, i, dims);
         for (part, rows, columns) in [
             ("attn_q", q, shape.width),
             ("attn_k", kv, shape.width),
             ("attn_v", kv, shape.width),
             ("attn_output", shape.width, q),
-            ("ffn_gate", shape.ffn, shape.width),
-            ("ffn_up", shape.ffn, shape.width),
-            ("ffn_down", shape.width, shape.ffn),
         ] {
-            matrix(&format!("blk.{i}.{part}"), part, i, rows, columns);
+            matrix(part, &[rows, columns]);
+        }
+        match &shape.experts {
+            None => {
+                matrix("ffn_gate", &up);
+                matrix("ffn_up", &up);
+                matrix("ffn_down", &down);
+            }
+            Some(Experts { count, ffn, .. }) => {
+                matrix("ffn_gate_exps", &[*count, *ffn, shape.width]);
+                matrix("ffn_up_exps", &[*count, *ffn, shape.width]);
+                matrix("ffn_down_exps", &[*count, shape.width, *ffn]);
+            }
         }
     }
-    let mut vector = |name: String, n: usize| list.push(NewTensor { name, shape: vec![n], format: quant::F32 });
-    vector("output_norm.weight".into(), shape.width);
+    let mut floats = |name: String, dims: &[usize]| {
+        list.push(NewTensor { name, shape: dims.to_vec(), format: quant::F32 });
+    };
+    floats("output_norm.weight".into(), &[shape.width]);
     if shape.rope_factor.is_some() {
-        vector("rope_freqs.weight".into(), shape.head / 2);
+        floats("rope_freqs.weight".into(), &[shape.head / 2]);
     }
+    let ffn_norm = if shape.harmony.is_some() { "post_attention_norm" } else { "ffn_norm" };
     for i in 0..shape.layers {
-        vector(format!("blk.{i}.attn_norm.weight"), shape.width);
-        vector(format!("blk.{i}.ffn_norm.weight"), shape.width);
+        let mut floats = |part: &str, dims: &[usize]| floats(format!("blk.{i}.{part}"), dims);
+        floats("attn_norm.weight", &[shape.width]);
+        floats(&format!("{ffn_norm}.weight"), &[shape.width]);
         for (part, n) in [("attn_q", q), ("attn_k", kv), ("attn_v", kv)] {
             if shape.qkv_bias {
-                vector(format!("blk.{i}.{part}.bias"), n);
+                floats(&format!("{part}.bias"), &[n]);
             }
             if shape.qk_norm && part != "attn_v" {
-                vector(format!("blk.{i}.{part}_norm.weight"), shape.head);
+                floats(&format!("{part}_norm.weight"), &[shape.head]);
+            }
+        }
+        if let Some(Experts { count, ffn, .. }) = &shape.experts {
+            floats("ffn_gate_inp.weight", &[*count, shape.width]);
+            if shape.harmony.is_some() {
+                floats("attn_output.bias", &[shape.width]);
+                floats("attn_sinks.weight", &[shape.heads]);
+                floats("ffn_gate_inp.bias", &[*count]);
+                floats("ffn_gate_exps.bias", &[*count, *ffn]);
+                floats("ffn_up_exps.bias", &[*count, *ffn]);
+                floats("ffn_down_exps.bias", &[*count, shape.width]);
             }
         }
     }
@@ -195,7 +248,8 @@ mod tests {
             let parts =
                 ["output", "token_embd", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
             for r in &m.rules {
-                assert!(r.tensors.iter().all(|t| parts.contains(&&**t)), "{}", m.name);
+                let known = |t: &str| parts.contains(&t.strip_suffix("_exps").unwrap_or(t));
+                assert!(r.tensors.iter().all(|t| known(t)), "{}", m.name);
             }
             for s in &*SHAPES {
                 for t in tensors(s, m, false).into_iter().chain(tensors(s, m, true)) {

@@ -100,6 +100,13 @@ fn blocks(
             (_, Some((set, scale))) => {
                 rng.fill(&mut buffer);
                 for block in buffer.chunks_exact_mut(bytes) {
+                    if let DotForm::BlockScaled { .. } = format.dot {
+                        // One of the two powers of two around, each as often as keeps the mean square.
+                        let below = scale.log2().floor().exp2();
+                        let often = ((scale / below).powi(2) - 1.0) / 3.0;
+                        set(block, if rng.uniform() < 2.0 * often - 1.0 { 2.0 * below } else { below });
+                        continue;
+                    }
                     // Of both signs, as the codes of some formats have a mean that is not 0.
                     let x = rng.uniform();
                     set(block, scale * (0.75 + 0.5 * x.abs()).copysign(x));

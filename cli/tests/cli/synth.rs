@@ -17,6 +17,8 @@ fn made_models_run() {
         ("tiny-qwen3", "f16", &["F16", "F32"]),
         ("tiny-qwen3", "iq3_xxs", &["F32", "IQ2_S", "IQ3_S", "IQ3_XXS", "Q5_K"]),
         ("tiny-qwen3", "q6_k", &["F32", "Q6_K"]),
+        ("tiny-qwen3moe", "q4_k_m", &["F32", "Q4_K", "Q6_K"]),
+        ("tiny-gpt-oss", "mxfp4_moe", &["F32", "MXFP4", "Q8_0"]),
     ] {
         let o = rigc(dir, &["synth", "--shape", shape, "--quant", mix, "-o", "m.gguf", "--force"]);
         assert_eq!((o.code, o.out.len()), (Some(0), 0), "{}", o.err);
