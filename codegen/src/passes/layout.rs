@@ -1,5 +1,5 @@
 //! `layout`: matrices of products whose dot form has a microkernel on the target are interleaved in tiles of rows; for a
-//! GPU all matrices are, embedding tables too. An embedding table that is also the output matrix has that one layout.
+//! GPU all matrices are, embedding tables too; the taps of convolutions stay as they are. An embedding table that is also the output matrix has that one layout.
 //! Keys and values lie together, keys in tiles of positions, where the target has a microkernel for scores. Runs before
 //! `fuse`: bodies have types too.
 
@@ -20,6 +20,8 @@ pub(super) fn run(graph: &Graph, context: &PassContext<'_>) -> Result<Graph> {
         appends.map(|n| &producer(n, 0).op).collect()
     };
     let (keys, values) = (states(1), states(2));
+    let taps: HashSet<&Op> =
+        graph.nodes().iter().filter(|n| n.op == Op::ShortConv).map(|n| &producer(n, 2).op).collect();
     rewrite(graph, |new, node, _| {
         let ty = &node.results[0];
         if let Op::State(_) = node.op {
@@ -32,7 +34,7 @@ pub(super) fn run(graph: &Graph, context: &PassContext<'_>) -> Result<Graph> {
             return new.leaf(node.op.clone(), TensorType { layout, ..ty.clone() }).map(Some);
         }
         let gpu = context.target.gpu().is_some() && ty.shape.len() == 2;
-        if !matches!(node.op, Op::Weight(_)) || !(gpu || multiplied.contains(&node.op)) {
+        if !matches!(node.op, Op::Weight(_)) || taps.contains(&node.op) || !(gpu || multiplied.contains(&node.op)) {
             return Ok(None);
         }
         let tiled = matches!(ty.elem, Elem::Ggml(format) if context.target.has_dot(format.dot));
