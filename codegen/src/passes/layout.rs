@@ -1,6 +1,7 @@
 //! `layout`: matrices of products whose dot form has a microkernel on the target are interleaved in tiles of rows; for a
-//! GPU all matrices are, embedding tables too, but not rows of experts. An embedding table that is also the output matrix has
-//! that one layout. Keys and values lie together, keys in tiles of positions, where the target has a microkernel for scores. Runs before
+//! GPU all matrices are, embedding tables too, but neither rows of experts nor the taps of convolutions. An embedding table
+//! that is also the output matrix has that one layout. Keys and values lie together, keys in tiles of positions, where the
+//! target has a microkernel for scores. Runs before
 //! `fuse`: bodies have types too.
 
 use super::{PassContext, rewrite};
@@ -24,6 +25,8 @@ pub(super) fn run(graph: &Graph, context: &PassContext<'_>) -> Result<Graph> {
         appends.map(|n| &producer(n, 0).op).collect()
     };
     let (keys, values) = (states(1), states(2));
+    let taps: HashSet<&Op> =
+        graph.nodes().iter().filter(|n| n.op == Op::ShortConv).map(|n| &producer(n, 2).op).collect();
     rewrite(graph, |new, node, _| {
         let ty = &node.results[0];
         if let Op::State(_) = node.op {
@@ -35,7 +38,8 @@ pub(super) fn run(graph: &Graph, context: &PassContext<'_>) -> Result<Graph> {
             };
             return new.leaf(node.op.clone(), TensorType { layout, ..ty.clone() }).map(Some);
         }
-        let gpu = context.target.gpu().is_some() && ty.shape.len() == 2 && !tables.contains(&node.op);
+        let matrix = ty.shape.len() == 2 && !tables.contains(&node.op) && !taps.contains(&node.op);
+        let gpu = context.target.gpu().is_some() && matrix;
         if !matches!(node.op, Op::Weight(_)) || !(gpu || multiplied.contains(&node.op)) {
             return Ok(None);
         }
