@@ -125,7 +125,7 @@ impl<'a> Elements<'a> {
             }
             Op::Slice { first, count, every } => {
                 let mut flat = b.iadd_const(at.flat, *first);
-                if node.results[0].columns() > *count {
+                if node.results[0].shape[1..].iter().product::<usize>() > *count {
                     // What is passed over before it.
                     let parts = b.size(*count);
                     let part = b.udiv(at.flat, parts);

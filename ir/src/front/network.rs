@@ -129,6 +129,12 @@ impl<'a> Network<'a> {
         if ty.elem == Elem::F32 { Ok(()) } else { Err(Error::unsupported(format!("tensor '{name}' {ty}"), hint)) }
     }
 
+    /// The tensor `name` of `n` elements as a matrix of one row.
+    pub fn row(&mut self, name: &str, n: usize) -> Result<Ref> {
+        let ty = self.tensor(name, &[n])?;
+        self.matrix_of(name, None, TensorType { shape: vec![1, n], ..ty })
+    }
+
     /// The f32 vector `name`, if the model has it.
     pub fn opt_vector(&mut self, name: &str, n: usize) -> Result<Option<Ref>> {
         if self.has(name) { self.vector(name, n).map(Some) } else { Ok(None) }

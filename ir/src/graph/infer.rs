@@ -152,11 +152,14 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             let [x] = take(operands)?;
             float("x", x)?;
             let end = first.checked_add(*count);
-            ensure(x.shape.len() == 2 && *count > 0 && end.is_some_and(|end| end <= *every), || {
+            ensure(x.shape.len() > 1 && *count > 0 && end.is_some_and(|end| end <= *every), || {
                 format!("{every} columns of {x} have no {count} from {first} on")
             })?;
             ensure(x.columns().is_multiple_of(*every), || format!("the columns of {x} are no multiple of {every}"))?;
-            one(&[x.shape[0], x.columns() / every * count])
+            let mut shape = x.shape.clone();
+            shape.pop();
+            shape.push(x.columns() / every * count);
+            one(&shape)
         }
         Op::RopeAngles(angles) => {
             let Angles { tokens, dim, theta, divisors, magnitude } = &**angles;

@@ -185,7 +185,7 @@ pub enum Op {
     Map(Function),
     /// x -> the same elements in another shape.
     Reshape(Vec<usize>),
-    /// x\[T, n\] -> \[T, n / every * count\]: of each row's parts of `every` columns, `count` columns from `first` on.
+    /// x\[T, .., n\] -> \[T, .., n / every * count\]: of each row's parts of `every` columns, `count` columns from `first` on.
     Slice {
         /// The first column of a part.
         first: usize,

@@ -32,6 +32,11 @@ const UPLOAD: usize = 8 << 20;
 /// Alignment of each weight.
 const ALIGN: u64 = 64;
 
+/// A shape without the first dimension of 1, so that a vector is a matrix of one row.
+fn plain(ty: &TensorType) -> &[usize] {
+    ty.shape.strip_prefix(&[1]).filter(|rest| !rest.is_empty()).unwrap_or(&ty.shape)
+}
+
 /// A weight, checked against the model file: some columns of some rows of a tensor there, mostly all.
 struct Item {
     shard: usize,
@@ -73,7 +78,7 @@ impl Item {
         let [first_row, end_row, first, end] =
             [weight.rows.start, weight.rows.end, weight.columns.start, weight.columns.end].map(|n| n as usize);
         let is_whole = (first_row, end_row, first, end) == (0, all_rows, 0, all_columns);
-        if end_row > all_rows || end > all_columns || (is_whole && whole.shape != weight.ty.shape) {
+        if end_row > all_rows || end > all_columns || (is_whole && plain(&whole) != plain(&weight.ty)) {
             return Err(differs(&format!("its shape is {:?}", whole.shape)));
         }
         let block = format.block as usize;

@@ -33,4 +33,6 @@ architectures! {
     starcoder2 "starcoder2",
     gemma4 "gemma4",
     qwen35 "qwen35",
+    qwen35moe "qwen35moe",
+    qwen3next "qwen3next",
 }

@@ -1,35 +1,11 @@
-//! Qwen 3.5, dense: most layers are gated delta nets; every fourth, or those that the file names, attends to all positions,
-//! with a gate on what it gives.
+//! Qwen 3.5, dense: a hybrid of gated delta nets and gated attention with SwiGLU networks.
 
 use crate::Result;
 use crate::front::Network;
-use crate::front::parts::{
-    Attention, Block, DeltaNet, Dims, HeadNorm, Logits, Norm, Rope, delta_net, embedding, ffn, gated_attention, logits,
-    widths,
-};
-use crate::graph::{F32, Function, HeadMap, RopeStyle};
+use crate::front::parts::{Dims, ffn, hybrid, widths};
+use crate::graph::{Function, HeadMap};
 
 pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
-    let (d, norm) = (Dims::read(n)?, Norm::rms(n.keys)?);
-    let hidden = widths(n, d.layers)?;
-    let net = DeltaNet::read(n, HeadMap::Tiled)?;
-    let mut recurrent = n.keys.pattern("full_attention_interval", d.layers, 4)?;
-    if let Some(flags) = n.keys.opt_counts("attention.recurrent_layers", d.layers, 0, 1)? {
-        recurrent = flags.into_iter().map(|flag| flag == 1).collect();
-    }
-    // Of text, the positions of all sections are the same.
-    n.keys.ignore("rope.dimension_sections");
-    let rope = Some(Rope::read(n, RopeStyle::Halves, d.head)?);
-    let mut x = embedding(n, d.width, F32(1.0))?;
-    for layer in 0..d.layers {
-        let a = Attention { norm: HeadNorm::Each(norm), rope, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
-        x = Block::renamed(norm).layer(
-            n,
-            layer,
-            x,
-            |n, x| if recurrent[layer] { delta_net(n, layer, x, &net) } else { gated_attention(n, layer, x, &a) },
-            |n, x| ffn(n, layer, x, hidden[layer], Function::Silu),
-        )?;
-    }
-    logits(n, x, Logits::plain(norm))
+    let hidden = widths(n, Dims::read(n)?.layers)?;
+    hybrid(n, HeadMap::Tiled, |n, layer, x| ffn(n, layer, x, hidden[layer], Function::Silu))
 }

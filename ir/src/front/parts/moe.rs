@@ -84,7 +84,8 @@ pub(in crate::front) fn expert_width(n: &Network<'_>) -> Result<usize> {
     n.keys.count("expert_feed_forward_length", 1, most::FFN)
 }
 
-/// The mixture of layer `layer`, \[T, d\] -> \[T, d\].
+/// The mixture of layer `layer`, \[T, d\] -> \[T, d\]. Gate and up are two tensors or, in that order, the rows of each expert of
+/// `ffn_gate_up_exps`.
 pub(in crate::front) fn moe(n: &mut Network<'_>, layer: usize, x: Ref, m: &Moe) -> Result<Ref> {
     moe_by(n, layer, x, x, m)
 }
@@ -98,8 +99,14 @@ pub(in crate::front) fn moe_by(n: &mut Network<'_>, layer: usize, routed: Ref, x
     let &Moe { used: k, gating, normalise, scale, groups, .. } = m;
     let routing = n.add(Op::Route { k, gating, normalise, scale, groups }, &operands)?;
     let of = Experts { count: m.experts, routing };
-    let gate = of.linear(n, x, &name(layer, "ffn_gate_exps"), m.hidden)?;
-    let up = of.linear(n, x, &name(layer, "ffn_up_exps"), m.hidden)?;
+    let fused = name(layer, "ffn_gate_up_exps");
+    let (gate, up) = if n.has(&format!("{fused}.weight")) {
+        let both = of.linear(n, x, &fused, 2 * m.hidden)?;
+        (half(n, both, 0)?, half(n, both, 1)?)
+    } else {
+        let gate = of.linear(n, x, &name(layer, "ffn_gate_exps"), m.hidden)?;
+        (gate, of.linear(n, x, &name(layer, "ffn_up_exps"), m.hidden)?)
+    };
     let hidden = match m.gate {
         Gate::Times(f) => gated(n, gate, up, f)?,
         Gate::Clamped => clamped(n, gate, up)?,
@@ -140,6 +147,29 @@ impl Experts {
         let bias = n.add(Op::ExpertRows, &[table, self.routing])?;
         n.add(Op::Add, &[y, bias])
     }
+}
+
+/// One half of what each expert gives, \[T, k, 2 n\] -> \[T, k, n\].
+fn half(n: &mut Network<'_>, both: Ref, number: usize) -> Result<Ref> {
+    let every = n.columns(both);
+    n.add(Op::Slice { first: number * every / 2, count: every / 2, every }, &[both])
+}
+
+/// [`moe`] plus one expert of hidden width `shared` that all tokens use, times the sigmoid of `ffn_gate_inp_shexp` . x.
+pub(in crate::front) fn moe_with_gated_expert(
+    n: &mut Network<'_>,
+    layer: usize,
+    x: Ref,
+    m: &Moe,
+    shared: usize,
+) -> Result<Ref> {
+    let routed = moe(n, layer, x, m)?;
+    let own = ffn_of(n, layer, x, shared, Function::Silu, "_shexp")?;
+    let weights = n.row(&name(layer, "ffn_gate_inp_shexp.weight"), n.columns(x))?;
+    let gate = n.add(Op::MatMul, &[weights, x])?;
+    let gate = map(n, gate, Function::Sigmoid)?;
+    let own = n.add(Op::Mul, &[own, gate])?;
+    n.add(Op::Add, &[routed, own])
 }
 
 fn clamped(n: &mut Network<'_>, gate: Ref, up: Ref) -> Result<Ref> {
