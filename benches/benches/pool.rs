@@ -27,6 +27,7 @@ fn pool(c: &mut Criterion) {
         let entry = KernelEntry {
             name: "ret".into(),
             hash: String::new(),
+            text: String::new(),
             device: DeviceId(0),
             offset: 0,
             bytes: 1,

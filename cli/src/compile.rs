@@ -4,9 +4,13 @@ use crate::failure::{INTERRUPTED, usage};
 use crate::interrupt::Interrupt;
 use crate::model::{self, CompileArgs};
 use crate::output::{self, note};
+use crate::places;
 use anyhow::Result;
+use ir::artifact::Artifact;
 use ir::quote;
+use ir::target::Target;
 use runtime::ModelFile;
+use runtime::device::{self, Card, Kind, Options, Shared};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -18,6 +22,10 @@ pub struct Args {
     model: PathBuf,
     #[command(flatten)]
     compile: CompileArgs,
+    /// Have the driver of this card (cuda:N) make machine code of the kernels now, and not when they are first loaded
+    /// [default: of the first card that runs them]
+    #[arg(long, value_name = "DEVICE", conflicts_with = "emit")]
+    device: Option<String>,
     /// Artifact to write [default: the model's name with .rig, in this directory]
     #[arg(short, long, value_name = "NAME.rig")]
     output: Option<PathBuf>,
@@ -40,6 +48,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         let path = args.model.display();
         return Err(usage(format!("{path} is an artifact; rigc compile takes the GGUF file, rigc run the artifact")));
     }
+    let card = card(args.device.as_deref(), &target)?;
     let interrupt = Interrupt::new();
     let start = std::time::Instant::now();
     let file = ModelFile::open(&args.model)?;
@@ -60,6 +69,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if path.extension().is_none_or(|e| e != "rig") {
         return Err(usage(format!("the artifact {} must end in .rig", path.display())));
     }
+    let options = |device| Options { device, cache: places::cache(), ..Options::default() };
+    let open = |kind| device::open(&compiled.artifact.manifest.devices[0], &options(kind));
+    let card = match card {
+        Some((kind, true)) => Some(open(kind)?),
+        Some((kind, false)) => open(kind).inspect_err(|e| note!("warning: {e}")).ok(),
+        None => None,
+    };
     // From here on files are written, and removed if that fails.
     let interrupted = interrupt.flag();
     if interrupted.load(Ordering::Relaxed) {
@@ -78,5 +94,38 @@ pub fn run(args: Args) -> Result<ExitCode> {
         m.kv,
         start.elapsed().as_secs_f64()
     );
+    if let Some(card) = card {
+        assemble(&compiled.artifact, &card).unwrap_or_else(|e| note!("warning: {e}; it is made when it is loaded"));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The card that machine code is made for now, and whether it was asked for.
+fn card(given: Option<&str>, target: &Target) -> Result<Option<(Kind, bool)>> {
+    let Some(gpu) = target.gpu() else {
+        return match given {
+            Some(_) => Err(usage("--device makes machine code for cards, and this is compiled for a CPU")),
+            None => Ok(None),
+        };
+    };
+    if let Some(name) = given {
+        return match name.parse()? {
+            kind @ Kind::Cuda(_) => Ok(Some((kind, true))),
+            _ => Err(usage(format!("--device takes a card, such as cuda:0, not {name}"))),
+        };
+    }
+    let card = Card::first().ok().flatten().filter(|card| !card.is_stand_in() && card.runs(gpu.sm));
+    Ok(card.map(|card| (Kind::Cuda(card.ordinal), false)))
+}
+
+/// Has a card's driver make machine code, which is kept where the next load finds it.
+fn assemble(artifact: &Artifact, card: &Shared) -> Result<()> {
+    let start = std::time::Instant::now();
+    let mut card = card.get();
+    for module in &artifact.modules {
+        let (loaded, _) = card.load(module, &[])?;
+        card.unload(loaded)?;
+    }
+    note!("machine code for {}; {:.2} s", card.info().name, start.elapsed().as_secs_f64());
+    Ok(())
 }

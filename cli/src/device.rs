@@ -7,6 +7,7 @@ use crate::places;
 use anyhow::Result;
 use ir::target::{self, Target};
 use runtime::device::{Card, Kind, Options};
+use std::io::IsTerminal;
 
 /// Flags that choose a device and how it is used.
 #[derive(Debug, Clone, clap::Args)]
@@ -34,6 +35,27 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
+    /// The options for a device of this kind.
+    fn options(&self, device: Kind) -> Options {
+        Options {
+            device,
+            threads: self.threads.map_or(0, usize::from),
+            approx_seed: self.approx_seed,
+            graphs: !self.no_graph,
+            overlaps: !self.no_overlap,
+            vram_limit: self.vram_limit,
+            cache: places::cache(),
+        }
+    }
+
+    /// The options for code that is compiled already.
+    ///
+    /// # Errors
+    /// If there is no such device.
+    pub fn given(&self) -> Result<Options> {
+        Ok(self.options(self.device.parse()?))
+    }
+
     /// The options, and what models are compiled for where no flag says it, for a model that is not compiled yet
     /// (`compiles`).
     ///
@@ -44,11 +66,18 @@ impl DeviceArgs {
         let free = compile.target.is_none() && compile.card.is_none();
         match device {
             Kind::Auto if compiles && free => match best_card() {
-                Ok(Some((card, target))) => {
+                Ok(Found::Card(card, target)) => {
+                    at_terminal(|| note!("{card} is there: the model runs on it if it fits"));
                     device = Kind::Cuda(card.ordinal);
                     (compile.default_target, compile.or_cpu) = (Some(target), true);
                 }
-                Ok(None) => {}
+                Ok(Found::StandIn(card)) => {
+                    note!(
+                        "{card} is no card; the model runs on the CPU, and there with --device cuda:{}",
+                        card.ordinal
+                    );
+                }
+                Ok(Found::Nothing) => at_terminal(|| note!("there is no card; the model runs on the CPU")),
                 Err(why) => note!("{why}; the model runs on the CPU"),
             },
             Kind::Auto | Kind::Cpu => {}
@@ -61,27 +90,38 @@ impl DeviceArgs {
             Kind::Cuda(_) => {}
             Kind::Emu => compile.default_target = Some(*Target::by_name("sm_120")?),
         }
-        Ok(Options {
-            device,
-            threads: self.threads.map_or(0, usize::from),
-            approx_seed: self.approx_seed,
-            graphs: !self.no_graph,
-            overlaps: !self.no_overlap,
-            vram_limit: self.vram_limit,
-            cache: places::cache(),
-        })
+        Ok(self.options(device))
     }
 }
 
-/// The first card and its target; none where there is no driver or no card, or only a stand-in for one.
+/// What a look for cards finds.
+enum Found {
+    /// The first card, and its target.
+    Card(Card, Target),
+    /// A stand-in, which has to be asked for by name.
+    StandIn(Card),
+    /// No driver, or no card.
+    Nothing,
+}
+
+/// Looks for a card.
 ///
 /// # Errors
 /// In words: what is wrong with a driver or card that is there.
-fn best_card() -> Result<Option<(Card, Target)>, String> {
-    let card = Card::first().map_err(|e| e.to_string())?;
-    let Some(card) = card.filter(|card| !card.is_stand_in()) else { return Ok(None) };
+fn best_card() -> Result<Found, String> {
+    let Some(card) = Card::first().map_err(|e| e.to_string())? else { return Ok(Found::Nothing) };
+    if card.is_stand_in() {
+        return Ok(Found::StandIn(card));
+    }
     let target = of_card(&card).ok_or_else(|| format!("{card} runs none of rigc's targets"))?;
-    Ok(Some((card, target)))
+    Ok(Found::Card(card, target))
+}
+
+/// Tells something that only people at a terminal want to know.
+fn at_terminal(tell: impl FnOnce()) {
+    if std::io::stderr().is_terminal() {
+        tell();
+    }
 }
 
 /// The best target that a card runs, for the card of its name or else the best-known of that target.

@@ -1,18 +1,40 @@
 //! `rigc doctor`: what this machine is, and what is wrong with it, a line each.
 
-use crate::device::of_card;
-use crate::{machine, output};
+use crate::device::{DeviceArgs, of_card};
+use crate::failure::{INTERRUPTED, usage};
+use crate::interrupt::Interrupt;
+use crate::sampling::random_seed;
+use crate::{machine, model, output, progress};
 use anyhow::{Context, Result};
-use runtime::device::Card;
-use runtime::measure::Machine;
+use runtime::device::{self, Card};
+use runtime::measure::{FileRate, Machine};
 use runtime::sys::{memory, thread};
+use runtime::{artifact, conform};
 use serde::Serialize;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 /// Tell what this machine can run, and what is wrong with it
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exits with 1 if a line is an error.")]
+#[command(
+    after_help = "Exits with 1 if a line is an error.\n\nFILE: up to 2 GiB of it, from all over it, are read as weights are, \
+for up to 4 s; what is in the page cache says nothing of the disk and is left out.\n\n--verify: each kernel of the artifact \
+runs on the device, for steps of all its tokens and of half of them, at the start of the context and at its end, with random \
+operands, with the largest codes and scales of zero, and with numbers that are not finite; what it computes is compared with \
+the interpreter's result of its meaning, which the artifact keeps. Its model file is not needed. The seed repeats a run."
+)]
 pub struct Args {
+    /// File, such as a model, whose disk is measured
+    file: Option<PathBuf>,
+    /// Run every kernel of this artifact on the device instead, and compare it with what it is to compute
+    #[arg(long, value_name = "NAME.rig", conflicts_with = "file")]
+    verify: Option<PathBuf>,
+    /// With --verify, seed of the operands [default: random]
+    #[arg(long, value_name = "N", requires = "verify")]
+    seed: Option<u64>,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -85,12 +107,23 @@ const PTX: &[(i32, u32)] = &[
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<ExitCode> {
-    let mut findings = cards();
-    findings.extend(cpu()?);
+    let findings = match &args.verify {
+        Some(path) => match verify(path, &args)? {
+            Some(findings) => findings,
+            None => return Ok(ExitCode::from(INTERRUPTED)),
+        },
+        None => {
+            let mut findings = cards();
+            findings.extend(cpu()?);
+            findings.extend(args.file.as_deref().map(disk).transpose()?);
+            findings
+        }
+    };
     if args.json {
         let report = serde_json::json!({ "findings": &findings });
         output::print(&(serde_json::to_string(&report).context("the report")? + "\n"))?;
     } else {
+        let width = findings.iter().map(|f| f.about.len()).max().unwrap_or(0).max(10);
         for Finding { about, status, found, advice, .. } in &findings {
             let status = match status {
                 Status::Ok => "ok",
@@ -98,7 +131,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 Status::Error => "error",
             };
             let advice = advice.as_ref().map(|advice| format!("; {advice}")).unwrap_or_default();
-            output::print(&format!("{status:<8} {about:<10} {found}{advice}\n"))?;
+            output::print(&format!("{status:<8} {about:<width$} {found}{advice}\n"))?;
         }
     }
     let failed = findings.iter().any(|f| f.status == Status::Error);
@@ -205,4 +238,86 @@ fn cpu() -> Result<Vec<Finding>> {
         rates.iter().map(|(n, rate)| serde_json::json!({"threads": n, "gb_per_second": rate})).collect();
     lines.push(Finding::ok("memory", format!("{free}read at {}", list.join(", "))).with("read", figures));
     Ok(lines)
+}
+
+/// The disk of a file.
+fn disk(path: &Path) -> Result<Finding> {
+    /// Bytes that tell a rate.
+    const ENOUGH: u64 = 16 << 20;
+    let rate = FileRate::measure(path)?;
+    let (gb, percent) = (rate.bytes as f64 / 1e9, rate.cached * 100.0);
+    let of = path.display();
+    let line = |found| {
+        Finding::ok("disk", found)
+            .with("file", path.to_string_lossy())
+            .with("bytes", rate.bytes)
+            .with("cached", rate.cached)
+    };
+    if rate.bytes < ENOUGH {
+        let found = line(format!("{of} is in the page cache by {percent:.0} %, which says nothing of its disk"));
+        return Ok(if rate.cached > 0.0 {
+            found
+        } else {
+            Finding { found: format!("{of} is too short to tell"), ..found }
+        });
+    }
+    let gb_per_second = gb / rate.seconds;
+    let found =
+        format!("{of} is read at {gb_per_second:.2} GB/s ({gb:.2} GB; {percent:.0} % of it is in the page cache)");
+    let line = line(found).with("gb_per_second", gb_per_second);
+    /// What any SSD reaches.
+    const SLOW: f64 = 0.3;
+    Ok(match gb_per_second < SLOW {
+        true => line.bad(Status::Warning, "models load no faster: put them on a faster disk"),
+        false => line,
+    })
+}
+
+/// Every kernel of an artifact on the device; `None` if interrupted.
+fn verify(path: &Path, args: &Args) -> Result<Option<Vec<Finding>>> {
+    if !model::is_artifact(path) {
+        let path = path.display();
+        return Err(usage(format!(
+            "--verify takes an artifact, which {path} is not; rigc compile makes one of a model"
+        )));
+    }
+    let interrupt = Interrupt::new();
+    let artifact = artifact::read(path)?;
+    let [part] = &artifact.manifest.devices[..] else {
+        return Err(usage("the artifact is for several devices, and this version checks kernels of one"));
+    };
+    let device = device::open(part, &args.device.given()?)?;
+    let seed = args.seed.unwrap_or_else(random_seed);
+    let bar = progress::count("kernels", args.json);
+    progress::start(&bar, artifact.manifest.kernels.len() as u64);
+    let mut findings = Vec::new();
+    let mut wrong = 0;
+    conform::check(&artifact, &device, seed, usize::MAX, &mut |verdict| {
+        let share = verdict.error * 100.0;
+        let found = format!("{} comparisons, at most {share:.1} % of what is tolerated", verdict.trials);
+        let line =
+            |found| Finding::ok(&verdict.kernel, found).with("trials", verdict.trials).with("error", verdict.error);
+        findings.push(match &verdict.wrong {
+            None => line(found),
+            Some(what) => {
+                wrong += 1;
+                line(what.clone()).bad(Status::Error, "it computes something else: do not use it on this device")
+            }
+        });
+        bar.inc(1);
+        !interrupt.flag().load(Ordering::Relaxed)
+    })?;
+    bar.finish_and_clear();
+    if interrupt.flag().load(Ordering::Relaxed) {
+        return Ok(None);
+    }
+    let (all, checked) = (artifact.manifest.kernels.len(), findings.len());
+    let name = device.get().info().name.clone();
+    let found = format!("{} of {all} kernels agree on {name} ({}), seed {seed}", checked - wrong, part);
+    let line = Finding::ok("artifact", found).with("device", name).with("seed", seed).with("kernels", all);
+    findings.push(match checked - wrong == all {
+        true => line,
+        false => line.bad(Status::Error, "compile the model again; if that changes nothing, report it"),
+    });
+    Ok(Some(findings))
 }

@@ -221,9 +221,26 @@ pub fn executor(loaded: Loaded, options: &device::Options, quiet: bool) -> Resul
             let options = device::Options { device: device::Kind::Cpu, ..options.clone() };
             load(compile(&file, &args, &[])?.artifact, &options)?
         }
+        (Err(e @ Error::Memory { .. }), None) => return Err(others(e, options.device)),
         (executor, _) => executor?,
     };
     Ok((executor, file, name))
+}
+
+/// A lack of memory, and what takes it, if that is other programs on a card.
+fn others(error: Error, device: device::Kind) -> anyhow::Error {
+    let used = || {
+        let device::Kind::Cuda(ordinal) = device else { return None };
+        let card = device::Card::find(ordinal).ok()?;
+        Some(card.memory_bytes.saturating_sub(card.free_bytes().ok()?))
+    };
+    match used().filter(|&used| used > device::RESERVE * 4) {
+        Some(used) => {
+            let gib = used as f64 / f64::from(1 << 30);
+            usage(format!("{error}; {gib:.1} GiB of the card are in use, nvidia-smi lists by whom"))
+        }
+        None => error.into(),
+    }
 }
 
 /// An artifact's figures are fixed: flags that say otherwise are an error.

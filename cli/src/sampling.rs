@@ -105,7 +105,7 @@ fn number(value: &Value) -> f32 {
 }
 
 /// A seed that differs from run to run.
-fn random_seed() -> u64 {
+pub fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish() & 0xffff_ffff
 }

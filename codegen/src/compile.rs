@@ -150,6 +150,7 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
         kernels.push(KernelEntry {
             name: k.kernel.name.clone(),
             hash: k.hash.clone(),
+            text: k.text.clone(),
             device: DeviceId::default(),
             offset: module.len() as u64,
             bytes: emitted.code.len() as u64,

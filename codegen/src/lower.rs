@@ -37,7 +37,9 @@ pub struct TableKernel {
     pub spec: KernelSpec,
     /// How.
     pub schedule: Schedule,
-    /// Hash of both.
+    /// The text of both, and its hash.
+    pub text: String,
+    /// See there.
     pub hash: String,
     /// What a launch moves and computes.
     pub work: Work,
@@ -52,11 +54,12 @@ impl TableKernel {
     /// # Errors
     /// [`Error::Verify`](ir::Error::Verify) if the name spoils it.
     pub fn new(spec: KernelSpec, (schedule, generated): (Schedule, Generated), number: usize) -> Result<Self> {
-        let hash = spec::hash(&spec, &schedule);
+        let text = spec::text(&spec, &schedule);
+        let hash = spec::hash(&text);
         let mut kernel = generated.kernel.into_inner();
         kernel.name = format!("{}_{}_{number}", spec.kind, spec.tokens);
         let (work, kernel) = (Work::of(&spec)?, kernel.verify()?);
-        Ok(TableKernel { spec, schedule, hash, work, kernel, workspaces: generated.workspaces })
+        Ok(TableKernel { spec, schedule, text, hash, work, kernel, workspaces: generated.workspaces })
     }
 
     /// Whether parameter `n` is memory that has to be zero at launch.
@@ -69,7 +72,7 @@ impl TableKernel {
 /// For people: what the hash is made of, and what the kernel takes.
 impl std::fmt::Display for TableKernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}{}\nparameters ", self.spec, self.schedule)?;
+        write!(f, "{}parameters ", self.text)?;
         self.kernel.param_buffers().try_for_each(|b| write!(f, "{}, ", b.name))?;
         writeln!(f, "control\n{} bytes of weights", self.work.weight_bytes)
     }

@@ -1,6 +1,7 @@
 //! Predicts what launches of GPU kernels take: the longer of moving their bytes and of issuing their instructions, and
 //! what every launch takes beside its work. Rough, so that shares of a bound show where time goes.
 
+use ir::artifact::KernelEntry;
 use ir::target::Gpu;
 
 /// Instructions of one lane that a multiprocessor issues in a clock.
@@ -21,6 +22,12 @@ pub struct Cost {
 }
 
 impl Cost {
+    /// Of a launch of a GPU kernel at a position, with so many instructions for 32 weights; `None` if it has no grid.
+    pub fn of(kernel: &KernelEntry, position: u64, per_32_weights: Option<f64>) -> Option<Cost> {
+        let instructions = per_32_weights.unwrap_or(0.0) * kernel.work.products as f64 / 32.0;
+        Some(Cost { ctas: kernel.grid?.ctas, bytes: kernel.work.bytes(position), instructions })
+    }
+
     /// Seconds that the bytes take at the card's bandwidth: the roofline of a launch.
     pub fn transfer(&self, gpu: &Gpu) -> f64 {
         self.bytes as f64 / (f64::from(gpu.card.bandwidth) * 1e9)

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 /// First line of the manifest's contents; another means another format version.
-pub const SIGNATURE: &str = "rigc-artifact-3";
+pub const SIGNATURE: &str = "rigc-artifact-4";
 
 /// Most devices of an artifact.
 pub const MOST_DEVICES: usize = 16;
@@ -108,8 +108,10 @@ impl Param {
 pub struct KernelEntry {
     /// Unique name.
     pub name: String,
-    /// Hex SHA-256 of its spec and schedule text.
+    /// Hex SHA-256 of its text.
     pub hash: String,
+    /// What it computes and how: [`crate::spec::text`].
+    pub text: String,
     /// The device that it is for.
     pub device: DeviceId,
     /// Byte offset of its code in that device's module.

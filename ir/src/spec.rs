@@ -5,6 +5,7 @@
 use crate::abi::KV_BLOCK;
 use crate::graph::Graph;
 use crate::target::{Machine, Target};
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::ops::RangeInclusive;
@@ -91,7 +92,7 @@ impl Schedule {
     ///
     /// # Errors
     /// A clause that names the figure and what is allowed.
-    pub fn check(&self, tokens: usize, target: &Target) -> Result<(), String> {
+    pub fn check(&self, tokens: usize, target: &Target) -> std::result::Result<(), String> {
         let within = |what: &str, n: u32, range: RangeInclusive<u32>| match range.contains(&n) {
             true => Ok(()),
             false => Err(format!("{what} is {n}, {} to {} are allowed", range.start(), range.end())),
@@ -145,9 +146,32 @@ impl std::fmt::Display for Schedule {
     }
 }
 
-/// Hex SHA-256 of a spec and a schedule.
-pub fn hash(spec: &KernelSpec, schedule: &Schedule) -> String {
-    hex(&Sha256::digest(format!("{spec}{schedule}\n")))
+/// The text of a spec and a schedule, of which [`hash`] is.
+pub fn text(spec: &KernelSpec, schedule: &Schedule) -> String {
+    format!("{spec}{schedule}\n")
+}
+
+/// Hex SHA-256 of the text of a spec and a schedule.
+pub fn hash(text: &str) -> String {
+    hex(&Sha256::digest(text))
+}
+
+/// The spec of a [`text`].
+///
+/// # Errors
+/// [`Error::Malformed`] for what is no such text, [`Error::Verify`] where an op refuses its operands.
+pub fn parse(text: &str) -> Result<KernelSpec> {
+    let wrong = || Error::malformed("the text of a kernel does not begin with its spec and end with its schedule");
+    let (head, rest) = text.split_once('\n').ok_or_else(wrong)?;
+    let ["spec", kind, "tokens", tokens, "target", target] = head.split(' ').collect::<Vec<_>>()[..] else {
+        return Err(wrong());
+    };
+    let tokens = tokens.parse().map_err(|_| wrong())?;
+    let (body, schedule) = rest.trim_end().rsplit_once('\n').ok_or_else(wrong)?;
+    if !schedule.starts_with("schedule ") {
+        return Err(wrong());
+    }
+    Ok(KernelSpec::new(kind, body.parse()?, tokens, Target::by_name(target)?))
 }
 
 /// Lower-case hexadecimal.

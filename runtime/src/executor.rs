@@ -11,13 +11,13 @@
 
 mod alone;
 mod bind;
-mod held;
 mod load;
+mod made;
 mod recurrent;
 
 use crate::device::{self, Device, Options, Recording, Shared};
 use crate::{Error, ModelFile, Result, artifact};
-use bind::{Bindings, Entry, most_needs};
+use bind::{Bindings, Entry, Weights, most_needs};
 use ir::Verified;
 use ir::abi::Control;
 use ir::artifact::{Artifact, Manifest, State};
@@ -57,6 +57,8 @@ pub struct Executor {
     alone: Vec<alone::Alone>,
     position: usize,
     recurrent: Recurrent,
+    /// Positions of the KV cache that hold something, whatever the position.
+    filled: usize,
     /// Whether a launch has failed.
     failed: bool,
     /// What the last step left on the device: which entry point ran, and its tokens.
@@ -97,9 +99,32 @@ impl Executor {
         model: &ModelFile,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Executor> {
+        artifact::check_model(&artifact.manifest, model)?;
+        let loading = |manifest: &Manifest| Ok(Weights::Of(model, load::Loading::new(manifest, model)?));
+        let executor = Self::load(devices, artifact, loading, progress)?;
+        model.check_unchanged()?;
+        Ok(executor)
+    }
+
+    /// An executor whose weights are not those of a file: random ones that repeat, and a KV cache of f16 that is full of
+    /// them, for measurements.
+    ///
+    /// # Errors
+    /// As [`Executor::new`], but for those of files.
+    pub fn with_made_weights(devices: &[Shared], artifact: Artifact, seed: u64) -> Result<Executor> {
+        let mut executor = Self::load(devices, artifact, |_| Ok(Weights::Made(seed)), &mut |_, _| ())?;
+        executor.filled = executor.context();
+        Ok(executor)
+    }
+
+    fn load<'m>(
+        devices: &[Shared],
+        artifact: Artifact,
+        weights: impl FnOnce(&Manifest) -> Result<Weights<'m>>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Executor> {
         let Artifact { manifest, modules } = artifact;
         let manifest = manifest.verify()?;
-        artifact::check_model(&manifest, model)?;
         let sizes = manifest.modules.iter().map(|m| m.bytes);
         if !sizes.eq(modules.iter().map(|m| m.len() as u64)) {
             return Err(Error::input("the modules are not those of the artifact's manifest; compile the model again"));
@@ -111,7 +136,7 @@ impl Executor {
             )));
         };
         let info = device.get().info().clone();
-        let loading = load::Loading::new(&manifest, model)?;
+        let weights = weights(&manifest)?;
         let caches = manifest.states.iter().filter(|s| !s.is_recurrent());
         let caches = caches.map(State::own_bytes).fold(0, u64::saturating_add);
         let scratch = manifest.kernels.iter().map(|k| k.scratch_bytes).max().unwrap_or(0);
@@ -119,21 +144,20 @@ impl Executor {
         let activations = most_needs(&manifest).arena_bytes.saturating_add(scratch);
         let recurrent = recurrent::bytes(&manifest.states);
         let parts = [
-            ("weights", loading.bytes()),
+            ("weights", weights.bytes(&manifest)),
             ("KV cache", caches),
             ("recurrent states", recurrent),
             ("activations", activations),
         ];
         check_memory(&*device.get(), &parts)?;
-        let mut bindings = Bindings::new(device.clone(), &manifest, code, loading, model, progress)?;
-        model.check_unchanged()?;
+        let mut bindings = Bindings::new(device.clone(), &manifest, code, weights, progress)?;
         let recurrent = Recurrent::new(&mut bindings, &manifest.states)?;
         let entries = manifest.entries.iter().map(|e| bindings.entry(e)).collect::<Result<Vec<_>>>()?;
         let logits = vec![0.0; manifest.figures.vocab];
         let row = logits.clone();
         let most = entries.iter().filter_map(|e| e.top).max();
         let top = vec![0.0; most.map_or(0, |k| 2 * k + 1)];
-        let (alone, position, failed) = (Vec::new(), 0, false);
+        let (alone, position, filled, failed) = (Vec::new(), 0, 0, false);
         let (last, has_logits) = (None, false);
         Ok(Executor {
             info,
@@ -143,6 +167,7 @@ impl Executor {
             alone,
             position,
             recurrent,
+            filled,
             failed,
             last,
             logits,
@@ -236,16 +261,17 @@ impl Executor {
     }
 
     /// Forgets all tokens from `position` on, or more: a model with recurrent states goes back to the last checkpoint up to
-    /// there. Gives the position that is reached; tokens from there on are to be processed again. The logits stay.
+    /// there. Gives the position that is reached; tokens from there on are to be processed again. What made KV caches hold
+    /// counts as tokens. The logits stay.
     ///
     /// # Errors
     /// [`Error::Limit`] if there are not as many, [`Error::Device`].
     pub fn set_position(&mut self, position: usize) -> Result<usize> {
-        if position > self.position {
+        if position > self.position.max(self.filled) {
             return Err(Error::Limit {
                 what: "a position to go back to".into(),
                 need: position as u64,
-                have: self.position as u64,
+                have: self.position.max(self.filled) as u64,
             });
         }
         self.position = self.recurrent.go_back(&self.bindings.held, position)?;
@@ -289,6 +315,11 @@ impl Executor {
     /// Where it runs.
     pub fn device(&self) -> &device::Info {
         &self.info
+    }
+
+    /// The device that it runs on, for others to use as well.
+    pub fn shared_device(&self) -> Shared {
+        self.bindings.held.shared()
     }
 
     /// Bytes of weights that a step of one token reads: each matrix whole, but of the embedding table one row.

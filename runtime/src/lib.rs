@@ -3,12 +3,14 @@
 
 pub mod artifact;
 pub mod chat;
+pub mod conform;
 pub mod device;
 pub mod error;
 pub mod executor;
 pub mod generate;
 pub mod measure;
 pub mod model_file;
+pub mod random;
 pub mod reader;
 pub mod repack;
 pub mod sampler;

@@ -1,11 +1,13 @@
-//! What the machine can do at most, with the threads that a model runs on: read bandwidth and int8 products. These are the
-//! bounds that benchmarks compare with, measured between their runs.
+//! What the machine can do at most: read bandwidth and int8 products with the threads that a model runs on, copies within
+//! the memory of a device, reads of a disk. These are the bounds that benchmarks compare with, measured between their runs.
 
-use crate::device::Pool;
-use crate::sys::{Arena, memory, thread};
+use crate::device::{Command, Held, Pool, Recording, Region, Shared};
+use crate::reader::{self, OnDisk, Piece, Reading, Source};
+use crate::sys::{Arena, Mapping, memory, thread};
 use crate::{Error, Result};
 use ir::target::Isa;
 use microkernels::measure::Measure;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -83,6 +85,106 @@ impl Machine {
             }
         });
         (total.into_inner().unwrap_or_default(), time)
+    }
+}
+
+/// Bytes that a measurement of copies copies at once, and on an emulated device.
+const COPY: u64 = 512 << 20;
+const EMULATED_COPY: u64 = 64 << 10;
+/// Copies between two waits.
+const COPIES: u64 = 8;
+
+/// Memory of a device that is copied to other memory of it.
+pub struct Copies {
+    held: Held,
+    recording: Recording,
+    bytes: u64,
+}
+
+impl Copies {
+    /// Takes memory of the device for it, until this is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], [`Error::Device`].
+    pub fn new(device: &Shared) -> Result<Copies> {
+        let most = if device.get().info().emulated { EMULATED_COPY } else { COPY };
+        let free = device.get().free_memory()?;
+        let bytes = free.map_or(most, |free| most.min(free / 4)) / ALIGN as u64 * ALIGN as u64;
+        let mut held = Held::new(device.clone());
+        let what = "the measurement of copies";
+        let (from, to) = (held.alloc(bytes, what)?, held.alloc(bytes, what)?);
+        held.fill(from, &[0x5a; ALIGN])?;
+        let copies = (0..COPIES).map(|n| match n % 2 {
+            0 => Command::Copy { from, to },
+            _ => Command::Copy { from: to, to: from },
+        });
+        let recording = held.record(&copies.collect::<Vec<_>>(), Region { bytes: bytes.min(64), ..from })?;
+        Ok(Copies { held, recording, bytes })
+    }
+
+    /// Bytes a second that are read and written.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn bytes_per_second(&mut self) -> Result<f64> {
+        let mut device = self.held.device();
+        let start = Instant::now();
+        device.replay(self.recording)?;
+        device.sync()?;
+        Ok((2 * COPIES * self.bytes) as f64 / start.elapsed().as_secs_f64().max(1e-9))
+    }
+}
+
+/// Most bytes of a file that are read to measure its disk, and the longest time that it may take.
+const DISK: u64 = 2 << 30;
+const DISK_TIME: Duration = Duration::from_secs(4);
+/// Bytes of a read.
+const DISK_PIECE: usize = 4 << 20;
+
+/// How fast a file is read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FileRate {
+    /// Bytes that were read, of parts all over the file that were not in memory.
+    pub bytes: u64,
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// The share of the parts that was looked at and in the page cache already.
+    pub cached: f64,
+}
+
+impl FileRate {
+    /// Reads parts of a file as weights are read, several at once, past the page cache where that works.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and those of the reader.
+    pub fn measure(path: &Path) -> Result<FileRate> {
+        let mapping = Mapping::open(path).map_err(|e| Error::io(path, e))?;
+        let source = OnDisk::new(path, &mapping, Reading { lends: false, keeps: false });
+        let len = mapping.bytes().len() as u64;
+        let step = DISK_PIECE as u64 * len.div_ceil(DISK).max(1);
+        let pieces = (0..len).step_by(step as usize).map(|offset| Piece {
+            source: &source,
+            offset,
+            bytes: DISK_PIECE.min((len - offset) as usize),
+        });
+        let all: Vec<Piece<'_>> = pieces.collect();
+        let cold: Vec<Piece<'_>> = all.iter().copied().filter(|p| !source.cached(p.offset, p.bytes)).collect();
+        let slot = reader::slot_for(DISK_PIECE);
+        let mut ring = Arena::new((16 * slot) as u64, "the buffers for reading")?;
+        let mut slots: Vec<&mut [u8]> = ring.bytes_mut().chunks_exact_mut(slot).collect();
+        let start = Instant::now();
+        let bytes = reader::read(&cold, &mut slots, |reader| {
+            let mut bytes = 0;
+            while let Some(filled) = reader.next() {
+                bytes += filled.bytes().len() as u64;
+                if start.elapsed() > DISK_TIME {
+                    break;
+                }
+            }
+            Ok(bytes)
+        })?;
+        let seconds = start.elapsed().as_secs_f64().max(1e-9);
+        Ok(FileRate { bytes, seconds, cached: 1.0 - cold.len() as f64 / all.len().max(1) as f64 })
     }
 }
 

@@ -309,9 +309,9 @@ impl<S: AsRef<[u8]>> Filled<'_, S> {
     }
 
     /// The slot, and the first of its bytes that are the piece's; `None` if the source lends them.
-    pub fn slot(&self) -> Option<(&S, usize)> {
+    pub fn slot(&mut self) -> Option<(&mut S, usize)> {
         match self.place {
-            Place::Slot(start) => self.slot.as_ref().map(|slot| (slot, start)),
+            Place::Slot(start) => self.slot.as_mut().map(|slot| (slot, start)),
             Place::Source => None,
         }
     }

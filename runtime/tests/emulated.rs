@@ -39,6 +39,7 @@ fn run(target: &str, early: &str, seed: u64) -> runtime::Result<Vec<u32>> {
     let entry = KernelEntry {
         name: "k".into(),
         hash: String::new(),
+        text: String::new(),
         device: DeviceId(0),
         offset: 0,
         bytes: 0,

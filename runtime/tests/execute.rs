@@ -320,7 +320,7 @@ fn damaged_artifacts_are_named() {
     check("manifest.ron", &|_| Some(vec![]), &["manifest.ron cannot be understood", again]);
     check("manifest.ron", &|_| Some(vec![0xff]), &["not text", again]);
     check("manifest.ron", &|b| Some(b[..b.len() / 2].into()), &["manifest.ron cannot be understood", again]);
-    check("manifest.ron", &edit("rigc-artifact-3", "rigc-artifact-9"), &["format rigc-artifact-9", again]);
+    check("manifest.ron", &edit("rigc-artifact-4", "rigc-artifact-9"), &["format rigc-artifact-9", again]);
     let version = concat!("rigc: \"", env!("CARGO_PKG_VERSION"), "\"");
     check("manifest.ron", &edit(version, "rigc: \"9.9.9\""), &["rigc 9.9.9", again]);
     check("manifest.ron", &edit("\"cpu.bin\"", "\"../cpu.bin\""), &["file name '../cpu.bin'", again]);

@@ -8,6 +8,7 @@ use ir::quant;
 use ir::spec::{GpuSchedule, KernelSpec, Schedule};
 use ir::target::Target;
 use ir::tensor::{Elem, TensorType};
+use runtime::conform;
 use runtime::device::{Command, CpuDevice, Device, Launch, Region, download, upload};
 use std::collections::HashSet;
 use tests::card::on_test_card;
@@ -16,15 +17,9 @@ use tests::synthetic::{Synthetic, zoo, zoo_for};
 
 /// Compares one kernel with the interpreter, in full and in part.
 fn check_kernel(name: &str, kernel: &TableKernel, context: usize, target: &Target) {
-    let capacity = kernel.spec.tokens;
-    let mut seed = u64::from_str_radix(&kernel.hash[..8], 16).unwrap();
-    for (tokens, workers, draws) in
-        [(capacity, 1, [Draw::Usual, Draw::Edges]), (capacity.div_ceil(2), 3, [Draw::NotFinite, Draw::Usual])]
-    {
-        for (position, draw) in [0, context - tokens].into_iter().zip(draws) {
-            seed += 1;
-            check_trial(name, kernel, target, Trial { position, tokens, workers, seed, draw });
-        }
+    let seed = u64::from_str_radix(&kernel.hash[..8], 16).unwrap();
+    for (trial, workers) in conform::Trial::list(kernel.spec.tokens, context, seed).zip([1, 1, 3, 3]) {
+        check_trial(name, kernel, target, Trial::of(trial, workers));
     }
 }
 

@@ -146,7 +146,7 @@ impl Entry {
                 share_of_read_bandwidth: rate(bytes).map(|r| r / machine.read_gb_per_second),
                 macs,
                 gmac_per_second: rate(macs),
-                share_of_int8_peak: rate(macs).map(|r| r / machine.int8_gmac_per_second),
+                share_of_int8_peak: rate(macs).zip(machine.int8_gmac_per_second).map(|(r, peak)| r / peak),
                 share_of_step: us.median * k.launches as f64 / step.median,
             }
         };
@@ -205,7 +205,7 @@ fn measure(
     }
     for _ in 0..reps {
         bar.set_message("machine");
-        bounds.measure(&mut bench.machine);
+        bounds.measure(&mut bench.meter)?;
         for entry in entries.iter_mut() {
             if !entry.time(&mut bench.executor, work, bar)? {
                 return Ok(None);
@@ -213,7 +213,7 @@ fn measure(
         }
         bar.inc(1);
     }
-    bounds.measure(&mut bench.machine);
+    bounds.measure(&mut bench.meter)?;
     Ok(Some(bounds))
 }
 

@@ -7,7 +7,9 @@
 mod kernels;
 mod peer;
 mod report;
+mod suite;
 
+use crate::device::DeviceArgs;
 use crate::failure::{INTERRUPTED, usage};
 use crate::interrupt::Interrupt;
 use crate::model::{self, CompileArgs};
@@ -15,14 +17,12 @@ use crate::{machine, output, progress};
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use ir::artifact::{Manifest, Weight};
-use ir::target::Target;
 use peer::Peer;
-use report::{Bounds, Decode, PeerReport, Prefill, Ratio, Report, Spread};
-use runtime::device;
-use runtime::measure::Machine;
+use report::{Bounds, Decode, Meter, PeerReport, Prefill, Ratio, Report, Spread};
+use runtime::measure::{Copies, Machine};
 use runtime::{Executor, ModelFile};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -44,11 +44,16 @@ its own; all else is its default. The ratios are medians of rigc over medians of
 of one token, and for one of as many tokens at once as the prompt fills, both at the depth. A kernel's launches of all \
 layers are replayed together for 50 ms or longer, on the activations of the first; the time of a launch includes the \
 barrier after it. Bytes are those of weights and KV cache. The sum is that of all launches of a step, which is also \
-run as a whole."
+run as a whole.\n\nOn a card, shares are of what copies within its memory read and write.\n\n--suite gpu: in less than 8 \
+minutes and without any file, every kernel of every format against the interpreter; copies; products of each format at the \
+shapes of models of 8B and 70B, by each path of the weights; what launches, graphs and early starts take; decoding at 1k, 8k \
+and 32k tokens. DIR gets gpu-suite.ron and the same as a table, gpu-suite.txt. On an emulated device shapes are small, and \
+its times mean nothing."
 )]
 pub struct Args {
     /// GGUF file or artifact (.rig)
-    model: PathBuf,
+    #[arg(required_unless_present = "suite")]
+    model: Option<PathBuf>,
     /// Tokens of a prefill
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     prompt: u32,
@@ -61,21 +66,27 @@ pub struct Args {
     /// Repetitions
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     reps: u32,
-    /// CPU target: x86-64, x86-64-v3, x86-64-v4-vnni, or native (the best that this CPU runs) [default: native]
+    /// Target, as of rigc compile [default: that of the device]
     #[arg(long)]
     target: Option<String>,
     /// Format of the KV cache: f16 or q8_0 [default: f16]
     #[arg(long)]
     kv: Option<String>,
-    /// Threads [default: one for each core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Compare with this llama-bench
     #[arg(long, value_name = "LLAMA_BENCH")]
     against: Option<PathBuf>,
     /// Time each kernel alone
     #[arg(long, conflicts_with_all = ["against", "tokens"])]
     kernels: bool,
+    /// Measure a card by models that are made on it; gpu is the only suite
+    #[arg(long, value_name = "NAME", requires = "out", value_parser = ["gpu"],
+        conflicts_with_all = ["model", "against", "kernels", "json", "target", "kv"])]
+    suite: Option<String>,
+    /// Folder for the report of a suite
+    #[arg(long, value_name = "DIR", requires = "suite")]
+    out: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -87,38 +98,36 @@ struct Bench {
     name: String,
     file: ModelFile,
     executor: Executor,
-    machine: Machine,
+    meter: Meter,
 }
 
 impl Bench {
     /// Loads the model for runs of `tokens` tokens after the depth.
-    fn new(args: &Args, tokens: u32) -> Result<Bench> {
+    fn new(args: &Args, model: &Path, tokens: u32) -> Result<Bench> {
         let context = args.depth.checked_add(tokens);
         let context = context.ok_or_else(|| usage("the context would be too long; lower --depth"))?;
-        let compile = CompileArgs {
+        let compiles = !model::is_artifact(model);
+        let mut compile = CompileArgs {
             target: args.target.clone(),
             // An artifact's context is its own; it only has to be large enough. A model is compiled as for one.
-            ctx: (!model::is_artifact(&args.model) && context > CONTEXT).then_some(context),
+            ctx: (compiles && context > CONTEXT).then_some(context),
             kv: args.kv.clone(),
             ..CompileArgs::default()
         };
-        let loaded = model::load(Some(&args.model), &compile)?;
+        let options = args.device.choose(&mut compile, compiles)?;
+        let loaded = model::load(Some(model), &compile)?;
         let (manifest, name) = (&loaded.artifact.manifest, &loaded.name);
-        let target = &manifest.devices[0].target;
-        if Target::by_name(target)?.cpu().is_none() {
-            return Err(usage(format!(
-                "bench measures CPUs, and {name} is compiled for {target}; choose a CPU target"
-            )));
-        }
         if manifest.context < context {
             let flags = if args.kernels { "--prompt or --depth" } else { "--prompt, -n or --depth" };
             let has = manifest.context;
             return Err(usage(format!("{name} holds {has} tokens, the runs need {context}; lower {flags}")));
         }
-        let options = device::Options { threads: args.threads.map_or(0, usize::from), ..Default::default() };
         let (executor, file, name) = model::executor(loaded, &options, args.json)?;
-        let machine = Machine::new(machine::native()?.1, executor.device().workers)?;
-        Ok(Bench { name, file, executor, machine })
+        let meter = match executor.device().name.as_str() {
+            "cpu" => Meter::Cpu(Machine::new(machine::native()?.1, executor.device().workers)?),
+            _ => Meter::Card(Copies::new(&executor.shared_device())?),
+        };
+        Ok(Bench { name, file, executor, meter })
     }
 
     /// `n` token ids, the same for each call.
@@ -222,11 +231,15 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if let Some(path) = args.against.as_ref().filter(|p| !p.is_file()) {
         return Err(usage(format!("--against {} is no file; give the path of llama-bench", path.display())));
     }
+    if let Some(out) = &args.out {
+        return suite::run(&args.device, out, interrupt.flag());
+    }
+    let model = args.model.as_deref().ok_or_else(|| usage("no model is given"))?;
     let text = if args.kernels {
-        let bench = Bench::new(&args, args.prompt)?;
+        let bench = Bench::new(&args, model, args.prompt)?;
         kernels::run(&args, bench, interrupt.flag())?.map(|r| text(&args, &r, kernels::Report::table))
     } else {
-        let bench = Bench::new(&args, args.prompt.max(args.tokens))?;
+        let bench = Bench::new(&args, model, args.prompt.max(args.tokens))?;
         phases(&args, bench, interrupt.flag())?.map(|r| text(&args, &r, Report::table))
     };
     let Some(text) = text else { return Ok(ExitCode::from(INTERRUPTED)) };
@@ -249,7 +262,7 @@ fn phases(args: &Args, mut bench: Bench, interrupted: &AtomicBool) -> Result<Opt
     let model = bench.file.path();
     let peer = args.against.as_ref().map(|program| Peer { program, model, threads, prompt, tokens, depth, kv: &kv });
     let bar = bar(args);
-    let samples = measure(&mut bench.executor, &mut bench.machine, peer.as_ref(), &work, &bar, args.reps);
+    let samples = measure(&mut bench.executor, &mut bench.meter, peer.as_ref(), &work, &bar, args.reps);
     bar.finish_and_clear();
     let Some(s) = samples? else { return Ok(None) };
     bench.file.check_unchanged()?;
@@ -278,7 +291,10 @@ fn phases(args: &Args, mut bench: Bench, interrupted: &AtomicBool) -> Result<Opt
         },
         prefill: Prefill {
             tokens_per_second: prefill,
-            share_of_int8_peak: macs * prefill.median / prompt as f64 / 1e9 / s.bounds.int8_gmac_per_second,
+            share_of_int8_peak: s
+                .bounds
+                .int8_gmac_per_second
+                .map(|peak| macs * prefill.median / prompt as f64 / 1e9 / peak),
         },
         machine: s.bounds,
         peer,
@@ -288,7 +304,7 @@ fn phases(args: &Args, mut bench: Bench, interrupted: &AtomicBool) -> Result<Opt
 /// All repetitions, after a warm-up; `None` if interrupted.
 fn measure(
     executor: &mut Executor,
-    machine: &mut Machine,
+    meter: &mut Meter,
     peer: Option<&Peer<'_>>,
     work: &Work<'_>,
     bar: &ProgressBar,
@@ -304,12 +320,12 @@ fn measure(
         let Some(prefill) = work.prefill(executor)? else { return Ok(None) };
         s.prefill.push(prefill);
         bar.set_message("machine");
-        s.bounds.measure(machine);
+        s.bounds.measure(meter)?;
         bar.set_message("decode");
         let Some(decode) = work.decode(executor)? else { return Ok(None) };
         s.decode.push(decode);
         bar.set_message("machine");
-        s.bounds.measure(machine);
+        s.bounds.measure(meter)?;
         if let Some(peer) = peer {
             bar.set_message("llama-bench");
             let Some((prefill, decode)) = peer.run(peer::patience(start.elapsed()), work.interrupted)? else {

@@ -1,6 +1,7 @@
 //! What `rigc bench` found, as JSON and as a table.
 
-use runtime::measure::Machine;
+use anyhow::Result;
+use runtime::measure::{Copies, Machine};
 use serde::Serialize;
 
 /// Median and extremes.
@@ -57,27 +58,47 @@ pub struct Decode {
 #[derive(Debug, Serialize)]
 pub struct Prefill {
     pub tokens_per_second: Spread,
-    pub share_of_int8_peak: f64,
+    /// `null` where the peak is not measured.
+    pub share_of_int8_peak: Option<f64>,
 }
 
-/// The best that the machine did.
+/// What measures the device that a model runs on.
+pub enum Meter {
+    Cpu(Machine),
+    /// A device with memory of its own.
+    Card(Copies),
+}
+
+/// The best that the device did: reads by a CPU's threads, or reads and writes of copies within a card's memory.
 #[derive(Debug, Default, Serialize)]
 pub struct Bounds {
     pub read_gb_per_second: f64,
-    pub int8_gmac_per_second: f64,
+    /// Of a CPU.
+    pub int8_gmac_per_second: Option<f64>,
 }
 
 impl Bounds {
-    /// Measures the machine once more.
-    pub fn measure(&mut self, machine: &mut Machine) {
-        self.read_gb_per_second = self.read_gb_per_second.max(machine.read_bytes_per_second() / 1e9);
-        self.int8_gmac_per_second = self.int8_gmac_per_second.max(machine.int8_macs_per_second() / 1e9);
+    /// Measures the device once more.
+    pub fn measure(&mut self, meter: &mut Meter) -> Result<()> {
+        let read = match meter {
+            Meter::Cpu(machine) => {
+                let dots = machine.int8_macs_per_second() / 1e9;
+                self.int8_gmac_per_second = Some(self.int8_gmac_per_second.map_or(dots, |best| best.max(dots)));
+                machine.read_bytes_per_second()
+            }
+            Meter::Card(copies) => copies.bytes_per_second()?,
+        };
+        self.read_gb_per_second = self.read_gb_per_second.max(read / 1e9);
+        Ok(())
     }
 
     /// For people, a line.
     pub fn line(&self) -> String {
-        let Bounds { read_gb_per_second: read, int8_gmac_per_second: dots } = self;
-        format!("machine: reads {read:.2} GB/s, {dots:.0} G int8 products/s\n")
+        let read = self.read_gb_per_second;
+        match self.int8_gmac_per_second {
+            Some(dots) => format!("machine: reads {read:.2} GB/s, {dots:.0} G int8 products/s\n"),
+            None => format!("card: copies read and write {read:.2} GB/s\n"),
+        }
     }
 }
 
@@ -120,10 +141,11 @@ impl Report {
             s.push('\n');
         };
         let share = |x: f64| x * 100.0;
-        let (read, dots) = (share(decode.share_of_read_bandwidth), share(prefill.share_of_int8_peak));
+        let read = share(decode.share_of_read_bandwidth);
         let gb = decode.weight_gb_per_second;
         row("decode", decode.tokens_per_second, format!("{gb:.2} GB/s of weights, {read:.0} % of read bandwidth"));
-        row("prefill", prefill.tokens_per_second, format!("{dots:.0} % of int8 peak"));
+        let dots = prefill.share_of_int8_peak.map(|x| format!("{:.0} % of int8 peak", share(x)));
+        row("prefill", prefill.tokens_per_second, dots.unwrap_or_default());
         if let (Some(peer), Some(ratio)) = (&self.peer, &self.ratio) {
             row("peer decode", peer.decode.tokens_per_second, format!("ratio {:.3}", ratio.decode));
             row("peer prefill", peer.prefill.tokens_per_second, format!("ratio {:.3}", ratio.prefill));

@@ -117,10 +117,9 @@ impl Row {
             microseconds: None,
             share_of_roofline: None,
         };
-        if let (Some((gpu, assembly)), Some(grid)) = (on, k.grid) {
+        if let Some((gpu, assembly)) = on {
             let per_32_weights = assembly.costs.get(&k.name).copied().filter(|_| k.work.products > 0);
-            let instructions = per_32_weights.unwrap_or(0.0) * k.work.products as f64 / 32.0;
-            let cost = Cost { ctas: grid.ctas, bytes, instructions };
+            let Some(cost) = Cost::of(k, position, per_32_weights) else { return row };
             let resources = assembly.resources.get(&k.name);
             row.registers = resources.map(|r| r.registers);
             row.spill_bytes = resources.map(|r| r.spill_bytes);

@@ -3,7 +3,7 @@
 //! `tables` reads the shapes, mixes and vocabularies, which are RON files; `vocab` makes the tokens, `weights` the data.
 //! Invariant: the file has its name only when it is whole.
 
-mod tables;
+pub mod tables;
 mod vocab;
 mod weights;
 
@@ -63,8 +63,8 @@ pub struct Args {
     force: bool,
 }
 
-/// The keys of a model.
-fn metadata(shape: &Shape, mix: &Mix) -> Metadata {
+/// The keys of a model; without tokens, if its vocabulary is none of the tables'.
+pub fn metadata(shape: &Shape, mix: &Mix) -> Metadata {
     let mut metadata = Metadata::new();
     metadata.insert("general.architecture", shape.architecture.as_str());
     metadata.insert("general.name", format!("random {} {}", shape.name, mix.name).as_str());

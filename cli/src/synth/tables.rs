@@ -56,7 +56,7 @@ pub struct Harmony {
 }
 
 /// The formats of a model's matrices.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mix {
     pub name: String,
@@ -66,7 +66,7 @@ pub struct Mix {
 }
 
 /// A format for some matrices.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     pub tensors: Vec<String>,
@@ -109,7 +109,7 @@ pub static MIXES: LazyLock<Vec<Mix>> = LazyLock::new(|| table(include_str!("mixe
 pub static VOCABULARIES: LazyLock<Vec<Vocabulary>> = LazyLock::new(|| table(include_str!("vocabularies.ron")));
 
 /// A table in the binary; the tests read all of them.
-fn table<T: serde::de::DeserializeOwned>(text: &str) -> Vec<T> {
+pub fn table<T: serde::de::DeserializeOwned>(text: &str) -> T {
     let options = ron::Options::default().with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME);
     options.from_str(text).unwrap_or_else(|e| panic!("a built-in table: {e}"))
 }

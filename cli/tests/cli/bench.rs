@@ -168,7 +168,7 @@ fn refusals() {
     check_refused(
         shared(),
         &["bench", "demo.gguf", "--kernels", "--target", "sm_120"],
-        &["demo.gguf is compiled for sm_120"],
+        &["code of sm_120 needs a card"],
     );
     for more in [["--against", "demo.gguf"], ["--tokens", "3"]] {
         check_refused(shared(), &[&KERNELS[..], &more].concat(), &["--kernels", "cannot be used with", more[0]]);

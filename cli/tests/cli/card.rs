@@ -2,11 +2,13 @@
 //! makes of a driver that fails.
 
 use crate::harness::{Outcome, check_said, command, shared, small, wait};
+use ir::spec::hex;
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tests::golden::{Golden, tolerance_share};
 use tests::standin::{self, Call};
-use tests::synthetic::Synthetic;
+use tests::synthetic::{Rng, Synthetic};
 
 /// Runs the program on the stand-in, with machine code kept in `cache`.
 fn run_cached(dir: &Path, settings: &str, cache: &Path, args: &[&str]) -> Outcome {
@@ -215,7 +217,7 @@ fn unfit_cards_and_drivers_are_refused() {
     let compiled = ["run", "one.rig", "--device", "cuda:0", "--prompt-ids", "5", "-n", "1"];
     check_said(&run(dir.path(), "card=a100", &compiled), &["sm_80", "does not run code of sm_120", "--target sm_80"]);
     check_said(&run(dir.path(), "driver=12040", &compiled), &["CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "newer"]);
-    check_said(&run(dir.path(), "memory=200KiB", &compiled), &["the model", "can be had"]);
+    check_said(&run(dir.path(), "memory=200KiB", &compiled), &["the model", "can be had", "of the card are in use"]);
     check_said(
         &run(dir.path(), "", &["run", "one.rig", "--device", "cuda:3", "--prompt-ids", "5"]),
         &["no card cuda:3"],
@@ -255,4 +257,120 @@ fn doctor_tells_of_cards() {
     let o = run(dir, "driver=12000", &["doctor"]);
     assert_eq!(o.code, Some(1), "{}", o.text());
     assert!(o.text().contains("install a newer driver"), "{}", o.text());
+}
+
+/// `doctor FILE` measures the disk of a file.
+#[test]
+fn doctor_reads_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(17);
+    let bytes: Vec<u8> = (0..6 << 20).flat_map(|_| rng.next().to_le_bytes()).collect();
+    std::fs::write(dir.path().join("file"), bytes).unwrap();
+    let disk = |args: &[&str]| {
+        let report = wait(command(dir.path(), args).spawn().unwrap()).json();
+        let found = report["findings"].as_array().unwrap().iter().find(|f| f["about"] == "disk").cloned();
+        found.unwrap_or_else(|| panic!("{report}"))
+    };
+    // What is in the page cache is left out; where the system tells nothing of it, all is read.
+    let found = disk(&["doctor", "file", "--json"]);
+    let (read, cached) = (found["bytes"].as_f64().unwrap(), found["cached"].as_f64().unwrap());
+    assert!((read / f64::from(48 << 20) + cached - 1.0).abs() < 1e-6, "{found}");
+    assert_eq!(found["gb_per_second"].is_null(), read < f64::from(16 << 20), "{found}");
+    std::fs::write(dir.path().join("short"), "x").unwrap();
+    assert_ne!(disk(&["doctor", "short", "--json"])["status"], "error");
+    check_said(&wait(command(dir.path(), &["doctor", "missing"]).spawn().unwrap()), &["missing"]);
+}
+
+/// `doctor --verify` runs every kernel of an artifact, for a CPU, the emulator and a card, and finds one that is changed.
+#[test]
+fn doctor_verifies_kernels() {
+    let dir = one_layer();
+    for (target, devices) in [("native", &["cpu"][..]), ("sm_120", &["emu", "cuda:0"])] {
+        let args = ["compile", "one.gguf", "--target", target, "-o", "one.rig"];
+        let compiled = wait(command(dir.path(), &args).spawn().unwrap());
+        assert_eq!(compiled.code, Some(0), "{}", compiled.err);
+        let path = dir.path().join("one.rig");
+        let kernels = runtime::artifact::read(&path).unwrap().manifest.kernels;
+        for device in devices {
+            let report =
+                run(dir.path(), "leaks=1", &["doctor", "--verify", "one.rig", "--device", device, "--json"]).json();
+            let findings = report["findings"].as_array().unwrap();
+            assert_eq!(findings.len(), kernels.len() + 1, "{device}: {report}");
+            assert!(findings.iter().all(|f| f["status"] == "ok"), "{device}: {report}");
+            for k in &kernels {
+                let found = findings.iter().find(|f| f["about"] == *k.name).unwrap_or_else(|| panic!("{}", k.name));
+                assert_eq!(found["trials"], 4, "{report}");
+            }
+        }
+    }
+    // Sums that are differences, in a module and a manifest that agree.
+    let path = dir.path().join("one.rig");
+    let mut artifact = runtime::artifact::read(&path).unwrap();
+    let text = String::from_utf8(artifact.modules[0].clone()).unwrap();
+    let (head, body) = text.split_at(text.find(".entry linear").unwrap());
+    let changed = format!("{head}{}", body.replacen("add.rn.f32", "sub.rn.f32", 4));
+    assert_ne!(text, changed);
+    artifact.manifest.modules[0].sha256 = hex(&Sha256::digest(&changed));
+    artifact.modules[0] = changed.into_bytes();
+    runtime::artifact::write(&artifact, &path).unwrap();
+    let o = run(dir.path(), "", &["doctor", "--verify", "one.rig", "--device", "cuda:0", "--seed", "3"]);
+    assert_eq!(o.code, Some(1), "{}", o.text());
+    let lines: Vec<String> = o.text().lines().map(String::from).collect();
+    let wrong: Vec<&String> = lines.iter().filter(|line| line.starts_with("error")).collect();
+    assert!(wrong.iter().any(|line| line.contains("linear")) && wrong.len() < lines.len(), "{lines:?}");
+    check_said(&run(dir.path(), "", &["doctor", "--verify", "one.gguf"]), &["--verify takes an artifact"]);
+}
+
+/// `auto` leaves a stand-in out and says so; `bench` runs on it when it is asked to; `compile` has its machine code made.
+#[test]
+fn a_stand_in_has_to_be_asked_for() {
+    let dir = one_layer();
+    let o = run(dir.path(), "", &["run", "one.gguf", "--prompt-ids", "5", "-n", "1", "--json"]);
+    assert_eq!(o.json()["device"], "cpu");
+    assert!(o.err.contains("(stand-in)") && o.err.contains("the model runs on the CPU"), "{}", o.err);
+    let short = ["bench", "one.gguf", "--device", "cuda:0", "--prompt", "3", "-n", "2", "--reps", "1", "--json"];
+    for flags in [&[][..], &["--no-graph", "--no-overlap"]] {
+        let r = run(dir.path(), "leaks=1", &[&short[..], flags].concat()).json();
+        assert!(r["machine"]["read_gb_per_second"].as_f64().unwrap() > 0.0, "{r}");
+        assert!(r["machine"]["int8_gmac_per_second"].is_null() && r["prefill"]["share_of_int8_peak"].is_null(), "{r}");
+    }
+    let limited = [&short[..], &["--vram-limit", "1MiB"]].concat();
+    check_said(&run(dir.path(), "", &limited), &["the model", "can be had"]);
+    let cache = tempfile::tempdir().unwrap();
+    let compile = ["compile", "one.gguf", "--target", "sm_120", "-o", "one.rig", "--device"];
+    let o = run_cached(dir.path(), "leaks=1", cache.path(), &[&compile[..], &["cuda:0"]].concat());
+    assert!(o.code == Some(0) && o.err.contains("machine code for cuda:0"), "{}", o.err);
+    let first = ["run", "one.rig", "--device", "cuda:0", "--prompt-ids", "5", "-n", "1"];
+    let o = run_cached(dir.path(), "trace=trace.json", cache.path(), &first);
+    assert_eq!(o.code, Some(0), "{}", o.err);
+    let (calls, _) = standin::trace(&dir.path().join("trace.json"));
+    assert!(calls.iter().all(|c| !c.call.starts_with("cuLink")), "{calls:?}");
+    check_said(&run(dir.path(), "", &[&compile[..], &["cpu"]].concat()), &["--device takes a card"]);
+    check_said(&run(dir.path(), "card=a100", &[&compile[..], &["cuda:0"]].concat()), &["does not run code of sm_120"]);
+}
+
+/// The suite of cards, with small shapes: every part has its figures, and the report is in its folder.
+#[test]
+fn the_suite_of_cards() {
+    let dir = tempfile::tempdir().unwrap();
+    let o = run(dir.path(), "leaks=1", &["bench", "--suite", "gpu", "--out", "out/suite", "--device", "cuda:0"]);
+    assert_eq!(o.code, Some(0), "{} {}", o.text(), o.err);
+    let file = |name: &str| std::fs::read_to_string(dir.path().join("out/suite").join(name)).unwrap();
+    let (text, table) = (file("gpu-suite.ron"), file("gpu-suite.txt"));
+    assert_eq!(o.text(), table);
+    let report: ron::Value = ron::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    let ron::Value::Map(report) = report else { panic!("{text}") };
+    let list = |name: &str| match report.iter().find(|(key, _)| **key == ron::Value::String(name.into())) {
+        Some((_, ron::Value::Seq(list))) => list.len(),
+        other => panic!("{name}: {other:?}"),
+    };
+    assert_eq!(list("conformance"), ir::quant::ALL.len(), "{table}");
+    assert_eq!((list("phases"), list("decode")), (4, 6), "{table}");
+    assert!(list("products") >= 6, "{table}");
+    assert!(!table.contains("WRONG") && !table.contains("NaN") && table.contains("times mean nothing"), "{table}");
+    check_said(
+        &run(dir.path(), "", &["bench", "--suite", "gpu", "--out", "out", "--device", "cpu"]),
+        &["measures cards"],
+    );
+    check_said(&run(dir.path(), "", &["bench", "--suite", "gpu", "--out", "out"]), &["there is none"]);
 }

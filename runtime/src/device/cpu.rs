@@ -7,7 +7,7 @@
 
 use super::pool::{Pool, barrier, meet};
 use super::{
-    Command, Device, HostBytes, Info, Kernel, Launch, Memory, Module, Recording, Region, Slots, Ticket, same_size,
+    Command, Device, HostBytes, Info, Kernel, Launch, Lent, Memory, Module, Recording, Region, Slots, Ticket, same_size,
 };
 use crate::sys::{self, Arena, CodeMemory};
 use crate::{Error, Result};
@@ -17,6 +17,8 @@ use ir::target::Target;
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Alignment that imported memory must have: the widest vectors that generated code loads itself.
@@ -32,7 +34,7 @@ const _: () = assert!(size_of::<Counter>() == TICKET_BYTES);
 
 /// An allocation.
 enum Bytes {
-    Own(Arena),
+    Own(Arc<Arena>),
     Import(HostBytes),
 }
 
@@ -177,7 +179,7 @@ impl CpuDevice {
         let pool = Pool::new(workers)?;
         atoms[Atom::Barrier as usize] = barrier as *const () as usize;
         Ok(CpuDevice {
-            info: Info { name: "cpu".into(), target: target.name.into(), workers },
+            info: Info { name: "cpu".into(), target: target.name.into(), workers, emulated: false },
             pool,
             atoms: atoms.into(),
             memories: Slots::new("memory"),
@@ -241,7 +243,7 @@ impl Device for CpuDevice {
     }
 
     fn alloc(&mut self, bytes: u64, what: &str) -> Result<Memory> {
-        self.add(Bytes::Own(Arena::new(bytes, what)?))
+        self.add(Bytes::Own(Arc::new(Arena::new(bytes, what)?)))
     }
 
     fn staging(&mut self, bytes: u64, what: &str) -> Result<Memory> {
@@ -264,9 +266,16 @@ impl Device for CpuDevice {
 
     fn host_bytes(&mut self, memory: Memory) -> Option<&mut [u8]> {
         match &mut self.memories.get_mut(memory.0).ok()?.bytes {
-            Bytes::Own(arena) => Some(arena.bytes_mut()),
+            Bytes::Own(arena) => Arc::get_mut(arena).map(Arena::bytes_mut),
             Bytes::Import(_) => None,
         }
+    }
+
+    fn lend(&mut self, memory: Memory) -> Option<Lent> {
+        let Bytes::Own(arena) = &mut self.memories.get_mut(memory.0).ok()?.bytes else { return None };
+        let (start, bytes) = (NonNull::new(Arc::get_mut(arena)?.as_ptr())?, arena.len() as u64);
+        // SAFETY: an arena is initialised; while it is shared nobody takes a reference to its bytes.
+        Some(unsafe { Lent::new(memory, start, bytes, arena.clone()) })
     }
 
     fn copy(&mut self, from: Region, to: Region) -> Result<Ticket> {

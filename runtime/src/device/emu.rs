@@ -3,11 +3,16 @@
 //! Memory that nobody wrote stays unwritten, so that a kernel that reads it is found. Launches overlap where cards do that.
 //! Invariant: the first fault ends the queue of launches; [`Device::sync`] returns it.
 
-use super::{Command, Device, HostBytes, Info, Kernel, Memory, Module, Recording, Region, Slots, Ticket, same_size};
-use crate::{Error, Result, sys};
+use super::{
+    Command, Device, HostBytes, Info, Kernel, Lent, Memory, Module, Recording, Region, Slots, Ticket, same_size,
+};
+use crate::sys::{self, Arena};
+use crate::{Error, Result};
 use emu::{Loaded, Machine, MemoryError, Options, Queue, Schedule};
 use ir::artifact::{KernelEntry, Param};
 use ir::target::Target;
+use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// Alignment of allocations: that of a card's.
 const ALIGN: u64 = 256;
@@ -27,7 +32,7 @@ struct Entry {
 enum Bytes {
     /// Its address and size.
     Device(u64, u64),
-    Staging(Vec<u8>),
+    Staging(Arc<Arena>),
 }
 
 impl Bytes {
@@ -97,7 +102,7 @@ impl EmuDevice {
         let progress = machine.alloc_shared(4, ALIGN).map_err(refused)?;
         let queue = machine.queue();
         Ok(EmuDevice {
-            info: Info { name: "emu".into(), target: target.name.into(), workers: 1 },
+            info: Info { name: "emu".into(), target: target.name.into(), workers: 1, emulated: true },
             machine,
             queue,
             memories: Slots::new("memory"),
@@ -125,7 +130,14 @@ impl EmuDevice {
     fn read(&mut self, from: Region) -> Result<Vec<u8>> {
         let range = from.offset as usize..(from.offset + from.bytes) as usize;
         match self.memories.get(from.memory.0)? {
-            Bytes::Staging(bytes) => Ok(bytes[range].to_vec()),
+            Bytes::Staging(arena) => {
+                let mut bytes = vec![0; range.len()];
+                // SAFETY: the range lies in the arena, and copies wait for nobody who fills it.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(arena.as_ptr().add(range.start), bytes.as_mut_ptr(), range.len())
+                };
+                Ok(bytes)
+            }
             Bytes::Device(base, _) => {
                 let mut bytes = vec![0; range.len()];
                 self.machine.read(base + from.offset, &mut bytes).map_err(refused)?;
@@ -155,8 +167,8 @@ impl Device for EmuDevice {
         self.memories.add(Bytes::Device(base, bytes)).map(Memory)
     }
 
-    fn staging(&mut self, bytes: u64, _what: &str) -> Result<Memory> {
-        self.memories.add(Bytes::Staging(vec![0; bytes as usize])).map(Memory)
+    fn staging(&mut self, bytes: u64, what: &str) -> Result<Memory> {
+        self.memories.add(Bytes::Staging(Arc::new(Arena::new(bytes, what)?))).map(Memory)
     }
 
     fn import(&mut self, _bytes: HostBytes) -> Option<Memory> {
@@ -169,9 +181,16 @@ impl Device for EmuDevice {
 
     fn host_bytes(&mut self, memory: Memory) -> Option<&mut [u8]> {
         match self.memories.get_mut(memory.0).ok()? {
-            Bytes::Staging(bytes) => Some(bytes),
+            Bytes::Staging(arena) => Arc::get_mut(arena).map(Arena::bytes_mut),
             Bytes::Device(..) => None,
         }
+    }
+
+    fn lend(&mut self, memory: Memory) -> Option<Lent> {
+        let Bytes::Staging(arena) = self.memories.get_mut(memory.0).ok()? else { return None };
+        let (start, bytes) = (NonNull::new(Arc::get_mut(arena)?.as_ptr())?, arena.len() as u64);
+        // SAFETY: an arena is initialised; while it is shared nobody takes a reference to its bytes.
+        Some(unsafe { Lent::new(memory, start, bytes, arena.clone()) })
     }
 
     fn copy(&mut self, from: Region, to: Region) -> Result<Ticket> {
@@ -179,7 +198,10 @@ impl Device for EmuDevice {
         self.sync()?;
         let bytes = self.read(from)?;
         match self.memories.get_mut(to.memory.0)? {
-            Bytes::Staging(all) => all[to.offset as usize..][..bytes.len()].copy_from_slice(&bytes),
+            // SAFETY: the region lies in the arena, and is not touched until the copy has been waited for.
+            Bytes::Staging(arena) => unsafe {
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), arena.as_ptr().add(to.offset as usize), bytes.len());
+            },
             Bytes::Device(base, _) => self.machine.write(*base + to.offset, &bytes).map_err(refused)?,
         }
         Ok(Ticket(0))

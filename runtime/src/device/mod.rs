@@ -9,11 +9,15 @@
 mod cpu;
 mod cuda;
 mod emu;
+mod held;
+mod lent;
 mod pool;
 
 pub use cpu::CpuDevice;
 pub use cuda::{Card, CudaDevice, RESERVE};
 pub use emu::EmuDevice;
+pub(crate) use held::Held;
+pub use lent::Lent;
 pub use pool::{MAX_WORKERS, Pool, barrier};
 
 use crate::{Error, Result};
@@ -171,6 +175,8 @@ pub struct Info {
     pub target: String,
     /// Workers that run a kernel at once.
     pub workers: usize,
+    /// Whether kernels are emulated, which is slow.
+    pub emulated: bool,
 }
 
 /// An allocation of a device.
@@ -389,6 +395,11 @@ pub trait Device {
     /// The bytes of memory that the host can touch in place: of [`Device::staging`], and on some devices of
     /// [`Device::alloc`]. Copies and kernels that were asked for and touch it must have been waited for.
     fn host_bytes(&mut self, memory: Memory) -> Option<&mut [u8]>;
+
+    /// Lends the bytes of [`Device::staging`] memory, to be filled while the device is used. Until all of them are dropped
+    /// the host cannot touch the memory in place, and it cannot be given back. `None` while they are lent, and for other
+    /// memory.
+    fn lend(&mut self, memory: Memory) -> Option<Lent>;
 
     /// Copies `from` to `to`, which are of one size and apart.
     ///

@@ -1,10 +1,10 @@
 //! Plans bound to a device: where what they number is, and their steps as recorded commands.
 //!
-//! Invariant: a region lies in memory that is held as long as the bindings live. Next hop: `held`, [`crate::device`].
+//! Invariant: a region lies in memory that is held as long as the bindings live. Next hop: [`crate::device`].
 
-use super::held::Held;
 use super::load::Loading;
-use crate::device::{self, Command, Device, Kernel, Launch, Recording, Region, Shared};
+use super::made;
+use crate::device::{self, Command, Device, Held, Kernel, Launch, Recording, Region, Shared};
 use crate::{Error, ModelFile, Result};
 use ir::abi::{Control, f32_row_bytes};
 use ir::artifact::{EntryPoint, Manifest, State};
@@ -38,6 +38,24 @@ impl Entry {
                 let have = if self.all_logits { tokens as u64 } else { 1 };
                 Err(Error::Limit { what, need: token as u64 + 1, have })
             }
+        }
+    }
+}
+
+/// Where weights come from.
+pub(super) enum Weights<'m> {
+    /// A file.
+    Of(&'m ModelFile, Loading),
+    /// Nowhere: they and the KV cache are made by a seed.
+    Made(u64),
+}
+
+impl Weights<'_> {
+    /// Bytes that will be allocated for those of a manifest.
+    pub fn bytes(&self, manifest: &Manifest) -> u64 {
+        match self {
+            Weights::Of(_, loading) => loading.bytes(),
+            Weights::Made(_) => made::bytes(manifest),
         }
     }
 }
@@ -85,8 +103,7 @@ impl Bindings {
         device: Shared,
         manifest: &Manifest,
         code: &[u8],
-        loading: Loading,
-        model: &ModelFile,
+        weights: Weights<'_>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Bindings> {
         let mut held = Held::new(device);
@@ -114,7 +131,17 @@ impl Bindings {
         device.wait(ticket)?;
         drop(device);
         let control = bindings.control();
-        bindings.weights = loading.run(&mut bindings.held, &bindings.kernels, control, model, progress)?;
+        let Bindings { held, kernels, states, .. } = &mut bindings;
+        let weights = match weights {
+            Weights::Of(model, loading) => loading.run(held, kernels, control, model, progress)?,
+            Weights::Made(seed) => {
+                let states = manifest.states.iter().zip(states.iter().copied());
+                let caches: Vec<_> = states.filter(|(state, _)| !state.is_recurrent()).collect();
+                made::caches(held, &caches, seed)?;
+                made::weights(held, manifest, seed)?
+            }
+        };
+        bindings.weights = weights;
         bindings.held.unsettled = false;
         Ok(bindings)
     }

@@ -3,12 +3,12 @@
 //! Large weights that kernels read as they are in the file stay there, if the device can reach them. All others go to one
 //! allocation: the reader brings parts of them to a ring of buffers, in the order in which they lie in the file, and from
 //! there they are repacked, by threads of the host straight to where they belong if it reaches that memory, or by the
-//! device once a weight is there as in the file. Where the host does not reach it, parts go through a ring of staging
-//! buffers, while the next are read. Invariant: no more host memory than both rings. Next hop: `reader`, `repack`.
+//! device once a weight is there as in the file. Where the host does not reach it, the ring is staging memory, from which
+//! the device copies while the next parts are read. Invariant: no more host memory than the ring. Next hop: `reader`,
+//! `repack`.
 
-use super::held::Held;
-use crate::device::{self, Command, Device, Kernel, Launch, Memory, Recording, Region, Ticket};
-use crate::reader::{self, Piece, Reading, Source};
+use crate::device::{self, Command, Device, Held, Kernel, Launch, Lent, Memory, Recording, Region, Ticket};
+use crate::reader::{self, Filled, Piece, Reading, Source};
 use crate::sys::{self, Arena};
 use crate::{Error, ModelFile, Result, repack};
 use ir::artifact::{Manifest, Weight};
@@ -16,6 +16,7 @@ use ir::quant::Format;
 use ir::tensor::{Elem, Layout, TensorType};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Weights of at least this many bytes stay in the file where possible; smaller ones are better off with the others.
@@ -26,8 +27,7 @@ const SLOT: usize = 4 << 20;
 const RING: usize = 64 << 20;
 /// The longest buffer; four of them are the most memory that reading takes.
 const LONGEST_SLOT: usize = 64 << 20;
-/// Staging buffers, and the most bytes of each.
-const UPLOADS: usize = 4;
+/// Bytes of what is copied at once that does not come through the ring.
 const UPLOAD: usize = 8 << 20;
 /// Alignment of each weight.
 const ALIGN: u64 = 64;
@@ -200,6 +200,19 @@ impl Part<'_> {
         }
     }
 
+    /// Whether it goes to the device as it is read, but for what is between its rows.
+    fn is_as_read(&self) -> bool {
+        self.item.repack.is_some() || self.item.layout == Layout::Rows
+    }
+
+    /// Moves its rows together, of what the file has from its beginning to its end.
+    fn pack(&self, bytes: &mut [u8]) {
+        let (row, stride) = (self.item.row(), self.item.stride);
+        if !self.item.is_dense() {
+            (1..self.bytes / row).for_each(|r| bytes.copy_within(r * stride..r * stride + row, r * row));
+        }
+    }
+
     /// Brings what is in the file to the layout of its item.
     fn repack(&self, from: &[u8], to: &mut [u8]) {
         let &Item { layout, format, columns, .. } = self.item;
@@ -253,7 +266,7 @@ impl Loading {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<Region>> {
         let (slot, count) = self.ring();
-        let mut ring = Arena::new((slot * count) as u64, "the buffers for reading")?;
+        let ring_bytes = (slot * count) as u64;
         let mut regions = Vec::with_capacity(self.items.len());
         let mut parts: Vec<Part> = Vec::new();
         let mut size = 0;
@@ -273,48 +286,45 @@ impl Loading {
         let memory = held.alloc(size, "the weights' memory")?.memory;
         let staging = held.alloc(self.staging_bytes(), "the memory for repacking")?;
         let on_host = held.device().host_bytes(memory).is_some();
-        let upload = if on_host { 0 } else { (size as usize).min(UPLOAD) };
-        let uploads = (0..UPLOADS).map(|_| held.staging(upload as u64, "loading")).collect::<Result<Vec<_>>>()?;
-        let mut lent = held.device();
-        let device = &mut *lent;
-        let threads = ThreadPoolBuilder::new().num_threads(device.info().workers).build();
-        let threads = threads.map_err(|e| Error::device(format!("the system refuses threads for loading: {e}")))?;
         let total: u64 = parts.iter().map(|part| part.bytes as u64).sum();
         (progress)(0, total);
-        // A host that computes itself is often slow to read and started again: where there is room for the file beside the
-        // weights, the next start finds it in the page cache.
-        let room = sys::memory::available().is_some_and(|have| size + total + total / 4 <= have);
-        let reading = Reading { lends: true, keeps: on_host && room };
-        let mut loader = Loader {
-            model,
-            sources: model.shards().iter().map(|shard| shard.source(reading)).collect(),
-            slots: ring.bytes_mut().chunks_exact_mut(slot).collect(),
-            payload: reader::payload(slot),
-            threads,
-            progress: Progress { tell: progress, done: 0, total },
-        };
         let (here, there): (Vec<_>, Vec<_>) = parts.into_iter().partition(|p| on_host && p.item.repack.is_none());
-        if let Some(memory) = device.host_bytes(memory) {
-            loader.bring_to_host(here, memory)?;
+        let threads = ThreadPoolBuilder::new().num_threads(held.device().info().workers).build();
+        let threads = threads.map_err(|e| Error::device(format!("the system refuses threads for loading: {e}")))?;
+        let payload = reader::payload(slot);
+        let mut loader = Loader { model, payload, threads, progress: Progress { tell: progress, done: 0, total } };
+        if !here.is_empty() {
+            // A host that computes itself is often slow to read and started again: where there is room for the file beside
+            // the weights, the next start finds it in the page cache.
+            let room = sys::memory::available().is_some_and(|have| size + total + total / 4 <= have);
+            let mut ring = Arena::new(ring_bytes, "the buffers for reading")?;
+            let mut slots = ring.bytes_mut().chunks_exact_mut(slot).collect();
+            let mut device = held.device();
+            let memory = device.host_bytes(memory).ok_or_else(|| Error::device("the weights are out of reach"))?;
+            loader.bring_to_host(here, Reading { lends: true, keeps: room }, &mut slots, memory)?;
         }
-        let mut uploader = Uploader {
-            device,
-            kernels,
-            control,
-            memory,
-            staging: staging.memory,
-            ring: uploads.iter().map(|region| (*region, None)).collect(),
-            next: 0,
-            recordings: Vec::new(),
-        };
-        let brought = loader.bring_to_device(there, &mut uploader);
-        let settled = uploader.device.sync();
-        uploader.end();
-        drop(lent);
-        brought.and(settled)?;
-        for region in uploads.into_iter().chain([staging]) {
-            held.free(region);
+        if !there.is_empty() {
+            let ring = held.staging(ring_bytes, "the buffers for reading")?;
+            let lent = held.device().lend(ring.memory);
+            let mut slots = lent.ok_or_else(|| Error::device("staging memory is out of reach"))?.cut(slot);
+            let mut device = held.device();
+            let mut uploader = Uploader {
+                device: &mut *device,
+                kernels,
+                control,
+                memory,
+                staging: staging.memory,
+                recordings: Vec::new(),
+            };
+            let brought = loader.bring_to_device(there, &mut slots, &mut uploader);
+            let settled = uploader.device.sync();
+            uploader.end();
+            drop(device);
+            brought.and(settled)?;
+            drop(slots);
+            held.free(ring);
         }
+        held.free(staging);
         // Headers and samples are not read again; what stays in place is, page by page.
         model.shards().iter().for_each(|shard| shard.release(0, shard.bytes().len()));
         let region = |(offset, bytes)| Region { memory, offset, bytes };
@@ -341,18 +351,26 @@ impl Progress<'_> {
 /// Brings parts of weights to where they belong.
 struct Loader<'a> {
     model: &'a ModelFile,
-    /// Its shards.
-    sources: Vec<Box<dyn Source + 'a>>,
-    slots: Vec<&'a mut [u8]>,
     /// The longest piece for a slot.
     payload: usize,
     threads: ThreadPool,
     progress: Progress<'a>,
 }
 
+/// The shards of a model, to be read like that.
+fn sources(model: &ModelFile, reading: Reading) -> Vec<Box<dyn Source + '_>> {
+    model.shards().iter().map(|shard| shard.source(reading)).collect()
+}
+
 impl Loader<'_> {
     /// Repacks parts, which are in the order of their places in `memory`, to there, several at once.
-    fn bring_to_host(&mut self, parts: Vec<Part>, memory: &mut [u8]) -> Result<()> {
+    fn bring_to_host(
+        &mut self,
+        parts: Vec<Part>,
+        reading: Reading,
+        slots: &mut Vec<&mut [u8]>,
+        memory: &mut [u8],
+    ) -> Result<()> {
         let mut rest = memory;
         let mut end = 0;
         let mut jobs = Vec::with_capacity(parts.len());
@@ -370,8 +388,9 @@ impl Loader<'_> {
             self.mapped(&part, |from, threads| threads.install(|| part.repack(from, to)));
         }
         jobs.sort_by_key(|(part, _)| part.place());
-        let Loader { sources, slots, threads, progress, .. } = self;
-        let pieces: Vec<Piece> = jobs.iter().map(|(part, _)| part.piece(sources)).collect();
+        let sources = sources(self.model, reading);
+        let Loader { threads, progress, .. } = self;
+        let pieces: Vec<Piece> = jobs.iter().map(|(part, _)| part.piece(&sources)).collect();
         let done = AtomicU64::new(progress.done);
         reader::read(&pieces, slots, |reader| {
             threads.in_place_scope(|scope| {
@@ -392,31 +411,49 @@ impl Loader<'_> {
     }
 
     /// Brings parts, those of an item after each other, to a device that the host cannot write for, or that repacks them
-    /// itself.
-    fn bring_to_device(&mut self, mut parts: Vec<Part>, uploader: &mut Uploader<'_>) -> Result<()> {
+    /// itself. They are copied from where they were read to: half of the slots are read to meanwhile.
+    fn bring_to_device(
+        &mut self,
+        mut parts: Vec<Part>,
+        slots: &mut Vec<Lent>,
+        uploader: &mut Uploader<'_>,
+    ) -> Result<()> {
         parts.sort_by_key(Part::place);
-        let mut repacked = Vec::new();
-        let mut bring = |part: &Part, from: &[u8], threads: &ThreadPool| {
-            if part.item.repack.is_some() {
-                return uploader.raw(part, &part.rows(from));
-            }
-            repacked.resize(part.padded, 0);
-            threads.install(|| part.repack(from, &mut repacked));
-            uploader.upload(uploader.memory, part.to, &repacked)
-        };
         let (parts, long): (Vec<_>, Vec<_>) = parts.into_iter().partition(|part| part.span <= self.payload);
         for part in long {
-            self.mapped(&part, |from, threads| bring(&part, from, threads))?;
+            self.mapped(&part, |from, threads| uploader.bring(&part, from, threads))?;
         }
-        let Loader { sources, slots, threads, progress, .. } = self;
-        let pieces: Vec<Piece> = parts.iter().map(|part| part.piece(sources)).collect();
+        // What is in the page cache is to be copied to the ring as well.
+        let sources = sources(self.model, Reading { lends: false, keeps: false });
+        let Loader { threads, progress, .. } = self;
+        let pieces: Vec<Piece> = parts.iter().map(|part| part.piece(&sources)).collect();
+        let most = slots.len().div_ceil(2);
         reader::read(&pieces, slots, |reader| {
-            for part in &parts {
-                let Some(filled) = reader.next() else { break };
-                bring(part, filled.bytes(), threads)?;
+            let mut flying: VecDeque<(Ticket, Filled<'_, Lent>)> = VecDeque::new();
+            let brought = parts.iter().try_for_each(|part| {
+                if flying.len() == most
+                    && let Some(&(ticket, _)) = flying.front()
+                {
+                    uploader.device.wait(ticket)?;
+                    flying.pop_front();
+                }
+                let Some(mut filled) = reader.next() else { return Ok(()) };
+                match filled.slot().filter(|_| part.is_as_read()) {
+                    Some((slot, start)) => {
+                        part.pack(&mut slot.as_mut()[start..][..part.span]);
+                        let from = slot.region();
+                        let from = Region { offset: from.offset + start as u64, bytes: part.bytes as u64, ..from };
+                        flying.push_back((uploader.copy(part, from)?, filled));
+                    }
+                    None => uploader.bring(part, filled.bytes(), threads)?,
+                }
                 progress.reach(progress.done + part.bytes as u64);
-            }
-            Ok(())
+                Ok(())
+            });
+            // Slots go back to the reading threads.
+            let settled = uploader.device.sync();
+            drop(flying);
+            brought.and(settled)
         })
     }
 
@@ -431,7 +468,7 @@ impl Loader<'_> {
     }
 }
 
-/// Brings bytes to a device through a ring of staging buffers: one is filled while others are copied.
+/// Brings parts of weights to a device.
 struct Uploader<'a> {
     device: &'a mut dyn Device,
     kernels: &'a [Kernel],
@@ -440,38 +477,47 @@ struct Uploader<'a> {
     memory: Memory,
     /// For one that the device repacks, as in the file.
     staging: Memory,
-    /// The buffers, and the last copy from each.
-    ring: Vec<(Region, Option<Ticket>)>,
-    /// The one to fill next.
-    next: usize,
     /// Of kernels that repack, which may still run.
     recordings: Vec<Recording>,
 }
 
 impl Uploader<'_> {
-    /// Copies bytes to `memory`, from byte `to` of it on.
-    fn upload(&mut self, memory: Memory, mut to: u64, bytes: &[u8]) -> Result<()> {
-        let most = self.ring.first().map_or(0, |(region, _)| region.bytes as usize);
-        for piece in bytes.chunks(most.max(1)) {
-            let turn = self.next % self.ring.len();
-            let (region, ticket) = &mut self.ring[turn];
-            if let Some(ticket) = ticket.take() {
-                self.device.wait(ticket)?;
-            }
-            let len = piece.len() as u64;
-            let place = self.device.host_bytes(region.memory).and_then(|place| place.get_mut(..piece.len()));
-            place.ok_or_else(|| Error::device("staging memory is out of reach"))?.copy_from_slice(piece);
-            let from = Region { bytes: len, ..*region };
-            *ticket = Some(self.device.copy(from, Region { memory, offset: to, bytes: len })?);
-            self.next += 1;
-            to += len;
+    /// Where a part goes, which has so many bytes there.
+    fn place(&self, part: &Part, bytes: u64) -> Region {
+        match part.item.repack {
+            Some(_) => Region { memory: self.staging, offset: part.first as u64, bytes },
+            None => Region { memory: self.memory, offset: part.to, bytes },
         }
-        Ok(())
     }
 
-    /// Brings a part as it is in the file; after the last of a weight, a kernel that the verified manifest has repacks it.
-    fn raw(&mut self, part: &Part, bytes: &[u8]) -> Result<()> {
-        self.upload(self.staging, part.first as u64, bytes)?;
+    /// Copies a part, which is as it goes to the device, from staging memory.
+    fn copy(&mut self, part: &Part, from: Region) -> Result<Ticket> {
+        let ticket = self.device.copy(from, self.place(part, from.bytes))?;
+        self.finish(part)?;
+        Ok(ticket)
+    }
+
+    /// Brings a part from where it is in the file.
+    fn bring(&mut self, part: &Part, from: &[u8], threads: &ThreadPool) -> Result<()> {
+        let rows = part.rows(from);
+        let bytes = match part.item.repack {
+            Some(_) => rows,
+            None => {
+                let mut repacked = vec![0; part.padded];
+                threads.install(|| part.repack(from, &mut repacked));
+                Cow::Owned(repacked)
+            }
+        };
+        let to = self.place(part, bytes.len() as u64);
+        for (n, piece) in bytes.chunks(UPLOAD).enumerate() {
+            let (offset, bytes) = (to.offset + (n * UPLOAD) as u64, piece.len() as u64);
+            device::upload(self.device, Region { offset, bytes, ..to }, piece)?;
+        }
+        self.finish(part)
+    }
+
+    /// After the last part of a weight, a kernel that the verified manifest has repacks it.
+    fn finish(&mut self, part: &Part) -> Result<()> {
         let Some(kernel) = part.item.repack.filter(|_| part.is_last()) else { return Ok(()) };
         let from = Region { memory: self.staging, offset: 0, bytes: part.item.packed() as u64 };
         let to = Region { memory: self.memory, offset: part.to - part.first as u64, bytes: part.item.bytes };

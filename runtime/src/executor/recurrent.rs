@@ -5,9 +5,8 @@
 //! memory is had when a model is loaded.
 
 use super::bind::Bindings;
-use super::held::Held;
 use crate::Result;
-use crate::device::Region;
+use crate::device::{Held, Region};
 use ir::abi::ROW_ALIGN;
 use ir::artifact::State;
 

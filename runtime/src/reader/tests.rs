@@ -147,12 +147,13 @@ fn collect(pieces: &[Piece], count: usize, bytes: usize) -> Result<Vec<Vec<u8>>>
     let mut slots: Vec<&mut [u8]> = arena.bytes_mut().chunks_exact_mut(slot).collect();
     let copies = read(pieces, &mut slots, |reader| {
         let mut copies = Vec::new();
-        while let Some(filled) = reader.next() {
+        while let Some(mut filled) = reader.next() {
             assert_eq!(filled.index(), copies.len(), "pieces come in order");
+            let bytes = filled.bytes().to_vec();
             if let Some((slot, start)) = filled.slot() {
-                assert_eq!(&slot[start..][..filled.bytes().len()], filled.bytes());
+                assert_eq!(&slot[start..][..bytes.len()], bytes);
             }
-            copies.push(filled.bytes().to_vec());
+            copies.push(bytes);
         }
         Ok(copies)
     });

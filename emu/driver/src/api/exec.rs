@@ -5,8 +5,10 @@ use super::graph::{graph, node};
 use super::params::{self, Batch, Fill1, Host, Instantiate, Kernel1, Kernel2, UpdateResult};
 use crate::abi::{In, Out, Raw};
 use crate::call::{Call, exports};
+use crate::dag::Dag;
 use crate::error::{Answer, Error};
 use crate::graph::{self, Exec, Step, StepWhat, What, changeable, kind, step_mut};
+use crate::operation::Operation;
 use crate::replay;
 use crate::slots::Handle;
 use crate::stream;
@@ -70,12 +72,26 @@ fn instantiate(call: &mut Call, out: Out<u64>, number: u64, flags: u64) -> Answe
         return Err(Error::INVALID_VALUE);
     }
     let nodes = call.graphs.steps(graph).ok_or(Error::INVALID_VALUE)?;
+    all_fit(call, &nodes)?;
     let objects = call.graphs.graphs.get(graph).map(|g| g.objects.clone()).unwrap_or_default();
     for (object, count) in &objects {
         call.graphs.refer(*object, *count);
     }
     let exec = call.graphs.execs.insert(Exec { nodes, flags, last: None, objects });
     out.set(exec.number())
+}
+
+/// Checks that the card allows the kernels of a graph with the attributes that were set since they were added.
+fn all_fit(call: &Call, nodes: &Dag<Step>) -> Answer {
+    nodes.iter().try_for_each(|(_, step)| match &step.what {
+        StepWhat::Single(What::Operation(Operation::Kernel(kernel))) => match call.functions.get(kernel.function) {
+            // Whether it is still there shows when it is launched.
+            None => Ok(()),
+            Some(_) => super::launch::fits(call, kernel),
+        },
+        StepWhat::Single(_) => Ok(()),
+        StepWhat::Graph(inner) => all_fit(call, inner),
+    })
 }
 
 fn instantiate_with(call: &mut Call, out: Out<u64>, graph: u64, params: Out<Instantiate>) -> Answer {

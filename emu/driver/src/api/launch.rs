@@ -121,15 +121,26 @@ pub(crate) fn kernel(
     let handle = function_of(call, number)?;
     let function = call.functions.get(handle).ok_or(Error::INVALID_HANDLE)?;
     let entry = function.code.module.entries().get(function.entry).ok_or(Error::INVALID_HANDLE)?;
-    let (card, all) = (call.settings()?.card, wishes.cooperative);
-    let checked = limits::check(card, entry, &function.preferences, (grid, block), shared, all);
-    if let Err((error, what)) = checked {
-        finding::remark(&format!("{}: {what}", call.export.name));
-        return Err(error);
-    }
     let params = gather(entry, params, extra)?;
-    let priority = wishes.priority;
-    Ok(Kernel { function: handle, grid, block, shared, params, cooperative: all, priority })
+    let Wishes { cooperative, priority, .. } = *wishes;
+    let kernel = Kernel { function: handle, grid, block, shared, params, cooperative, priority };
+    fits(call, &kernel)?;
+    Ok(kernel)
+}
+
+/// Checks that the card allows a launch.
+///
+/// # Errors
+/// Those of a driver, with a remark.
+pub(crate) fn fits(call: &Call, kernel: &Kernel) -> Answer {
+    let function = call.functions.get(kernel.function).ok_or(Error::INVALID_HANDLE)?;
+    let entry = function.code.module.entries().get(function.entry).ok_or(Error::INVALID_HANDLE)?;
+    let (size, all) = ((kernel.grid, kernel.block), kernel.cooperative);
+    let checked = limits::check(call.settings()?.card, entry, &function.preferences, size, kernel.shared, all);
+    checked.map_err(|(error, what)| {
+        finding::remark(&format!("{}: {what}", call.export.name));
+        error
+    })
 }
 
 fn run(call: &mut Call, number: u64, kernel: Kernel, wishes: &Wishes) -> Answer {

@@ -550,6 +550,31 @@ fn attributes_of_kernels_are_kept() {
 }
 
 #[test]
+fn cooperative_kernels_have_to_fit_when_a_graph_is_instantiated() {
+    clean("card=a100", || unsafe {
+        let _context = Context::new();
+        let module = Module::new_for("sm_80");
+        let a = upload(&[0_u32]);
+        for (blocks, expected) in
+            [(2 * 108 + 1, CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE), (2 * 108, CUresult::CUDA_SUCCESS)]
+        {
+            let graph = Graph::new();
+            let node = graph.kernel(&[], module.function("shared"), (blocks, 1024), params![a]);
+            let mut value: cu::CUlaunchAttributeValue = zeroed();
+            value.cooperative = 1;
+            let cooperative = cu::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
+            ok(cu::cuGraphKernelNodeSetAttribute(node, cooperative, &value));
+            let mut exec = null_mut();
+            assert_eq!(cu::cuGraphInstantiateWithFlags(&mut exec, graph.0, 0), expected);
+            if expected == CUresult::CUDA_SUCCESS {
+                ok(cu::cuGraphExecDestroy(exec));
+            }
+        }
+        free(a);
+    });
+}
+
+#[test]
 fn graphs_within_graphs_are_copies() {
     clean("", || unsafe {
         let _context = Context::new();

@@ -165,6 +165,7 @@ fn entry(offset: u64, bytes: u64) -> KernelEntry {
     KernelEntry {
         name: "k".into(),
         hash: String::new(),
+        text: String::new(),
         device: DeviceId(0),
         offset,
         bytes,

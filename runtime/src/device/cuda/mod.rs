@@ -14,7 +14,8 @@ mod waiter;
 pub use card::Card;
 
 use super::{
-    Command, Device, HostBytes, Info, Kernel, Memory, Module, Options, Recording, Region, Slots, Ticket, same_size,
+    Command, Device, HostBytes, Info, Kernel, Lent, Memory, Module, Options, Recording, Region, Slots, Ticket,
+    same_size,
 };
 use crate::{Error, Result};
 use code::Machine;
@@ -25,6 +26,8 @@ use ir::target::Target;
 use recorded::{Bound, End, Graph};
 use std::collections::VecDeque;
 use std::ffi::{CString, c_void};
+use std::ptr::NonNull;
+use std::sync::Arc;
 use std::time::Duration;
 use waiter::{Ended, Progress, Waiter};
 
@@ -35,12 +38,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Shared memory that a CTA may have without being asked for.
 const USUAL_SHARED: u64 = 48 << 10;
 
+/// Pinned memory, which the device gives back.
+#[derive(Debug)]
+struct Pinned(*mut c_void);
+
+// SAFETY: the driver's memory is for all threads.
+unsafe impl Send for Pinned {}
+// SAFETY: it is an address, and what is there is touched by its owner alone.
+unsafe impl Sync for Pinned {}
+
 /// An allocation.
 #[derive(Debug)]
 enum Bytes {
     Card(sys::CUdeviceptr, u64),
-    /// Pinned.
-    Host(*mut c_void, u64),
+    /// Pinned; shared while it is lent.
+    Host(Arc<Pinned>, u64),
 }
 
 impl Bytes {
@@ -136,7 +148,12 @@ impl CudaDevice {
         let shared_limit = gpu.card.shared_bytes;
         let told = u32::try_from(card.shared_bytes).ok().filter(|&told| u64::from(told) >= USUAL_SHARED);
         let mut device = CudaDevice {
-            info: Info { name: format!("cuda:{ordinal}"), target: target.name.into(), workers: 1 },
+            info: Info {
+                name: format!("cuda:{ordinal}"),
+                target: target.name.into(),
+                workers: 1,
+                emulated: card.is_stand_in(),
+            },
             card,
             machine,
             context,
@@ -219,7 +236,7 @@ impl CudaDevice {
         region.check(bytes.len())?;
         Ok(match bytes {
             Bytes::Card(base, _) => End::Card(base + region.offset),
-            Bytes::Host(base, _) => End::Host(base.wrapping_byte_add(region.offset as usize)),
+            Bytes::Host(pinned, _) => End::Host(pinned.0.wrapping_byte_add(region.offset as usize)),
         })
     }
 
@@ -344,7 +361,7 @@ impl Device for CudaDevice {
         let address = self.allocated(address, bytes, &format!("pinned memory for {what}"))?;
         // SAFETY: so many bytes are there, and nobody else knows of them.
         unsafe { std::ptr::write_bytes(address.cast::<u8>(), 0, bytes as usize) };
-        self.memories.add(Bytes::Host(address, bytes)).map(Memory)
+        self.memories.add(Bytes::Host(Arc::new(Pinned(address)), bytes)).map(Memory)
     }
 
     fn import(&mut self, _bytes: HostBytes) -> Option<Memory> {
@@ -352,6 +369,9 @@ impl Device for CudaDevice {
     }
 
     fn free(&mut self, memory: Memory) -> Result<()> {
+        if matches!(self.memories.get(memory.0)?, Bytes::Host(pinned, _) if Arc::strong_count(pinned) > 1) {
+            return Err(Error::device("memory that is lent cannot be given back"));
+        }
         let bytes = self.memories.remove(memory.0)?;
         // SAFETY: it is living, and by the trait's contract nothing uses it.
         let freed = unsafe {
@@ -360,18 +380,28 @@ impl Device for CudaDevice {
                     self.used -= bytes;
                     driver::cuMemFree_v2(address)
                 }
-                Bytes::Host(address, _) => driver::cuMemFreeHost(address),
+                Bytes::Host(pinned, _) => driver::cuMemFreeHost(pinned.0),
             }
         };
         self.given_back(freed)
     }
 
     fn host_bytes(&mut self, memory: Memory) -> Option<&mut [u8]> {
-        match self.memories.get(memory.0).ok()? {
-            // SAFETY: pinned memory of so many bytes, which were written; by the trait's contract no copy touches it.
-            Bytes::Host(address, len) => Some(unsafe { std::slice::from_raw_parts_mut(address.cast(), *len as usize) }),
+        match self.memories.get_mut(memory.0).ok()? {
+            Bytes::Host(pinned, len) => {
+                let Pinned(address) = Arc::get_mut(pinned)?;
+                // SAFETY: pinned memory of so many bytes, which were written; by the trait's contract no copy touches it.
+                Some(unsafe { std::slice::from_raw_parts_mut(address.cast(), *len as usize) })
+            }
             Bytes::Card(..) => None,
         }
+    }
+
+    fn lend(&mut self, memory: Memory) -> Option<Lent> {
+        let Bytes::Host(pinned, len) = self.memories.get_mut(memory.0).ok()? else { return None };
+        let start = NonNull::new(Arc::get_mut(pinned)?.0.cast())?;
+        // SAFETY: pinned memory of so many bytes, which were written; it is given back only when nobody else shares it.
+        Some(unsafe { Lent::new(memory, start, *len, pinned.clone()) })
     }
 
     fn copy(&mut self, from: Region, to: Region) -> Result<Ticket> {
@@ -567,7 +597,9 @@ impl Drop for CudaDevice {
             for bytes in self.memories.list.drain(..).flatten() {
                 warn(match bytes {
                     Bytes::Card(address, _) => driver::cuMemFree_v2(address),
-                    Bytes::Host(address, _) => driver::cuMemFreeHost(address),
+                    // What is still lent stays.
+                    Bytes::Host(pinned, _) if Arc::strong_count(&pinned) > 1 => Ok(()),
+                    Bytes::Host(pinned, _) => driver::cuMemFreeHost(pinned.0),
                 });
             }
             for loaded in self.modules.list.drain(..).flatten() {

@@ -1,15 +1,15 @@
-//! What an executor has asked a device for.
+//! What an executor, or a check of kernels, has asked a device for.
 //!
 //! Invariant: it is given back when this is dropped, recordings before what they use, also where loading fails half way.
-//! Next hop: [`crate::device`].
+//! Next hop: the device.
 
+use super::{Command, Device, HostBytes, Kernel, Memory, Module, Recording, Region, Shared, given_back, upload};
 use crate::Result;
-use crate::device::{Command, Device, HostBytes, Kernel, Memory, Module, Recording, Region, Shared, given_back};
 use ir::artifact::KernelEntry;
 use std::cell::RefMut;
 
 /// What was asked of a device, to be given back.
-pub(super) struct Held {
+pub(crate) struct Held {
     device: Shared,
     memories: Vec<Memory>,
     modules: Vec<Module>,
@@ -26,6 +26,11 @@ impl Held {
     /// The device, for a moment.
     pub fn device(&self) -> RefMut<'_, dyn Device + 'static> {
         self.device.get()
+    }
+
+    /// The device, for others to use as well.
+    pub fn shared(&self) -> Shared {
+        self.device.clone()
     }
 
     fn keep(&mut self, memory: Memory, bytes: u64) -> Region {
@@ -56,6 +61,24 @@ impl Held {
     pub fn free(&mut self, region: Region) {
         self.memories.retain(|m| *m != region.memory);
         given_back(&mut *self.device(), |device| device.free(region.memory));
+    }
+
+    /// Writes a pattern to a region again and again, by copies on the device, and waits until that is done.
+    pub fn fill(&mut self, region: Region, pattern: &[u8]) -> Result<()> {
+        let mut device = self.device();
+        let first = (pattern.len() as u64).min(region.bytes);
+        if first == 0 {
+            return Ok(());
+        }
+        upload(&mut *device, region, &pattern[..first as usize])?;
+        let (mut done, mut last) = (first, None);
+        while done < region.bytes {
+            let bytes = done.min(region.bytes - done);
+            let to = Region { offset: region.offset + done, bytes, ..region };
+            last = Some(device.copy(Region { bytes, ..region }, to)?);
+            done += bytes;
+        }
+        last.map_or(Ok(()), |ticket| device.wait(ticket))
     }
 
     /// [`Device::load`].

@@ -1,25 +1,25 @@
-//! Runs one compiled kernel on a device with random operands and compares it with the interpreter on its body.
+//! Whether kernels compute what they mean: a kernel on a device, with random operands, against the interpreter of graphs
+//! on its body.
+//!
+//! A [`Case`] has operands and what the body makes of them, and compares what a kernel has left. Invariant: operands are a
+//! function of the body and the [`Trial`]. Next hop: `artifact` checks every kernel of an artifact; [`ir::graph::interp`].
 
-use crate::model::Model;
-use crate::synthetic::{Rng, blocks};
-use codegen::passes::{self, PassContext};
-use codegen::{KernelTable, TableKernel, back, lower};
+mod artifact;
+
+pub use artifact::{Verdict, check};
+
+use crate::Result;
+use crate::device::{self, Command, Held, Launch, Region, Shared};
+use crate::random::{Rng, blocks};
+use crate::repack;
 use half::f16;
-use ir::Verified;
 use ir::abi::{Control, KV_BLOCK, Q8_BLOCK, f32_row_bytes};
-use ir::artifact::{KernelEntry, Param};
 use ir::graph::interp::{Value, run_body};
 use ir::graph::{Graph, Op, Ref};
-use ir::kernel::{BufDecl, Kernel, interp};
 use ir::numerics;
-use ir::plan::DeviceId;
 use ir::quant::Format;
 use ir::state::StateKind;
-use ir::target::Target;
 use ir::tensor::{Elem, TensorType, kv_bytes, kv_rows};
-use ir::work::Work;
-use runtime::device::{Command, CpuDevice, Device, EmuDevice, Launch, Region, download, upload};
-use runtime::repack;
 use std::ops::Range;
 
 /// What outputs hold before a kernel runs: a NaN that no computation gives.
@@ -32,12 +32,12 @@ struct Operand {
 }
 
 /// The role of body parameter `n`: the last op that uses it and the operand's place there.
-fn role(body: &Graph, n: usize) -> (&Op, usize) {
+fn role(body: &Graph, n: usize) -> Option<(&Op, usize)> {
     let mut users = body.nodes().iter().filter_map(|node| {
         let at = node.inputs.iter().position(|r| body.node(r.node).op == Op::Param(n as u32))?;
         Some((&node.op, at))
     });
-    users.next_back().expect("every param is used")
+    users.next_back()
 }
 
 fn floats(values: &[f32]) -> Vec<u8> {
@@ -194,7 +194,7 @@ fn router(rng: &mut Rng, rows: usize, experts: usize) -> Vec<f32> {
 }
 
 /// A KV cache of random values that its format holds exactly.
-fn cache(ty: &TensorType, draw: Draw, rng: &mut Rng) -> Operand {
+fn cache(ty: &TensorType, draw: Draw, rng: &mut Rng) -> Option<Operand> {
     let head = ty.columns();
     let (mut values, mut bytes) = (Vec::new(), Vec::new());
     for _ in 0..ty.rows() {
@@ -216,15 +216,15 @@ fn cache(ty: &TensorType, draw: Draw, rng: &mut Rng) -> Operand {
         bytes.extend(codes.iter().map(|&c| c as u8));
         bytes.extend(scales.iter().flat_map(|s| s.to_le_bytes()));
     }
-    let mut laid = vec![0xff; kv_bytes(ty).expect("a KV format") as usize];
-    cache_units(ty, |from, to, n| laid[to..to + n].copy_from_slice(&bytes[from..from + n]));
-    Operand { value: values.into(), bytes: laid }
+    let mut laid = vec![0xff; kv_bytes(ty)? as usize];
+    cache_units(ty, |from, to, n| laid[to..to + n].copy_from_slice(&bytes[from..from + n]))?;
+    Some(Operand { value: values.into(), bytes: laid })
 }
 
 /// Calls `f(byte in rows one after the other, byte in the layout of the type, bytes)` for each unit of a KV cache.
-fn cache_units(ty: &TensorType, mut f: impl FnMut(usize, usize, usize)) {
+fn cache_units(ty: &TensorType, mut f: impl FnMut(usize, usize, usize)) -> Option<()> {
+    let rows = kv_rows(ty)?;
     let (context, head, tile) = (ty.shape[1], ty.columns(), ty.layout.tile_rows());
-    let rows = kv_rows(ty).expect("a KV format");
     let codes = if ty.elem == Elem::F16 { 0 } else { head.next_multiple_of(Q8_BLOCK) };
     for row in 0..ty.rows() {
         let (h, p) = (row / context, row % context);
@@ -234,15 +234,16 @@ fn cache_units(ty: &TensorType, mut f: impl FnMut(usize, usize, usize)) {
             f(row * rows.row + at, first + at * tile + p % tile * unit, unit);
         }
     }
+    Some(())
 }
 
 /// The values of a KV cache's bytes.
-fn decode_cache(ty: &TensorType, bytes: &[u8]) -> Vec<f32> {
+fn decode_cache(ty: &TensorType, bytes: &[u8]) -> Option<Vec<f32>> {
     let head = ty.columns();
-    let row_bytes = kv_rows(ty).expect("a KV format").row;
+    let row_bytes = kv_rows(ty)?.row;
     let half = |b: &[u8], at: usize| f16::from_le_bytes([b[at], b[at + 1]]).to_f32();
     let mut rows = vec![0; ty.rows() * row_bytes];
-    cache_units(ty, |to, from, n| rows[to..to + n].copy_from_slice(&bytes[from..from + n]));
+    cache_units(ty, |to, from, n| rows[to..to + n].copy_from_slice(&bytes[from..from + n]))?;
     let mut values = Vec::new();
     for row in rows.chunks_exact(row_bytes) {
         if ty.elem == Elem::F16 {
@@ -252,33 +253,31 @@ fn decode_cache(ty: &TensorType, bytes: &[u8]) -> Vec<f32> {
             values.extend((0..head).map(|i| half(row, scales + i / Q8_BLOCK * 2) * f32::from(row[i] as i8)));
         }
     }
-    values
+    Some(values)
 }
 
-fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng) -> Operand {
-    let (op, at) = role(body, n);
+/// Body parameter `n`, drawn at random; `None` for one that nothing uses, or as no kernel does.
+fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng) -> Option<Operand> {
+    let (op, at) = role(body, n)?;
     let Trial { position, tokens, draw, .. } = trial;
-    match (op, at) {
+    let weight_format = || if let Elem::Ggml(format) = ty.elem { Some(format) } else { None };
+    Some(match (op, at) {
         (Op::KvAppend | Op::RopeAngles(_) | Op::PositionScale { .. } | Op::Attention { .. }, _)
             if ty.elem == Elem::I32 =>
         {
             Operand { value: vec![position as i32].into(), bytes: Vec::new() }
         }
         (Op::Embed, 1) => {
-            let Op::Param(table) =
-                body.node(body.nodes().iter().find(|n| n.op == Op::Embed).unwrap().inputs[0].node).op
-            else {
-                unreachable!("the table is a param")
-            };
-            let vocab = body.params().unwrap()[table as usize].rows();
+            let embed = body.nodes().iter().find(|n| n.op == Op::Embed)?;
+            let vocab = body.ty(embed.inputs[0]).rows();
             let ids: Vec<i32> = (0..tokens).map(|_| rng.below(vocab) as i32).collect();
             let mut bytes: Vec<u8> = ids.iter().flat_map(|i| i.to_le_bytes()).collect();
             bytes.resize(ty.elements() * 4, 0);
             Operand { value: ids.into(), bytes }
         }
-        (Op::KvAppend, 0) | (Op::Attention { .. }, 1 | 2) => cache(ty, draw, rng),
+        (Op::KvAppend, 0) | (Op::Attention { .. }, 1 | 2) => cache(ty, draw, rng)?,
         (Op::Repack { .. }, _) => {
-            let Elem::Ggml(format) = ty.elem else { unreachable!("weights are of a GGML format") };
+            let format = weight_format()?;
             Operand { value: Vec::<f32>::new().into(), bytes: blocks(format, ty.elements(), 1.0, rng) }
         }
         (Op::ShortConv | Op::DeltaRule { .. }, 0) => {
@@ -300,7 +299,7 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng)
             Operand { bytes: padded(&values, ty.shape[0], columns(ty)), value: values.into() }
         }
         (Op::MatMul | Op::Embed | Op::ExpertMatMul, 0) => {
-            let Elem::Ggml(format) = ty.elem else { unreachable!("weights are of a GGML format") };
+            let format = weight_format()?;
             let all = weights(format, ty.elements(), 1.0 / (ty.columns() as f32).sqrt(), draw, rng);
             let mut values = vec![0.0; ty.elements()];
             format.decode_into(&all, &mut values);
@@ -342,7 +341,7 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng)
             let values = activations(rng, tokens.min(ty.shape[0]), columns(ty), draw, most);
             Operand { bytes: padded(&values, ty.shape[0], columns(ty)), value: values.into() }
         }
-    }
+    })
 }
 
 /// The largest difference of one output, or of a part of its rows, from the interpreter's, and how large a difference is
@@ -361,7 +360,7 @@ pub struct Difference {
 /// scale.
 fn parts(body: &Graph, output: Ref) -> Vec<(Range<usize>, f32)> {
     let ty = body.ty(output);
-    let promised = |name| numerics::op(name).expect("an op that computes").error;
+    let promised = |name| numerics::op(name).map_or(0.0, |op| op.error);
     if let Op::TopK { k } = body.node(output.node).op {
         return vec![(0..2 * k, 0.0), (2 * k..2 * k + 1, promised("top_k"))];
     }
@@ -386,23 +385,6 @@ fn parts(body: &Graph, output: Ref) -> Vec<(Range<usize>, f32)> {
     vec![(0..columns(ty), tolerance)]
 }
 
-/// The kernels of a model for a target: entry points of these capacities, as far as context and target have them.
-///
-/// # Panics
-/// If one cannot be compiled.
-pub fn table(model: &Model, target: &Target, capacities: &[usize], kv: Format) -> KernelTable {
-    let mut table = KernelTable::default();
-    let most = if target.gpu().is_some() { 1 } else { model.figures.context };
-    for &tokens in capacities.iter().filter(|&&t| t <= most) {
-        let graph = model.graph(tokens, kv, tokens <= 16);
-        passes::run(graph, &PassContext { target }, |_, _| {})
-            .and_then(|fused| lower(&fused, tokens, target, &mut table))
-            .unwrap_or_else(|e| panic!("{} {tokens} tokens: {e}", target.name));
-    }
-    table.add_repacks(target).unwrap_or_else(|e| panic!("{}: {e}", target.name));
-    table
-}
-
 /// How a kernel is run.
 #[derive(Debug, Clone, Copy)]
 pub struct Trial {
@@ -410,8 +392,6 @@ pub struct Trial {
     pub position: usize,
     /// Tokens of the step.
     pub tokens: usize,
-    /// Workers of a CPU; on an emulated GPU, the number of the schedule of its threads.
-    pub workers: usize,
     /// Of the operands.
     pub seed: u64,
     /// How operands are drawn.
@@ -419,219 +399,81 @@ pub struct Trial {
 }
 
 impl Trial {
-    fn control(self) -> Control {
+    /// What a step of it has in its control words.
+    pub fn control(self) -> Control {
         Control { position: self.position as u32, tokens: self.tokens as u32 }
     }
 }
 
-/// Emits a kernel, its code edited, and loads it into a device.
-///
-/// # Errors
-/// What the device says.
-///
-/// # Panics
-/// If the kernel cannot be emitted.
-pub fn load(
-    device: &mut dyn Device,
-    kernel: &Verified<Kernel>,
-    target: &Target,
-    edit: impl FnOnce(&Vec<u8>) -> Vec<u8>,
-) -> runtime::Result<runtime::device::Kernel> {
-    let backend = back::for_target(target).unwrap_or_else(|e| panic!("{e}"));
-    let mut code = backend.prefix(target).unwrap_or_else(|e| panic!("{e}"));
-    let offset = code.len() as u64;
-    code.extend(edit(&backend.emit(kernel, target, false).unwrap_or_else(|e| panic!("{e}")).code));
-    let entry = KernelEntry {
-        name: kernel.name.clone(),
-        hash: String::new(),
-        device: DeviceId(0),
-        offset,
-        bytes: code.len() as u64 - offset,
-        tokens: 1,
-        tickets: kernel.tickets,
-        scratch_bytes: kernel.scratch_bytes,
-        params: kernel.param_buffers().map(Param::of).collect(),
-        grid: kernel.grid,
-        work: Work::default(),
-    };
-    Ok(device.load(&code, &[&entry])?.1[0])
+/// A kernel as it is to be checked.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its meaning.
+    pub body: &'a Graph,
+    /// The buffers that it takes.
+    pub buffers: &'a [Buffer],
 }
 
-/// A device with `workers` workers or, for a GPU, the emulator with the schedule of that number and errors of approximate
-/// instructions by a seed.
-///
-/// # Panics
-/// If this CPU does not run the target.
-pub fn device(target: &Target, workers: usize, approximations: u64) -> Box<dyn Device> {
-    let device: runtime::Result<Box<dyn Device>> = match target.gpu() {
-        None => CpuDevice::new(target, workers).map(|d| Box::new(d) as _),
-        Some(_) => EmuDevice::with_approximations(target, workers as u64, approximations).map(|d| Box::new(d) as _),
-    };
-    device.unwrap_or_else(|e| panic!("{e}"))
-}
-
-/// Launches a kernel some times over its parameters, its code edited; what the parameters then hold. An empty parameter has
-/// no memory.
-///
-/// # Errors
-/// What the device says.
-///
-/// # Panics
-/// If the kernel cannot be emitted, or a parameter is of another size.
-pub fn launch(
-    kernel: &Verified<Kernel>,
-    target: &Target,
-    mut device: Box<dyn Device>,
-    times: usize,
-    params: &[Vec<u8>],
-    control: Control,
-    edit: impl FnOnce(&Vec<u8>) -> Vec<u8>,
-) -> Result<Vec<Vec<u8>>, String> {
-    let loaded = load(&mut *device, kernel, target, edit).map_err(|e| e.to_string())?;
-    let mut regions = Vec::new();
-    for (decl, bytes) in kernel.param_buffers().zip(params) {
-        if bytes.is_empty() {
-            regions.push(None);
-            continue;
-        }
-        let memory = device.alloc(decl.bytes, &decl.name).unwrap_or_else(|e| panic!("{e}"));
-        let region = Region { memory, offset: 0, bytes: decl.bytes };
-        upload(&mut *device, region, bytes).unwrap_or_else(|e| panic!("{e}"));
-        regions.push(Some(region));
-    }
-    let memory = device.alloc(64, "the control words").unwrap_or_else(|e| panic!("{e}"));
-    let place = Region { memory, offset: 0, bytes: 64 };
-    let words = [control.position, control.tokens].map(u32::to_le_bytes);
-    upload(&mut *device, place, words.as_flattened()).unwrap_or_else(|e| panic!("{e}"));
-    let launch = |n| Command::Launch(Launch { kernel: loaded, buffers: regions.clone(), early: n > 0 });
-    let recording = device.record(&(0..times).map(launch).collect::<Vec<_>>(), place).unwrap_or_else(|e| panic!("{e}"));
-    device.replay(recording).and_then(|()| device.sync()).map_err(|e| e.to_string())?;
-    let mut after = params.to_vec();
-    for (region, bytes) in regions.into_iter().zip(&mut after) {
-        if let Some(region) = region {
-            download(&mut *device, region, bytes).map_err(|e| e.to_string())?;
-        }
-    }
-    Ok(after)
-}
-
-/// Runs a kernel with random operands and compares it with the interpreter.
-///
-/// # Panics
-/// If it cannot be built or run, or leaves part of an output unwritten.
-pub fn run(entry: &TableKernel, target: &Target, trial: Trial) -> Vec<Difference> {
-    attempt(entry, target, trial, Clone::clone)
-        .unwrap_or_else(|e| panic!("{} {e}, {trial:?}, {}", target.name, entry.schedule))
-}
-
-/// The same with the kernel's code edited; an error instead of a panic.
-///
-/// # Errors
-/// What the device says, or which output is not finite, or which counter is left changed.
-///
-/// # Panics
-/// If the kernel cannot be emitted.
-pub fn attempt(
-    entry: &TableKernel,
-    target: &Target,
-    trial: Trial,
-    edit: impl FnOnce(&Vec<u8>) -> Vec<u8>,
-) -> Result<Vec<Difference>, String> {
-    let case = Case::new(entry, trial);
-    let (kernel, control) = (&entry.kernel, trial.control());
-    // Usual operands with exact functions, so that a mistake that is found is the one that was made.
-    let approximations = if trial.draw == Draw::Usual { 0 } else { trial.seed };
-    let device = device(target, trial.workers, approximations);
-    let after = launch(kernel, target, device, launches(kernel), &case.buffers, control, edit)?;
-    case.compare(entry, &after)
-}
-
-/// The same by the interpreter of kernels.
-///
-/// # Errors
-/// As [`attempt`].
-pub fn interpret(entry: &TableKernel, trial: Trial) -> Result<Vec<Difference>, String> {
-    let case = Case::new(entry, trial);
-    let mut after = case.buffers.clone();
-    for _ in 0..launches(&entry.kernel) {
-        interp::run(&entry.kernel, &mut after, trial.control(), trial.workers).map_err(|e| e.to_string())?;
-    }
-    case.compare(entry, &after)
-}
-
-/// Rows of the only output of `kernel`, which computes what `whole` does for fewer tokens, given the operands of `whole` for
-/// these of its tokens.
-///
-/// # Panics
-/// If it cannot be run.
-pub fn rows_of(
-    whole: &TableKernel,
-    kernel: &TableKernel,
-    target: &Target,
-    trial: Trial,
-    tokens: Range<usize>,
-) -> Vec<Vec<f32>> {
-    let mut buffers = Case::new(kernel, Trial { tokens: tokens.len(), ..trial }).buffers;
-    let (all, types) = (Case::new(whole, trial).operands, |k: &TableKernel| {
-        k.spec.body.params().expect("a verified body").into_iter().cloned().collect::<Vec<_>>()
-    });
-    for (i, (large, small)) in types(whole).iter().zip(types(kernel)).enumerate() {
-        let (bytes, row) = (&all[i].bytes, all[i].bytes.len() / large.shape[0]);
-        buffers[i] = if *large == small { bytes.clone() } else { bytes[tokens.start * row..tokens.end * row].to_vec() };
-    }
-    let (output, columns) = (types(kernel).len(), columns(kernel.spec.body.ty(kernel.spec.body.outputs()[0].1)));
-    let control = Trial { tokens: tokens.len(), ..trial }.control();
-    let device = device(target, trial.workers, 0);
-    let after = launch(&kernel.kernel, target, device, 1, &buffers, control, Clone::clone);
-    let after = after.unwrap_or_else(|e| panic!("{} {e}", target.name));
-    let rows = after[output].chunks_exact(f32_row_bytes(columns)).take(tokens.len());
-    let float = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-    rows.map(|row| row[..columns * 4].chunks_exact(4).map(float).collect()).collect()
-}
-
-/// How often a kernel is launched: on a GPU twice, so that the launches overlap, and the second finds what the first leaves.
-fn launches(kernel: &Kernel) -> usize {
-    if kernel.grid.is_some() { 2 } else { 1 }
+/// A buffer that a kernel takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffer {
+    /// Its size.
+    pub bytes: u64,
+    /// Whether it has to be zero at launch, and is left so.
+    pub zeroed: bool,
 }
 
 /// A kernel's operands and results.
-struct Case {
+pub struct Case<'a> {
+    subject: Subject<'a>,
     operands: Vec<Operand>,
-    /// What its parameters hold before it runs; of those that it takes from elsewhere, nothing.
-    buffers: Vec<Vec<u8>>,
+    /// What its buffers hold before it runs; those that it takes from elsewhere, nothing.
+    pub before: Vec<Vec<u8>>,
     /// What the interpreter of graphs makes of its body.
     expected: Vec<Value>,
 }
 
-impl Case {
-    fn new(entry: &TableKernel, trial: Trial) -> Case {
+impl<'a> Case<'a> {
+    /// Draws operands and interprets the body.
+    ///
+    /// # Errors
+    /// In words, if the body is none that a kernel can have, or does not fit the buffers.
+    pub fn new(subject: Subject<'a>, trial: Trial) -> std::result::Result<Case<'a>, String> {
         let Trial { tokens, seed, .. } = trial;
-        let (body, kernel) = (&entry.spec.body, &entry.kernel);
+        let Subject { name, body, buffers } = subject;
         let mut rng = Rng::new(seed);
-        let params = body.params().expect("a verified body");
-        let operands: Vec<Operand> =
-            params.iter().enumerate().map(|(n, ty)| operand(body, n, ty, trial, &mut rng)).collect();
-        let expected = run_body(body, operands.iter().map(|o| o.value.clone()).collect(), tokens)
-            .unwrap_or_else(|e| panic!("{}: {e}", kernel.name));
-        let buffer = |(i, decl): (usize, &BufDecl)| {
+        let wrong = |e: ir::Error| format!("{name}: {e}");
+        let params = body.params().map_err(wrong)?;
+        let operands = params.iter().enumerate().map(|(n, ty)| operand(body, n, ty, trial, &mut rng));
+        let operands: Vec<Operand> = operands
+            .collect::<Option<_>>()
+            .ok_or_else(|| format!("{name}: what a parameter of it is for is not known"))?;
+        let expected = run_body(body, operands.iter().map(|o| o.value.clone()).collect(), tokens).map_err(wrong)?;
+        let before = |(i, buffer): (usize, &Buffer)| {
             // What kernels find zero, results, and workspaces.
-            let fill = if entry.zeroed(i) { [0; 4] } else { POISON.to_le_bytes() };
-            let fill = || fill.into_iter().cycle().take(decl.bytes as usize).collect();
+            let fill = if buffer.zeroed { [0; 4] } else { POISON.to_le_bytes() };
+            let fill = || fill.into_iter().cycle().take(buffer.bytes as usize).collect();
             let bytes: Vec<u8> = operands.get(i).map_or_else(fill, |o| o.bytes.clone());
-            assert!(bytes.is_empty() || bytes.len() as u64 == decl.bytes, "{} {}", kernel.name, decl.name);
-            bytes
+            let fits = bytes.is_empty() || bytes.len() as u64 == buffer.bytes;
+            let (want, have) = (buffer.bytes, bytes.len());
+            fits.then_some(bytes).ok_or_else(|| format!("{name}: buffer {i} has {want} bytes, its operand {have}"))
         };
-        let buffers = kernel.param_buffers().enumerate().map(buffer).collect();
-        Case { operands, buffers, expected }
+        let before = buffers.iter().enumerate().map(before).collect::<std::result::Result<_, String>>()?;
+        Ok(Case { subject, operands, before, expected })
     }
 
     /// What the kernel has left in its buffers against what was expected. Elements that are not finite in the interpreter
     /// have to be so here.
-    fn compare(&self, entry: &TableKernel, after: &[Vec<u8>]) -> Result<Vec<Difference>, String> {
-        let (body, kernel) = (&entry.spec.body, &entry.kernel);
-        let counters = after.iter().enumerate().filter(|(i, _)| entry.zeroed(*i));
-        if counters.flat_map(|(_, bytes)| bytes).any(|&b| b != 0) {
-            return Err(format!("{}: a counter is left changed", kernel.name));
+    ///
+    /// # Errors
+    /// In words: which output differs otherwise, or which counter is left changed.
+    pub fn compare(&self, after: &[Vec<u8>]) -> std::result::Result<Vec<Difference>, String> {
+        let Subject { name, body, buffers } = self.subject;
+        let counters = after.iter().zip(buffers).filter(|(_, buffer)| buffer.zeroed);
+        if counters.flat_map(|(bytes, _)| bytes).any(|&b| b != 0) {
+            return Err(format!("{name}: a counter is left changed"));
         }
         let mut next = self.operands.len();
         let mut differences = Vec::new();
@@ -641,26 +483,26 @@ impl Case {
             let update = producer.op.update().filter(|&(_, new)| new == output.result);
             let updated = update.map(|(old, _)| match body.node(producer.inputs[old].node).op {
                 Op::Param(n) => n as usize,
-                _ => unreachable!("states are params"),
+                _ => usize::MAX,
             });
             let at = updated.unwrap_or(next);
             next += usize::from(updated.is_none());
-            let bytes = &after[at];
+            let bytes = after.get(at).ok_or_else(|| format!("{name}: there is no buffer {at}"))?;
             if let (Op::Repack { layout }, Elem::Ggml(format)) = (&producer.op, ty.elem) {
                 let mut twin = vec![0; bytes.len()];
                 repack::repack(*layout, format, &self.operands[0].bytes, ty.rows(), ty.columns(), &mut twin);
                 if *bytes != twin {
-                    return Err(format!("{}: the bytes are not those that the host gives", kernel.name));
+                    return Err(format!("{name}: the bytes are not those that the host gives"));
                 }
                 continue;
             }
-            let expected = expected.f32().expect("outputs are floats");
+            let expected = expected.f32().map_err(|e| format!("{name}: {e}"))?;
             let float = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
             let actual: Vec<f32> = match updated {
                 Some(_) if StateKind::of(ty) == Some(StateKind::Recurrent) => {
                     bytes.chunks_exact(4).map(float).collect()
                 }
-                Some(_) => decode_cache(ty, bytes),
+                Some(_) => decode_cache(ty, bytes).ok_or_else(|| format!("{name}: no KV cache is of type {ty}"))?,
                 None => bytes
                     .chunks_exact(f32_row_bytes(columns(ty)))
                     .take(expected.len() / columns(ty))
@@ -668,7 +510,9 @@ impl Case {
                     .map(float)
                     .collect(),
             };
-            assert_eq!(actual.len(), expected.len(), "{}", kernel.name);
+            if actual.len() != expected.len() {
+                return Err(format!("{name}: an output has {} elements, expected {}", actual.len(), expected.len()));
+            }
             for (part, tolerance) in parts(body, *output) {
                 let rows = actual.chunks_exact(columns(ty)).zip(expected.chunks_exact(columns(ty)));
                 let pairs = rows.flat_map(|(a, e)| a[part.clone()].iter().zip(&e[part.clone()]));
@@ -676,7 +520,7 @@ impl Case {
                 for (&a, &e) in pairs {
                     // What is selected has to be the same infinity.
                     if a.is_finite() != e.is_finite() || (tolerance == 0.0 && !e.is_finite() && a != e) {
-                        return Err(format!("{}: an output element is {a}, expected {e}", kernel.name));
+                        return Err(format!("{name}: an output element is {a}, expected {e}"));
                     }
                     if e.is_finite() {
                         (largest, error) = (largest.max(e.abs()), error.max((a - e).abs()));
@@ -687,4 +531,49 @@ impl Case {
         }
         Ok(differences)
     }
+}
+
+/// Launches a kernel some times over its buffers, each launch but the first as early as the device lets it; what the buffers
+/// then hold. An empty buffer has no memory.
+///
+/// # Errors
+/// What the device says.
+pub fn launch(
+    device: &Shared,
+    kernel: device::Kernel,
+    times: usize,
+    buffers: &[Buffer],
+    before: &[Vec<u8>],
+    control: Control,
+) -> Result<Vec<Vec<u8>>> {
+    let mut held = Held::new(device.clone());
+    let place = |held: &mut Held, bytes: u64, contents: &[u8]| -> Result<Region> {
+        let region = held.alloc(bytes, "a kernel that is checked")?;
+        device::upload(&mut *held.device(), region, contents)?;
+        Ok(region)
+    };
+    let mut regions: Vec<Option<Region>> = Vec::new();
+    for (buffer, bytes) in buffers.iter().zip(before) {
+        let region = (!bytes.is_empty()).then(|| place(&mut held, buffer.bytes, bytes));
+        regions.push(region.transpose()?);
+    }
+    let words = [control.position, control.tokens].map(u32::to_le_bytes);
+    let control = place(&mut held, 64, words.as_flattened())?;
+    let command = |n| Command::Launch(Launch { kernel, buffers: regions.clone(), early: n > 0 });
+    let recording = held.record(&(0..times).map(command).collect::<Vec<_>>(), control)?;
+    held.device().replay(recording)?;
+    held.device().sync()?;
+    let mut after = before.to_vec();
+    for (region, bytes) in regions.into_iter().zip(&mut after) {
+        if let Some(region) = region {
+            device::download(&mut *held.device(), region, bytes)?;
+        }
+    }
+    held.unsettled = false;
+    Ok(after)
+}
+
+/// How often a kernel is launched: on a GPU twice, so that the launches overlap, and the second finds what the first leaves.
+pub fn launches(gpu: bool) -> usize {
+    if gpu { 2 } else { 1 }
 }
