@@ -30,7 +30,9 @@ pub struct Row {
 }
 
 /// (query heads, KV heads, elements of a key, of a value, context, window, cap, sinks); 0: no window, no cap.
-const ROWS: &[(usize, usize, usize, usize, usize, usize, f32, bool)] = &[
+type Figures = (usize, usize, usize, usize, usize, usize, f32, bool);
+
+const ROWS: &[Figures] = &[
     (2, 1, 4, 4, 70, 0, 0.0, false),
     (3, 3, 12, 12, 200, 1, 0.0, false),
     (2, 1, 20, 20, 300, 2, 0.0, true),

@@ -137,14 +137,13 @@ fn targets() -> impl Iterator<Item = &'static Target> {
 
 fn check(name: &str, kernel: &TableKernel, target: &Target) {
     let capacity = kernel.spec.tokens;
-    let mut seed = u64::from_str_radix(&kernel.hash[..8], 16).unwrap();
+    let first = u64::from_str_radix(&kernel.hash[..8], 16).unwrap();
     // A clamp leaves of large products their errors, and of one that is not finite whether it is infinite or NaN.
     let clamps = kernel.spec.body.nodes().iter().any(|n| matches!(n.op, Op::Map(Function::Clamp(..))));
     let draws = if clamps { [Draw::Usual; 3] } else { [Draw::Usual, Draw::Edges, Draw::NotFinite] };
     let steps = [(capacity, 1), (capacity.div_ceil(2), 3), (capacity, 2)];
     let trials = steps.into_iter().zip(draws).map(|((tokens, workers), draw)| (tokens, workers, draw));
-    for (tokens, workers, draw) in trials {
-        seed += 1;
+    for (seed, (tokens, workers, draw)) in (first..).zip(trials) {
         let trial = Trial { position: 0, tokens, workers, seed, draw };
         for d in kernels::run(kernel, target, trial) {
             let what = format!("{name} {} {} {trial:?}, {}", target.name, kernel.kernel.name, kernel.schedule);

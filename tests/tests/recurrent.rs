@@ -78,15 +78,15 @@ fn check_target(name: &str) {
         return;
     }
     for entry in all(target) {
-        let mut seed = u64::from_str_radix(&entry.hash[..8], 16).unwrap();
+        let first = u64::from_str_radix(&entry.hash[..8], 16).unwrap();
         let capacity = entry.spec.tokens;
-        for (tokens, workers, draw) in [
+        let trials = [
             (capacity, 1, Draw::Usual),
             (capacity, 3, Draw::Edges),
             (capacity.div_ceil(2), 2, Draw::Usual),
             (capacity.min(9), 3, Draw::NotFinite),
-        ] {
-            seed += 1;
+        ];
+        for (seed, (tokens, workers, draw)) in (first..).zip(trials) {
             let trial = Trial { position: 3, tokens, workers, seed, draw };
             check(&entry, name, trial, kernels::attempt(&entry, target, trial, Clone::clone));
         }

@@ -216,7 +216,7 @@ fn generate(g: &mut Generator<'_>) -> Result<()> {
             let rows = g.b.imul_const(count, shape.per_kv);
             let positions = Positions { first: seen.map(|seen| beyond(&mut g.b, seen, p)), count: n };
             scores(g, &keys, (h, p), mem.q, mem.s, positions, rows)?;
-            soften(&mut g.b, softmax, shape, mem, &rule, (start, count), p, n);
+            soften(&mut g.b, softmax, shape, mem, &rule, (start, count), (p, n));
             accumulate(g, &values, (h, p), mem.s, mem.acc, positions, rows);
             Ok(())
         })?;
@@ -390,8 +390,7 @@ fn soften(
     mem: Scratch,
     rule: &Scores,
     (start, count): (Value, Value),
-    p: Value,
-    n: Value,
+    (p, n): (Value, Value),
 ) {
     for_rows(b, shape, count, |b, t, _, r| {
         let position = b.iadd(start, t);

@@ -84,12 +84,15 @@ struct Suite<'a> {
     report: Report,
 }
 
+/// A part of the suite.
+type Part<'a> = fn(&mut Suite<'a>) -> Result<()>;
+
 /// Measures a card; the report goes to a folder.
 pub fn run<'a>(args: &DeviceArgs, out: &Path, interrupted: &'a AtomicBool) -> Result<ExitCode> {
     let mut suite = Suite::new(args, interrupted)?;
     std::fs::create_dir_all(out).map_err(|e| runtime::Error::io(out, e))?;
     suite.bar.enable_steady_tick(TICK);
-    let parts: [(&str, fn(&mut Suite<'a>) -> Result<()>); 5] = [
+    let parts: [(&str, Part<'a>); 5] = [
         ("kernels", Suite::conformance),
         ("copies", Suite::copies),
         ("products", Suite::products),

@@ -11,9 +11,9 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
     let hidden = widths(n, d.layers)?;
     let mut x = embedding(n, d.width, F32(1.0))?;
     let rope = Some(Rope::read(n, RopeStyle::Adjacent, d.head)?);
-    for layer in 0..d.layers {
+    for (layer, &hidden) in hidden.iter().enumerate() {
         let a = Attention { rope, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
-        x = parallel(n, layer, x, norm, &a, hidden[layer])?;
+        x = parallel(n, layer, x, norm, &a, hidden)?;
     }
     let scale = n.keys.opt_factor("logit_scale")?.unwrap_or(F32(1.0));
     logits(n, x, Logits { scale, ..Logits::plain(norm) })

@@ -16,7 +16,7 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
     let dense = n.keys.opt_count("leading_dense_block_count", 0, d.layers)?.unwrap_or(0);
     let mut x = embedding(n, d.width, F32(1.0))?;
     let rope = Some(Rope::read(n, RopeStyle::Halves, d.head)?);
-    for layer in 0..d.layers {
+    for (layer, &hidden) in hidden.iter().enumerate() {
         let normed = n.has(&format!("{}.weight", name(layer, "attn_q_norm")));
         let heads = if normed { HeadNorm::Each(norm) } else { HeadNorm::None };
         let a = Attention { norm: heads, rope, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
@@ -26,7 +26,7 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
             x,
             |n, x| attention(n, layer, x, &a),
             |n, x| match layer < dense {
-                true => ffn(n, layer, x, hidden[layer], Function::Silu),
+                true => ffn(n, layer, x, hidden, Function::Silu),
                 false => moe(n, layer, x, &mixture),
             },
         )?;

@@ -17,8 +17,8 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
     let window = n.keys.count("attention.sliding_window", 1, most::CONTEXT)?;
     let mut x = embedding(n, d.width, F32(1.0))?;
     let rope = Some(Rope::read(n, RopeStyle::Halves, d.head)?);
-    for layer in 0..d.layers {
-        let window = local[layer].then_some(window);
+    for (layer, &local) in local.iter().enumerate() {
+        let window = local.then_some(window);
         let a = Attention { rope, window, sinks: true, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
         x = Block::renamed(norm).layer(
             n,

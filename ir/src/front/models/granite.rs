@@ -16,7 +16,7 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
     let mut x = embedding(n, d.width, embedding_scale)?;
     let turns = n.keys.opt_bool("rope.scaling.finetuned")?.unwrap_or(true);
     let rope = Rope::read(n, RopeStyle::Adjacent, d.head)?;
-    for layer in 0..d.layers {
+    for (layer, &hidden) in hidden.iter().enumerate() {
         let plain = Attention::new(d.heads, d.kv_heads[layer], d.head);
         let a = Attention { rope: turns.then_some(rope), scale: score_scale.unwrap_or(plain.scale), ..plain };
         x = Block { scale: residual_scale, ..Block::pre_norm(norm) }.layer(
@@ -24,7 +24,7 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
             layer,
             x,
             |n, x| attention(n, layer, x, &a),
-            |n, x| ffn(n, layer, x, hidden[layer], Function::Silu),
+            |n, x| ffn(n, layer, x, hidden, Function::Silu),
         )?;
     }
     logits(n, x, Logits { scale: F32(1.0 / logit_scale.0), ..Logits::plain(norm) })

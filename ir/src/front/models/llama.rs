@@ -14,7 +14,7 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
     let mut x = embedding(n, d.width, F32(1.0))?;
     let rope = Some(Rope::read(n, RopeStyle::Adjacent, d.head)?);
     let experts = n.keys.opt_count("expert_count", 0, most::EXPERTS)?.unwrap_or(0);
-    for layer in 0..d.layers {
+    for (layer, &hidden) in hidden.iter().enumerate() {
         let a = Attention { rope, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
         x = Block::pre_norm(norm).layer(
             n,
@@ -22,9 +22,9 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
             x,
             |n, x| attention(n, layer, x, &a),
             |n, x| match experts {
-                0 => ffn(n, layer, x, hidden[layer], Function::Silu),
+                0 => ffn(n, layer, x, hidden, Function::Silu),
                 _ => {
-                    let mixture = Moe::read(n, hidden[layer])?;
+                    let mixture = Moe::read(n, hidden)?;
                     moe(n, layer, x, &mixture)
                 }
             },

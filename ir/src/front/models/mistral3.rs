@@ -22,14 +22,14 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
         }
         None => None,
     };
-    for layer in 0..d.layers {
+    for (layer, &hidden) in hidden.iter().enumerate() {
         let a = Attention { rope, query_scale, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
         x = Block::pre_norm(norm).layer(
             n,
             layer,
             x,
             |n, x| attention(n, layer, x, &a),
-            |n, x| ffn(n, layer, x, hidden[layer], Function::Silu),
+            |n, x| ffn(n, layer, x, hidden, Function::Silu),
         )?;
     }
     logits(n, x, Logits::plain(norm))

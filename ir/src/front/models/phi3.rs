@@ -20,14 +20,14 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
     let factors = if first.is_some_and(|first| n.shape.context > first) { long } else { short };
     let scaling = Scaling::read(n, dim, base, false)?;
     let rope = Some(Rope::with(n, RopeStyle::Halves, (dim, base), scaling, factors)?);
-    for layer in 0..d.layers {
+    for (layer, &hidden) in hidden.iter().enumerate() {
         let a = Attention { rope, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
         x = Block::pre_norm(norm).layer(
             n,
             layer,
             x,
             |n, x| attention(n, layer, x, &a),
-            |n, x| ffn(n, layer, x, hidden[layer], Function::Silu),
+            |n, x| ffn(n, layer, x, hidden, Function::Silu),
         )?;
     }
     logits(n, x, Logits::plain(norm))

@@ -10,7 +10,7 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
     let hidden = widths(n, d.layers)?;
     let mut x = embedding(n, d.width, F32(1.0))?;
     let rope = Rope::read(n, RopeStyle::Adjacent, d.head)?;
-    for layer in 0..d.layers {
+    for (layer, &hidden) in hidden.iter().enumerate() {
         let turns = !(layer + 1).is_multiple_of(4);
         let a = Attention { rope: turns.then_some(rope), ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
         x = Block::pre_norm(norm).layer(
@@ -18,7 +18,7 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
             layer,
             x,
             |n, x| attention(n, layer, x, &a),
-            |n, x| ffn(n, layer, x, hidden[layer], Function::Silu),
+            |n, x| ffn(n, layer, x, hidden, Function::Silu),
         )?;
     }
     logits(n, x, Logits::plain(norm))

@@ -10,14 +10,14 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
     let hidden = widths(n, d.layers)?;
     let mut x = embedding(n, d.width, F32(1.0))?;
     let rope = Some(Rope::read(n, RopeStyle::Halves, d.head)?);
-    for layer in 0..d.layers {
+    for (layer, &hidden) in hidden.iter().enumerate() {
         let a = Attention { rope, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
         x = Block::pre_norm(norm).layer(
             n,
             layer,
             x,
             |n, x| attention(n, layer, x, &a),
-            |n, x| ffn(n, layer, x, hidden[layer], Function::Gelu),
+            |n, x| ffn(n, layer, x, hidden, Function::Gelu),
         )?;
     }
     logits(n, x, Logits::plain(norm))

@@ -24,13 +24,13 @@ pub(in crate::front) fn hybrid(
     n.keys.ignore("rope.dimension_sections");
     let rope = Some(Rope::read(n, RopeStyle::Halves, d.head)?);
     let mut x = embedding(n, d.width, F32(1.0))?;
-    for layer in 0..d.layers {
+    for (layer, &recurrent) in recurrent.iter().enumerate() {
         let a = Attention { norm: HeadNorm::Each(norm), rope, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
         x = Block::renamed(norm).layer(
             n,
             layer,
             x,
-            |n, x| if recurrent[layer] { delta_net(n, layer, x, &net) } else { gated_attention(n, layer, x, &a) },
+            |n, x| if recurrent { delta_net(n, layer, x, &net) } else { gated_attention(n, layer, x, &a) },
             |n, x| ffn(n, layer, x),
         )?;
     }
