@@ -361,7 +361,6 @@ const ITS_ROW: &str = "no finite element in the row";
 pub const OPS: &[OpContract] = &[
     OpContract { name: "slice", error: 0.0, domain: EVERY, not_finite: ITS_ELEMENT, edges: "" },
     OpContract { name: "reshape", error: 0.0, domain: EVERY, not_finite: ITS_ELEMENT, edges: "" },
-    OpContract { name: "slice", error: 0.0, domain: EVERY, not_finite: ITS_ELEMENT, edges: "" },
     OpContract { name: "last_token", error: 0.0, domain: EVERY, not_finite: ITS_ELEMENT, edges: "" },
     OpContract { name: "repack", error: 0.0, domain: EVERY, not_finite: ITS_ELEMENT, edges: "bytes are only moved" },
     OpContract { name: "embed", error: 0.0, domain: EVERY, not_finite: ITS_ELEMENT, edges: "blocks of scale 0 are 0" },

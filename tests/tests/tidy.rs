@@ -243,6 +243,7 @@ fn formats_ops_and_architectures_are_named_in_their_own_files() {
         "short_conv",
         "delta_rule",
         "route",
+        "expert_sum",
         "top_k",
         "repack",
     ];

@@ -66,6 +66,7 @@ struct Report {
     skipped: Vec<String>,
     /// Whether there is a chat template.
     chat_template: bool,
+    #[serde(rename = "config")]
     figures: Option<Figures>,
     /// Bytes that a position takes in the KV caches, in f16.
     kv_bytes_per_token: Option<u64>,

@@ -20,7 +20,7 @@ fn bad_arguments() {
     for (name, key, value) in [
         ("adapter", "general.type", "adapter".into()),
         ("mmproj", "general.type", "mmproj".into()),
-        ("yarn", "llama.rope.scaling.type", "yarn".into()),
+        ("dynamic", "llama.rope.scaling.type", "dynamic".into()),
         ("layers", "llama.feed_forward_length", numbers),
         ("bert", "tokenizer.ggml.model", "bert".into()),
         ("embedding", "general.architecture", "bert".into()),
@@ -94,7 +94,7 @@ fn bad_arguments() {
         ),
         (&["run", "mmproj.gguf", "x"], &["rigc: mmproj.gguf is a projector", "'mmproj'", "not a model; give the"]),
         (&["run", "embedding.gguf", "x"], &["rigc: embedding.gguf is an embedding model", "'bert'", "that generates"]),
-        (&["run", "yarn.gguf", "x"], &["yarn.gguf: RoPE scaling 'yarn'", "is not supported"]),
+        (&["run", "dynamic.gguf", "x"], &["dynamic.gguf: RoPE scaling 'dynamic'", "is not supported"]),
         (&["compile", "layers.gguf"], &["layers.gguf: 'llama.feed_forward_length' with a figure for each layer"]),
         (&["run", "bert.gguf", "x"], &["bert.gguf: the tokenizer model `bert`", "is not supported"]),
         // Files.

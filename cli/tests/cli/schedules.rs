@@ -6,7 +6,7 @@ use tests::synthetic::{Synthetic, format};
 
 /// A row for the products of the FFN of `m.gguf`, which are f32 of 64 columns, with this in place of `from`.
 fn row(from: &str, to: &str) -> String {
-    let row = "(op: \"gate_up\", tokens: (1, 1), columns: (64, 64), rows: (1, 4096), format: \"f32\", \
+    let row = "(op: \"linear\", tokens: (1, 1), columns: (64, 64), rows: (1, 4096), format: \"f32\", \
                schedule: Gpu((ctas: 4, warps: 8, streams: 8, chunk: 64, depth: 1)))";
     assert!(row.contains(from), "{from}");
     row.replace(from, to)
@@ -28,7 +28,7 @@ fn bad_rows_are_named() {
     let good = row("", "");
     let table: &[(&str, String, &[&str])] = &[
         // What no model has.
-        ("sm_120", row("gate_up", "gate-up"), &["row 1 of t.ron", "there is no op 'gate-up'", "gate_up, logits"]),
+        ("sm_120", row("linear", "line-ar"), &["row 1 of t.ron", "there is no op 'line-ar'", "linear, rows"]),
         ("sm_120", row("f32", "q9"), &["row 1 of t.ron", "there is no format 'q9'"]),
         ("sm_120", row("schedule:", "card: \"rtx9\", schedule:"), &["row 1 of t.ron", "there is no card 'rtx9'"]),
         ("sm_120", row("tokens: (1, 1)", "tokens: (2, 1)"), &["row 1 of t.ron", "tokens are (2, 1)"]),
@@ -38,13 +38,13 @@ fn bad_rows_are_named() {
         (
             "sm_120",
             row("columns: (64, 64)", "columns: (1, 63)"),
-            &["row 1 of t.ron", "no kernel", "op: \"gate_up\", tokens: (1, 1), columns: (64, 64)", "--emit schedule"],
+            &["row 1 of t.ron", "no kernel", "op: \"linear\", tokens: (1, 1), columns: (64, 64)", "--emit schedule"],
         ),
         ("sm_120", row("f32", "q4_k"), &["row 1 of t.ron", "no kernel of this model matches"]),
         ("sm_120", row("f32", "f32+q4_k"), &["row 1 of t.ron", "no kernel of this model matches"]),
         ("sm_120", row("tokens: (1, 1)", "tokens: (2, 9)"), &["row 1 of t.ron", "no kernel of this model matches"]),
         ("sm_120", format!("{good}, {good}"), &["row 2 of t.ron", "rows before it match all"]),
-        ("x86-64", row("gate_up", "repack"), &["row 1 of t.ron", "no kernel repack for x86-64"]),
+        ("x86-64", row("linear", "repack"), &["row 1 of t.ron", "no kernel repack for x86-64"]),
         // Figures.
         ("sm_120", row(GPU, CPU), &["row 1 of t.ron", "a Cpu schedule is not for sm_120"]),
         ("x86-64", row("", ""), &["row 1 of t.ron", "a Gpu schedule is not for x86-64"]),
@@ -72,7 +72,7 @@ fn bad_rows_are_named() {
     for rows in [
         good,
         row("schedule:", "card: \"rtx5080\", schedule:"),
-        row("gate_up", "gate_up").replace(", format: \"f32\"", ""),
+        row("linear", "linear").replace(", format: \"f32\"", ""),
     ] {
         fs::write(dir.join("t.ron"), format!("[{rows}]")).unwrap();
         let o = rigc(dir, &["compile", "m.gguf", "--target", "sm_120", "--schedules", "t.ron", "--emit", "plan"]);
@@ -90,7 +90,7 @@ fn shared_memory_of_a_row() {
     let args = ["compile", "deep.gguf", "--target", "sm_120", "--schedules", "t.ron", "--emit", "plan"];
     let table = |depth| {
         let schedule = format!("Gpu((ctas: 170, warps: 8, streams: 8, chunk: 256, depth: {depth}))");
-        let row = format!("(op: \"project\", tokens: (1, 1), columns: (28672, 28672), schedule: {schedule})");
+        let row = format!("(op: \"linear\", tokens: (1, 1), columns: (28672, 28672), schedule: {schedule})");
         fs::write(dir.join("t.ron"), format!("[{row}]")).unwrap();
     };
     table(4);
@@ -123,7 +123,7 @@ fn printed_rows_are_a_table() {
 fn help_has_the_format() {
     let o = rigc(shared(), &["help", "compile"]);
     for words in
-        ["(op: \"project\", tokens: (1, 1)", "card: \"rtx5090\"", "Gpu((ctas: 170", "Cpu((prologue:", "1 to 65535"]
+        ["(op: \"linear\", tokens: (1, 1)", "card: \"rtx5090\"", "Gpu((ctas: 170", "Cpu((prologue:", "1 to 65535"]
     {
         assert!(o.text().contains(words), "{words}");
     }

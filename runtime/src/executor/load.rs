@@ -79,7 +79,7 @@ impl Item {
             [weight.rows.start, weight.rows.end, weight.columns.start, weight.columns.end].map(|n| n as usize);
         let is_whole = (first_row, end_row, first, end) == (0, all_rows, 0, all_columns);
         if end_row > all_rows || end > all_columns || (is_whole && plain(&whole) != plain(&weight.ty)) {
-            return Err(differs(&format!("its shape is {:?}", whole.shape)));
+            return Err(differs(&format!("its shape is {:?}", plain(&whole))));
         }
         let block = format.block as usize;
         let stride = format.bytes_of(all_columns as u64);

@@ -121,10 +121,12 @@ pub(crate) fn kernel(
     let handle = function_of(call, number)?;
     let function = call.functions.get(handle).ok_or(Error::INVALID_HANDLE)?;
     let entry = function.code.module.entries().get(function.entry).ok_or(Error::INVALID_HANDLE)?;
-    let params = gather(entry, params, extra)?;
     let Wishes { cooperative, priority, .. } = *wishes;
-    let kernel = Kernel { function: handle, grid, block, shared, params, cooperative, priority };
+    let mut kernel =
+        Kernel { function: handle, grid, block, shared, params: Default::default(), cooperative, priority };
+    // Parameters of a launch that is refused are not looked at.
     fits(call, &kernel)?;
+    kernel.params = gather(entry, params, extra)?;
     Ok(kernel)
 }
 

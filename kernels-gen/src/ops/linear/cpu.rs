@@ -80,15 +80,22 @@ fn finish_row(
     let (limit, sixteen) = (b.size(n), b.size(TILE_ROWS));
     let left = b.isub(limit, first);
     let valid = b.umin(left, sixteen);
-    let zero = b.int(0);
-    g.for_(zero, valid, 4, |g, r| {
-        let b = &mut g.b;
-        let flat = b.iadd(first, r);
-        let v = elements.value(b, tail.output, At { flat, last: flat, local: r, vector: true })?;
-        let to = b.iadd(row, flat);
-        b.store(y, to, Mem::F32, v);
-        Ok(())
-    })
+    let (zero, all_fours) = (b.int(0), b.int(!3));
+    let whole = n.is_multiple_of(4);
+    let fours = if whole { valid } else { b.and(valid, all_fours) };
+    let mut finish = |from: Value, to: Value, vector: bool| {
+        g.for_(from, to, if vector { 4 } else { 1 }, |g, r| {
+            let b = &mut g.b;
+            let flat = b.iadd(first, r);
+            let v = elements.value(b, tail.output, At { flat, last: flat, local: r, vector })?;
+            let to = b.iadd(row, flat);
+            b.store(y, to, Mem::F32, v);
+            Ok(())
+        })
+    };
+    finish(zero, fours, true)?;
+    // Vectors of parameters have no elements past their last.
+    if whole { Ok(()) } else { finish(fours, valid, false) }
 }
 
 /// Whether the tail is silu(first product) * second product.
