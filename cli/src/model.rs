@@ -41,7 +41,7 @@ pub struct CompileArgs {
     /// FILE.ron has a list of rows, as `--emit schedule` prints those of a model:
     ///
     ///   [
-    ///     (op: "project", tokens: (1, 1), columns: (4096, 4096), rows: (4096, 4096),
+    ///     (op: "linear", tokens: (1, 1), columns: (4096, 4096), rows: (4096, 4096),
     ///      format: "q4_k", card: "rtx5090",
     ///      schedule: Gpu((ctas: 170, warps: 8, streams: 8, chunk: 512, depth: 2))),
     ///     (op: "attention", tokens: (1, 16), columns: (0, 0),

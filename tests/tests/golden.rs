@@ -9,6 +9,8 @@ use tests::golden::{self, FLOAT_SHARE, Golden, tolerance_share};
 use tests::npy::Matrix;
 use tests::run::{self, Settings};
 
+/// The CPU targets.
+const CPUS: &[&str] = &["x86-64", "x86-64-v3", "x86-64-v4-vnni"];
 /// Greedy steps: all that the files have.
 const STEPS: usize = 48;
 /// Greedy steps on the emulator.
@@ -22,13 +24,13 @@ fn open(path: &Path) -> ModelFile {
     ModelFile::open(path).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// The models of a folder that `wanted` names, for all CPU targets.
-fn check(folder: &str, kv: Format, wanted: impl Fn(&str) -> bool) {
+/// The models of a folder that `wanted` names, for the CPU targets that `on` names.
+fn check(folder: &str, kv: Format, on: &[&str], wanted: impl Fn(&str) -> bool) {
     for (path, golden) in golden::all(folder).into_iter().filter(|(path, _)| wanted(stem(path))) {
         let file = open(&path);
         // Logits computed with float activations.
         let exact = Matrix::load(&path.with_file_name(format!("golden/{}.logits.npy", stem(&path))));
-        for target in run::targets() {
+        for target in run::targets().into_iter().filter(|t| on.contains(&t.name)) {
             let name = format!("{}, {}, KV {kv}", stem(&path), target.name);
             check_model(&name, &file, &golden, exact.as_ref(), Settings { kv, ..Settings::new(target) }, STEPS);
         }
@@ -94,12 +96,23 @@ fn check_model(
 
 #[test]
 fn models_agree_with_golden_outputs() {
-    check("models", quant::F16, |_| true);
+    check("models", quant::F16, CPUS, |_| true);
+}
+
+/// Beside each other, as they are many.
+#[test]
+fn architectures_agree_with_golden_outputs_on_x86_64() {
+    check("arch", quant::F16, &CPUS[..1], |_| true);
 }
 
 #[test]
-fn architectures_agree_with_golden_outputs() {
-    check("arch", quant::F16, |_| true);
+fn architectures_agree_with_golden_outputs_on_x86_64_v3() {
+    check("arch", quant::F16, &CPUS[1..2], |_| true);
+}
+
+#[test]
+fn architectures_agree_with_golden_outputs_on_x86_64_v4_vnni() {
+    check("arch", quant::F16, &CPUS[2..], |_| true);
 }
 
 #[test]
@@ -122,5 +135,5 @@ fn emulated_sm_80_and_sm_90_agree_with_golden_outputs() {
 
 #[test]
 fn kv_cache_of_8_bits_agrees_with_golden_outputs() {
-    check("models", quant::Q8_0, |stem| stem == "bard-q8_0" || stem == "bardq3-q4_k_m");
+    check("models", quant::Q8_0, CPUS, |stem| stem == "bard-q8_0" || stem == "bardq3-q4_k_m");
 }

@@ -21,7 +21,7 @@ fn bad_arguments() {
         ("adapter", "general.type", "adapter".into()),
         ("mmproj", "general.type", "mmproj".into()),
         ("dynamic", "llama.rope.scaling.type", "dynamic".into()),
-        ("layers", "llama.feed_forward_length", numbers),
+        ("layers", "llama.attention.head_count", numbers),
         ("bert", "tokenizer.ggml.model", "bert".into()),
         ("embedding", "general.architecture", "bert".into()),
     ] {
@@ -95,7 +95,7 @@ fn bad_arguments() {
         (&["run", "mmproj.gguf", "x"], &["rigc: mmproj.gguf is a projector", "'mmproj'", "not a model; give the"]),
         (&["run", "embedding.gguf", "x"], &["rigc: embedding.gguf is an embedding model", "'bert'", "that generates"]),
         (&["run", "dynamic.gguf", "x"], &["dynamic.gguf: RoPE scaling 'dynamic'", "is not supported"]),
-        (&["compile", "layers.gguf"], &["layers.gguf: 'llama.feed_forward_length' with a figure for each layer"]),
+        (&["compile", "layers.gguf"], &["layers.gguf: 'llama.attention.head_count' with a figure for each layer"]),
         (&["run", "bert.gguf", "x"], &["bert.gguf: the tokenizer model `bert`", "is not supported"]),
         // Files.
         (&["run", "missing.gguf", "x"], &["missing.gguf does not exist"]),

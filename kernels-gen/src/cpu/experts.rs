@@ -215,13 +215,13 @@ impl Pairs {
         let (count, one) = (g.b.tokens(), g.b.int(1));
         let buf = match g.cpu()?.prologue {
             Prologue::PerWorker => {
-                let buf = g.b.scratch("rows", Mem::U8, bytes as u64);
+                let buf = g.b.scratch("prepared", Mem::U8, bytes as u64);
                 let zero = g.b.int(0);
                 of_token(&mut g.b, buf, zero)?;
                 buf
             }
             Prologue::Shared => {
-                let buf = g.workspace("rows", Mem::U8, bytes);
+                let buf = g.workspace("prepared", Mem::U8, bytes);
                 g.parallel(count, |g, t| of_token(&mut g.b, buf, t))?;
                 g.b.barrier();
                 buf
