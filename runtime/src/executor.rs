@@ -21,8 +21,7 @@ use bind::{Bindings, Entry, Weights, most_needs};
 use ir::Verified;
 use ir::abi::Control;
 use ir::artifact::{Artifact, Manifest, State};
-use ir::plan::Place;
-use ir::tensor::Layout;
+use ir::plan::Step;
 use recurrent::Recurrent;
 
 /// More tokens than a step can have.
@@ -322,27 +321,15 @@ impl Executor {
         self.bindings.held.shared()
     }
 
-    /// Bytes of weights that a step of one token reads: each matrix whole, but of the embedding table one row.
+    /// Bytes of weights that a step of one token reads: each matrix whole, but of the embedding table one row and of experts
+    /// those that a token uses.
     pub fn weight_bytes(&self) -> u64 {
-        let vocab = self.manifest.figures.vocab;
-        let mut numbers: Vec<u32> = Vec::new();
-        for b in self.manifest.entries.first().map_or(&[][..], |e| &e.plan.buffers) {
-            if let Place::Weight(n) = b.place
-                && !numbers.contains(&n)
-            {
-                numbers.push(n);
-            }
-        }
-        let weights: Vec<_> = numbers.iter().filter_map(|&n| self.manifest.weights.get(n as usize)).collect();
-        let tall = |w: &ir::artifact::Weight| w.ty.shape.len() == 2 && w.ty.rows() == vocab;
-        // Where the embedding table also is the output matrix in the same layout, it is read whole.
-        let lookup = weights.iter().position(|w| tall(w) && w.ty.layout == Layout::Rows);
-        let lookup = lookup.filter(|_| weights.iter().filter(|w| tall(w)).count() > 1);
-        let bytes = |i: usize, w: &ir::artifact::Weight| {
-            let bytes = w.ty.weight_bytes().unwrap_or(0);
-            if lookup == Some(i) { bytes / vocab.max(1) as u64 } else { bytes }
-        };
-        weights.iter().enumerate().map(|(i, w)| bytes(i, w)).sum()
+        let steps = self.manifest.entries.first().map_or(&[][..], |e| &e.plan.steps);
+        let kernels = steps.iter().filter_map(|step| match step {
+            Step::Launch { kernel, .. } => self.manifest.kernels.get(*kernel as usize),
+            _ => None,
+        });
+        kernels.map(|kernel| kernel.work.weight_bytes).sum()
     }
 
     /// Refuses an executor of which a launch has failed.
