@@ -46,13 +46,6 @@ mod most {
     pub const SHARE: usize = 32;
 }
 
-/// Values of `general.type` of files that are no models, and what those are.
-const NO_MODELS: &[(&str, &str)] = &[
-    ("adapter", "an adapter, such as a LoRA,"),
-    ("imatrix", "an importance matrix for quantising"),
-    ("mmproj", "a projector of images or sounds"),
-];
-
 /// The figures of a model that concern more than its graph.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Figures {
@@ -118,14 +111,8 @@ impl<'a> Model<'a> {
     /// Finds the architecture.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for one that is not built, or a file that is no model.
+    /// [`Error::Unsupported`] for one that is not built.
     pub fn read(metadata: &'a Metadata, tensors: &'a Tensors) -> Result<Model<'a>> {
-        if let Ok(Some(kind)) = metadata.opt_str("general.type")
-            && let Some((_, what)) = NO_MODELS.iter().find(|(name, _)| *name == kind)
-        {
-            let hint = "give the model that it belongs to";
-            return Err(Error::unsupported(format!("{what} (general.type '{kind}') alone"), hint));
-        }
         let architecture = architecture(metadata.str("general.architecture")?)?;
         if tensors.0.is_empty() {
             return Err(Error::malformed("the file has no tensors; it may hold a vocabulary only"));
