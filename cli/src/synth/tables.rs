@@ -65,6 +65,14 @@ pub struct Mix {
     pub rules: Vec<Rule>,
 }
 
+/// The format of smaller blocks that stands in for some.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fallback {
+    pub of: Vec<Format>,
+    pub format: Format,
+}
+
 /// A format for some matrices.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -105,6 +113,8 @@ pub struct Vocabulary {
 pub static SHAPES: LazyLock<Vec<Shape>> = LazyLock::new(|| table(include_str!("shapes.ron")));
 /// Every mix.
 pub static MIXES: LazyLock<Vec<Mix>> = LazyLock::new(|| table(include_str!("mixes.ron")));
+/// Every stand-in of smaller blocks.
+pub static FALLBACKS: LazyLock<Vec<Fallback>> = LazyLock::new(|| table(include_str!("fallbacks.ron")));
 /// Every vocabulary.
 pub static VOCABULARIES: LazyLock<Vec<Vocabulary>> = LazyLock::new(|| table(include_str!("vocabularies.ron")));
 
@@ -145,9 +155,10 @@ pub fn tensors(shape: &Shape, mix: &Mix, pure: bool) -> Vec<NewTensor> {
     let mut list = Vec::new();
     let mut matrix = |name: &str, part: &str, layer: usize, dims: &[usize]| {
         let format = if pure { mix.base } else { mix.format(shape, part, layer) };
-        // Rows that are no whole blocks, as those of gpt-oss, are in smaller ones.
+        // Rows that are no whole blocks, as those of 2880 weights, are in smaller ones.
         let fits = dims[dims.len() - 1].is_multiple_of(format.multiple as usize);
-        let format = if fits { format } else { quant::Q8_0 };
+        let smaller = || FALLBACKS.iter().find(|f| f.of.contains(&format)).map_or(format, |f| f.format);
+        let format = if fits { format } else { smaller() };
         list.push(NewTensor { name: format!("{name}.weight"), shape: dims.to_vec(), format });
     };
     let (q, kv) = (shape.heads * shape.head, shape.kv_heads * shape.head);
@@ -273,5 +284,7 @@ mod tests {
         assert_eq!(count("qwen3-32b", "iq4_xs", "attn_v"), [("q5_k", 64)].into());
         assert_eq!(count("qwen3-1.7b", "iq4_xs", "attn_v"), [("iq4_xs", 28)].into());
         assert_eq!(count("qwen3-32b", "q8_0", ""), [("q8_0", 450)].into());
+        // Rows of 2880 weights are no whole blocks of 256.
+        assert_eq!(count("gpt-oss-20b", "q4_k_s", "attn_q"), [("q5_0", 24)].into());
     }
 }
