@@ -2,7 +2,7 @@
 //! positions.
 
 use crate::Result;
-use crate::front::parts::{Attention, Block, Dims, Logits, Norm, Rope, attention, embedding, ffn, logits, widths};
+use crate::front::parts::{Attention, Block, Dims, Logits, Norm, Rope, embedding, logits};
 use crate::front::{Network, most};
 use crate::graph::{F32, Function, RopeStyle};
 
@@ -11,29 +11,19 @@ const LAYERS_27B: usize = 46;
 
 pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
     let (d, norm) = (Dims::read(n)?, Norm::rms(n.keys)?);
-    let hidden = widths(n, d.layers)?;
     let local = n.keys.pattern("attention.sliding_window_pattern", d.layers, 2)?;
     let window = n.keys.opt_count("attention.sliding_window", 1, most::CONTEXT)?.unwrap_or(4096);
     let cap = n.keys.opt_factor("attn_logit_softcapping")?.or(Some(F32(50.0)));
     let per_head = if d.layers == LAYERS_27B { d.width / d.heads } else { d.head };
-    let mut x = embedding(n, d.width, F32((d.width as f64).sqrt() as f32))?;
+    let x = embedding(n, d.width, F32((d.width as f64).sqrt() as f32))?;
     let rope = Some(Rope::read(n, RopeStyle::Halves, d.head)?);
-    for layer in 0..d.layers {
-        let a = Attention {
-            rope,
-            window: local[layer].then_some(window),
-            cap,
-            scale: F32((1.0 / (per_head as f64).sqrt()) as f32),
-            ..Attention::new(d.heads, d.kv_heads[layer], d.head)
-        };
-        x = Block::sandwich(norm).layer(
-            n,
-            layer,
-            x,
-            |n, x| attention(n, layer, x, &a),
-            |n, x| ffn(n, layer, x, hidden[layer], Function::Gelu),
-        )?;
-    }
+    let x = Block::sandwich(norm).dense(n, &d, x, Function::Gelu, |layer, plain| Attention {
+        rope,
+        window: local[layer].then_some(window),
+        cap,
+        scale: F32((1.0 / (per_head as f64).sqrt()) as f32),
+        ..plain
+    })?;
     let cap = n.keys.opt_factor("final_logit_softcapping")?.or(Some(F32(30.0)));
     logits(n, x, Logits { cap, ..Logits::plain(norm) })
 }

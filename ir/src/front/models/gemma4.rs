@@ -4,8 +4,8 @@
 
 use crate::Result;
 use crate::front::parts::{
-    Attention, Block, Dims, Gate, HeadNorm, Logits, Moe, Norm, Rope, Scaling, attend, embedding, expert_width, ffn, heads,
-    linear, logits, map, moe_by, name, norm as normed, residual, rms_epsilon, split, widths,
+    Attention, Block, Dims, Gate, HeadNorm, Logits, Moe, Norm, Rope, Scaling, attend, embedding, expert_width, ffn,
+    heads, linear, logits, map, moe_by, name, norm as normed, residual, rms_epsilon, split, widths,
 };
 use crate::front::{Network, most};
 use crate::graph::{F32, Function, Op, Ref, RopeStyle};

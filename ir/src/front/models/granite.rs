@@ -2,30 +2,21 @@
 
 use crate::Result;
 use crate::front::Network;
-use crate::front::parts::{Attention, Block, Dims, Logits, Norm, Rope, attention, embedding, ffn, logits, widths};
+use crate::front::parts::{Attention, Block, Dims, Logits, Norm, Rope, embedding, logits};
 use crate::graph::{F32, Function, RopeStyle};
 
 pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
     let (d, norm) = (Dims::read(n)?, Norm::rms(n.keys)?);
-    let hidden = widths(n, d.layers)?;
     let one = F32(1.0);
     let embedding_scale = n.keys.opt_factor("embedding_scale")?.unwrap_or(one);
     let residual_scale = n.keys.opt_factor("residual_scale")?.unwrap_or(one);
     let logit_scale = n.keys.opt_factor("logit_scale")?.unwrap_or(one);
     let score_scale = n.keys.opt_factor("attention.scale")?;
-    let mut x = embedding(n, d.width, embedding_scale)?;
+    let x = embedding(n, d.width, embedding_scale)?;
     let turns = n.keys.opt_bool("rope.scaling.finetuned")?.unwrap_or(true);
     let rope = Rope::read(n, RopeStyle::Adjacent, d.head)?;
-    for (layer, &hidden) in hidden.iter().enumerate() {
-        let plain = Attention::new(d.heads, d.kv_heads[layer], d.head);
-        let a = Attention { rope: turns.then_some(rope), scale: score_scale.unwrap_or(plain.scale), ..plain };
-        x = Block { scale: residual_scale, ..Block::pre_norm(norm) }.layer(
-            n,
-            layer,
-            x,
-            |n, x| attention(n, layer, x, &a),
-            |n, x| ffn(n, layer, x, hidden, Function::Silu),
-        )?;
-    }
+    let x = Block { scale: residual_scale, ..Block::pre_norm(norm) }.dense(n, &d, x, Function::Silu, |_, plain| {
+        Attention { rope: turns.then_some(rope), scale: score_scale.unwrap_or(plain.scale), ..plain }
+    })?;
     logits(n, x, Logits { scale: F32(1.0 / logit_scale.0), ..Logits::plain(norm) })
 }

@@ -2,16 +2,13 @@
 //! position.
 
 use crate::Result;
-use crate::front::parts::{
-    Attention, Block, Dims, Logits, Norm, Rope, Scaling, attention, embedding, ffn, logits, widths,
-};
+use crate::front::parts::{Attention, Block, Dims, Logits, Norm, Rope, Scaling, embedding, logits};
 use crate::front::{Network, most};
 use crate::graph::{F32, Function, Op, RopeStyle};
 
 pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
     let (d, norm) = (Dims::read(n)?, Norm::rms(n.keys)?);
-    let hidden = widths(n, d.layers)?;
-    let mut x = embedding(n, d.width, F32(1.0))?;
+    let x = embedding(n, d.width, F32(1.0))?;
     let (dim, base) = (Rope::dim(n, d.head)?, Rope::base(n, "rope.freq_base", 10_000.0)?);
     let scaling = Scaling::read(n, dim, base, true)?;
     let rope = Some(Rope::new(n, RopeStyle::Adjacent, (dim, base), scaling)?);
@@ -22,15 +19,7 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
         }
         None => None,
     };
-    for (layer, &hidden) in hidden.iter().enumerate() {
-        let a = Attention { rope, query_scale, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
-        x = Block::pre_norm(norm).layer(
-            n,
-            layer,
-            x,
-            |n, x| attention(n, layer, x, &a),
-            |n, x| ffn(n, layer, x, hidden, Function::Silu),
-        )?;
-    }
+    let x =
+        Block::pre_norm(norm).dense(n, &d, x, Function::Silu, |_, plain| Attention { rope, query_scale, ..plain })?;
     logits(n, x, Logits::plain(norm))
 }

@@ -2,17 +2,14 @@
 //! up to the first one and others for longer ones. The window of the file is not applied, as in llama.cpp.
 
 use crate::Result;
-use crate::front::parts::{
-    Attention, Block, Dims, Logits, Norm, Rope, Scaling, attention, embedding, ffn, logits, widths,
-};
+use crate::front::parts::{Attention, Block, Dims, Logits, Norm, Rope, Scaling, embedding, logits};
 use crate::front::{Network, most};
 use crate::graph::{F32, Function, RopeStyle};
 
 pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
     let (d, norm) = (Dims::read(n)?, Norm::rms(n.keys)?);
-    let hidden = widths(n, d.layers)?;
     n.keys.ignore("attention.sliding_window");
-    let mut x = embedding(n, d.width, F32(1.0))?;
+    let x = embedding(n, d.width, F32(1.0))?;
     let (dim, base) = (Rope::dim(n, d.head)?, Rope::base(n, "rope.freq_base", 10_000.0)?);
     let first = n.keys.opt_count("rope.scaling.original_context_length", 1, most::CONTEXT)?;
     let short = n.opt_vector("rope_factors_short.weight", dim / 2)?;
@@ -20,15 +17,6 @@ pub(super) fn build(n: &mut Network<'_>) -> Result<()> {
     let factors = if first.is_some_and(|first| n.shape.context > first) { long } else { short };
     let scaling = Scaling::read(n, dim, base, false)?;
     let rope = Some(Rope::with(n, RopeStyle::Halves, (dim, base), scaling, factors)?);
-    for (layer, &hidden) in hidden.iter().enumerate() {
-        let a = Attention { rope, ..Attention::new(d.heads, d.kv_heads[layer], d.head) };
-        x = Block::pre_norm(norm).layer(
-            n,
-            layer,
-            x,
-            |n, x| attention(n, layer, x, &a),
-            |n, x| ffn(n, layer, x, hidden, Function::Silu),
-        )?;
-    }
+    let x = Block::pre_norm(norm).dense(n, &d, x, Function::Silu, |_, plain| Attention { rope, ..plain })?;
     logits(n, x, Logits::plain(norm))
 }

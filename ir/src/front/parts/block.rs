@@ -1,6 +1,6 @@
 //! A layer: attention and a feed-forward network, each with norms around it, added to the residual stream.
 
-use super::{Norm, linear, map, name, norm};
+use super::{Attention, Dims, Norm, attention, ffn, linear, map, name, norm, widths};
 use crate::Result;
 use crate::front::Network;
 use crate::graph::{F32, Function, Ref};
@@ -49,6 +49,23 @@ impl Block {
     ) -> Result<Ref> {
         let x = self.part(n, layer, x, 0, attention)?;
         self.part(n, layer, x, 1, ffn)
+    }
+
+    /// All layers of a dense model; `of` gives a layer's attention from its number and a plain one of its heads.
+    pub fn dense(
+        &self,
+        n: &mut Network<'_>,
+        d: &Dims,
+        mut x: Ref,
+        function: Function,
+        of: impl Fn(usize, Attention) -> Attention,
+    ) -> Result<Ref> {
+        for (layer, hidden) in widths(n, d.layers)?.into_iter().enumerate() {
+            let a = of(layer, Attention::new(d.heads, d.kv_heads[layer], d.head));
+            let attention = |n: &mut Network<'_>, x| attention(n, layer, x, &a);
+            x = self.layer(n, layer, x, attention, |n, x| ffn(n, layer, x, hidden, function))?;
+        }
+        Ok(x)
     }
 
     fn part(
