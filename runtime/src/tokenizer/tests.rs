@@ -72,27 +72,35 @@ fn long_words_merge_as_short_ones() {
     }
 }
 
-#[test]
-fn merges_by_rank_and_from_the_left() {
-    /// Merges one pair at a time, on texts.
-    fn reference(v: &Vocab<'_>, word: &str) -> Vec<u32> {
-        let mut parts: Vec<String> = word.chars().map(String::from).collect();
-        loop {
-            let rank = |i: &usize| v.merges.iter().position(|m| *m == format!("{} {}", parts[*i], parts[i + 1]));
-            let best = (0..parts.len() - 1).filter_map(|i| Some((rank(&i)?, i))).min();
-            let Some((_, at)) = best else { break };
-            let right = parts.remove(at + 1);
-            parts[at].push_str(&right);
-        }
-        parts.iter().map(|p| v.tokens.iter().position(|t| t == p).unwrap() as u32).collect()
+/// The parts of a word after merging one pair at a time, on texts.
+fn merged(v: &Vocab<'_>, word: &str) -> Vec<String> {
+    let mut parts: Vec<String> = word.chars().map(String::from).collect();
+    loop {
+        let rank = |i: &usize| v.merges.iter().position(|m| *m == format!("{} {}", parts[*i], parts[i + 1]));
+        let best = (0..parts.len() - 1).filter_map(|i| Some((rank(&i)?, i))).min();
+        let Some((_, at)) = best else { break };
+        let right = parts.remove(at + 1);
+        parts[at].push_str(&right);
     }
-    // Any order of the merges: a pair may rank before those that make its parts.
-    let merges = ["a a", "aa a", "aa aa", "a b", "b a", "ab a", "aa b", "aaa aa", "ba ab"];
-    let mut state = 1u32;
-    let mut random = |n: usize| {
+    parts
+}
+
+/// Draws numbers below another.
+fn draws(mut state: u32) -> impl FnMut(usize) -> usize {
+    move |n| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 16) as usize % n
+    }
+}
+
+#[test]
+fn merges_by_rank_and_from_the_left() {
+    let reference = |v: &Vocab<'_>, word: &str| -> Vec<u32> {
+        merged(v, word).iter().map(|p| v.tokens.iter().position(|t| t == p).unwrap() as u32).collect()
     };
+    // Any order of the merges: a pair may rank before those that make its parts.
+    let merges = ["a a", "aa a", "aa aa", "a b", "b a", "ab a", "aa b", "aaa aa", "ba ab"];
+    let mut random = draws(1);
     for round in 0..60 {
         let mut v = Vocab { token_types: vec![], ..vocab() };
         v.merges = merges.map(Cow::from).into();
@@ -597,24 +605,13 @@ fn characters_merge_by_a_list() {
 /// Against merging one pair at a time, on texts.
 #[test]
 fn characters_merge_by_rank_and_from_the_left() {
-    fn reference(v: &Vocab<'_>, word: &str) -> Vec<u32> {
-        let mut parts: Vec<String> = word.chars().map(String::from).collect();
-        loop {
-            let rank = |i: &usize| v.merges.iter().position(|m| *m == format!("{} {}", parts[*i], parts[i + 1]));
-            let best = (0..parts.len() - 1).filter_map(|i| Some((rank(&i)?, i))).min();
-            let Some((_, at)) = best else { break };
-            let right = parts.remove(at + 1);
-            parts[at].push_str(&right);
-        }
+    let reference = |v: &Vocab<'_>, word: &str| -> Vec<u32> {
         let id = |text: &str| v.tokens.iter().position(|t| t == text).map(|id| id as u32);
         let bytes = |part: &str| part.bytes().map(|b| u32::from(b) + 3).collect();
+        let parts = merged(v, word);
         parts.iter().flat_map(|part| id(part).map_or_else(|| bytes(part), |id| vec![id])).collect()
-    }
-    let mut state = 7u32;
-    let mut random = |n: usize| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 16) as usize % n
     };
+    let mut random = draws(7);
     for round in 0..80 {
         let mut v = gemma_vocab();
         v.token_types.clear();
@@ -669,11 +666,7 @@ fn sentencepiece_by_score_and_from_the_left() {
         }
         parts.iter().map(|p| id(p).unwrap() as u32).collect()
     }
-    let mut state = 1u32;
-    let mut random = |n: usize| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 16) as usize % n
-    };
+    let mut random = draws(1);
     for round in 0..80 {
         let mut v = Vocab { add_space_prefix: Some(false), ..spm_vocab() };
         v.token_types.clear();
