@@ -43,14 +43,29 @@ pub(crate) trait Team {
     /// Calls `f` for the first of four elements, or for each element, of `count`, spread over the threads.
     fn each(&self, b: &mut Builder, count: usize, f: impl FnOnce(&mut Builder, Value) -> Result<()>) -> Result<()>;
     /// Calls `f` for each number below `count`, spread over the threads.
-    fn singly(&self, b: &mut Builder, count: usize, f: impl FnOnce(&mut Builder, Value) -> Result<()>) -> Result<()>;
+    fn singly(&self, b: &mut Builder, count: usize, f: impl FnOnce(&mut Builder, Value) -> Result<()>) -> Result<()> {
+        self.each(b, count, f)
+    }
     /// Adds to a running sum, by `f(element, sum)`, over `count` elements; every thread gets the total.
     fn sum(
         &self,
         b: &mut Builder,
         count: usize,
-        f: impl FnMut(&mut Builder, Value, Value) -> Result<Value>,
-    ) -> Result<Value>;
+        mut f: impl FnMut(&mut Builder, Value, Value) -> Result<Value>,
+    ) -> Result<Value> {
+        let zero = b.float(0.0);
+        let sum = b.var(zero);
+        self.each(b, count, |b, i| {
+            let so_far = b.get(sum);
+            let so_far = f(b, i, so_far)?;
+            b.set(sum, so_far);
+            Ok(())
+        })?;
+        let own = b.get(sum);
+        Ok(self.total(b, own))
+    }
+    /// The total of what each thread has; every thread gets it.
+    fn total(&self, b: &mut Builder, own: Value) -> Value;
     /// Shows each thread what the others have stored.
     fn sync(&self, b: &mut Builder);
 }

@@ -33,6 +33,10 @@ impl Team for Worker {
         sum_columns(b, count, f)
     }
 
+    fn total(&self, _: &mut Builder, own: Value) -> Value {
+        own
+    }
+
     fn sync(&self, _: &mut Builder) {}
 }
 
@@ -47,25 +51,8 @@ impl Team for Single {
         counted(b, count, 1, f)
     }
 
-    fn singly(&self, b: &mut Builder, count: usize, f: impl FnOnce(&mut Builder, Value) -> Result<()>) -> Result<()> {
-        counted(b, count, 1, f)
-    }
-
-    fn sum(
-        &self,
-        b: &mut Builder,
-        count: usize,
-        mut f: impl FnMut(&mut Builder, Value, Value) -> Result<Value>,
-    ) -> Result<Value> {
-        let zero = b.float(0.0);
-        let sum = b.var(zero);
-        counted(b, count, 1, |b, i| {
-            let so_far = b.get(sum);
-            let so_far = f(b, i, so_far)?;
-            b.set(sum, so_far);
-            Ok(())
-        })?;
-        Ok(b.get(sum))
+    fn total(&self, _: &mut Builder, own: Value) -> Value {
+        own
     }
 
     fn sync(&self, _: &mut Builder) {}

@@ -29,57 +29,17 @@ fn for_lanes(b: &mut Builder, at: &Thread, count: usize, f: impl FnOnce(&mut Bui
     b.for_(at.lane, end, LANES as u32, f);
 }
 
-/// A loop whose body can fail.
-fn fallible(
-    b: &mut Builder,
-    run: impl FnOnce(&mut Builder, &mut dyn FnMut(&mut Builder, Value)),
-    f: impl FnOnce(&mut Builder, Value) -> Result<()>,
-) -> Result<()> {
-    let (mut f, mut result) = (Some(f), Ok(()));
-    run(b, &mut |b, i| {
-        if let Some(f) = f.take() {
-            result = f(b, i);
-        }
-    });
-    result
-}
-
-/// This thread's sum by `f` over its share of `count` elements.
-fn own_sum(
-    b: &mut Builder,
-    run: impl FnOnce(&mut Builder, &mut dyn FnMut(&mut Builder, Value)),
-    mut f: impl FnMut(&mut Builder, Value, Value) -> Result<Value>,
-) -> Result<Value> {
-    let zero = b.float(0.0);
-    let sum = b.var(zero);
-    fallible(b, run, |b, i| {
-        let old = b.get(sum);
-        let new = f(b, i, old)?;
-        b.set(sum, new);
-        Ok(())
-    })?;
-    Ok(b.get(sum))
-}
-
 impl Team for Warp {
     const VECTOR: bool = false;
 
     fn each(&self, b: &mut Builder, count: usize, f: impl FnOnce(&mut Builder, Value) -> Result<()>) -> Result<()> {
-        fallible(b, |b, f| for_lanes(b, &self.at, count, f), f)
+        let mut result = Ok(());
+        for_lanes(b, &self.at, count, |b, i| result = f(b, i));
+        result
     }
 
-    fn singly(&self, b: &mut Builder, count: usize, f: impl FnOnce(&mut Builder, Value) -> Result<()>) -> Result<()> {
-        self.each(b, count, f)
-    }
-
-    fn sum(
-        &self,
-        b: &mut Builder,
-        count: usize,
-        f: impl FnMut(&mut Builder, Value, Value) -> Result<Value>,
-    ) -> Result<Value> {
-        let own = own_sum(b, |b, f| for_lanes(b, &self.at, count, f), f)?;
-        Ok(lanes_sum(b, own, LANES))
+    fn total(&self, b: &mut Builder, own: Value) -> Value {
+        lanes_sum(b, own, LANES)
     }
 
     fn sync(&self, b: &mut Builder) {
@@ -91,24 +51,16 @@ impl Team for Cta {
     const VECTOR: bool = false;
 
     fn each(&self, b: &mut Builder, count: usize, f: impl FnOnce(&mut Builder, Value) -> Result<()>) -> Result<()> {
-        fallible(b, |b, f| for_threads(b, &self.at, count, f), f)
+        let mut result = Ok(());
+        for_threads(b, &self.at, count, |b, i| result = f(b, i));
+        result
     }
 
-    fn singly(&self, b: &mut Builder, count: usize, f: impl FnOnce(&mut Builder, Value) -> Result<()>) -> Result<()> {
-        self.each(b, count, f)
-    }
-
-    fn sum(
-        &self,
-        b: &mut Builder,
-        count: usize,
-        f: impl FnMut(&mut Builder, Value, Value) -> Result<Value>,
-    ) -> Result<Value> {
-        let own = own_sum(b, |b, f| for_threads(b, &self.at, count, f), f)?;
+    fn total(&self, b: &mut Builder, own: Value) -> Value {
         let total = cta_sum(b, &self.at, self.sums, own);
         // The next sum comes to the same place.
         b.sync(Scope::Cta);
-        Ok(total)
+        total
     }
 
     fn sync(&self, b: &mut Builder) {
