@@ -476,14 +476,7 @@ fn soften(
 }
 
 /// Combines the partial results of `splits` ranges that start at `from`.
-fn combine(
-    b: &mut Builder,
-    head: usize,
-    from: (Buf, Value),
-    splits: Value,
-    sink: Option<Value>,
-    to: (Buf, Value),
-) {
+fn combine(b: &mut Builder, head: usize, from: (Buf, Value), splits: Value, sink: Option<Value>, to: (Buf, Value)) {
     let stride = head + 4;
     let (zero, none, never) = (b.int(0), b.float(0.0), b.float(NEVER));
     let max = b.var(never);

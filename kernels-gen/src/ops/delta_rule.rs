@@ -51,7 +51,9 @@ fn cpu(g: &mut Generator<'_>) -> Result<()> {
         return Err(g.unsupported("computed operands"));
     };
     let shapes = (body.ty(node.inputs[0]).shape.as_slice(), body.ty(node.inputs[1]).shape.as_slice());
-    let (&[heads, keys, values], &[_, shared, _]) = shapes else { return Err(g.unsupported("operands of other shapes")) };
+    let (&[heads, keys, values], &[_, shared, _]) = shapes else {
+        return Err(g.unsupported("operands of other shapes"));
+    };
     let buffers: Vec<Buf> = params.iter().map(|&n| g.param(n)).collect();
     let &[state, q, k, v, decay, beta] = buffers.as_slice() else { return Err(g.unsupported("fewer operands")) };
     let (lanes, columns) = if values.is_multiple_of(4) { (4, values / 4) } else { (1, values) };

@@ -8,12 +8,8 @@ use ir::abi::f32_row_bytes;
 use ir::graph::{F32, Graph, Op};
 use ir::kernel::{Builder, Mem, Value};
 
-pub(super) const OP: FusedOp = FusedOp {
-    name: "position_scale",
-    covers: |body| read(body).is_some(),
-    cpu: Some(cpu),
-    gpu: Some(on_gpu),
-};
+pub(super) const OP: FusedOp =
+    FusedOp { name: "position_scale", covers: |body| read(body).is_some(), cpu: Some(cpu), gpu: Some(on_gpu) };
 
 /// Length and slope.
 fn read(body: &Graph) -> Option<(usize, F32)> {

@@ -58,7 +58,8 @@ fn generate(g: &mut Generator<'_>) -> Result<()> {
         for field in m.format.fields {
             let unit = m.layout.unit(m.format, field);
             for offset in (field.offset as usize..).step_by(unit).take(field.bytes as usize * span / unit) {
-                let grain = 1 << [row, span_bytes, offset, unit, 4].map(usize::trailing_zeros).into_iter().min().unwrap_or(0);
+                let grain =
+                    1 << [row, span_bytes, offset, unit, 4].map(usize::trailing_zeros).into_iter().min().unwrap_or(0);
                 let read = b.iadd_const(source, offset);
                 let to_lane = b.imul_const(at.lane, unit);
                 let write = b.iadd(out, to_lane);

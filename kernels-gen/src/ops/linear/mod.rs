@@ -59,8 +59,7 @@ fn read(body: &Graph) -> Option<Tail> {
         }
     }
     let first = products.first()?;
-    let alike = products.iter().all(|(id, linear)| {
-        linear.source == first.1.source && body.ty((*id).into()) == body.ty(output)
-    });
+    let alike =
+        products.iter().all(|(id, linear)| linear.source == first.1.source && body.ty((*id).into()) == body.ty(output));
     alike.then_some(Tail { products, output })
 }

@@ -14,7 +14,8 @@ use ir::kernel::{Buf, Compare, Mem, Value};
 pub(super) fn generate(g: &mut Generator<'_>, branches: &[Branch]) -> Result<()> {
     let products: Vec<Linear> = branches.iter().map(|b| b.product).collect();
     let rows = matmul::prepare(g, &products)?;
-    let heads_of_unit = |b: &Branch| (1..=TILE_ROWS).find(|n| (n * b.head).is_multiple_of(TILE_ROWS)).unwrap_or(TILE_ROWS);
+    let heads_of_unit =
+        |b: &Branch| (1..=TILE_ROWS).find(|n| (n * b.head).is_multiple_of(TILE_ROWS)).unwrap_or(TILE_ROWS);
     let unit_rows = |b: &Branch| b.head * heads_of_unit(b);
     let widest = branches.iter().map(unit_rows).max().unwrap_or(TILE_ROWS);
     let out = g.b.scratch("heads", Mem::F32, (g.spec.tokens * widest * 4) as u64);

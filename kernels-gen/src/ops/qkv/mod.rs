@@ -65,6 +65,13 @@ fn branch(body: &Graph, number: usize) -> Option<Branch> {
         }
     }
     let (node, product) = product?;
-    (product.matrix.rows == heads * head && head.is_multiple_of(4))
-        .then_some(Branch { number, product, node, value, cache, heads, head })
+    (product.matrix.rows == heads * head && head.is_multiple_of(4)).then_some(Branch {
+        number,
+        product,
+        node,
+        value,
+        cache,
+        heads,
+        head,
+    })
 }
