@@ -134,6 +134,16 @@ pub enum KvEncoding {
     Codes,
 }
 
+impl KvEncoding {
+    /// Bytes of a row of `head` elements.
+    pub fn row_bytes(self, head: usize) -> usize {
+        match self {
+            KvEncoding::Halves => kv_f16_row_bytes(head),
+            KvEncoding::Codes => kv_q8_row_bytes(head),
+        }
+    }
+}
+
 /// What an atom computes, so that generators choose it by meaning; each meaning has one of the function types above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {

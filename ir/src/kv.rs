@@ -1,7 +1,7 @@
 //! The formats of KV caches, a row of a table each. To add one: its encoding, its row here, and what loads and appends rows of
 //! its encoding (`kernels-gen/src/cache.rs` and the files that match on [`KvEncoding`], `microkernels/src/attention.rs`).
 
-use crate::abi::{KvEncoding, kv_f16_row_bytes, kv_q8_row_bytes};
+use crate::abi::KvEncoding;
 use crate::quant::{self, Format};
 
 /// A format of KV caches.
@@ -11,14 +11,12 @@ pub struct KvFormat {
     pub format: Format,
     /// How rows are encoded.
     pub encoding: KvEncoding,
-    /// Bytes of a row of so many elements.
-    pub row_bytes: fn(usize) -> usize,
 }
 
 /// Every format, the usual one first.
 pub static ALL: [KvFormat; 2] = [
-    KvFormat { format: quant::F16, encoding: KvEncoding::Halves, row_bytes: kv_f16_row_bytes },
-    KvFormat { format: quant::Q8_0, encoding: KvEncoding::Codes, row_bytes: kv_q8_row_bytes },
+    KvFormat { format: quant::F16, encoding: KvEncoding::Halves },
+    KvFormat { format: quant::Q8_0, encoding: KvEncoding::Codes },
 ];
 
 impl KvFormat {

@@ -244,7 +244,7 @@ pub fn kv_bytes(ty: &TensorType) -> Option<u64> {
 
 /// Bytes of one position of one head in a KV cache of `elem`.
 pub fn kv_row_bytes(elem: Elem, head: usize) -> Option<usize> {
-    elem.kv().map(|kv| (kv.row_bytes)(head))
+    elem.kv().map(|kv| kv.encoding.row_bytes(head))
 }
 
 #[cfg(test)]

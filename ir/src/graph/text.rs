@@ -59,13 +59,25 @@ pub fn mnemonic(op: &Op) -> &'static str {
     }
 }
 
+/// A value's name in a list of all.
+fn name_in<T: PartialEq>(names: &[(T, &'static str)], value: T) -> &'static str {
+    names.iter().find(|(v, _)| *v == value).map_or("", |(_, name)| name)
+}
+
+/// The value that attribute `key` names in a list of all, which are of this kind.
+fn named<T: Copy>(c: &mut Cursor<'_>, key: &str, names: &[(T, &str)], kind: &str) -> Result<T> {
+    let name = c.attribute(key)?;
+    let value = names.iter().find(|(_, n)| *n == name).map(|&(value, _)| value);
+    value.ok_or_else(|| c.error(format!("'{name}' is no {kind}")))
+}
+
 impl RopeStyle {
     /// Every style with its name in text.
     const NAMES: [(RopeStyle, &str); 2] = [(RopeStyle::Adjacent, "adjacent"), (RopeStyle::Halves, "halves")];
 
     /// The name in text.
     pub fn name(self) -> &'static str {
-        if self == RopeStyle::Adjacent { Self::NAMES[0].1 } else { Self::NAMES[1].1 }
+        name_in(&Self::NAMES, self)
     }
 }
 
@@ -76,7 +88,7 @@ impl Gating {
 
     /// The name in text.
     pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(gating, _)| *gating == self).map_or("", |(_, name)| name)
+        name_in(&Self::NAMES, self)
     }
 }
 
@@ -86,7 +98,7 @@ impl HeadMap {
 
     /// The name in text.
     pub fn name(self) -> &'static str {
-        if self == HeadMap::Tiled { Self::NAMES[0].1 } else { Self::NAMES[1].1 }
+        name_in(&Self::NAMES, self)
     }
 }
 
@@ -255,13 +267,7 @@ fn node(
             divisors: if c.peek("divisors") { c.figures("divisors")? } else { Vec::new() },
         })),
         "position_scale" => Op::PositionScale { tokens: 0, length: c.parsed("length")?, slope: c.figure("slope")? },
-        "rope" => {
-            let style = c.attribute("style")?;
-            match RopeStyle::NAMES.iter().find(|(_, name)| *name == style) {
-                Some(&(style, _)) => Op::Rope { style },
-                None => return Err(c.error(format!("'{style}' is no rope style"))),
-            }
-        }
+        "rope" => Op::Rope { style: named(c, "style", &RopeStyle::NAMES, "rope style")? },
         "kv_append" => Op::KvAppend,
         "attention" => Op::Attention {
             scale: c.figure("scale")?,
@@ -269,13 +275,7 @@ fn node(
             cap: if c.peek("cap") { Some(c.figure("cap")?) } else { None },
         },
         "short_conv" => Op::ShortConv,
-        "delta_rule" => {
-            let name = c.attribute("heads")?;
-            match HeadMap::NAMES.iter().find(|(_, n)| *n == name) {
-                Some(&(heads, _)) => Op::DeltaRule { heads },
-                None => return Err(c.error(format!("'{name}' is no map of heads"))),
-            }
-        }
+        "delta_rule" => Op::DeltaRule { heads: named(c, "heads", &HeadMap::NAMES, "map of heads")? },
         "last_token" => Op::LastToken,
         "top_k" => Op::TopK { k: 0 },
         "route" => route(c)?,
@@ -338,9 +338,7 @@ fn node(
 
 /// The attributes of a route; its k is read off the type.
 fn route(c: &mut Cursor<'_>) -> Result<Op> {
-    let name = c.attribute("gating")?;
-    let gating = Gating::NAMES.iter().find(|(_, n)| *n == name).map(|&(gating, _)| gating);
-    let gating = gating.ok_or_else(|| c.error(format!("'{name}' is no gating")))?;
+    let gating = named(c, "gating", &Gating::NAMES, "gating")?;
     let (normalise, scale) = (c.parsed("normalise")?, c.figure("scale")?);
     let groups = match c.eat("groups") {
         false => None,

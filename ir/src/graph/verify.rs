@@ -15,19 +15,14 @@ impl Graph {
         check_nodes(&self)?;
         let mut named: HashMap<String, NodeId> = HashMap::new();
         for (id, node) in self.iter() {
+            let mut claim = |name: String| match named.insert(name.clone(), id) {
+                Some(first) => Err(broken(id, node, format!("'{name}' is {first} already, with another type or role"))),
+                None => Ok(()),
+            };
             match &node.op {
                 Op::Param(i) => return Err(broken(id, node, format!("param {i} outside a fusion's body"))),
-                Op::Weight(_) | Op::State(_) => {
-                    let name = match &node.op {
-                        Op::Weight(weight) => weight.to_string(),
-                        Op::State(name) => name.clone(),
-                        _ => String::new(),
-                    };
-                    if let Some(first) = named.insert(name.clone(), id) {
-                        let what = format!("'{name}' is {first} already, with another type or role");
-                        return Err(broken(id, node, what));
-                    }
-                }
+                Op::Weight(weight) => claim(weight.to_string())?,
+                Op::State(name) => claim(name.clone())?,
                 Op::Fusion(fusion) => {
                     check_nodes(&fusion.body).map_err(|e| broken(id, node, e.to_string()))?;
                     check_states(&fusion.body).map_err(|e| broken(id, node, e.to_string()))?;

@@ -5,7 +5,7 @@
 use crate::Result;
 use crate::front::parts::{
     Attention, Block, Dims, Gate, HeadNorm, Logits, Moe, Norm, Rope, Scaling, attend, embedding, expert_width, ffn,
-    heads, linear, logits, map, moe_by, name, norm as normed, residual, rms_epsilon, split, widths,
+    gated, heads, linear, logits, map, moe_by, name, norm as normed, residual, rms_epsilon, split, widths,
 };
 use crate::front::{Network, most};
 use crate::graph::{F32, Function, Op, Ref, RopeStyle};
@@ -156,8 +156,7 @@ fn layer_inputs(n: &mut Network<'_>, x: Ref, layers: usize, width: usize, norm: 
 fn add_input(n: &mut Network<'_>, layer: usize, x: Ref, input: Ref, norm: Norm) -> Result<Ref> {
     let width = n.columns(x);
     let gate = linear(n, x, &name(layer, "inp_gate"), n.columns(input))?;
-    let gate = map(n, gate, Function::Gelu)?;
-    let gated = n.add(Op::Mul, &[gate, input])?;
+    let gated = gated(n, gate, input, Function::Gelu)?;
     let y = linear(n, gated, &name(layer, "proj"), width)?;
     let y = normed(n, y, &name(layer, "post_norm"), norm)?;
     residual(n, x, y)

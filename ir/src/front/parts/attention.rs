@@ -74,14 +74,7 @@ pub(in crate::front) fn attention(n: &mut Network<'_>, layer: usize, x: Ref, a: 
             linear(n, x, &name(layer, part), rows)
         }
     });
-    let mut q = heads(n, q?, &name(layer, "attn_q_norm"), (a.heads, a.head), a)?;
-    let k = heads(n, k?, &name(layer, "attn_k_norm"), (a.kv_heads, a.head), a)?;
-    let v = split(n, v?, (a.kv_heads, a.head))?;
-    if let Some(scale) = a.query_scale {
-        q = n.add(Op::Mul, &[q, scale])?;
-    }
-    let (k, v) = (n.append(format!("k.{layer}"), k)?, n.append(format!("v.{layer}"), v)?);
-    let attended = attend(n, layer, (q, k, v), a)?;
+    let attended = over_cache(n, layer, [q?, k?, v?], a)?;
     linear(n, attended, &name(layer, "attn_output"), width)
 }
 
@@ -91,16 +84,22 @@ pub(in crate::front) fn gated_attention(n: &mut Network<'_>, layer: usize, x: Re
     let (width, head) = (n.columns(x), a.head);
     let both = linear(n, x, &name(layer, "attn_q"), 2 * a.heads * head)?;
     let [q, gate] = [0, head].map(|first| n.add(Op::Slice { first, count: head, every: 2 * head }, &[both]));
-    let q = heads(n, q?, &name(layer, "attn_q_norm"), (a.heads, head), a)?;
-    let rows = a.kv_heads * head;
-    let k = linear(n, x, &name(layer, "attn_k"), rows)?;
-    let k = heads(n, k, &name(layer, "attn_k_norm"), (a.kv_heads, head), a)?;
-    let v = linear(n, x, &name(layer, "attn_v"), rows)?;
-    let v = split(n, v, (a.kv_heads, head))?;
-    let (k, v) = (n.append(format!("k.{layer}"), k)?, n.append(format!("v.{layer}"), v)?);
-    let attended = attend(n, layer, (q, k, v), a)?;
+    let [k, v] = ["attn_k", "attn_v"].map(|part| linear(n, x, &name(layer, part), a.kv_heads * head));
+    let attended = over_cache(n, layer, [q?, k?, v?], a)?;
     let gated = gated(n, gate?, attended, Function::Sigmoid)?;
     linear(n, gated, &name(layer, "attn_output"), width)
+}
+
+/// What queries find, \[T, heads * head\], after keys and values, rows as their products give them, are appended.
+fn over_cache(n: &mut Network<'_>, layer: usize, [q, k, v]: [Ref; 3], a: &Attention) -> Result<Ref> {
+    let mut q = heads(n, q, &name(layer, "attn_q_norm"), (a.heads, a.head), a)?;
+    let k = heads(n, k, &name(layer, "attn_k_norm"), (a.kv_heads, a.head), a)?;
+    let v = split(n, v, (a.kv_heads, a.head))?;
+    if let Some(scale) = a.query_scale {
+        q = n.add(Op::Mul, &[q, scale])?;
+    }
+    let (k, v) = (n.append(format!("k.{layer}"), k)?, n.append(format!("v.{layer}"), v)?);
+    attend(n, layer, (q, k, v), a)
 }
 
 /// The values that queries find in a KV cache: \[T, heads * head\].

@@ -19,10 +19,10 @@ pub(super) use block::Block;
 pub(super) use delta_net::{DeltaNet, delta_net};
 pub(super) use dims::Dims;
 pub(super) use ends::{EMBEDDING, Logits, embedding, logits};
-pub(super) use ffn::{ffn, widths};
+pub(super) use ffn::{ffn, gated, widths};
 pub(super) use hybrid::hybrid;
 pub(super) use linear::{Norm, linear, map, norm, residual, rms_epsilon};
-pub(super) use moe::{Gate, Moe, expert_width, moe, moe_by, moe_with_gated_expert};
+pub(super) use moe::{Gate, Moe, expert_width, moe, moe_by};
 pub(super) use rope::{Rope, Scaling};
 
 /// The name of a layer's tensor, without its ending.

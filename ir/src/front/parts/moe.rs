@@ -33,6 +33,8 @@ pub(in crate::front) struct Moe {
     pub gate: Gate,
     /// Hidden width of the expert that all tokens use; 0: there is none.
     pub shared: usize,
+    /// Whether that one's result is multiplied by the sigmoid of `ffn_gate_inp_shexp` . x.
+    pub shared_gate: bool,
 }
 
 impl Moe {
@@ -50,6 +52,7 @@ impl Moe {
             groups: None,
             gate: Gate::Times(Function::Silu),
             shared: 0,
+            shared_gate: false,
         })
     }
 
@@ -123,7 +126,13 @@ pub(in crate::front) fn moe_by(n: &mut Network<'_>, layer: usize, routed: Ref, x
     if m.shared == 0 {
         return Ok(y);
     }
-    let shared = ffn_of(n, layer, x, m.shared, Function::Silu, "_shexp")?;
+    let mut shared = ffn_of(n, layer, x, m.shared, Function::Silu, "_shexp")?;
+    if m.shared_gate {
+        let weights = n.row(&name(layer, "ffn_gate_inp_shexp.weight"), width)?;
+        let gate = n.add(Op::MatMul, &[weights, x])?;
+        let gate = map(n, gate, Function::Sigmoid)?;
+        shared = n.add(Op::Mul, &[shared, gate])?;
+    }
     n.add(Op::Add, &[y, shared])
 }
 
@@ -153,23 +162,6 @@ impl Experts {
 fn half(n: &mut Network<'_>, both: Ref, number: usize) -> Result<Ref> {
     let every = n.columns(both);
     n.add(Op::Slice { first: number * every / 2, count: every / 2, every }, &[both])
-}
-
-/// [`moe`] plus one expert of hidden width `shared` that all tokens use, times the sigmoid of `ffn_gate_inp_shexp` . x.
-pub(in crate::front) fn moe_with_gated_expert(
-    n: &mut Network<'_>,
-    layer: usize,
-    x: Ref,
-    m: &Moe,
-    shared: usize,
-) -> Result<Ref> {
-    let routed = moe(n, layer, x, m)?;
-    let own = ffn_of(n, layer, x, shared, Function::Silu, "_shexp")?;
-    let weights = n.row(&name(layer, "ffn_gate_inp_shexp.weight"), n.columns(x))?;
-    let gate = n.add(Op::MatMul, &[weights, x])?;
-    let gate = map(n, gate, Function::Sigmoid)?;
-    let own = n.add(Op::Mul, &[own, gate])?;
-    n.add(Op::Add, &[routed, own])
 }
 
 fn clamped(n: &mut Network<'_>, gate: Ref, up: Ref) -> Result<Ref> {

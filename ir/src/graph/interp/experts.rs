@@ -48,7 +48,7 @@ fn comparable(score: f32) -> f32 {
 }
 
 /// The numbers of the `k` largest scores of those numbered, which are in order; equal ones by number.
-fn best(scores: &[f32], numbers: &[usize], k: usize) -> Vec<usize> {
+pub(super) fn best(scores: &[f32], numbers: &[usize], k: usize) -> Vec<usize> {
     let mut numbers = numbers.to_vec();
     // A stable sort.
     numbers.sort_by(|&a, &b| scores[b].partial_cmp(&scores[a]).unwrap_or(Ordering::Equal));

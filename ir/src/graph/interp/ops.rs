@@ -5,7 +5,6 @@ use super::{Q8, Value, experts, mismatch, recurrent};
 use crate::abi::{KvEncoding, Q8_BLOCK, q8_scale};
 use crate::tensor::TensorType;
 use crate::{Error, Result};
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// The results of `op` applied to values of these types, in a step of `tokens` tokens.
@@ -295,10 +294,7 @@ fn top_k(x: &[f32], columns: usize, k: usize) -> Vec<f32> {
     let mut out = Vec::with_capacity(x.len() / columns * (2 * k + 1));
     for row in x.chunks_exact(columns) {
         let row: Vec<f32> = row.iter().map(|x| if *x < f32::MAX { *x } else { f32::MAX }).collect();
-        let mut ids: Vec<usize> = (0..columns).collect();
-        // A stable sort.
-        ids.sort_by(|&a, &b| row[b].partial_cmp(&row[a]).unwrap_or(Ordering::Equal));
-        ids.truncate(k);
+        let ids = experts::best(&row, &(0..columns).collect::<Vec<_>>(), k);
         out.extend(ids.iter().map(|&id| row[id]));
         out.extend(ids.iter().map(|&id| id as f32));
         let max = f64::from(row[ids[0]].max(f32::MIN));

@@ -4,7 +4,7 @@ use super::memory::{Memory, Place};
 use super::{Fault, fault};
 use crate::abi::{
     Atom, KV_BLOCK, KvEncoding, Meaning, Q8_BLOCK, Q8_BYTES, Q8_SCALE, Q8_SCALED_SUM, Q8_STARTS, Q8_STARTS_AT, Q8_SUMS,
-    TILE_ROWS, kv_f16_row_bytes, kv_q8_row_bytes, q8_row_bytes, q8_scale,
+    TILE_ROWS, q8_row_bytes, q8_scale,
 };
 use crate::quant::{self, DotForm, Format};
 use crate::tensor::Layout;
@@ -139,17 +139,10 @@ fn key(encoding: KvEncoding, tile: &[u8], head: usize, p: usize, d: usize) -> f3
     f32::from(tile[d * TILE_ROWS + p] as i8) * half(tile, scales + (d / Q8_BLOCK * TILE_ROWS + p) * 2)
 }
 
-fn kv_row_bytes(encoding: KvEncoding, head: usize) -> usize {
-    match encoding {
-        KvEncoding::Halves => kv_f16_row_bytes(head),
-        KvEncoding::Codes => kv_q8_row_bytes(head),
-    }
-}
-
 /// [`crate::abi::ScoresFn`].
 fn scores(encoding: KvEncoding, call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let [head, positions, rows] = [3, 4, 5].map(|n| call.int(n));
-    let tile_bytes = TILE_ROWS * kv_row_bytes(encoding, head);
+    let tile_bytes = TILE_ROWS * encoding.row_bytes(head);
     for p in 0..positions {
         let tile = call.bytes(1, p / TILE_ROWS * tile_bytes, tile_bytes)?.to_vec();
         for r in 0..rows {
@@ -166,7 +159,7 @@ fn scores(encoding: KvEncoding, call: &mut Call<'_, '_>) -> Result<(), Fault> {
 /// [`crate::abi::AccumulateFn`].
 fn accumulate(encoding: KvEncoding, call: &mut Call<'_, '_>) -> Result<(), Fault> {
     let [head, positions, rows] = [3, 4, 5].map(|n| call.int(n));
-    let row_bytes = kv_row_bytes(encoding, head);
+    let row_bytes = encoding.row_bytes(head);
     let value = |row: &[u8], d: usize| match encoding {
         KvEncoding::Halves => half(row, 2 * d),
         KvEncoding::Codes => f32::from(row[d] as i8) * half(row, head.next_multiple_of(Q8_BLOCK) + d / Q8_BLOCK * 2),
