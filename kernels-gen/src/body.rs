@@ -1,7 +1,7 @@
 //! Reads a fusion's body: which matrix products it has, where their input rows come from, what follows them.
 
 use ir::abi::TILE_ROWS;
-use ir::graph::{Graph, Node, Op, Ref};
+use ir::graph::{Function, Graph, Node, NodeId, Op, Ref};
 use ir::kernel::{Builder, Value};
 use ir::quant::Format;
 use ir::tensor::{Elem, Layout, Pieces, TensorType};
@@ -120,4 +120,19 @@ pub(crate) fn linear(body: &Graph, value: Ref) -> Option<Linear> {
     let one_row = last_token || body.ty(x).rows() == 1;
     let x = param(body, x)?;
     Some(Linear { matrix, source: Source { x, columns: matrix.columns, last_token, one_row, norm } })
+}
+
+/// The products alone.
+pub(crate) fn linears(products: &[(NodeId, Linear)]) -> Vec<Linear> {
+    products.iter().map(|(_, linear)| *linear).collect()
+}
+
+/// Whether `output` is silu(first product) * second product, of two.
+pub(crate) fn is_silu_gate(body: &Graph, products: &[(NodeId, Linear)], output: Ref) -> bool {
+    let [first, second] = products else { return false };
+    let result = node(body, output);
+    let gate = result.inputs.first().map(|&gate| node(body, gate));
+    result.op == Op::Mul
+        && gate.is_some_and(|gate| gate.op == Op::Map(Function::Silu) && gate.inputs[0].node == first.0)
+        && result.inputs[1].node == second.0
 }

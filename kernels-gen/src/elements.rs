@@ -83,21 +83,8 @@ pub(crate) struct Elements<'a> {
 
 impl<'a> Elements<'a> {
     pub fn new(g: &Generator<'a>, token: Value) -> Self {
-        let body = g.body();
-        let params =
-            (0..body.nodes().iter().filter(|n| matches!(n.op, Op::Param(_))).count() as u32).map(|n| g.param(n));
-        Elements { body, params: params.collect(), token, places: HashMap::new(), norms: HashMap::new() }
-    }
-
-    /// The same for the work on one head, whose figures are of no use to the next.
-    pub fn of_head(&self) -> Self {
-        Elements {
-            body: self.body,
-            params: self.params.clone(),
-            token: self.token,
-            places: self.places.clone(),
-            norms: self.norms.clone(),
-        }
+        let params = g.params().to_vec();
+        Elements { body: g.body(), params, token, places: HashMap::new(), norms: HashMap::new() }
     }
 
     /// The type of a value.
@@ -255,12 +242,37 @@ fn unprepared(op: &Op) -> Error {
     Error::verify("body", format!("{op:?} has no place among the elements of a row"))
 }
 
-fn load(b: &mut Builder, buf: Buf, index: Value, vector: bool) -> Value {
+/// An element, or the four from there on.
+pub(crate) fn load(b: &mut Builder, buf: Buf, index: Value, vector: bool) -> Value {
     if vector { b.load4(buf, index, Mem::F32) } else { b.load(buf, index, Mem::F32) }
 }
 
-fn spread(b: &mut Builder, v: Value, vector: bool) -> Value {
+/// A number as it is, or four of it.
+pub(crate) fn spread(b: &mut Builder, v: Value, vector: bool) -> Value {
     if vector { b.splat(v) } else { v }
+}
+
+/// Where a value goes that a kernel makes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stored {
+    /// The number of the result.
+    pub number: usize,
+    /// What is stored or appended.
+    pub value: Ref,
+    /// The KV cache that it is appended to, if it is.
+    pub cache: Option<Ref>,
+}
+
+impl Stored {
+    /// Result `number` of a body.
+    pub fn of(body: &Graph, number: usize) -> Stored {
+        let value = body.outputs()[number].1;
+        let node = body.node(value.node);
+        match node.op {
+            Op::KvAppend => Stored { number, value: node.inputs[1], cache: Some(node.inputs[0]) },
+            _ => Stored { number, value, cache: None },
+        }
+    }
 }
 
 /// Heads that one thread, or a few, finish.
@@ -282,18 +294,36 @@ impl Head {
     }
 }
 
-/// Prepares a value \[T, heads, size\] for a head: norms of the head, rotations, which are left in its scratch memory. All
-/// that `value` depends on is elementwise or one of these, or has a place.
-pub(crate) fn finish_head<T: Team>(
-    b: &mut Builder,
+/// Makes a head of a value and stores it where it goes; `append` puts the head's scratch memory into a KV cache.
+///
+/// # Errors
+/// What [`Elements::value`] and `append` refuse.
+pub(crate) fn finish<'a, T: Team>(
+    g: &mut Generator<'a>,
     team: &T,
     e: &mut Elements<'_>,
-    value: Ref,
+    stored: Stored,
     head: Head,
+    append: impl FnOnce(&mut Generator<'a>, Ref) -> Result<()>,
 ) -> Result<()> {
+    finish_head(&mut g.b, team, e, stored.value, head)?;
+    match stored.cache {
+        Some(cache) => {
+            materialise(&mut g.b, team, e, stored.value, head)?;
+            append(g, cache)
+        }
+        None => {
+            let y = g.result(stored.number)?;
+            store_head(&mut g.b, team, e, stored.value, head, y)
+        }
+    }
+}
+
+/// Prepares a value \[T, heads, size\] for a head: norms of the head, rotations, which are left in its scratch memory. All
+/// that `value` depends on is elementwise or one of these, or has a place.
+fn finish_head<T: Team>(b: &mut Builder, team: &T, e: &mut Elements<'_>, value: Ref, head: Head) -> Result<()> {
     let body = e.body;
-    let placed = e.places.clone();
-    for id in body.cone([value], |id| !placed.contains_key(&id)) {
+    for id in body.cone([value], |id| !e.places.contains_key(&id)) {
         let node = body.node(id);
         if node.results[0].shape.len() != 3 || e.places.contains_key(&id) {
             continue;
@@ -322,7 +352,7 @@ pub(crate) fn finish_head<T: Team>(
 }
 
 /// Stores a value of the head, which [`finish_head`] has prepared, in its scratch memory.
-pub(crate) fn materialise<T: Team>(b: &mut Builder, team: &T, e: &Elements<'_>, value: Ref, head: Head) -> Result<()> {
+fn materialise<T: Team>(b: &mut Builder, team: &T, e: &Elements<'_>, value: Ref, head: Head) -> Result<()> {
     let mut there = value.node;
     while let Op::Reshape(_) = e.body.node(there).op {
         there = e.body.node(there).inputs[0].node;
@@ -342,14 +372,7 @@ pub(crate) fn materialise<T: Team>(b: &mut Builder, team: &T, e: &Elements<'_>, 
 }
 
 /// Stores a value of the head, which [`finish_head`] has prepared, in the token's row of a result.
-pub(crate) fn store_head<T: Team>(
-    b: &mut Builder,
-    team: &T,
-    e: &Elements<'_>,
-    value: Ref,
-    head: Head,
-    y: Buf,
-) -> Result<()> {
+fn store_head<T: Team>(b: &mut Builder, team: &T, e: &Elements<'_>, value: Ref, head: Head, y: Buf) -> Result<()> {
     let row = b.imul_const(e.token, row_stride(e.body.ty(value)));
     team.each(b, head.size, |b, i| {
         let at = head.at(b, i, T::VECTOR);

@@ -59,6 +59,11 @@ impl<'a> Generator<'a> {
         self.params[n as usize]
     }
 
+    /// The buffers of all body parameters.
+    pub fn params(&self) -> &[Buf] {
+        &self.params
+    }
+
     /// The type of body parameter `n`.
     pub fn param_type(&self, n: u32) -> &'a TensorType {
         self.types[n as usize]

@@ -22,13 +22,16 @@ pub(crate) fn scale_of(b: &mut Builder, largest: Value) -> (Value, Value) {
     (scale, b.select(empty, zero, inverse))
 }
 
+/// A constant, or four of it.
+pub(crate) fn constant(b: &mut Builder, v: f32, vector: bool) -> Value {
+    let v = b.float(v);
+    if vector { b.splat(v) } else { v }
+}
+
 /// A [`Function`] of a number or of each of four.
 pub(crate) fn function(b: &mut Builder, function: Function, x: Value) -> Value {
     let vector = b.ty(x).is_vector();
-    let constant = |b: &mut Builder, v: f32| {
-        let v = b.float(v);
-        if vector { b.splat(v) } else { v }
-    };
+    let constant = |b: &mut Builder, v: f32| constant(b, v, vector);
     let (zero, one) = (constant(b, 0.0), constant(b, 1.0));
     // x / (1 + exp(-y)).
     let gate = |b: &mut Builder, x: Value, y: Value| {

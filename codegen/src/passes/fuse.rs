@@ -51,8 +51,12 @@ fn reads(op: &Op) -> Reads {
 fn makes(op: &Op) -> Makes {
     match op {
         Op::MatMul | Op::ExpertMatMul => Makes::Product,
-        Op::Add | Op::Mul | Op::Map(_) | Op::Reshape(_) | Op::KvAppend => Makes::There,
-        Op::RmsNorm { .. }
+        Op::Add
+        | Op::Mul
+        | Op::Map(_)
+        | Op::Reshape(_)
+        | Op::KvAppend
+        | Op::RmsNorm { .. }
         | Op::LayerNorm { .. }
         | Op::Rope { .. }
         | Op::Quantize
@@ -282,9 +286,6 @@ fn outputs(graph: &Graph, order: &[NodeId], forms: &Forms<'_>) -> Vec<Outputs> {
                 ["out", "state"].into_iter().zip(0..node.results.len() as u32).map(|(name, i)| (name, id.at(i)));
             add(&mut kernels, &results.collect::<Outputs>());
         }
-    }
-    for &(_, output) in graph.outputs() {
-        add(&mut kernels, &[("out", output)]);
     }
     kernels
 }

@@ -5,13 +5,12 @@
 //! once. Every worker sorts the pairs for itself, which is less than a barrier. Invariant: what a pair computes does not
 //! depend on the others.
 
-use super::matmul::{Input, RowLayout, Rows};
+use super::matmul::{Input, RowLayout, Rows, fill, span};
 use crate::body::{Linear, Matrix};
 use crate::generator::Generator;
 use ir::Result;
 use ir::abi::{Meaning, f32_row_bytes};
 use ir::kernel::{Buf, Builder, Compare, Mem, Value};
-use ir::spec::Prologue;
 
 /// The pairs of a step.
 pub(crate) struct Pairs {
@@ -170,10 +169,8 @@ impl Pairs {
             let each = b.size(units);
             let (number, u) = (b.udiv(number, each), b.urem(number, each));
             let share = self.share(b, number);
-            let first = b.imul_const(u, unit);
-            let (end, limit) = (b.iadd_const(first, unit), b.size(tiles));
-            let end = b.umin(end, limit);
-            f(g, share, (first, end))
+            let span = span(b, u, unit, tiles);
+            f(g, share, span)
         })
     }
 
@@ -211,22 +208,8 @@ impl Pairs {
             });
             Ok(())
         };
-        let bytes = layout.bytes(capacity);
         let (count, one) = (g.b.tokens(), g.b.int(1));
-        let buf = match g.cpu()?.prologue {
-            Prologue::PerWorker => {
-                let buf = g.b.scratch("prepared", Mem::U8, bytes as u64);
-                let zero = g.b.int(0);
-                of_token(&mut g.b, buf, zero)?;
-                buf
-            }
-            Prologue::Shared => {
-                let buf = g.workspace("prepared", Mem::U8, bytes);
-                g.parallel(count, |g, t| of_token(&mut g.b, buf, t))?;
-                g.b.barrier();
-                buf
-            }
-        };
+        let buf = fill(g, layout.bytes(capacity), count, of_token)?;
         Ok(Rows { buf, layout, first: None, count: one })
     }
 

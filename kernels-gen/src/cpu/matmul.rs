@@ -90,12 +90,9 @@ pub(crate) struct TileOut {
     pub stride: usize,
 }
 
-/// Prepares the rows that the products want; they must share their source.
+/// Prepares the rows that the products want, which share their source.
 pub(crate) fn prepare(g: &mut Generator<'_>, products: &[Linear]) -> Result<Rows> {
     let source = products[0].source;
-    if products.iter().any(|p| p.source != source) {
-        return Err(g.unsupported("products of different inputs"));
-    }
     let matrices: Vec<Matrix> = products.iter().map(|p| p.matrix).collect();
     let capacity = if source.one_row { 1 } else { g.spec.tokens };
     let layout = RowLayout::new(source.columns, &matrices, capacity);
@@ -114,22 +111,32 @@ pub(crate) fn prepare(g: &mut Generator<'_>, products: &[Linear]) -> Result<Rows
         input.prepare(b, (base, figures), buf, t);
         Ok(())
     };
-    let bytes = layout.bytes(capacity);
-    let buf = match g.cpu()?.prologue {
+    let buf = fill(g, layout.bytes(capacity), count, row)?;
+    Ok(Rows { buf, layout, first: None, count })
+}
+
+/// Memory for so many bytes of prepared rows, which `prepare` fills for each of `count` tokens: every worker its own, for the
+/// first, or all together.
+pub(super) fn fill(
+    g: &mut Generator<'_>,
+    bytes: usize,
+    count: Value,
+    prepare: impl FnOnce(&mut Builder, Buf, Value) -> Result<()>,
+) -> Result<Buf> {
+    Ok(match g.cpu()?.prologue {
         Prologue::PerWorker => {
             let buf = g.b.scratch("prepared", Mem::U8, bytes as u64);
             let zero = g.b.int(0);
-            row(&mut g.b, buf, zero)?;
+            prepare(&mut g.b, buf, zero)?;
             buf
         }
         Prologue::Shared => {
             let buf = g.workspace("prepared", Mem::U8, bytes);
-            g.parallel(count, |g, t| row(&mut g.b, buf, t))?;
+            g.parallel(count, |g, t| prepare(&mut g.b, buf, t))?;
             g.b.barrier();
             buf
         }
-    };
-    Ok(Rows { buf, layout, first: None, count })
+    })
 }
 
 /// Adds up `f(vector of four columns)` over a row.
@@ -504,10 +511,14 @@ pub(crate) fn for_units(
     let unit = g.cpu()?.unit_tiles as usize;
     let units = g.b.size(count.div_ceil(unit));
     g.parallel(units, |g, u| {
-        let first = g.b.imul_const(u, unit);
-        let end = g.b.iadd_const(first, unit);
-        let limit = g.b.size(count);
-        let end = g.b.umin(end, limit);
+        let (first, end) = span(&mut g.b, u, unit, count);
         f(g, first, end)
     })
+}
+
+/// The first and the end of unit `number` of so many of `count`.
+pub(crate) fn span(b: &mut Builder, number: Value, unit: usize, count: usize) -> (Value, Value) {
+    let first = b.imul_const(number, unit);
+    let (end, limit) = (b.iadd_const(first, unit), b.size(count));
+    (first, b.umin(end, limit))
 }

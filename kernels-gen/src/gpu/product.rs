@@ -56,11 +56,11 @@ impl Segment {
 /// same place, so an epilogue that reads other lanes' ends with a wait of the warp too.
 pub(crate) type Sums = (Buf, Value);
 
-/// A whole kernel of the products of one row, in segments. For each segment, `epilogue(place, segment, unit, sums)`
+/// A whole kernel of the products of one row, which share their source, in segments. For each segment, `epilogue(place, segment, unit, sums)`
 /// finishes a unit, in one warp.
 ///
 /// # Errors
-/// If the products have different inputs or a format has no `unpack`, or what the epilogue refuses.
+/// If a format has no `unpack`, or what the epilogue refuses.
 pub(crate) fn run(
     g: &mut Generator<'_>,
     linears: &[Linear],
@@ -100,7 +100,7 @@ pub(crate) fn run(
         stream.fill(g, &ring, (first, ahead));
     }
     g.b.await_previous();
-    let row = rows::prepare(g, &at, linears)?;
+    let row = rows::prepare(g, &at, linears);
 
     let most_tiles = segments.iter().map(Segment::tiles).max().unwrap_or(0);
     let sums = g.b.scratch("sums", Mem::F32, (streams * most_tiles * LANES * 4) as u64);

@@ -7,7 +7,6 @@
 use super::{LANES, Thread, cta_sum, if_below, lanes_isum, lanes_max, maybe};
 use crate::body::Linear;
 use crate::generator::Generator;
-use ir::Result;
 use ir::abi::Q8_BLOCK;
 use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Ty, Value};
 use ir::quant::{DotForm, Format};
@@ -176,15 +175,9 @@ impl<'a> Spread<'a> {
     }
 }
 
-/// Prepares the row that the products want; they must share their source.
-///
-/// # Errors
-/// If they do not.
-pub(crate) fn prepare(g: &mut Generator<'_>, at: &Thread, products: &[Linear]) -> Result<Row> {
+/// Prepares the row that the products want, which share their source.
+pub(crate) fn prepare(g: &mut Generator<'_>, at: &Thread, products: &[Linear]) -> Row {
     let source = products[0].source;
-    if products.iter().any(|p| p.source != source) {
-        return Err(g.unsupported("products of different inputs"));
-    }
     let columns = source.columns;
     let wants_float = products.iter().any(|p| !p.matrix.wants_int8());
     let x = g.param(source.x);
@@ -214,7 +207,7 @@ pub(crate) fn prepare(g: &mut Generator<'_>, at: &Thread, products: &[Linear]) -
         });
     }
     b.sync(Scope::Cta);
-    Ok(Row { int8, float })
+    Row { int8, float }
 }
 
 /// Quantises the block of which this lane holds elements c.. c + 4, as one of eight lanes; only those `inside` write.

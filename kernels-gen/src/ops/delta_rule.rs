@@ -5,6 +5,7 @@
 
 use super::{FusedOp, single};
 use crate::body;
+use crate::elements::{load, spread};
 use crate::generator::Generator;
 use ir::Result;
 use ir::abi::f32_row_bytes;
@@ -146,7 +147,7 @@ impl Rule {
 
     /// A scalar as vectors here are.
     fn splat(self, b: &mut Builder, x: Value) -> Value {
-        if self.lanes == 4 { b.splat(x) } else { x }
+        spread(b, x, self.lanes == 4)
     }
 
     fn zeros(self, b: &mut Builder) -> Vec<Var> {
@@ -165,7 +166,7 @@ impl Rule {
     /// Vector `i` of those from element `at` on.
     fn load(self, b: &mut Builder, buf: Buf, at: Value, i: usize) -> Value {
         let at = b.iadd_const(at, i * self.lanes);
-        if self.lanes == 4 { b.load4(buf, at, Mem::F32) } else { b.load(buf, at, Mem::F32) }
+        load(b, buf, at, self.lanes == 4)
     }
 
     fn store(self, b: &mut Builder, (buf, at): (Buf, Value), i: usize, x: Value) {

@@ -3,6 +3,7 @@
 
 use super::experts::{Tail, element};
 use super::{FusedOp, reading};
+use crate::body;
 use crate::cpu::experts::Pairs;
 use crate::cpu::matmul::{self, TileOut};
 use crate::elements::{At, Elements, Place, is_elementwise, row_stride};
@@ -51,14 +52,14 @@ impl Sum {
         let node = body.node(sum);
         let tail = Tail::read(body, node.inputs[0])?;
         let alike = tail.products.len() == 1
-            && crate::body::param(body, node.inputs[1]) == Some(tail.routing)
+            && body::param(body, node.inputs[1]) == Some(tail.routing)
             && body.ty(sum.into()) == body.ty(output);
         alike.then_some(Sum { tail, sum, output })
     }
 }
 
 fn generate(g: &mut Generator<'_>, sum: &Sum) -> Result<()> {
-    let (tail, linears) = (&sum.tail, sum.tail.linears());
+    let (tail, linears) = (&sum.tail, body::linears(&sum.tail.products));
     let (product, linear) = tail.products[0];
     let stride = tail.rows().next_multiple_of(TILE_ROWS);
     let pairs = Pairs::new(g, tail.routing, tail.experts);

@@ -9,7 +9,7 @@ use crate::elements::{At, Elements, Place, is_elementwise, row_stride};
 use crate::generator::Generator;
 use ir::Result;
 use ir::abi::{Meaning, TILE_ROWS};
-use ir::graph::{Function, Graph, Node, NodeId, Op, Ref};
+use ir::graph::{Graph, Node, NodeId, Op, Ref};
 use ir::kernel::{Arg, Buf, Builder, Mem, Value};
 
 pub(super) const OP: FusedOp = FusedOp {
@@ -66,10 +66,6 @@ impl Tail {
         (alike && fours).then_some(Tail { products, tables, routing, output, experts })
     }
 
-    pub fn linears(&self) -> Vec<Linear> {
-        self.products.iter().map(|(_, linear)| *linear).collect()
-    }
-
     /// Rows of each matrix.
     pub fn rows(&self) -> usize {
         self.products[0].1.matrix.rows
@@ -83,24 +79,14 @@ impl Tail {
             elements.put(node, Place::Local(g.param(table), start));
         }
     }
-
-    /// Whether it is silu(first product) * second product.
-    fn is_silu_gate(&self, body: &Graph) -> bool {
-        let [first, second] = self.products.as_slice() else { return false };
-        let result = body.node(self.output.node);
-        let gate = result.inputs.first().map(|&gate| body.node(gate.node));
-        result.op == Op::Mul
-            && gate.is_some_and(|gate| gate.op == Op::Map(Function::Silu) && gate.inputs[0].node == first.0)
-            && result.inputs[1].node == second.0
-    }
 }
 
 fn generate(g: &mut Generator<'_>, tail: &Tail) -> Result<()> {
-    let (linears, n, y) = (tail.linears(), tail.rows(), g.result(0)?);
+    let (linears, n, y) = (body::linears(&tail.products), tail.rows(), g.result(0)?);
     let pairs = Pairs::new(g, tail.routing, tail.experts);
     let rows = pairs.prepare(g, &linears)?;
     let outs = (0..linears.len()).map(|i| TileOut::of_unit(g, &format!("tiles{i}"))).collect::<Result<Vec<_>>>()?;
-    let gate = g.target.atom(Meaning::SiluTimes).filter(|_| tail.is_silu_gate(g.body()));
+    let gate = g.target.atom(Meaning::SiluTimes).filter(|_| body::is_silu_gate(g.body(), &tail.products, tail.output));
     pairs.for_units(g, linears[0].matrix.tiles(), |g, share, (unit, end)| {
         let rows = pairs.rows(g, rows, &linears, share);
         for (linear, &out) in linears.iter().zip(&outs) {

@@ -4,9 +4,9 @@
 
 use super::{FusedOp, only_output, reading};
 use crate::body;
-use crate::elements::row_stride;
+use crate::elements::{load, row_stride, spread};
 use crate::generator::Generator;
-use crate::math::function;
+use crate::math::{constant, function};
 use ir::Result;
 use ir::graph::{Function, Gating, Graph, Groups, LEAST_WEIGHTS, Op};
 use ir::kernel::{Buf, Builder, Compare, Mem, Value};
@@ -80,14 +80,14 @@ fn generate(g: &mut Generator<'_>, route: &Route) -> Result<()> {
             let mut score = load(b, x, at, vector);
             if route.ranks_weights() {
                 score = weight(b, score);
-                store(b, weights, e, score);
+                b.store(weights, e, Mem::F32, score);
             }
             if let Some(bias) = bias {
                 let bias = load(b, bias, e, vector);
                 score = b.fadd(score, bias);
             }
             let score = comparable(b, score);
-            store(b, scores, e, score);
+            b.store(scores, e, Mem::F32, score);
         });
         match groups {
             None => {
@@ -204,11 +204,8 @@ fn finish(
 
 /// A score that every other compares with: NaN is the largest float.
 fn comparable(b: &mut Builder, score: Value) -> Value {
-    let constant = |b: &mut Builder, x: f32| {
-        let x = b.float(x);
-        if b.ty(score).is_vector() { b.splat(x) } else { x }
-    };
-    let (largest, least) = (constant(b, f32::MAX), constant(b, f32::MIN));
+    let vector = b.ty(score).is_vector();
+    let (largest, least) = (constant(b, f32::MAX, vector), constant(b, f32::MIN, vector));
     let below = b.compare(Compare::FLt, score, largest);
     let score = b.select(below, score, largest);
     b.fmax(score, least)
@@ -241,7 +238,8 @@ impl Softmax {
         let four = b.max(four);
         let max = b.fmax(four, one);
         let (four, one) = over(b, 0.0, &|b, old, v| {
-            let max = if b.ty(v).is_vector() { b.splat(max) } else { max };
+            let vector = b.ty(v).is_vector();
+            let max = spread(b, max, vector);
             let v = b.fsub(v, max);
             let v = b.exp(v);
             b.fadd(old, v)
@@ -253,8 +251,7 @@ impl Softmax {
     /// The weight of a number.
     fn weight(&self, b: &mut Builder, x: Value) -> Value {
         let vector = b.ty(x).is_vector();
-        let mut spread = |v: Value| if vector { b.splat(v) } else { v };
-        let (max, sum) = (spread(self.max), spread(self.sum));
+        let (max, sum) = (spread(b, self.max, vector), spread(b, self.sum, vector));
         let v = b.fsub(x, max);
         let v = b.exp(v);
         b.fdiv(v, sum)
@@ -320,12 +317,4 @@ fn each(b: &mut Builder, n: usize, mut f: impl FnMut(&mut Builder, Value, bool))
     if fours < n {
         b.for_(from, to, 1, |b, i| f(b, i, false));
     }
-}
-
-fn load(b: &mut Builder, buf: Buf, at: Value, vector: bool) -> Value {
-    if vector { b.load4(buf, at, Mem::F32) } else { b.load(buf, at, Mem::F32) }
-}
-
-fn store(b: &mut Builder, buf: Buf, at: Value, v: Value) {
-    b.store(buf, at, Mem::F32, v);
 }

@@ -5,6 +5,7 @@
 
 use super::{FusedOp, single};
 use crate::body;
+use crate::elements::load;
 use crate::generator::Generator;
 use ir::Result;
 use ir::abi::f32_row_bytes;
@@ -58,10 +59,6 @@ impl Conv {
     /// Takes column `c`, or `four` columns from there on, through the tokens.
     fn column(self, b: &mut Builder, c: Value, four: bool) {
         let Conv { state, x, w, y, columns, taps } = self;
-        let load = |b: &mut Builder, buf: Buf, at: Value| match four {
-            true => b.load4(buf, at, Mem::F32),
-            false => b.load(buf, at, Mem::F32),
-        };
         let row = b.imul_const(c, taps);
         let weights: Vec<Value> = (0..taps)
             .map(|j| {
@@ -80,7 +77,7 @@ impl Conv {
         let before: Vec<_> = (0..taps - 1)
             .map(|j| {
                 let at = of_state(b, j);
-                let old = load(b, state, at);
+                let old = load(b, state, at, four);
                 b.var(old)
             })
             .collect();
@@ -88,7 +85,7 @@ impl Conv {
         b.for_(zero, tokens, 1, |b, t| {
             let at = b.imul_const(t, f32_row_bytes(columns) / 4);
             let at = b.iadd(at, c);
-            let now = load(b, x, at);
+            let now = load(b, x, at, four);
             let mut window: Vec<Value> = before.iter().map(|&old| b.get(old)).collect();
             window.push(now);
             let first = b.fmul(window[0], weights[0]);

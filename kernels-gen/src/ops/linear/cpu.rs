@@ -2,17 +2,18 @@
 //! tile.
 
 use super::Tail;
+use crate::body;
 use crate::cpu::matmul::{self, TileOut};
 use crate::elements::{At, Elements, Place};
 use crate::generator::Generator;
 use ir::Result;
 use ir::abi::{Meaning, TILE_ROWS, f32_row_bytes};
-use ir::graph::{Function, NodeId, Op};
+use ir::graph::NodeId;
 use ir::kernel::{Arg, Buf, Mem, Value};
 
 pub(super) fn generate(g: &mut Generator<'_>, tail: &Tail) -> Result<()> {
     let (n, y) = (tail.rows(), g.result(0)?);
-    let rows = matmul::prepare(g, &tail.linears())?;
+    let rows = matmul::prepare(g, &body::linears(&tail.products))?;
     if tail.is_bare() {
         let matrix = tail.products[0].1.matrix;
         return matmul::for_units(g, matrix.tiles(), |g, first, end| {
@@ -41,7 +42,7 @@ pub(super) fn generate(g: &mut Generator<'_>, tail: &Tail) -> Result<()> {
         matmul::tiles(g, &matrix, (unit, end), &rows, out)?;
         g.for_(unit, end, 1, |g, tile| {
             let out = out.of(g, tile, unit);
-            if is_silu_gate(g, tail)
+            if body::is_silu_gate(g.body(), &tail.products, tail.output)
                 && let Some(atom) = g.target.atom(Meaning::SiluTimes)
             {
                 let y = TileOut::in_rows(g, y, tile, n);
@@ -96,14 +97,4 @@ fn finish_row(
     finish(zero, fours, true)?;
     // Vectors of parameters have no elements past their last.
     if whole { Ok(()) } else { finish(fours, valid, false) }
-}
-
-/// Whether the tail is silu(first product) * second product.
-fn is_silu_gate(g: &Generator<'_>, tail: &Tail) -> bool {
-    let (body, [first, second]) = (g.body(), tail.products.as_slice()) else { return false };
-    let result = body.node(tail.output.node);
-    let gate = result.inputs.first().map(|&gate| body.node(gate.node));
-    result.op == Op::Mul
-        && gate.is_some_and(|gate| gate.op == Op::Map(Function::Silu) && gate.inputs[0].node == first.0)
-        && result.inputs[1].node == second.0
 }

@@ -1,6 +1,7 @@
 //! The GPU form: a unit is 32 rows of each product, and a lane finishes a row.
 
 use super::Tail;
+use crate::body;
 use crate::elements::{At, Elements, Place};
 use crate::generator::Generator;
 use crate::gpu::product::{self, Segment};
@@ -9,7 +10,7 @@ use ir::Result;
 use ir::kernel::Mem;
 
 pub(super) fn generate(g: &mut Generator<'_>, tail: &Tail) -> Result<()> {
-    let (n, y, linears) = (tail.rows(), g.result(0)?, tail.linears());
+    let (n, y, linears) = (tail.rows(), g.result(0)?, body::linears(&tail.products));
     let segment = Segment { matrices: linears.iter().map(|l| l.matrix).collect(), unit_rows: LANES };
     product::run(g, &linears, &[segment], |g, at, _, unit, (sums, from)| {
         let token = g.b.int(0);

@@ -30,10 +30,6 @@ struct Tail {
 }
 
 impl Tail {
-    fn linears(&self) -> Vec<Linear> {
-        self.products.iter().map(|(_, linear)| *linear).collect()
-    }
-
     /// Rows of the matrices: columns of the result.
     fn rows(&self) -> usize {
         self.products[0].1.matrix.rows

@@ -5,7 +5,7 @@ use super::Branch;
 use crate::body::Linear;
 use crate::cpu::heads::{Worker, append};
 use crate::cpu::matmul::{self, TileOut};
-use crate::elements::{Elements, Head, Place, finish_head, materialise, store_head};
+use crate::elements::{self, Elements, Head, Place};
 use crate::generator::Generator;
 use ir::Result;
 use ir::abi::TILE_ROWS;
@@ -25,10 +25,7 @@ pub(super) fn generate(g: &mut Generator<'_>, branches: &[Branch]) -> Result<()>
         let count = g.b.size(units);
         g.parallel(count, |g, unit| {
             let tiles = stride / TILE_ROWS;
-            let first = g.b.imul_const(unit, tiles);
-            let end = g.b.iadd_const(first, tiles);
-            let limit = g.b.size(branch.product.matrix.tiles());
-            let end = g.b.umin(end, limit);
+            let (first, end) = matmul::span(&mut g.b, unit, tiles, branch.product.matrix.tiles());
             let zero = g.b.int(0);
             let to = TileOut { buf: out, index: zero, step: TILE_ROWS, stride };
             matmul::tiles(g, &branch.product.matrix, (first, end), &rows, to)?;
@@ -54,15 +51,5 @@ fn finish(g: &mut Generator<'_>, branch: &Branch, scratch: (Buf, Value), t: Valu
     let head = Head { size: branch.head, number: h, scratch };
     let mut elements = Elements::new(g, t);
     elements.put(branch.node, Place::Local(scratch.0, scratch.1));
-    finish_head(&mut g.b, &Worker, &mut elements, branch.value, head)?;
-    match branch.cache {
-        Some(cache) => {
-            materialise(&mut g.b, &Worker, &elements, branch.value, head)?;
-            append(g, cache, t, head)
-        }
-        None => {
-            let y = g.result(branch.number)?;
-            store_head(&mut g.b, &Worker, &elements, branch.value, head, y)
-        }
-    }
+    elements::finish(g, &Worker, &mut elements, branch.stored, head, |g, cache| append(g, cache, t, head))
 }

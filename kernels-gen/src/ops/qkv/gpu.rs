@@ -2,7 +2,7 @@
 
 use super::Branch;
 use crate::body::Linear;
-use crate::elements::{Elements, Head, Place, finish_head, materialise, store_head};
+use crate::elements::{self, Elements, Head, Place};
 use crate::generator::Generator;
 use crate::gpu::LANES;
 use crate::gpu::heads::{Warp, append};
@@ -35,17 +35,7 @@ pub(super) fn generate(g: &mut Generator<'_>, branches: &[Branch]) -> Result<()>
             g.if_(there, |g| {
                 let mut elements = Elements::new(g, zero);
                 elements.put(branch.node, Place::Local(sums, from));
-                finish_head(&mut g.b, &warp, &mut elements, branch.value, head)?;
-                match branch.cache {
-                    Some(cache) => {
-                        materialise(&mut g.b, &warp, &elements, branch.value, head)?;
-                        append(g, at, cache, head)
-                    }
-                    None => {
-                        let y = g.result(branch.number)?;
-                        store_head(&mut g.b, &warp, &elements, branch.value, head, y)
-                    }
-                }
+                elements::finish(g, &warp, &mut elements, branch.stored, head, |g, cache| append(g, at, cache, head))
             })
         })?;
         g.b.sync(Scope::Warp);

@@ -6,8 +6,8 @@ mod gpu;
 
 use super::{FusedOp, reading};
 use crate::body::{self, Linear};
-use crate::elements::is_elementwise;
-use ir::graph::{Graph, NodeId, Op, Ref};
+use crate::elements::{Stored, is_elementwise};
+use ir::graph::{Graph, NodeId, Op};
 
 pub(super) const OP: FusedOp = FusedOp {
     name: "qkv",
@@ -24,15 +24,11 @@ pub(super) const OP: FusedOp = FusedOp {
 
 /// One of the products, and what follows it.
 struct Branch {
-    /// The number of its result.
-    number: usize,
     /// The product, and its node.
     product: Linear,
     node: NodeId,
-    /// What is stored or appended, \[T, heads, head\].
-    value: Ref,
-    /// The KV cache that it is appended to, if it is.
-    cache: Option<Ref>,
+    /// What is made of it, \[T, heads, head\].
+    stored: Stored,
     heads: usize,
     head: usize,
 }
@@ -45,15 +41,10 @@ fn read(body: &Graph) -> Option<Vec<Branch>> {
 
 /// Reads an output of the body back to its only product: all between concerns an element or a head of it.
 fn branch(body: &Graph, number: usize) -> Option<Branch> {
-    let mut value = body.outputs()[number].1;
-    let mut cache = None;
-    let node = body.node(value.node);
-    if node.op == Op::KvAppend {
-        (value, cache) = (node.inputs[1], Some(node.inputs[0]));
-    }
-    let &[tokens, heads, head] = body.ty(value).shape.as_slice() else { return None };
+    let stored = Stored::of(body, number);
+    let &[tokens, heads, head] = body.ty(stored.value).shape.as_slice() else { return None };
     let mut product = None;
-    for id in body.cone([value], |id| body.node(id).op != Op::MatMul) {
+    for id in body.cone([stored.value], |id| body.node(id).op != Op::MatMul) {
         let node = body.node(id);
         let of_heads = node.results[0].shape == [tokens, heads, head];
         match &node.op {
@@ -66,11 +57,9 @@ fn branch(body: &Graph, number: usize) -> Option<Branch> {
     }
     let (node, product) = product?;
     (product.matrix.rows == heads * head && head.is_multiple_of(4)).then_some(Branch {
-        number,
         product,
         node,
-        value,
-        cache,
+        stored,
         heads,
         head,
     })

@@ -2,7 +2,7 @@
 
 use super::Output;
 use crate::cpu::heads::{Single, Worker, append};
-use crate::elements::{At, Elements, Head, Team, finish_head, materialise, row_stride, store_head};
+use crate::elements::{self, At, Elements, Head, Team, row_stride};
 use crate::generator::Generator;
 use ir::Result;
 use ir::kernel::{Builder, Mem, Value};
@@ -14,7 +14,7 @@ pub(super) fn generate(g: &mut Generator<'_>, outputs: &[Output]) -> Result<()> 
 fn by<T: Team>(g: &mut Generator<'_>, outputs: &[Output], team: &T) -> Result<()> {
     let largest = outputs.iter().filter_map(|o| o.heads).map(|(_, head)| head).max().unwrap_or(0);
     let scratch = g.b.scratch("head", Mem::F32, largest as u64 * 4);
-    let one_row = outputs.iter().all(|o| g.body().ty(o.value).shape[0] == 1);
+    let one_row = outputs.iter().all(|o| g.body().ty(o.stored.value).shape[0] == 1);
     let tokens = if one_row { g.b.int(1) } else { g.b.tokens() };
     g.parallel(tokens, |g, t| {
         for output in outputs {
@@ -24,11 +24,11 @@ fn by<T: Team>(g: &mut Generator<'_>, outputs: &[Output], team: &T) -> Result<()
                 elements.reduce(&mut g.b, team, norm, count, at::<T>)?;
             }
             let Some((heads, head)) = output.heads else {
-                let (ty, y) = (g.body().ty(output.value), g.result(output.number)?);
+                let (ty, y) = (g.body().ty(output.stored.value), g.result(output.stored.number)?);
                 let row = g.b.imul_const(t, row_stride(ty));
                 team.each(&mut g.b, ty.columns(), |b, i| {
                     let at = at::<T>(b, i);
-                    let v = elements.value(b, output.value, at)?;
+                    let v = elements.value(b, output.stored.value, at)?;
                     let to = b.iadd(row, i);
                     b.store(y, to, Mem::F32, v);
                     Ok(())
@@ -38,18 +38,7 @@ fn by<T: Team>(g: &mut Generator<'_>, outputs: &[Output], team: &T) -> Result<()
             let (zero, count) = (g.b.int(0), g.b.size(heads));
             g.for_(zero, count, 1, |g, number| {
                 let head = Head { size: head, number, scratch: (scratch, zero) };
-                let mut elements = elements.of_head();
-                finish_head(&mut g.b, team, &mut elements, output.value, head)?;
-                match output.cache {
-                    Some(cache) => {
-                        materialise(&mut g.b, team, &elements, output.value, head)?;
-                        append(g, cache, t, head)
-                    }
-                    None => {
-                        let y = g.result(output.number)?;
-                        store_head(&mut g.b, team, &elements, output.value, head, y)
-                    }
-                }
+                elements::finish(g, team, &mut elements, output.stored, head, |g, cache| append(g, cache, t, head))
             })?;
         }
         Ok(())

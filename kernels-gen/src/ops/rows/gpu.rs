@@ -1,10 +1,10 @@
 //! The GPU form: one CTA; all threads work on a row, a warp on a head.
 
 use super::Output;
-use crate::elements::{At, Elements, Head, Team, finish_head, materialise, store_head};
+use crate::elements::{self, At, Elements, Head, Team};
 use crate::generator::Generator;
+use crate::gpu;
 use crate::gpu::heads::{Cta, Warp, append};
-use crate::gpu::{self};
 use ir::Result;
 use ir::kernel::{Builder, Mem, Scope, Value};
 
@@ -23,10 +23,10 @@ pub(super) fn generate(g: &mut Generator<'_>, outputs: &[Output]) -> Result<()> 
             elements.reduce(&mut g.b, &cta, norm, count, place)?;
         }
         let Some((heads, head)) = output.heads else {
-            let (columns, y) = (g.body().ty(output.value).columns(), g.result(output.number)?);
+            let (columns, y) = (g.body().ty(output.stored.value).columns(), g.result(output.stored.number)?);
             cta.each(&mut g.b, columns, |b, i| {
                 let at = place(b, i);
-                let v = elements.value(b, output.value, at)?;
+                let v = elements.value(b, output.stored.value, at)?;
                 b.store(y, i, Mem::F32, v);
                 Ok(())
             })?;
@@ -36,18 +36,7 @@ pub(super) fn generate(g: &mut Generator<'_>, outputs: &[Output]) -> Result<()> 
         let count = g.b.size(heads);
         g.for_(at.warp, count, at.warps as u32, |g, number| {
             let head = Head { size: head, number, scratch: (scratch, own) };
-            let mut elements = elements.of_head();
-            finish_head(&mut g.b, &warp, &mut elements, output.value, head)?;
-            match output.cache {
-                Some(cache) => {
-                    materialise(&mut g.b, &warp, &elements, output.value, head)?;
-                    append(g, &at, cache, head)?;
-                }
-                None => {
-                    let y = g.result(output.number)?;
-                    store_head(&mut g.b, &warp, &elements, output.value, head, y)?;
-                }
-            }
+            elements::finish(g, &warp, &mut elements, output.stored, head, |g, cache| append(g, &at, cache, head))?;
             g.b.sync(Scope::Warp);
             Ok(())
         })?;

@@ -5,8 +5,8 @@ mod cpu;
 mod gpu;
 
 use super::{FusedOp, reading};
-use crate::elements::is_elementwise;
-use ir::graph::{Graph, NodeId, Op, Ref};
+use crate::elements::{Stored, is_elementwise};
+use ir::graph::{Graph, NodeId, Op};
 
 pub(super) const OP: FusedOp = FusedOp {
     name: "rows",
@@ -23,12 +23,7 @@ pub(super) const OP: FusedOp = FusedOp {
 
 /// A result of the kernel.
 struct Output {
-    /// Its number.
-    number: usize,
-    /// What is stored or appended.
-    value: Ref,
-    /// The KV cache that it is appended to, if it is: the node.
-    cache: Option<Ref>,
+    stored: Stored,
     /// Heads and the elements of one, where it is worked on head by head.
     heads: Option<(usize, usize)>,
     /// Norms of whole rows that it depends on, in order.
@@ -43,21 +38,15 @@ fn read(body: &Graph) -> Option<Vec<Output>> {
 }
 
 fn output(body: &Graph, number: usize) -> Option<Output> {
-    let mut value = body.outputs()[number].1;
-    let mut cache = None;
-    let node = body.node(value.node);
-    if node.op == Op::KvAppend {
-        (value, cache) = (node.inputs[1], Some(node.inputs[0]));
+    let stored @ Stored { value, cache, .. } = Stored::of(body, number);
+    if matches!(body.node(value.node).op, Op::Param(_)) && cache.is_none() {
+        return None;
     }
-    if matches!(body.node(value.node).op, Op::Param(_)) {
-        return cache.is_some().then(|| body.ty(value)).and_then(|ty| match ty.shape.as_slice() {
-            &[_, heads, head] if fours(head) => {
-                Some(Output { number, value, cache, heads: Some((heads, head)), norms: Vec::new(), fours: true })
-            }
-            _ => None,
-        });
-    }
-    let (mut heads, mut norms) = (None, Vec::new());
+    let mut heads = match body.ty(value).shape.as_slice() {
+        &[_, heads, head] => Some((heads, head)),
+        _ => None,
+    };
+    let mut norms = Vec::new();
     let mut all_fours = fours(body.ty(value).shape[1..].iter().product::<usize>());
     for id in body.cone([value], |_| true) {
         let node = body.node(id);
@@ -81,7 +70,7 @@ fn output(body: &Graph, number: usize) -> Option<Output> {
     }
     all_fours &= heads.is_none_or(|(_, head)| fours(head));
     // Heads are appended four elements at a time.
-    (all_fours || cache.is_none()).then_some(Output { number, value, cache, heads, norms, fours: all_fours })
+    (all_fours || cache.is_none()).then_some(Output { stored, heads, norms, fours: all_fours })
 }
 
 fn fours(n: usize) -> bool {
