@@ -13,7 +13,7 @@ use crate::device::{self, Command, Held, Launch, Region, Shared};
 use crate::random::{Rng, blocks};
 use crate::repack;
 use half::f16;
-use ir::abi::{Control, KV_BLOCK, Q8_BLOCK, f32_row_bytes};
+use ir::abi::{Control, KV_BLOCK, KvEncoding, Q8_BLOCK, f32_row_bytes};
 use ir::graph::interp::{Value, run_body};
 use ir::graph::{Graph, Op, Ref};
 use ir::numerics;
@@ -195,10 +195,10 @@ fn router(rng: &mut Rng, rows: usize, experts: usize) -> Vec<f32> {
 
 /// A KV cache of random values that its format holds exactly.
 fn cache(ty: &TensorType, draw: Draw, rng: &mut Rng) -> Option<Operand> {
-    let head = ty.columns();
+    let (head, encoding) = (ty.columns(), ty.elem.kv()?.encoding);
     let (mut values, mut bytes) = (Vec::new(), Vec::new());
     for _ in 0..ty.rows() {
-        if ty.elem == Elem::F16 {
+        if encoding == KvEncoding::Halves {
             for v in random(rng, head) {
                 let v = f16::from_f32(v);
                 values.push(v.to_f32());
@@ -225,7 +225,10 @@ fn cache(ty: &TensorType, draw: Draw, rng: &mut Rng) -> Option<Operand> {
 fn cache_units(ty: &TensorType, mut f: impl FnMut(usize, usize, usize)) -> Option<()> {
     let rows = kv_rows(ty)?;
     let (context, head, tile) = (ty.shape[1], ty.columns(), ty.layout.tile_rows());
-    let codes = if ty.elem == Elem::F16 { 0 } else { head.next_multiple_of(Q8_BLOCK) };
+    let codes = match ty.elem.kv()?.encoding {
+        KvEncoding::Halves => 0,
+        KvEncoding::Codes => head.next_multiple_of(Q8_BLOCK),
+    };
     for row in 0..ty.rows() {
         let (h, p) = (row / context, row % context);
         let first = h * rows.head + p / KV_BLOCK * rows.block + p % KV_BLOCK / tile * tile * rows.row;
@@ -239,14 +242,14 @@ fn cache_units(ty: &TensorType, mut f: impl FnMut(usize, usize, usize)) -> Optio
 
 /// The values of a KV cache's bytes.
 fn decode_cache(ty: &TensorType, bytes: &[u8]) -> Option<Vec<f32>> {
-    let head = ty.columns();
+    let (head, encoding) = (ty.columns(), ty.elem.kv()?.encoding);
     let row_bytes = kv_rows(ty)?.row;
     let half = |b: &[u8], at: usize| f16::from_le_bytes([b[at], b[at + 1]]).to_f32();
     let mut rows = vec![0; ty.rows() * row_bytes];
     cache_units(ty, |to, from, n| rows[to..to + n].copy_from_slice(&bytes[from..from + n]))?;
     let mut values = Vec::new();
     for row in rows.chunks_exact(row_bytes) {
-        if ty.elem == Elem::F16 {
+        if encoding == KvEncoding::Halves {
             values.extend((0..head).map(|i| half(row, 2 * i)));
         } else {
             let scales = head.next_multiple_of(Q8_BLOCK);
@@ -261,6 +264,8 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng)
     let (op, at) = role(body, n)?;
     let Trial { position, tokens, draw, .. } = trial;
     let weight_format = || if let Elem::Ggml(format) = ty.elem { Some(format) } else { None };
+    let plain = |values: Vec<f32>| Operand { bytes: floats(&values), value: values.into() };
+    let rows = |values: Vec<f32>| Operand { bytes: padded(&values, ty.shape[0], columns(ty)), value: values.into() };
     Some(match (op, at) {
         (Op::KvAppend | Op::RopeAngles(_) | Op::PositionScale { .. } | Op::Attention { .. }, _)
             if ty.elem == Elem::I32 =>
@@ -280,14 +285,7 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng)
             let format = weight_format()?;
             Operand { value: Vec::<f32>::new().into(), bytes: blocks(format, ty.elements(), 1.0, rng) }
         }
-        (Op::ShortConv | Op::DeltaRule { .. }, 0) => {
-            let values = random(rng, ty.elements());
-            Operand { bytes: floats(&values), value: values.into() }
-        }
-        (Op::ShortConv, 2) => {
-            let values = random(rng, ty.elements());
-            Operand { bytes: floats(&values), value: values.into() }
-        }
+        (Op::ShortConv, 0 | 2) | (Op::DeltaRule { .. } | Op::ExpertRows, 0) => plain(random(rng, ty.elements())),
         (Op::DeltaRule { .. }, 1..) => {
             let mut values = activations(rng, tokens, columns(ty), draw, 2.0);
             match at {
@@ -296,7 +294,7 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng)
                 5 => values.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
                 _ => {}
             }
-            Operand { bytes: padded(&values, ty.shape[0], columns(ty)), value: values.into() }
+            rows(values)
         }
         (Op::MatMul | Op::Embed | Op::ExpertMatMul, 0) => {
             let format = weight_format()?;
@@ -311,35 +309,15 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng)
             }
             Operand { value: values.into(), bytes }
         }
-        (Op::ExpertRows, 0) => {
-            let values = random(rng, ty.elements());
-            Operand { bytes: floats(&values), value: values.into() }
-        }
-        (Op::ExpertMatMul, 2) | (Op::ExpertRows | Op::ExpertSum, 1) => {
-            let values = routing(body, ty, trial, rng);
-            Operand { bytes: padded(&values, ty.shape[0], columns(ty)), value: values.into() }
-        }
-        (Op::Route { .. }, 0) => {
-            let values = router(rng, tokens, columns(ty));
-            Operand { bytes: padded(&values, ty.shape[0], columns(ty)), value: values.into() }
-        }
-        (Op::TopK { .. }, _) => {
-            let values = logits(rng, tokens * columns(ty));
-            Operand { bytes: padded(&values, ty.shape[0], columns(ty)), value: values.into() }
-        }
-        (Op::Attention { .. }, 4) => {
-            let values = sinks(rng, ty.elements(), draw);
-            Operand { bytes: floats(&values), value: values.into() }
-        }
-        _ if ty.shape.len() == 1 => {
-            let values: Vec<f32> = random(rng, ty.elements()).iter().map(|v| 1.5 + v * 0.5).collect();
-            Operand { bytes: floats(&values), value: values.into() }
-        }
+        (Op::ExpertMatMul, 2) | (Op::ExpertRows | Op::ExpertSum, 1) => rows(routing(body, ty, trial, rng)),
+        (Op::Route { .. }, 0) => rows(router(rng, tokens, columns(ty))),
+        (Op::TopK { .. }, _) => rows(logits(rng, tokens * columns(ty))),
+        (Op::Attention { .. }, 4) => plain(sinks(rng, ty.elements(), draw)),
+        _ if ty.shape.len() == 1 => plain(random(rng, ty.elements()).iter().map(|v| 1.5 + v * 0.5).collect()),
         _ => {
             // Scores of attention stay small, so that a weight is no more uncertain than other sums.
             let most = if matches!(op, Op::Attention { .. }) { 2.0 } else { 400.0 };
-            let values = activations(rng, tokens.min(ty.shape[0]), columns(ty), draw, most);
-            Operand { bytes: padded(&values, ty.shape[0], columns(ty)), value: values.into() }
+            rows(activations(rng, tokens.min(ty.shape[0]), columns(ty), draw, most))
         }
     })
 }
@@ -374,7 +352,7 @@ fn parts(body: &Graph, output: Ref) -> Vec<(Range<usize>, f32)> {
         .nodes()
         .iter()
         .any(|n| n.op == Op::Quantize && !matches!(body.node(n.inputs[0].node).op, Op::Param(_) | Op::LastToken));
-    let int8_cache = kv_bytes(ty).is_some() && ty.elem != Elem::F16 && ty.elem != Elem::F32;
+    let int8_cache = kv_bytes(ty).is_some() && ty.elem.kv().is_some_and(|kv| kv.encoding == KvEncoding::Codes);
     let tolerance = match (requantises, int8_cache, ty.elem == Elem::F16) {
         // A code, and a step of the block's f16 scale.
         (_, true, _) => promised("kv_append"),

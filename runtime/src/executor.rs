@@ -325,10 +325,7 @@ impl Executor {
     /// those that a token uses.
     pub fn weight_bytes(&self) -> u64 {
         let steps = self.manifest.entries.first().map_or(&[][..], |e| &e.plan.steps);
-        let kernels = steps.iter().filter_map(|step| match step {
-            Step::Launch { kernel, .. } => self.manifest.kernels.get(*kernel as usize),
-            _ => None,
-        });
+        let kernels = steps.iter().filter_map(Step::launch).filter_map(|(n, _)| self.manifest.kernels.get(n as usize));
         kernels.map(|kernel| kernel.work.weight_bytes).sum()
     }
 

@@ -6,6 +6,7 @@ use ir::quant::{self, Format};
 /// `elements` random values of standard deviation about `spread`, as valid blocks of `format`.
 pub fn blocks(format: Format, elements: usize, spread: f32, rng: &mut Rng) -> Vec<u8> {
     let mut out = Vec::with_capacity(format.bytes_of(elements as u64) as usize);
+    let (mut block, mut values) = (vec![0; format.bytes as usize], vec![0.0; format.block as usize]);
     for _ in 0..elements / format.block as usize {
         match format.set_scale {
             None => {
@@ -18,14 +19,13 @@ pub fn blocks(format: Format, elements: usize, spread: f32, rng: &mut Rng) -> Ve
                 }
             }
             Some(set_scale) => {
-                let mut block: Vec<u8> = (0..format.bytes).map(|_| rng.next() as u8).collect();
+                block.fill_with(|| rng.next() as u8);
                 set_scale(&mut block, 1.0);
-                let mut values = vec![0.0; format.block as usize];
                 (format.decode)(&block, &mut values);
                 let rms = (values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32).sqrt();
                 let scale = spread / rms.max(f32::MIN_POSITIVE) * (1.0 + 0.5 * rng.uniform());
                 set_scale(&mut block, scale);
-                out.extend(block);
+                out.extend(&block);
             }
         }
     }

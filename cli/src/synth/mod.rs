@@ -189,7 +189,7 @@ fn fill(writer: &Writer, file: &File, shape: &Shape, seed: u64, interrupted: &At
     };
     let mut out = BufWriter::new(file);
     let result = writer.write(&mut out, |tensor, i, out| {
-        weights::write(tensor, shape, &mut weights::Rng::new(seed, i as u64), out, &mut tick)
+        weights::write(tensor, shape, &mut weights::numbers(seed, i as u64), out, &mut tick)
     });
     bar.finish_and_clear();
     result

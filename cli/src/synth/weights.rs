@@ -4,6 +4,7 @@
 use super::tables::Shape;
 use ir::gguf::NewTensor;
 use ir::quant::{DotForm, FloatKind, Format};
+use runtime::random::Rng;
 use std::io::{Result, Write};
 
 /// Blocks of which the spread of a format's values is measured.
@@ -11,32 +12,14 @@ const SAMPLE: usize = 256;
 /// Bytes made at a time.
 const CHUNK: usize = 1 << 20;
 
-/// Splitmix64: the same numbers on every machine.
-pub struct Rng(u64);
+/// Independent numbers for each seed and stream.
+pub fn numbers(seed: u64, stream: u64) -> Rng {
+    Rng::new(Rng::new(seed).next() ^ stream.wrapping_mul(0xd6e8_feb8_6659_fd93))
+}
 
-impl Rng {
-    /// Independent numbers for each seed and stream.
-    pub fn new(seed: u64, stream: u64) -> Rng {
-        let mut rng = Rng(seed);
-        Rng(rng.next() ^ stream.wrapping_mul(0xd6e8_feb8_6659_fd93))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    /// In -1 to 1, with a variance of 1/3.
-    fn uniform(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    fn fill(&mut self, out: &mut [u8]) {
-        for word in out.chunks_mut(8) {
-            word.copy_from_slice(&self.next().to_le_bytes()[..word.len()]);
-        }
+fn fill(rng: &mut Rng, out: &mut [u8]) {
+    for word in out.chunks_mut(8) {
+        word.copy_from_slice(&rng.next().to_le_bytes()[..word.len()]);
     }
 }
 
@@ -98,7 +81,7 @@ fn blocks(
         match (format.dot, set_scale) {
             (DotForm::Float(kind), _) => floats(kind, spread * 3f32.sqrt(), &mut buffer, rng),
             (_, Some((set, scale))) => {
-                rng.fill(&mut buffer);
+                fill(rng, &mut buffer);
                 for block in buffer.chunks_exact_mut(bytes) {
                     if let DotForm::BlockScaled { .. } = format.dot {
                         // One of the two powers of two around, each as often as keeps the mean square.
@@ -143,7 +126,7 @@ fn spread_at_one(format: Format, set_scale: fn(&mut [u8], f32), rng: &mut Rng) -
     let mut values = vec![0.0; format.block as usize];
     let mut squares = 0.0;
     for _ in 0..SAMPLE {
-        rng.fill(&mut block);
+        fill(rng, &mut block);
         set_scale(&mut block, 1.0);
         (format.decode)(&block, &mut values);
         squares += values.iter().map(|&x| f64::from(x * x)).sum::<f64>() / values.len() as f64;
@@ -168,7 +151,7 @@ mod tests {
                     data.extend_from_slice(bytes);
                     Ok(())
                 };
-                blocks(format, n, spread, &mut Rng::new(1, 2), &mut put).unwrap();
+                blocks(format, n, spread, &mut numbers(1, 2), &mut put).unwrap();
                 let mut values = vec![0.0; n];
                 format.decode_into(&data, &mut values);
                 let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / n as f64;

@@ -265,7 +265,8 @@ fn doctor_reads_a_file() {
     let dir = tempfile::tempdir().unwrap();
     let mut rng = Rng::new(17);
     let bytes: Vec<u8> = (0..6 << 20).flat_map(|_| rng.next().to_le_bytes()).collect();
-    std::fs::write(dir.path().join("file"), bytes).unwrap();
+    let path = dir.path().join("file");
+    std::fs::write(&path, bytes).unwrap();
     let disk = |args: &[&str]| {
         let report = wait(command(dir.path(), args).spawn().unwrap()).json();
         let found = report["findings"].as_array().unwrap().iter().find(|f| f["about"] == "disk").cloned();
@@ -276,6 +277,16 @@ fn doctor_reads_a_file() {
     let (read, cached) = (found["bytes"].as_f64().unwrap(), found["cached"].as_f64().unwrap());
     assert!((read / f64::from(48 << 20) + cached - 1.0).abs() < 1e-6, "{found}");
     assert_eq!(found["gb_per_second"].is_null(), read < f64::from(16 << 20), "{found}");
+    // On disk alone, where the file system lets pages go.
+    let drop = ["if=/dev/null", "oflag=nocache", "conv=notrunc,fdatasync", "count=0"];
+    let of = format!("of={}", path.display());
+    assert!(std::process::Command::new("dd").args(drop).arg(of).output().unwrap().status.success());
+    let found = disk(&["doctor", "file", "--json"]);
+    if found["cached"].as_f64().unwrap() < 0.5 {
+        assert!(found["gb_per_second"].as_f64().unwrap() > 0.0, "{found}");
+    } else {
+        eprintln!("skipped: the rate of a disk: the file stays in the page cache");
+    }
     std::fs::write(dir.path().join("short"), "x").unwrap();
     assert_ne!(disk(&["doctor", "short", "--json"])["status"], "error");
     check_said(&wait(command(dir.path(), &["doctor", "missing"]).spawn().unwrap()), &["missing"]);

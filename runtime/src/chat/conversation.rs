@@ -81,7 +81,8 @@ impl Conversation {
         watch: &mut Watch<'_>,
     ) -> Result<Reply> {
         let mark = unused_mark(&self.messages);
-        let text = self.template.render(&guarded(&self.messages, tokenizer, mark), true, None)?;
+        let guarded = guarded(&self.messages, tokenizer, mark);
+        let text = self.template.render(&guarded, true, None)?;
         let have = executor.context();
         // Text that cannot fit takes much memory until its tokens can be counted.
         let prompt_ids = match tokenizer.fewest(text.len()) {
@@ -100,7 +101,7 @@ impl Conversation {
         let kept = executor.set_position(alike.min(need.saturating_sub(1)))?;
         self.cached.truncate(kept);
         if executor.needs_checkpoints() {
-            executor.checkpoint_at(self.lasting(tokenizer, mark, &prompt_ids).min(need.saturating_sub(1)));
+            executor.checkpoint_at(self.lasting(&guarded, tokenizer, mark, &prompt_ids).min(need.saturating_sub(1)));
         }
         let new = prompt_ids.get(kept..).unwrap_or_default();
         match generate::generate(executor, tokenizer, sampler, new, options, watch) {
@@ -118,10 +119,10 @@ impl Conversation {
         }
     }
 
-    /// How many tokens of the prompt are those of the messages, without the beginning of an answer; 0 if the template does not
+    /// How many tokens of the prompt are those of the `guarded` messages, without the beginning of an answer; 0 if the template does not
     /// say.
-    fn lasting(&self, tokenizer: &Tokenizer, mark: char, prompt_ids: &[u32]) -> usize {
-        let text = self.template.render(&guarded(&self.messages, tokenizer, mark), false, None);
+    fn lasting(&self, guarded: &[Message], tokenizer: &Tokenizer, mark: char, prompt_ids: &[u32]) -> usize {
+        let text = self.template.render(guarded, false, None);
         let ids = text.and_then(|text| tokenizer.encode_rendered(&text, mark));
         ids.map_or(0, |ids| ids.iter().zip(prompt_ids).take_while(|(a, b)| a == b).count())
     }

@@ -17,7 +17,6 @@ use ir::target::Target;
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -273,9 +272,7 @@ impl Device for CpuDevice {
 
     fn lend(&mut self, memory: Memory) -> Option<Lent> {
         let Bytes::Own(arena) = &mut self.memories.get_mut(memory.0).ok()?.bytes else { return None };
-        let (start, bytes) = (NonNull::new(Arc::get_mut(arena)?.as_ptr())?, arena.len() as u64);
-        // SAFETY: an arena is initialised; while it is shared nobody takes a reference to its bytes.
-        Some(unsafe { Lent::new(memory, start, bytes, arena.clone()) })
+        Lent::of_arena(memory, arena)
     }
 
     fn copy(&mut self, from: Region, to: Region) -> Result<Ticket> {

@@ -11,7 +11,6 @@ use crate::{Error, Result};
 use emu::{Loaded, Machine, MemoryError, Options, Queue, Schedule};
 use ir::artifact::{KernelEntry, Param};
 use ir::target::Target;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// Alignment of allocations: that of a card's.
@@ -188,9 +187,7 @@ impl Device for EmuDevice {
 
     fn lend(&mut self, memory: Memory) -> Option<Lent> {
         let Bytes::Staging(arena) = self.memories.get_mut(memory.0).ok()? else { return None };
-        let (start, bytes) = (NonNull::new(Arc::get_mut(arena)?.as_ptr())?, arena.len() as u64);
-        // SAFETY: an arena is initialised; while it is shared nobody takes a reference to its bytes.
-        Some(unsafe { Lent::new(memory, start, bytes, arena.clone()) })
+        Lent::of_arena(memory, arena)
     }
 
     fn copy(&mut self, from: Region, to: Region) -> Result<Ticket> {

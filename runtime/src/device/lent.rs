@@ -4,6 +4,7 @@
 //! whose threads fill them.
 
 use super::{Memory, Region};
+use crate::sys::Arena;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -25,6 +26,13 @@ impl Lent {
     /// So many bytes are there, initialised, as long as the owner lives, and are touched by nobody else but copies.
     pub(super) unsafe fn new(memory: Memory, start: NonNull<u8>, bytes: u64, owner: Arc<dyn Send + Sync>) -> Lent {
         Lent { region: Region { memory, offset: 0, bytes }, start, owner }
+    }
+
+    /// Lends all bytes of an arena, unless it is shared already.
+    pub(super) fn of_arena(memory: Memory, arena: &mut Arc<Arena>) -> Option<Lent> {
+        let (start, bytes) = (NonNull::new(Arc::get_mut(arena)?.as_ptr())?, arena.len() as u64);
+        // SAFETY: an arena is initialised; while it is shared nobody takes a reference to its bytes.
+        Some(unsafe { Lent::new(memory, start, bytes, arena.clone()) })
     }
 
     /// Where they are, for the device.

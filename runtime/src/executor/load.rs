@@ -499,9 +499,8 @@ impl Uploader<'_> {
 
     /// Brings a part from where it is in the file.
     fn bring(&mut self, part: &Part, from: &[u8], threads: &ThreadPool) -> Result<()> {
-        let rows = part.rows(from);
         let bytes = match part.item.repack {
-            Some(_) => rows,
+            Some(_) => part.rows(from),
             None => {
                 let mut repacked = vec![0; part.padded];
                 threads.install(|| part.repack(from, &mut repacked));

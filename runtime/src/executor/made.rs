@@ -8,7 +8,9 @@ use crate::random::{Rng, blocks};
 use crate::{Error, Result, repack};
 use ir::artifact::{Manifest, State, Weight};
 use ir::quant;
-use ir::tensor::Elem;
+use ir::tensor::{Elem, TensorType};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// Bytes that are drawn at random before they repeat, unless a band of rows is longer.
 const PATTERN: u64 = 1 << 20;
@@ -25,12 +27,18 @@ pub(super) fn bytes(manifest: &Manifest) -> u64 {
 pub(super) fn weights(held: &mut Held, manifest: &Manifest, seed: u64) -> Result<Vec<Region>> {
     let whole = held.alloc(bytes(manifest), "the weights' memory")?;
     let mut rng = Rng::new(seed);
+    // Layers have weights of the same types.
+    let mut patterns: HashMap<&TensorType, Vec<u8>> = HashMap::new();
     let (mut regions, mut offset) = (Vec::with_capacity(manifest.weights.len()), whole.offset);
     for weight in &manifest.weights {
         let no_weight = || Error::device(format!("weight '{}' is of type {}", weight.name, weight.ty));
         let bytes = weight.ty.weight_bytes().ok_or_else(no_weight)?;
         let region = Region { offset, bytes, ..whole };
-        held.fill(region, &pattern(weight, &mut rng).ok_or_else(no_weight)?)?;
+        let pattern = match patterns.entry(&weight.ty) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(pattern(weight, &mut rng).ok_or_else(no_weight)?),
+        };
+        held.fill(region, pattern)?;
         regions.push(region);
         offset += bytes.next_multiple_of(ALIGN);
     }

@@ -145,6 +145,27 @@ enum Model {
     },
 }
 
+impl Model {
+    /// Adds the tokens of a part of a text that begins it or follows a token.
+    fn encode(&self, text: &str, scratch: &mut spm::SpmScratch, ids: &mut Vec<u32>) -> Result<()> {
+        let mut done = Ok(());
+        match self {
+            Model::Bpe { bpe, splitter } => {
+                splitter.split(text, &mut |word| bpe.encode(word.as_bytes(), &mut scratch.merge, ids));
+            }
+            Model::Words { spm, splitter, newlines } => {
+                splitter.split(text, &mut |word| match newlines.get(&word.len()) {
+                    Some(id) if word.starts_with('\n') => ids.push(*id),
+                    _ if done.is_ok() => done = spm.encode(word, false, scratch, ids),
+                    _ => {}
+                });
+            }
+            Model::Spm { spm, space_prefix } => done = spm.encode(text, *space_prefix, scratch, ids),
+        }
+        done
+    }
+}
+
 impl Tokenizer {
     /// Checks `vocab` and builds its tables. What is wrong and matters to few texts is left out, and told by
     /// [`blemishes`](Self::blemishes).
@@ -314,48 +335,14 @@ impl Tokenizer {
 
     fn encode_parts(&self, tokens: &Special, text: &str, mark: Option<char>) -> Result<Vec<u32>> {
         let mut ids = Vec::with_capacity(text.len() / 4);
-        match &self.model {
-            Model::Bpe { bpe, splitter } => {
-                let mut scratch = merge::Scratch::default();
-                tokens.cut(text, mark, |part| {
-                    match part {
-                        Part::Text(t) => splitter.split(&t, &mut |w| bpe.encode(w.as_bytes(), &mut scratch, &mut ids)),
-                        Part::Token(id) => ids.push(id),
-                    }
-                    Ok(())
-                })?;
+        let mut scratch = spm::SpmScratch::default();
+        tokens.cut(text, mark, |part| match part {
+            Part::Text(text) => self.model.encode(&text, &mut scratch, &mut ids),
+            Part::Token(id) => {
+                ids.push(id);
+                Ok(())
             }
-            Model::Words { spm, splitter, newlines } => {
-                let mut scratch = spm::SpmScratch::default();
-                tokens.cut(text, mark, |part| {
-                    let text = match part {
-                        Part::Text(text) => text,
-                        Part::Token(id) => {
-                            ids.push(id);
-                            return Ok(());
-                        }
-                    };
-                    let mut done = Ok(());
-                    splitter.split(&text, &mut |word| match newlines.get(&word.len()) {
-                        Some(id) if word.starts_with('\n') => ids.push(*id),
-                        _ if done.is_ok() => done = spm.encode(word, false, &mut scratch, &mut ids),
-                        _ => {}
-                    });
-                    done
-                })?;
-            }
-            Model::Spm { spm, space_prefix } => {
-                let mut scratch = spm::SpmScratch::default();
-                // Parts of text never follow each other, so each begins the text or follows a token.
-                tokens.cut(text, mark, |part| match part {
-                    Part::Text(t) => spm.encode(&t, *space_prefix, &mut scratch, &mut ids),
-                    Part::Token(id) => {
-                        ids.push(id);
-                        Ok(())
-                    }
-                })?;
-            }
-        }
+        })?;
         Ok(ids)
     }
 

@@ -31,7 +31,7 @@ pub(super) struct Spm {
 #[derive(Debug, Default)]
 pub(super) struct SpmScratch {
     word: Vec<char>,
-    merge: Scratch,
+    pub(super) merge: Scratch,
     /// Of a merged word, the symbols and where each begins.
     merged: Vec<(usize, u32)>,
 }

@@ -281,7 +281,7 @@ impl<'a> Suite<'a> {
             return Ok(());
         }
         let costs = costs(&artifact);
-        let mut executor = self.executor(artifact, &self.options)?;
+        let mut executor = self.executor(artifact)?;
         let manifest = executor.manifest().clone();
         for (number, launches) in launches(&manifest) {
             let k = &manifest.kernels[number as usize];
@@ -336,8 +336,7 @@ impl<'a> Suite<'a> {
                 continue;
             }
             let options = Options { graphs: graph, overlaps: overlap, ..self.options.clone() };
-            let part = artifact.manifest.devices[0].clone();
-            let device = device::open(&part, &options)?;
+            let device = device::open(&artifact.manifest.devices[0], &options)?;
             let mut executor = Executor::with_made_weights(&[device], artifact.clone(), SEED)?;
             let position = context / 2;
             let step = self.step(&mut executor, position)?;
@@ -377,7 +376,7 @@ impl<'a> Suite<'a> {
             }
             let costs = costs(&artifact);
             let gpu = *self.target.gpu().context("the target is no GPU")?;
-            let mut executor = self.executor(artifact, &self.options)?;
+            let mut executor = self.executor(artifact)?;
             let manifest = executor.manifest().clone();
             for position in positions {
                 if !self.go_on(DECODE, || format!("decoding of {model} at {position}")) {
@@ -430,9 +429,8 @@ impl<'a> Suite<'a> {
         Ok(free.is_none_or(|free| made::bytes(artifact).saturating_add(spare) <= free))
     }
 
-    fn executor(&self, artifact: Artifact, options: &Options) -> Result<Executor> {
-        let device = device::open(&artifact.manifest.devices[0], options)?;
-        Ok(Executor::with_made_weights(&[device], artifact, SEED)?)
+    fn executor(&self, artifact: Artifact) -> Result<Executor> {
+        Ok(Executor::with_made_weights(std::slice::from_ref(&self.device), artifact, SEED)?)
     }
 
     /// Microseconds of a step at a position.
