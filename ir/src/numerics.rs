@@ -475,7 +475,7 @@ pub const OPS: &[OpContract] = &[
     OpContract {
         name: "delta_rule",
         error: 1e-4,
-        domain: "g at most 0, beta from 0 to 1, k of length at most 1; its spread is the largest magnitude of o and of the state",
+        domain: "g at most 0, beta from 0 to 1, k of length at most 1",
         not_finite: "no finite element in the head's results and state from then on, or in the column's for v",
         edges: "below -88 of g nothing is left of the state before",
     },

@@ -9,19 +9,18 @@ use ir::target::{self, Target};
 use runtime::device::{self, CpuDevice, Kind};
 use runtime::{Executor, ModelFile};
 
+/// Whether this machine runs a target's code, GPUs in the emulator; says so if not.
+pub fn runs(target: &Target) -> bool {
+    let runs = target.gpu().is_some() || CpuDevice::new(target, 1).is_ok();
+    if !runs {
+        eprintln!("skipped: this CPU does not run {}", target.name);
+    }
+    runs
+}
+
 /// The CPU targets whose code this machine runs; says which are skipped.
 pub fn targets() -> Vec<&'static Target> {
-    let runs = |t: &&'static Target| {
-        if t.gpu().is_some() {
-            return false;
-        }
-        let runs = CpuDevice::new(t, 1).is_ok();
-        if !runs {
-            eprintln!("skipped: this CPU does not run {}", t.name);
-        }
-        runs
-    };
-    target::ALL.iter().filter(runs).collect()
+    target::ALL.iter().filter(|t| t.gpu().is_none() && runs(t)).collect()
 }
 
 /// How a model is compiled.

@@ -118,9 +118,9 @@ pub fn format(name: &str) -> Format {
     Format::by_name(name).unwrap_or_else(|| panic!("no format '{name}'"))
 }
 
-/// Small models that together cover every architecture, every format, mixed formats, biases, QK norms, tied and untied
-/// outputs, partial rotation, rotary factors, the smallest and largest heads, groups and contexts, and shapes that are
-/// no multiple of tiles and vectors.
+/// Small models that together cover Llama, Qwen 2, Qwen 3 and mixtures of experts, every format, mixed formats, biases, QK
+/// norms, tied and untied outputs, partial rotation, rotary factors, the smallest and largest heads, groups and contexts, and
+/// shapes that are no multiple of tiles and vectors. Of other architectures there are golden models.
 pub fn zoo() -> Vec<(String, Synthetic)> {
     let base = Synthetic::default();
     let mut zoo = vec![

@@ -6,25 +6,23 @@ use ir::abi::{Control, f32_row_bytes};
 use ir::quant;
 use ir::spec::KernelSpec;
 use ir::target::Target;
-use runtime::device::CpuDevice;
 use tests::attention::{Row, rows};
 use tests::card::on_test_card;
 use tests::kernels::{self, Draw, Trial};
+use tests::run;
 use tests::synthetic::Rng;
 
 fn check(row: Row, kernel: &TableKernel, target: &Target, trial: Trial) {
-    for d in kernels::run(kernel, target, trial) {
-        let what = format!("{row:?} {} {trial:?} {}\n{}", target.name, kernel.schedule, kernel.spec.body);
-        assert!(d.error <= d.bound, "off by {}, bound {}: {what}", d.error, d.bound);
-    }
+    kernels::assert_within(&kernels::run(kernel, target, trial), || {
+        format!("{row:?} {} {trial:?} {}\n{}", target.name, kernel.schedule, kernel.spec.body)
+    });
 }
 
 /// Every row on a target that this machine runs.
 fn check_target(name: &str) {
     let target = &on_test_card(Target::by_name(name).unwrap());
     let gpu = target.gpu().is_some();
-    if !gpu && CpuDevice::new(target, 1).is_err() {
-        eprintln!("skipped: this CPU does not run {name}");
+    if !run::runs(target) {
         return;
     }
     let capacities: &[usize] = if gpu { &[1] } else { &[1, 5, 16, 40] };
@@ -80,9 +78,7 @@ fn interpreted() {
                 for (seed, position) in (0..).zip(row.positions(capacity, 3)) {
                     let trial = Trial { position, tokens: capacity, workers: 2, seed, draw: Draw::Edges };
                     let found = kernels::interpret(&kernel, trial).unwrap_or_else(|e| panic!("{row:?}: {e}"));
-                    for d in found {
-                        assert!(d.error <= d.bound, "{row:?} {name} {trial:?}: off by {}, bound {}", d.error, d.bound);
-                    }
+                    kernels::assert_within(&found, || format!("{row:?} {name} {trial:?}"));
                 }
             }
         }
@@ -135,7 +131,7 @@ fn a_token_does_not_depend_on_those_beside_it() {
     const TOKENS: usize = 16;
     for name in ["x86-64", "x86-64-v3", "x86-64-v4-vnni"] {
         let target = Target::by_name(name).unwrap();
-        if CpuDevice::new(target, 1).is_err() {
+        if !run::runs(target) {
             continue;
         }
         for (number, row) in rows().enumerate().filter(|(_, row)| row.context > 2 * TOKENS) {

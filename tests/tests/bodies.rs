@@ -8,9 +8,9 @@ use ir::spec::KernelSpec;
 use ir::target::{self, Target};
 use ir::tensor::{Elem, Layout, TensorType};
 use kernels_gen::{ops, schedule};
-use runtime::device::CpuDevice;
 use tests::card::on_test_card;
 use tests::kernels::{self, Draw, Trial};
+use tests::run;
 use tests::synthetic::{Rng, format};
 
 /// Bodies of each op and target.
@@ -206,8 +206,7 @@ fn keeps_infinity(op: &Op) -> bool {
 fn check(op: &str, build: Build) {
     for target in target::ALL {
         let target = &on_test_card(target);
-        if target.gpu().is_none() && CpuDevice::new(target, 1).is_err() {
-            eprintln!("skipped: this CPU does not run {}", target.name);
+        if !run::runs(target) {
             continue;
         }
         for seed in 0..BODIES {
@@ -229,9 +228,7 @@ fn check(op: &str, build: Build) {
                 let trial = Trial { position, tokens, workers: 2, seed, draw };
                 let found = kernels::attempt(&entry, target, trial, Clone::clone);
                 let differences = found.unwrap_or_else(|e| panic!("{e}, {trial:?}\n{}", entry.spec));
-                for d in differences {
-                    assert!(d.error <= d.bound, "off by {}, bound {}, {trial:?}\n{}", d.error, d.bound, entry.spec);
-                }
+                kernels::assert_within(&differences, || format!("{trial:?}\n{}", entry.spec));
             }
         }
     }

@@ -5,11 +5,11 @@ use codegen::TableKernel;
 use ir::graph::{F32, Function, Gating, Graph, Groups, Op, Ref};
 use ir::quant::{self, Format};
 use ir::spec::KernelSpec;
-use ir::target::{self, Target};
+use ir::target::Target;
 use ir::tensor::{Elem, Layout, TensorType};
 use kernels_gen::{ops, schedule};
-use runtime::device::CpuDevice;
 use tests::kernels::{self, Draw, Trial};
+use tests::run;
 use tests::synthetic::format;
 
 /// A body in the making.
@@ -130,11 +130,6 @@ impl Mixture {
     }
 }
 
-/// The CPU targets that this machine runs.
-fn targets() -> impl Iterator<Item = &'static Target> {
-    target::ALL.iter().filter(|t| t.gpu().is_none() && CpuDevice::new(t, 1).is_ok())
-}
-
 fn check(name: &str, kernel: &TableKernel, target: &Target) {
     let capacity = kernel.spec.tokens;
     let first = u64::from_str_radix(&kernel.hash[..8], 16).unwrap();
@@ -145,10 +140,9 @@ fn check(name: &str, kernel: &TableKernel, target: &Target) {
     let trials = steps.into_iter().zip(draws).map(|((tokens, workers), draw)| (tokens, workers, draw));
     for (seed, (tokens, workers, draw)) in (first..).zip(trials) {
         let trial = Trial { position: 0, tokens, workers, seed, draw };
-        for d in kernels::run(kernel, target, trial) {
-            let what = format!("{name} {} {} {trial:?}, {}", target.name, kernel.kernel.name, kernel.schedule);
-            assert!(d.error <= d.bound, "{what}: off by {}, bound {}", d.error, d.bound);
-        }
+        kernels::assert_within(&kernels::run(kernel, target, trial), || {
+            format!("{name} {} {} {trial:?}, {}", target.name, kernel.kernel.name, kernel.schedule)
+        });
     }
 }
 
@@ -171,7 +165,7 @@ fn mixtures() {
         named(4, 2, 352, 352, "f32"),
     ];
     for (i, m) in mixtures.into_iter().enumerate() {
-        for target in targets() {
+        for target in run::targets() {
             for tokens in CAPACITIES.into_iter().filter(|&t| t < 128 || i % 3 == 2) {
                 let name = format!("{m:?}");
                 check(&name, &m.gated(tokens, target), target);
@@ -188,7 +182,7 @@ fn every_format() {
     for f in quant::ALL {
         let width = if f.block == 256 { 256 } else { 96 };
         let m = Mixture { experts: 5, used: 2, width, hidden: width, format: Format(f) };
-        for target in targets() {
+        for target in run::targets() {
             check(f.name, &m.gated(3, target), target);
             check(f.name, &m.sum(3, true, target), target);
         }
@@ -199,7 +193,7 @@ fn every_format() {
 fn routes() {
     let all = [Gating::Softmax, Gating::Sigmoid, Gating::SoftmaxOfChosen];
     let shapes = [(1, 1), (2, 2), (8, 2), (9, 3), (128, 8), (30, 30), (513, 12)];
-    for target in targets() {
+    for target in run::targets() {
         for (i, (experts, k)) in shapes.into_iter().enumerate() {
             for (gating, biased) in all.into_iter().flat_map(|gating| [false, true].map(|biased| (gating, biased))) {
                 let op = |normalise, groups| Op::Route { k, gating, normalise, scale: F32(2.5), groups };
@@ -226,7 +220,7 @@ fn routes() {
 #[test]
 fn tokens_do_not_see_each_other() {
     let m = Mixture { experts: 6, used: 3, width: 256, hidden: 256, format: format("q4_k") };
-    for target in targets() {
+    for target in run::targets() {
         let kernels: [fn(&Mixture, usize, &Target) -> TableKernel; 2] =
             [Mixture::gated, |m, t, target| m.sum(t, true, target)];
         for kernel in kernels {

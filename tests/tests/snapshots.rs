@@ -1,4 +1,4 @@
-//! The text of the stages before kernels for one small model of each architecture, as files in `tests/snapshots`. For kernels
+//! The text of the stages before kernels for small models of three architectures, as files in `tests/snapshots`. For kernels
 //! and their code there are file tests and the lock file.
 //!
 //! `INSTA_UPDATE=always cargo test -p rigc-tests --test snapshots` writes them again.
@@ -14,7 +14,7 @@ use tests::synthetic::{Synthetic, format};
 /// The stages that have snapshots.
 const STAGES: [&str; 3] = ["graph", "fused", "plan"];
 
-/// One small layer of each architecture: float, 4-bit and mixed weights.
+/// One small layer of three architectures: float, 4-bit and mixed weights.
 fn models() -> [(&'static str, Synthetic); 3] {
     let base = Synthetic { layers: 1, vocab: 64, context: 32, ..Synthetic::default() };
     let llama = Synthetic { format: format("q8_0"), rope_factors: true, ..base.clone() };

@@ -232,3 +232,14 @@ pub fn rows_of(
     let float = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
     rows.map(|row| row[..columns * 4].chunks_exact(4).map(float).collect()).collect()
 }
+
+/// Checks that outputs were compared and that each is within its bound.
+///
+/// # Panics
+/// With `what` if not.
+pub fn assert_within(found: &[Difference], what: impl Fn() -> String) {
+    assert!(!found.is_empty(), "{}: nothing was compared", what());
+    for (i, d) in found.iter().enumerate() {
+        assert!(d.error <= d.bound, "{}: output {i} is off by {}, bound {}", what(), d.error, d.bound);
+    }
+}
