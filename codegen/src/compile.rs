@@ -17,8 +17,10 @@ use std::collections::HashSet;
 
 /// Capacities of the verification entry points.
 const BATCHES: [usize; 4] = [2, 4, 8, 16];
-/// Capacity of the prefill entry point: long enough to amortise unpacking, short enough for its rows to stay in cache.
+/// Capacity of the prefill entry point of CPUs: long enough to amortise unpacking, short enough for its rows to stay in cache.
 const CHUNK: usize = 128;
+/// The same of GPUs, whose products read the weights once for as many tokens.
+const GPU_CHUNK: usize = 16;
 
 /// The stages that have a text form, in order.
 pub const STAGES: &[&str] = &["graph", "fused", "schedule", "kernel", "plan", "clif", "asm", "ptx"];
@@ -82,14 +84,11 @@ pub struct Compiled {
     pub skipped: Vec<String>,
 }
 
-/// Name and capacity of each entry point for a context; for a GPU there are kernels of one token only.
+/// Name and capacity of each entry point for a context.
 fn entries(target: &Target, context: usize) -> Vec<(String, usize)> {
     let mut list = vec![("decode".to_owned(), 1)];
-    if target.gpu().is_some() {
-        return list;
-    }
     list.extend(BATCHES.iter().filter(|&&n| n <= context).map(|&n| (format!("batch@{n}"), n)));
-    let chunk = CHUNK.min(context);
+    let chunk = if target.gpu().is_some() { GPU_CHUNK } else { CHUNK }.min(context);
     if list.iter().all(|&(_, n)| n < chunk) {
         list.push((format!("prefill@{chunk}"), chunk));
     }

@@ -5,8 +5,8 @@
 //! has no relocations. Next hop: `microkernels` implements the atoms, `runtime` fills the frames, `codegen` emits the calls.
 
 pub use crate::activation::{
-    Q8_BLOCK, Q8_BYTES, Q8_SCALE, Q8_SCALED_SUM, Q8_STARTS, Q8_STARTS_AT, Q8_SUMS, ROW_ALIGN, f32_row_bytes,
-    kv_f16_row_bytes, kv_q8_row_bytes, q8_row_bytes, q8_scale,
+    Q8_BLOCK, Q8_BYTES, Q8_SCALE, Q8_SCALED_SUM, Q8_STARTS, Q8_STARTS_AT, Q8_SUMS, Q8Step, ROW_ALIGN, STEP_PLANES,
+    STEP_TOKENS, f32_row_bytes, kv_f16_row_bytes, kv_q8_row_bytes, q8_row_bytes, q8_scale,
 };
 use crate::quant::{DotForm, FloatKind, Scale};
 

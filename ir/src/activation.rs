@@ -55,3 +55,59 @@ pub const fn kv_q8_row_bytes(head: usize) -> usize {
     let padded = head.next_multiple_of(Q8_BLOCK);
     padded + padded / Q8_BLOCK * 2
 }
+
+/// Tokens that matrix instructions take at once; steps have places for whole groups of them.
+pub const STEP_TOKENS: usize = 8;
+/// Numbers that go with each block of a token in a [`Q8Step`], each in a plane of its own.
+pub const STEP_PLANES: usize = 5;
+
+/// Where the int8 activations of a step lie that a GPU keeps between two kernels: first the codes in the order of their columns,
+/// then those of both halves of each block in turn (column 0, 16, 1, 17, ..), then the planes. Blocks come in pairs, in a pair
+/// token after token, and what a lane takes of both blocks for a matrix product lies together in 16 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Q8Step {
+    /// Pairs of blocks of a row.
+    pub pairs: usize,
+    /// Tokens, rounded up to [`STEP_TOKENS`].
+    pub tokens: usize,
+}
+
+impl Q8Step {
+    /// Bytes of the codes of a pair of blocks of a token.
+    pub const PAIR_BYTES: usize = 2 * Q8_BLOCK;
+    /// Bytes of the numbers of a plane for a pair of blocks and a pair of tokens.
+    pub const PLANE_BYTES: usize = 16;
+
+    /// Of `tokens` rows of so many columns.
+    pub fn new(columns: usize, tokens: usize) -> Q8Step {
+        Q8Step { pairs: columns.div_ceil(2 * Q8_BLOCK), tokens: tokens.next_multiple_of(STEP_TOKENS) }
+    }
+
+    /// Bytes of all codes in one order.
+    pub fn order_bytes(self) -> usize {
+        self.pairs * self.tokens * Q8Step::PAIR_BYTES
+    }
+
+    /// Bytes of a plane.
+    pub fn plane_bytes(self) -> usize {
+        self.pairs * (self.tokens / 2) * Q8Step::PLANE_BYTES
+    }
+
+    /// Bytes of all of it.
+    pub fn bytes(self) -> usize {
+        2 * self.order_bytes() + STEP_PLANES * self.plane_bytes()
+    }
+
+    /// Byte, from its order on, of word `word` of eight of a block of a token. In the order of columns a lane takes words w and
+    /// w + 4 of a block, in the other one words 2 w and 2 w + 1.
+    pub fn word_at(self, in_turn: bool, block: usize, token: usize, word: usize) -> usize {
+        let (lane, second) = if in_turn { (word / 2, word % 2) } else { (word % 4, word / 4) };
+        (block / 2 * self.tokens + token) * Q8Step::PAIR_BYTES + lane * 16 + block % 2 * 8 + second * 4
+    }
+
+    /// Byte of number `plane` of a block of a token.
+    pub fn number_at(self, plane: usize, block: usize, token: usize) -> usize {
+        let pair = (block / 2 * (self.tokens / 2) + token / 2) * Q8Step::PLANE_BYTES;
+        2 * self.order_bytes() + plane * self.plane_bytes() + pair + (block % 2 * 2 + token % 2) * 4
+    }
+}

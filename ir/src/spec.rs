@@ -57,7 +57,8 @@ pub struct CpuSchedule {
     pub unit_tiles: u32,
     /// Tokens whose queries share the loads of an attention kernel.
     pub query_tokens: u32,
-    /// KV positions that one worker attends to before results are combined; 0: all of them.
+    /// KV positions that are attended to before results are combined, by one worker each where it takes all tokens; 0: all of
+    /// them.
     pub split: u32,
 }
 

@@ -137,6 +137,12 @@ impl Gpu {
 }
 
 impl Target {
+    /// Whether the rows of several tokens are quantised by a kernel of their own, for all that multiply them, where each CTA would
+    /// do it for itself; and rows of floats normalised, also of one token, so that its bits are those of several.
+    pub fn prepares_steps(&self) -> bool {
+        self.gpu().is_some()
+    }
+
     /// By name.
     ///
     /// # Errors

@@ -17,9 +17,9 @@ enum Four {
     Bytes([Value; 4]),
 }
 
-/// One block of one row. Wide handles index `wides`, vectors of four words.
-pub(crate) struct BlockView<'b> {
-    b: &'b mut Builder,
+/// One block of one row, and what has been loaded of it. Wide handles index `wides`: vectors of four words or, for a lane that
+/// has one of the four, that word.
+pub(crate) struct Block {
     buf: Buf,
     format: Format,
     layout: Layout,
@@ -34,6 +34,39 @@ pub(crate) struct BlockView<'b> {
     loaded: HashMap<(usize, u32, Mem), Value>,
     vectors: HashMap<(usize, u32), Value>,
     as_they_are: bool,
+    word: Option<Word>,
+}
+
+/// A block while code is added that reads it.
+pub(crate) struct BlockView<'a> {
+    b: &'a mut Builder,
+    at: &'a mut Block,
+}
+
+/// Which of the four words of each 16 codes a lane has, of four lanes that share a row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Word {
+    number: Value,
+    is_odd: Value,
+    is_high: Value,
+}
+
+impl Word {
+    /// The word of this number, below four.
+    pub fn new(b: &mut Builder, number: Value) -> Word {
+        let (two, one) = (b.int(2), b.int(1));
+        let odd = b.and(number, one);
+        let is_low = b.compare(Compare::ULt, number, two);
+        let (zero, one) = (b.int(0), b.int(1));
+        let high = b.select(is_low, zero, one);
+        Word { number, is_odd: b.compare(Compare::IEq, odd, one), is_high: b.compare(Compare::IEq, high, one) }
+    }
+
+    /// Its own of four.
+    fn of(self, b: &mut Builder, words: [Value; 4]) -> Value {
+        let [low, high] = [0, 2].map(|i| b.select(self.is_odd, words[i + 1], words[i]));
+        b.select(self.is_high, high, low)
+    }
 }
 
 /// Where a row is.
@@ -89,9 +122,9 @@ fn in_pieces(b: &mut Builder, m: &Matrix, tile: Value, block: Value) -> Value {
     b.imul_const(at, bytes)
 }
 
-impl<'b> BlockView<'b> {
+impl Block {
     /// Block number `block` of the row at `row`.
-    pub fn new(b: &'b mut Builder, buf: Buf, m: &Matrix, row: RowAt, block: Value) -> BlockView<'b> {
+    pub fn new(b: &mut Builder, buf: Buf, m: &Matrix, row: RowAt, block: Value) -> Block {
         let (layout, bytes) = (m.layout, m.format.bytes as usize);
         let at = match row.tile {
             Some(tile) => in_pieces(b, m, tile, block),
@@ -108,8 +141,7 @@ impl<'b> BlockView<'b> {
             Some(constant) => (row.base, constant as usize),
             None => (b.iadd(row.base, at), 0),
         };
-        BlockView {
-            b,
+        Block {
             buf,
             format: m.format,
             layout,
@@ -121,23 +153,31 @@ impl<'b> BlockView<'b> {
             loaded: HashMap::new(),
             vectors: HashMap::new(),
             as_they_are: false,
+            word: None,
         }
     }
 
-    /// The view for a reader that undoes shifts itself: codes stay where they are in their bytes, unsigned and times a power
-    /// of two, and those that are looked up come in pairs.
-    pub fn codes_as_they_are(self) -> Self {
-        BlockView { as_they_are: true, ..self }
+    /// For a reader that undoes shifts itself: codes stay where they are in their bytes, unsigned and times a power of two, and
+    /// those that are looked up come in pairs. `word`: the reader has one word of four only.
+    pub fn codes_as_they_are(self, word: Option<Word>) -> Self {
+        Block { as_they_are: true, word, ..self }
     }
 
+    /// To add code that reads it.
+    pub fn view<'a>(&'a mut self, b: &'a mut Builder) -> BlockView<'a> {
+        BlockView { b, at: self }
+    }
+}
+
+impl BlockView<'_> {
     /// The builder, to go on.
     pub fn builder(&mut self) -> &mut Builder {
         self.b
     }
 
-    /// The vector behind a handle.
+    /// The vector behind a handle, or the word.
     pub fn vector(&self, w: Wide) -> Value {
-        self.wides[w.0 as usize]
+        self.at.wides[w.0 as usize]
     }
 
     /// A scaling as one f32.
@@ -154,31 +194,32 @@ impl<'b> BlockView<'b> {
     /// The element of a float format.
     pub fn float(&mut self, mem: Mem) -> Value {
         let at = self.address(0, 0);
-        self.b.load(self.buf, at, mem)
+        self.b.load(self.at.buf, at, mem)
     }
 
     fn address(&mut self, field: usize, byte: u32) -> Value {
-        let f = self.format.fields[field];
-        match self.lane {
-            None => self.b.iadd_const(self.base, self.offset + (f.offset + byte) as usize),
+        let f = self.at.format.fields[field];
+        match self.at.lane {
+            None => self.b.iadd_const(self.at.base, self.at.offset + (f.offset + byte) as usize),
             Some(lane) => {
-                let (rows, unit, byte) = (self.layout.tile_rows(), self.layout.unit(self.format, &f), byte as usize);
-                let first = self.layout.reordered(self.format, f.offset as usize + byte / unit * unit);
+                let (rows, unit, byte) =
+                    (self.at.layout.tile_rows(), self.at.layout.unit(self.at.format, &f), byte as usize);
+                let first = self.at.layout.reordered(self.at.format, f.offset as usize + byte / unit * unit);
                 let fixed = first * rows + byte % unit;
                 let in_tile = self.b.imul_const(lane, unit);
-                let at = self.b.iadd(self.base, in_tile);
-                self.b.iadd_const(at, self.offset + fixed)
+                let at = self.b.iadd(self.at.base, in_tile);
+                self.b.iadd_const(at, self.at.offset + fixed)
             }
         }
     }
 
     fn load(&mut self, field: usize, byte: u32, mem: Mem) -> Value {
-        if let Some(&v) = self.loaded.get(&(field, byte, mem)) {
+        if let Some(&v) = self.at.loaded.get(&(field, byte, mem)) {
             return v;
         }
         let unit = self.unit(field);
         // A lane of a GPU takes what lies together at once.
-        let v = if self.layout == Layout::Rows32 && unit >= 4 && (mem.bytes() < 4 || unit == LANE_BYTES) {
+        let v = if self.at.layout == Layout::Rows32 && unit >= 4 && (mem.bytes() < 4 || unit == LANE_BYTES) {
             let word = if unit == LANE_BYTES {
                 let vector = self.vector_at(field, byte & !15);
                 self.b.lane(vector, (byte % 16 / 4) as u8)
@@ -195,35 +236,35 @@ impl<'b> BlockView<'b> {
             }
         } else {
             let at = self.address(field, byte);
-            self.b.load(self.buf, at, mem)
+            self.b.load(self.at.buf, at, mem)
         };
-        self.loaded.insert((field, byte, mem), v);
+        self.at.loaded.insert((field, byte, mem), v);
         v
     }
 
     /// The 16 bytes at `byte` of a field where they lie together.
     fn vector_at(&mut self, field: usize, byte: u32) -> Value {
-        if let Some(&v) = self.vectors.get(&(field, byte)) {
+        if let Some(&v) = self.at.vectors.get(&(field, byte)) {
             return v;
         }
         let at = self.address(field, byte);
-        let v = self.b.load4(self.buf, at, Mem::I32);
-        self.vectors.insert((field, byte), v);
+        let v = self.b.load4(self.at.buf, at, Mem::I32);
+        self.at.vectors.insert((field, byte), v);
         v
     }
 
     fn unit(&self, field: usize) -> usize {
-        self.layout.unit(self.format, &self.format.fields[field])
+        self.at.layout.unit(self.at.format, &self.at.format.fields[field])
     }
 
     fn push_quad(&mut self, four: Four) -> Quad {
-        self.quads.push(four);
-        Quad(self.quads.len() as u32 - 1)
+        self.at.quads.push(four);
+        Quad(self.at.quads.len() as u32 - 1)
     }
 
     /// The same for the four bytes: `f` of a word or of one byte, to which masks of one byte are fitted.
     fn each(&mut self, a: Quad, f: impl Fn(&mut Self, Value, u32) -> Value) -> Quad {
-        let four = match self.quads[a.0 as usize] {
+        let four = match self.at.quads[a.0 as usize] {
             Four::Word(w) => Four::Word(f(self, w, 0x0101_0101)),
             Four::Bytes(all) => Four::Bytes(all.map(|v| f(self, v, 1))),
         };
@@ -231,29 +272,45 @@ impl<'b> BlockView<'b> {
     }
 
     fn push(&mut self, v: Value) -> Wide {
-        self.wides.push(v);
-        Wide(self.wides.len() as u32 - 1)
+        self.at.wides.push(v);
+        Wide(self.at.wides.len() as u32 - 1)
     }
 
+    /// A constant in each word.
     fn splat(&mut self, v: i32) -> Value {
         let v = self.b.int(v);
-        self.b.splat(v)
+        if self.at.word.is_some() { v } else { self.b.splat(v) }
     }
 }
 
 impl Unpack for BlockView<'_> {
     fn words(&mut self, field: usize, byte: u32) -> Wide {
-        let v = if self.lane.is_some() && self.unit(field) != LANE_BYTES {
-            let words = [0, 4, 8, 12].map(|w| self.load(field, byte + w, Mem::I32));
-            self.b.pack(words)
-        } else {
-            self.vector_at(field, byte)
+        let one_unit = self.unit(field) == LANE_BYTES;
+        let v = match self.at.word {
+            Some(word) if one_unit => {
+                let (first, within) = (self.address(field, byte), self.b.imul_const(word.number, 4));
+                let at = self.b.iadd(first, within);
+                self.b.load(self.at.buf, at, Mem::I32)
+            }
+            Some(word) => {
+                let places = [0, 4, 8, 12].map(|w| self.address(field, byte + w));
+                let at = word.of(self.b, places);
+                self.b.load(self.at.buf, at, Mem::I32)
+            }
+            None if self.at.lane.is_some() && !one_unit => {
+                let words = [0, 4, 8, 12].map(|w| self.load(field, byte + w, Mem::I32));
+                self.b.pack(words)
+            }
+            None => self.vector_at(field, byte),
         };
         self.push(v)
     }
 
     fn wide(&mut self, words: [Value; 4]) -> Wide {
-        let v = self.b.pack(words);
+        let v = match self.at.word {
+            Some(word) => word.of(self.b, words),
+            None => self.b.pack(words),
+        };
         self.push(v)
     }
 
@@ -270,13 +327,13 @@ impl Unpack for BlockView<'_> {
     }
 
     fn table(&mut self, table: &'static [u32], index: Value) -> Value {
-        let buf = self.b.constant(format!("{}_table", self.format.name), Mem::I32, table);
+        let buf = self.b.constant(format!("{}_table", self.at.format.name), Mem::I32, table);
         self.b.load_constant(buf, index)
     }
 
     fn part(&mut self, a: Wide, from: u32, width: u32) -> (Wide, u8) {
         let mask = ((1 << width) - 1) * 0x0101_0101;
-        if self.as_they_are {
+        if self.at.as_they_are {
             return (self.and(a, mask << from), from as u8);
         }
         let moved = self.shr(a, from);
@@ -322,7 +379,7 @@ impl Unpack for BlockView<'_> {
     }
 
     fn negate(&mut self, codes: Wide, mask: Wide) -> Wide {
-        if self.layout != Layout::Rows32 {
+        if self.at.layout != Layout::Rows32 {
             let flipped = self.xor(codes, mask);
             return self.sub(flipped, mask);
         }
@@ -337,7 +394,12 @@ impl Unpack for BlockView<'_> {
     }
 
     fn look_up(&mut self, a: Wide, half: u32, table: &[i8; 16]) -> Wide {
-        if self.as_they_are {
+        if self.at.word.is_some() {
+            // Of the nibbles of one word.
+            let v = self.b.lut_nibbles(self.vector(a), half as u8, *table);
+            return self.push(v);
+        }
+        if self.at.as_they_are {
             let words = [0, 1].map(|i| self.b.lane(self.vector(a), (2 * half + i) as u8));
             let codes = [0, 1, 2, 3].map(|i| self.b.lut_nibbles(words[i / 2], (i % 2) as u8, *table));
             return self.wide(codes);
@@ -349,7 +411,7 @@ impl Unpack for BlockView<'_> {
     }
 
     fn quad(&mut self, field: usize, byte: u32) -> Quad {
-        let four = if self.layout == Layout::Rows32 && self.unit(field) >= 4 {
+        let four = if self.at.layout == Layout::Rows32 && self.unit(field) >= 4 {
             Four::Word(self.load(field, byte, Mem::I32))
         } else {
             Four::Bytes([0, 1, 2, 3].map(|i| self.load(field, byte + i, Mem::U8)))
@@ -358,7 +420,7 @@ impl Unpack for BlockView<'_> {
     }
 
     fn nibbles(&mut self, a: Value) -> Quad {
-        let four = if self.layout == Layout::Rows32 {
+        let four = if self.at.layout == Layout::Rows32 {
             let mut spread = a;
             for (by, mask) in [(8, 0x00ff_00ff), (4, 0x0f0f_0f0f)] {
                 let moved = self.ishl(spread, by);
@@ -381,7 +443,7 @@ impl Unpack for BlockView<'_> {
     }
 
     fn merge(&mut self, a: Quad, b: Quad) -> Quad {
-        let four = match (self.quads[a.0 as usize], self.quads[b.0 as usize]) {
+        let four = match (self.at.quads[a.0 as usize], self.at.quads[b.0 as usize]) {
             (Four::Word(a), Four::Word(b)) => Four::Word(self.b.or(a, b)),
             _ => Four::Bytes([0, 1, 2, 3].map(|i| {
                 let (a, b) = (self.pick(a, i, false), self.pick(b, i, false));
@@ -399,7 +461,7 @@ impl Unpack for BlockView<'_> {
     }
 
     fn pick(&mut self, a: Quad, number: u32, signed: bool) -> Value {
-        match self.quads[a.0 as usize] {
+        match self.at.quads[a.0 as usize] {
             Four::Word(w) => self.b.byte(w, number as u8, signed),
             Four::Bytes(all) if signed => self.b.byte(all[number as usize], 0, true),
             Four::Bytes(all) => all[number as usize],
@@ -475,7 +537,8 @@ impl Unpack for BlockView<'_> {
 
 /// The element of a float format at `column`, as f32.
 pub(crate) fn float_element(b: &mut Builder, w: Buf, m: &Matrix, kind: FloatKind, row: RowAt, column: Value) -> Value {
-    let mut view = BlockView::new(b, w, m, row, column);
+    let mut block = Block::new(b, w, m, row, column);
+    let mut view = block.view(b);
     match kind {
         FloatKind::F32 => view.float(Mem::F32),
         FloatKind::F16 => {

@@ -61,7 +61,7 @@ impl Matrix {
 /// Where the input rows of matrix products come from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Source {
-    /// Body parameter with the float rows.
+    /// Body parameter with the rows.
     pub x: u32,
     pub columns: usize,
     /// Only the step's last token.
@@ -70,6 +70,8 @@ pub(crate) struct Source {
     pub one_row: bool,
     /// RMS norm: weight parameter and epsilon.
     pub norm: Option<(u32, f32)>,
+    /// Whether the rows are int8 codes already, as another kernel has left them.
+    pub is_quantised: bool,
 }
 
 /// A matrix product and its source.
@@ -100,12 +102,17 @@ pub(crate) fn linear(body: &Graph, value: Ref) -> Option<Linear> {
     }
     let weight = product.inputs[0];
     let matrix = Matrix::of(param(body, weight)?, body.ty(weight))?;
-    let mut x = product.inputs[1];
-    let quantised = node(body, x).op == Op::Quantize;
-    if quantised != matrix.wants_int8() {
+    let x = product.inputs[1];
+    if (body.ty(x).elem == Elem::Q8) != matrix.wants_int8() {
         return None;
     }
-    if quantised {
+    Some(Linear { matrix, source: source(body, x)? })
+}
+
+/// Reads `value` as rows that products prepare or, if they are quantised, that a kernel prepares for them.
+pub(crate) fn source(body: &Graph, value: Ref) -> Option<Source> {
+    let (mut x, columns) = (value, body.ty(value).columns());
+    if node(body, x).op == Op::Quantize {
         x = node(body, x).inputs[0];
     }
     let mut norm = None;
@@ -118,8 +125,8 @@ pub(crate) fn linear(body: &Graph, value: Ref) -> Option<Linear> {
         x = node(body, x).inputs[0];
     }
     let one_row = last_token || body.ty(x).rows() == 1;
-    let x = param(body, x)?;
-    Some(Linear { matrix, source: Source { x, columns: matrix.columns, last_token, one_row, norm } })
+    let is_quantised = body.ty(x).elem == Elem::Q8;
+    Some(Source { x: param(body, x)?, columns, last_token, one_row, norm, is_quantised })
 }
 
 /// The products alone.

@@ -1,7 +1,7 @@
 //! What every op's generator shares: the spec, the builder, the buffers of parameters and results.
 
 use crate::{Generated, Workspace};
-use ir::abi::f32_row_bytes;
+use ir::abi::{Q8Step, f32_row_bytes};
 use ir::graph::Graph;
 use ir::kernel::{Access, Buf, Builder, MOST_ELEMENTS, Mem, Value};
 use ir::kv::KvFormat;
@@ -164,6 +164,7 @@ fn storage(ty: &TensorType, role: Role) -> Result<(Mem, u64)> {
         (Role::Updated, _) => (Mem::F32, state::bytes(ty).ok_or_else(unsupported)?),
         (Role::Taps, elem) if elem == Elem::F32 => (Mem::F32, ty.weight_bytes().ok_or_else(unsupported)?),
         (Role::Plain, Elem::I32) => (Mem::I32, ty.elements() as u64 * 4),
+        (Role::Plain, Elem::Q8) => (Mem::U8, Q8Step::new(ty.columns(), ty.rows()).bytes() as u64),
         (Role::Plain, elem) if elem == Elem::F32 => {
             let bytes = match ty.shape.as_slice() {
                 [n] => n * 4,

@@ -352,7 +352,7 @@ fn cpu_rule(spec: &KernelSpec) -> Schedule {
         prologue: if tokens == 1 { Prologue::PerWorker } else { Prologue::Shared },
         unit_tiles: unit_tiles as u32,
         query_tokens: if tokens <= 16 { tokens } else { query_tokens(spec) } as u32,
-        split: if tokens <= 16 { split(attended(spec)) as u32 } else { 0 },
+        split: split(attended(spec)) as u32,
     })
 }
 

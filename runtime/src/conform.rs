@@ -5,6 +5,7 @@
 //! function of the body and the [`Trial`]. Next hop: `artifact` checks every kernel of an artifact; [`ir::graph::interp`].
 
 mod artifact;
+mod step;
 
 pub use artifact::{Verdict, check};
 
@@ -13,14 +14,16 @@ use crate::device::{self, Command, Held, Launch, Region, Shared};
 use crate::random::{Rng, blocks};
 use crate::repack;
 use half::f16;
-use ir::abi::{Control, KV_BLOCK, KvEncoding, Q8_BLOCK, f32_row_bytes};
-use ir::graph::interp::{Value, run_body};
+use ir::abi::{Control, KV_BLOCK, KvEncoding, Q8_BLOCK, Q8Step, f32_row_bytes};
+use ir::graph::interp::{Q8, Value, run_body};
 use ir::graph::{Graph, Op, Ref};
 use ir::numerics;
 use ir::quant::Format;
 use ir::state::StateKind;
 use ir::tensor::{Elem, TensorType, kv_bytes, kv_rows};
+use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// What outputs hold before a kernel runs: a NaN that no computation gives.
 const POISON: u32 = 0x7fc0_dead;
@@ -313,6 +316,15 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng)
         (Op::Route { .. }, 0) => rows(router(rng, tokens, columns(ty))),
         (Op::TopK { .. }, _) => rows(logits(rng, tokens * columns(ty))),
         (Op::Attention { .. }, 4) => plain(sinks(rng, ty.elements(), draw)),
+        (Op::MatMul, 1) if ty.elem == Elem::Q8 => {
+            let mut x = Q8::of(&activations(rng, tokens, ty.columns(), draw, 400.0));
+            // Kernels take scales of 22 bits.
+            x.scales.iter_mut().for_each(|scale| *scale = f32::from_bits(scale.to_bits() & !3));
+            let size = Q8Step::new(ty.columns(), ty.shape[0]).bytes();
+            let mut bytes = POISON.to_le_bytes().repeat(size / 4);
+            step::encode(&x, ty.columns(), ty.shape[0], &mut bytes);
+            Operand { value: Value::Q8(Arc::new(x)), bytes }
+        }
         _ if ty.shape.len() == 1 => plain(random(rng, ty.elements()).iter().map(|v| 1.5 + v * 0.5).collect()),
         _ => {
             // Scores of attention stay small, so that a weight is no more uncertain than other sums.
@@ -474,13 +486,20 @@ impl<'a> Case<'a> {
                 }
                 continue;
             }
-            let expected = expected.f32().map_err(|e| format!("{name}: {e}"))?;
+            let expected: Cow<'_, [f32]> = match expected {
+                Value::Q8(codes) => codes.values().iter().map(|&v| v as f32).collect(),
+                floats => Cow::Borrowed(floats.f32().map_err(|e| format!("{name}: {e}"))?),
+            };
             let float = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
             let actual: Vec<f32> = match updated {
                 Some(_) if StateKind::of(ty) == Some(StateKind::Recurrent) => {
                     bytes.chunks_exact(4).map(float).collect()
                 }
                 Some(_) => decode_cache(ty, bytes).ok_or_else(|| format!("{name}: no KV cache is of type {ty}"))?,
+                None if ty.elem == Elem::Q8 => {
+                    step::decode(bytes, ty.columns(), expected.len() / ty.columns(), ty.rows())
+                        .map_err(|e| format!("{name}: {e}"))?
+                }
                 None => bytes
                     .chunks_exact(f32_row_bytes(columns(ty)))
                     .take(expected.len() / columns(ty))

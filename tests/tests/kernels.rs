@@ -53,7 +53,9 @@ fn identity(kernel: &TableKernel, target: &Target) -> String {
 /// The kernels of a model that are not among those seen.
 fn new_kernels(shape: &Synthetic, target: &Target, seen: &mut Seen) -> Vec<TableKernel> {
     let model = shape.model();
-    let tables = [quant::F16, quant::Q8_0].map(|kv| kernels::table(&model, target, &[1, 2, 4, 8, 16, 40], kv).kernels);
+    // On GPUs places for tokens come in eights.
+    let capacities: &[usize] = if target.gpu().is_some() { &[1, 4, 16] } else { &[1, 2, 4, 8, 16, 40] };
+    let tables = [quant::F16, quant::Q8_0].map(|kv| kernels::table(&model, target, capacities, kv).kernels);
     tables.into_iter().flatten().filter(|k| seen.insert(identity(k, target))).collect()
 }
 
@@ -143,9 +145,11 @@ fn schedules_of_gpus() {
     let grids = [(1, 1, 1, 1), (1, 2, 2, 4), (2, 2, 1, 2), (3, 1, 1, 2), (2, 3, 2, 1), (1, 8, 8, 0), (5, 2, 2, 0)];
     let mut seen = Seen::new();
     for (number, (name, shape)) in zoo_for(target).into_iter().enumerate() {
-        for k in kernels::table(&shape.model(), target, &[1], quant::F16).kernels {
+        for k in kernels::table(&shape.model(), target, &[1, 3], quant::F16).kernels {
             // A grid of each kind for some kernels, another for others.
             let (ctas, warps, streams, depth) = grids[(number + k.spec.kind.len()) % grids.len()];
+            let multiplies = k.spec.body.nodes().iter().any(|n| n.op == Op::MatMul);
+            let (warps, streams) = if multiplies { (warps, streams) } else { (8, 8) };
             let schedule = Schedule::Gpu(GpuSchedule { ctas, warps, streams, chunk: 64, depth });
             let made = kernels_gen::generate(&k.spec, &schedule, target).unwrap_or_else(|e| panic!("{name}: {e}"));
             let kernel = TableKernel::new(k.spec, (schedule, made), 0).unwrap();
@@ -153,8 +157,9 @@ fn schedules_of_gpus() {
                 continue;
             }
             for workers in 0..4 {
-                let (position, seed) = (shape.context - 1, 7 * workers as u64 + number as u64);
-                check_trial(&name, &kernel, target, Trial { position, tokens: 1, workers, seed, draw: Draw::Usual });
+                let (tokens, seed) = (kernel.spec.tokens, 7 * workers as u64 + number as u64);
+                let position = shape.context - tokens;
+                check_trial(&name, &kernel, target, Trial { position, tokens, workers, seed, draw: Draw::Usual });
             }
         }
     }

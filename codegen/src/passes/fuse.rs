@@ -3,11 +3,13 @@
 //! A value is either in memory between kernels or computed where it is used. [`reads`] and [`makes`] say of each op what it
 //! wants of its operands and how its result comes about; from that, [`Forms`] decides which values are stored. A fusion's
 //! body is what a stored value depends on, back to leaves and other stored values, which become its params. The operands of
-//! one attention are computed together. Bodies are canonical: nodes in depth-first order from the outputs, params numbered by
+//! one attention are computed together. Where the target prepares the rows of several tokens
+//! [apart](ir::target::Target::prepares_steps), products find them in memory. Bodies are canonical: nodes in depth-first order from the outputs, params numbered by
 //! their first use in that order; so equal layers have equal bodies.
 
 use super::PassContext;
 use ir::graph::{Fusion, Graph, NodeId, Op, Ref};
+use ir::target::Target;
 use ir::{Error, Result};
 use kernels_gen::ops;
 use std::collections::{HashMap, HashSet};
@@ -68,9 +70,9 @@ fn makes(op: &Op) -> Makes {
     }
 }
 
-pub(super) fn run(graph: &Graph, _: &PassContext<'_>) -> Result<Graph> {
+pub(super) fn run(graph: &Graph, context: &PassContext<'_>) -> Result<Graph> {
     let order = graph.cone(graph.outputs().iter().map(|&(_, r)| r), |_| true);
-    let forms = Forms::of(graph, &order);
+    let forms = Forms::of(graph, &order, context.target);
     let kernels = outputs(graph, &order, &forms);
     let owner: HashMap<NodeId, usize> =
         kernels.iter().enumerate().flat_map(|(i, g)| g.iter().map(move |(_, r)| (r.node, i))).collect();
@@ -117,6 +119,7 @@ enum Form {
 /// The form of each node's value.
 struct Forms<'a> {
     graph: &'a Graph,
+    target: &'a Target,
     users: Vec<Vec<NodeId>>,
     is_output: Vec<bool>,
     /// Whether it is of the experts that each token uses.
@@ -128,7 +131,7 @@ struct Forms<'a> {
 }
 
 impl<'a> Forms<'a> {
-    fn of(graph: &'a Graph, order: &[NodeId]) -> Forms<'a> {
+    fn of(graph: &'a Graph, order: &[NodeId], target: &'a Target) -> Forms<'a> {
         let count = graph.nodes().len();
         let mut users = vec![Vec::new(); count];
         for &id in order {
@@ -137,8 +140,8 @@ impl<'a> Forms<'a> {
         let mut is_output = vec![false; count];
         graph.outputs().iter().for_each(|(_, r)| is_output[r.node.0 as usize] = true);
         let memory = vec![Form::Memory; count];
-        let mut forms =
-            Forms { graph, users, is_output, of_experts: vec![false; count], forms: memory.clone(), computed: memory };
+        let of_experts = vec![false; count];
+        let mut forms = Forms { graph, target, users, is_output, of_experts, forms: memory.clone(), computed: memory };
         for &id in order {
             forms.of_experts[id.0 as usize] = forms.is_of_experts(id);
             let form = forms.compute(id);
@@ -169,7 +172,7 @@ impl<'a> Forms<'a> {
         }
         if makes(&node.op) == Makes::Product {
             let x = node.inputs[1].node;
-            let quantised = self.graph.node(x).op == Op::Quantize;
+            let quantised = self.graph.node(x).op == Op::Quantize && self.form(x) != Form::Memory;
             return Form::Product(if quantised { self.graph.node(x).inputs[0].node } else { x });
         }
         // Numbers for each token have a place of their own.
@@ -207,7 +210,7 @@ impl<'a> Forms<'a> {
     fn is_stored(&self, id: NodeId, form: Form) -> bool {
         let node = self.graph.node(id);
         if node.op.is_leaf() || node.op == Op::Quantize {
-            return false;
+            return node.op == Op::Quantize && self.is_apart(id);
         }
         if makes(&node.op) == Makes::Kernel || self.is_output[id.0 as usize] {
             return true;
@@ -233,6 +236,16 @@ impl<'a> Forms<'a> {
         wants(Reads::Rows) || split || joined || users.len() > 1
     }
 
+    /// Whether products take it as it is.
+    fn feeds_products(&self, id: NodeId) -> bool {
+        self.users[id.0 as usize].iter().any(|&user| makes(&self.graph.node(user).op) == Makes::Product)
+    }
+
+    /// Whether these codes are made by a kernel of their own.
+    fn is_apart(&self, id: NodeId) -> bool {
+        self.target.prepares_steps() && self.graph.ty(id.into()).rows() > 1
+    }
+
     /// Whether products prepare rows like these themselves: those of the last token, and the RMS norm, with weights, of rows in
     /// memory.
     fn is_prepared(&self, id: NodeId) -> bool {
@@ -241,6 +254,7 @@ impl<'a> Forms<'a> {
         let there = |x: NodeId| self.form(x) == Form::Memory || self.graph.node(x).op == Op::LastToken;
         match node.op {
             Op::LastToken => true,
+            Op::RmsNorm { .. } if self.target.prepares_steps() && self.feeds_products(id) => false,
             Op::RmsNorm { .. } => node.inputs.len() == 2 && x.is_some_and(there) && node.results[0].shape.len() == 2,
             _ => false,
         }

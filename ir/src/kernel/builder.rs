@@ -1,8 +1,8 @@
 //! Builds kernels: folds integer constants, shares pure instructions within their scope, allots scratch memory.
 
 use super::{
-    Access, Arg, Binary, Buf, BufDecl, BulkCopy, Compare, Grid, Inst, Kernel, Mem, Scope, Space, Special, Stmt, Ty,
-    Unary, Value, Var,
+    Access, Arg, Binary, Buf, BufDecl, BulkCopy, Compare, Grid, Inst, Kernel, Mem, Mma, Scope, Space, Special, Stmt,
+    Ty, Unary, Value, Var,
 };
 use crate::abi::Atom;
 use std::borrow::Cow;
@@ -485,6 +485,11 @@ impl Builder {
     pub fn shuffle(&mut self, a: Value, lane: Value) -> Value {
         let ty = self.ty(a);
         self.fresh(Inst::Shuffle(a, lane), ty)
+    }
+
+    /// `c` plus a matrix product of the warp.
+    pub fn mma(&mut self, kind: Mma, a: Value, b: [Value; 2], c: Value) -> Value {
+        self.fresh(Inst::Mma(kind, a, b, c), Ty::I32x4)
     }
 
     /// Adds to an element of device memory; what was there.

@@ -212,6 +212,7 @@ pub fn eval(inst: &Inst, operands: &[Data]) -> Option<Data> {
         | Inst::ShuffleXor(..)
         | Inst::Shuffle(..)
         | Inst::WarpOr(_)
+        | Inst::Mma(..)
         | Inst::AtomicAdd { .. } => return None,
     })
 }
@@ -224,7 +225,7 @@ fn reduce(a: Data, op: Binary) -> Data {
 
 /// Whether all lanes of a warp execute it together.
 pub fn is_warp_wide(inst: &Inst) -> bool {
-    matches!(inst, Inst::Elected | Inst::ShuffleXor(..) | Inst::Shuffle(..) | Inst::WarpOr(_))
+    matches!(inst, Inst::Elected | Inst::ShuffleXor(..) | Inst::Shuffle(..) | Inst::WarpOr(_) | Inst::Mma(..))
 }
 
 /// What a warp-wide instruction gives each lane, from the operands of all. The elected lane is the first. `None` for
@@ -238,6 +239,12 @@ pub fn eval_warp(inst: &Inst, operands: &[Vec<Data>; WARP]) -> Option<[Data; WAR
         Inst::WarpOr(_) => {
             let all = (0..WARP).fold(0, |bits, lane| bits | of(lane, 0).as_u32());
             [Data::int(all); WARP]
+        }
+        Inst::Mma(kind, ..) => {
+            let word = |lane, n| of(lane, n).as_u32();
+            let sums =
+                kind.eval(|lane| of(lane, 0).lanes, |lane| [word(lane, 1), word(lane, 2)], |lane| of(lane, 3).lanes);
+            sums.map(|own| Data::new(Ty::I32x4, |n| own[n]))
         }
         _ => return None,
     })

@@ -10,6 +10,7 @@
 mod builder;
 pub mod eval;
 pub mod interp;
+mod mma;
 mod names;
 mod parse;
 mod text;
@@ -17,6 +18,7 @@ mod verify;
 
 pub use crate::value::Value;
 pub use builder::Builder;
+pub use mma::{MMA_COLUMNS, MMA_DEPTH, MMA_ROWS, Mma};
 
 use crate::abi::Atom;
 use serde::{Deserialize, Serialize};
@@ -253,6 +255,8 @@ pub enum Inst {
     /// The bitwise OR of an i32 over all lanes of the warp. It is equal in all lanes, and an assembler knows that, so that it
     /// can keep the value in a uniform register.
     WarpOr(Value),
+    /// (a, b, c): c plus the product of two matrices of bytes, of which each lane of the warp has a part: see [`Mma`]. GPU only.
+    Mma(Mma, Value, [Value; 2], Value),
     /// Adds an i32 to an element of the whole device's memory; gives what was there. Memory written before by this thread
     /// is visible to whoever sees the sum, and what others wrote before theirs to this thread.
     AtomicAdd {
@@ -283,6 +287,7 @@ impl Inst {
             Inst::Select(a, b, c) | Inst::Fma(a, b, c) | Inst::Dot4(a, b, c) | Inst::Dot4Unsigned(a, b, c) => {
                 [a, b, c].into_iter().for_each(|v| f(*v));
             }
+            Inst::Mma(_, a, b, c) => [a, &b[0], &b[1], c].into_iter().for_each(|v| f(*v)),
             Inst::Pack(all) | Inst::Narrow(all) => all.iter().for_each(|v| f(*v)),
             Inst::Load { index, .. } => f(*index),
             Inst::AtomicAdd { index, value, .. } => [index, value].into_iter().for_each(|v| f(*v)),

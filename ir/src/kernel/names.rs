@@ -1,6 +1,6 @@
 //! The names of instructions and statements in text: one table each, which printing, parsing and tests read.
 
-use super::{Binary, Compare, Inst, Scope, Special, Stmt, Unary};
+use super::{Binary, Compare, Inst, Mma, Scope, Special, Stmt, Unary};
 
 /// A `name` function and the list of all names; the compiler refuses a variant without a row.
 macro_rules! names {
@@ -43,6 +43,8 @@ unit_names! { Binary:
     FSub => "fsub", FMul => "fmul", FDiv => "fdiv", FMax => "fmax",
 }
 
+unit_names! { Mma: S8 => "mma_s8", U8 => "mma_u8" }
+
 unit_names! { Compare: ULt => "ult", IEq => "ieq", FLt => "flt", FEq => "feq" }
 
 unit_names! { Special: Position => "position", Tokens => "tokens", Cta => "cta", Thread => "thread" }
@@ -77,6 +79,7 @@ names! { Inst:
     Inst::ShuffleXor(..) => "shuffle_xor",
     Inst::Shuffle(..) => "shuffle",
     Inst::WarpOr(_) => "warp_or",
+    Inst::Mma(..) => "mma",
     Inst::AtomicAdd { .. } => "atomic_add",
 }
 
@@ -105,13 +108,15 @@ impl Inst {
             Inst::Unary(op, _) => op.name(),
             Inst::Binary(op, ..) => op.name(),
             Inst::Compare(op, ..) => op.name(),
+            Inst::Mma(kind, ..) => kind.name(),
             other => other.name(),
         }
     }
 
     /// Every mnemonic.
     pub fn mnemonics() -> impl Iterator<Item = &'static str> {
-        let kinds = Inst::NAMES.iter().filter(|n| !["special", "unary", "binary", "compare"].contains(n));
-        kinds.chain(Special::NAMES).chain(Unary::NAMES).chain(Binary::NAMES).chain(Compare::NAMES).copied()
+        let kinds = Inst::NAMES.iter().filter(|n| !["special", "unary", "binary", "compare", "mma"].contains(n));
+        let operations = [Special::NAMES, Unary::NAMES, Binary::NAMES, Compare::NAMES, Mma::NAMES];
+        kinds.chain(operations.into_iter().flatten()).copied()
     }
 }

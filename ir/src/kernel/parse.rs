@@ -4,8 +4,8 @@
 //! are words; no input panics. Values may have any numbers: they only have to differ, and are numbered anew in their order.
 
 use super::{
-    Access, Arg, Binary, Buf, BufDecl, BulkCopy, Compare, Grid, Inst, Kernel, Mem, Scope, Space, Special, Stmt, Ty,
-    Unary, Value, Var,
+    Access, Arg, Binary, Buf, BufDecl, BulkCopy, Compare, Grid, Inst, Kernel, Mem, Mma, Scope, Space, Special, Stmt,
+    Ty, Unary, Value, Var,
 };
 use crate::abi::Atom;
 use crate::cursor::Cursor;
@@ -343,6 +343,10 @@ impl<'a> Parser<'a> {
         if let Some(op) = Compare::by_name(word) {
             let [a, b] = self.list(c)?;
             return Ok(Inst::Compare(op, a, b));
+        }
+        if let Some(kind) = Mma::by_name(word) {
+            let [a, low, high, c] = self.list(c)?;
+            return Ok(Inst::Mma(kind, a, [low, high], c));
         }
         Ok(match word {
             "select" => {

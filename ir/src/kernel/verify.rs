@@ -521,6 +521,16 @@ impl Verifier<'_> {
                 self.want(*lane, Ty::I32)?;
                 self.shuffled(*a)?
             }
+            Inst::Mma(_, a, b, c) => {
+                self.on_gpu(true, "a matrix product of a warp")?;
+                for v in [a, c] {
+                    self.want(*v, Ty::I32x4)?;
+                }
+                for v in b {
+                    self.want(*v, Ty::I32)?;
+                }
+                Ty::I32x4
+            }
             Inst::AtomicAdd { buf, index, value } => {
                 self.on_gpu(true, "an atomic addition")?;
                 self.access(*buf, *index, Mem::I32, false)?;

@@ -1,7 +1,7 @@
 //! Matrix products: preparing the input rows (norm, int8 quantisation) and the dot products of weight tiles, through
 //! a microkernel where the target has one, else as code over the format's `unpack`.
 
-use crate::block::{BlockView, RowAt, UnpackFn, float_element, row_at};
+use crate::block::{Block, RowAt, UnpackFn, float_element, row_at};
 use crate::body::{Linear, Matrix};
 use crate::generator::Generator;
 use crate::math::{inverse_root, scale_of};
@@ -458,7 +458,8 @@ fn int_dot(b: &mut Builder, w: Buf, m: &Matrix, unpack: UnpackFn, row: RowAt, ac
     b.for_n(m.columns / block, 1, |b, i| {
         let blocks_at = b.imul_const(i, block / Q8_BLOCK * Q8_BYTES);
         let blocks_at = b.iadd(from, blocks_at);
-        let mut view = BlockView::new(b, w, m, row, i);
+        let mut source = Block::new(b, w, m, row, i);
+        let mut view = source.view(b);
         for e in (0..block).step_by(16) {
             let part = unpack(&mut view, e as u32);
             let (scale, plus) = (view.scale(part.scale), part.plus.map(|plus| view.scale(plus)));

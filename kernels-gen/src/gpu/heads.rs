@@ -68,13 +68,12 @@ impl Team for Cta {
     }
 }
 
-/// Appends a head, which is in its scratch memory, to the cache that is this body parameter, in one warp.
+/// Appends a head of a token, which is in its scratch memory, to the cache that is this body parameter, in one warp.
 ///
 /// # Errors
 /// If the format is none of a KV cache.
-pub(crate) fn append(g: &mut Generator<'_>, at: &Thread, cache: Ref, head: Head) -> Result<()> {
-    let zero = g.b.int(0);
-    let CacheRow { cache, encoding, tile: row, .. } = CacheRow::new(g, cache, zero, head.number)?;
+pub(crate) fn append(g: &mut Generator<'_>, at: &Thread, (cache, token): (Ref, Value), head: Head) -> Result<()> {
+    let CacheRow { cache, encoding, tile: row, .. } = CacheRow::new(g, cache, token, head.number)?;
     let (b, (x, from)) = (&mut g.b, head.scratch);
     if encoding == KvEncoding::Codes {
         append_int8(b, at, (x, from), head.size, (cache, row));

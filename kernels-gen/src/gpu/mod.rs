@@ -41,11 +41,8 @@ impl Thread {
 /// Gives the kernel its grid. What the launch before wrote may be read after [`Builder::await_previous`] only.
 ///
 /// # Errors
-/// For a capacity of more than one token.
+/// For a schedule of another machine.
 pub(crate) fn begin(g: &mut Generator<'_>, ctas: usize) -> Result<Thread> {
-    if g.spec.tokens != 1 {
-        return Err(g.unsupported("several tokens at once on a GPU"));
-    }
     let warps = g.gpu()?.warps;
     g.b.set_grid(Grid { ctas: ctas as u32, threads: warps * LANES as u32 });
     let b = &mut g.b;
@@ -55,6 +52,32 @@ pub(crate) fn begin(g: &mut Generator<'_>, ctas: usize) -> Result<Thread> {
     // Equal in all lanes, which an assembler learns from the OR: branches on it do not diverge.
     let warp = b.warp_or(warp);
     Ok(Thread { cta, thread, warp, lane, warps: warps as usize })
+}
+
+/// A kernel that works on the tokens of a step apart: on `ctas` CTAs each, after the launch before. `f` is given where a thread
+/// stands among the CTAs of its token, and the token; both are given back, for what is done where the step has no such token.
+///
+/// # Errors
+/// Those of `f` and [`begin`].
+pub(crate) fn for_tokens(
+    g: &mut Generator<'_>,
+    ctas: usize,
+    f: impl FnOnce(&mut Generator<'_>, Thread, Value) -> Result<()>,
+) -> Result<(Thread, Value)> {
+    let at = begin(g, ctas * g.spec.tokens)?;
+    g.b.await_previous();
+    if g.spec.tokens == 1 {
+        let token = g.b.int(0);
+        f(g, at, token)?;
+        return Ok((at, token));
+    }
+    let each = g.b.size(ctas);
+    let (token, cta) = (g.b.udiv(at.cta, each), g.b.urem(at.cta, each));
+    let tokens = g.b.tokens();
+    let there = g.b.compare(Compare::ULt, token, tokens);
+    let at = Thread { cta, ..at };
+    g.if_(there, |g| f(g, at, token))?;
+    Ok((at, token))
 }
 
 /// `if a < limit`.

@@ -14,17 +14,19 @@
 //!
 //! An epilogue finishes units: single tiles, as here, or several where it needs whole heads, or rows of two matrices side
 //! by side. Units of one kind are a [`Segment`]; the queries, keys and values of a layer are three. The streams that share
-//! a unit are its owners. Each leaves its sums in a slot of its own in the workspace and counts itself in; the last to
-//! arrive adds them up in the order of the streams and runs the epilogue, so that results do not depend on which that is.
-//! Weights come through the [`ring`](super::ring) of the warp, or are loaded from where they are.
+//! a unit are its owners. Each leaves what it has of it in the workspace and counts itself in; the last to arrive runs the
+//! epilogue, for one token after the other. Of a tile that several streams share each leaves the sums of its
+//! [cuts](super::dot::cut), which the last adds up from the first to the last cut, as the stream of a whole tile does: so
+//! results depend neither on who is last nor on how the columns are spread. Weights come through the [`ring`](super::ring) of the warp, or are loaded from where they are.
 
-use super::dot::{chunk, chunk_bytes, dot, lane_addresses};
+use super::dot::{Columns, Part, chunk, column_bytes, cut, dot, lane_addresses};
 use super::ring::Ring;
-use super::rows::{self, Row};
+use super::rows::{self, Activations};
 use super::{LANES, Thread, if_below, maybe};
 use crate::body::{Linear, Matrix};
 use crate::generator::Generator;
 use ir::Result;
+use ir::abi::STEP_TOKENS;
 use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value, Var};
 
 /// Units of one kind: rows, one after the other, of each of some matrices of one height.
@@ -46,18 +48,33 @@ impl Segment {
         self.matrices.len() * self.in_matrix()
     }
 
+    /// The matrix of each tile of a unit.
+    fn parts(&self) -> impl Iterator<Item = &Matrix> {
+        self.matrices.iter().flat_map(|m| std::iter::repeat_n(m, self.in_matrix()))
+    }
+
     fn units(&self) -> usize {
         self.matrices.iter().map(|m| m.rows.div_ceil(self.unit_rows)).max().unwrap_or(0)
     }
 }
 
-/// The sums of a unit in shared memory, from this element on: 32 for each tile, in the order of its rows. A lane has stored
-/// those of its own rows; those of other lanes it may read after a wait of the warp. The sums of the next unit come to the
-/// same place, so an epilogue that reads other lanes' ends with a wait of the warp too.
+/// The sums of a unit for a token, from this element on: 32 for each tile, in the order of its rows. All lanes may read them.
+/// Those of the next unit may come to the same place, so an epilogue that reads other lanes' ends with a wait of the warp.
 pub(crate) type Sums = (Buf, Value);
 
-/// A whole kernel of the products of one row, which share their source, in segments. For each segment, `epilogue(place, segment, unit, sums)`
-/// finishes a unit, in one warp.
+/// What an epilogue finishes, in one warp.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Finish {
+    pub at: Thread,
+    /// Number of the segment.
+    pub segment: usize,
+    /// Number of the unit in it.
+    pub unit: Value,
+    pub token: Value,
+    pub sums: Sums,
+}
+
+/// A whole kernel of products that share their source, in segments.
 ///
 /// # Errors
 /// If a format has no `unpack`, or what the epilogue refuses.
@@ -65,7 +82,7 @@ pub(crate) fn run(
     g: &mut Generator<'_>,
     linears: &[Linear],
     segments: &[Segment],
-    mut epilogue: impl FnMut(&mut Generator<'_>, &Thread, usize, Value, Sums) -> Result<()>,
+    mut epilogue: impl FnMut(&mut Generator<'_>, Finish) -> Result<()>,
 ) -> Result<()> {
     let schedule = g.gpu()?;
     let streams = schedule.streams as usize;
@@ -91,24 +108,30 @@ pub(crate) fn run(
     let end = b.select(some, end, first);
     let ring = (schedule.depth > 0).then(|| {
         let matrices = segments.iter().flat_map(|s| &s.matrices);
-        let slot = matrices.map(|m| chunk_bytes(m, split.columns)).max().unwrap_or(0);
+        let slot = matrices.map(|m| column_bytes(m, split.columns)).max().unwrap_or(0);
         Ring::new(b, &at, streams, schedule.depth as usize, slot)
     });
-    let stream = Stream { segments, split: &split, at: &at, ring, stream, first, end };
+    // Matrix instructions leave whole groups of tokens.
+    let tokens = if linears[0].source.one_row { 1 } else { g.spec.tokens };
+    let places = if tokens == 1 { 1 } else { tokens.next_multiple_of(STEP_TOKENS) };
+    let stream = Stream { segments, split: &split, at: &at, ring, first, end, tokens, places };
     if let Some(ring) = ring {
         let ahead = stream.ahead(&mut g.b, first, ring.depth);
         stream.fill(g, &ring, (first, ahead));
     }
     g.b.await_previous();
-    let row = rows::prepare(g, &at, linears);
+    let x = rows::prepare(g, &at, linears)?;
 
     let most_tiles = segments.iter().map(Segment::tiles).max().unwrap_or(0);
-    let sums = g.b.scratch("sums", Mem::F32, (streams * most_tiles * LANES * 4) as u64);
-    let own = g.b.imul_const(at.warp, most_tiles * LANES);
-    let slots = split.spans.iter().map(|s| s.units * s.owners * s.tiles * LANES * 4).sum();
+    let alone = (tokens == 1).then(|| {
+        let sums = g.b.scratch("sums", Mem::F32, (streams * most_tiles * LANES * 4) as u64);
+        (sums, g.b.imul_const(at.warp, most_tiles * LANES))
+    });
+    let units: usize = split.spans.iter().map(|s| s.units * s.tiles).sum();
     let shared = Shared {
-        sums: (sums, own),
-        partials: g.workspace("partials", Mem::F32, slots),
+        alone,
+        whole: g.workspace("whole", Mem::F32, units * places * LANES * 4),
+        cuts: g.workspace("cuts", Mem::F32, split.streams * split.cuts * places * LANES * 4),
         counters: g.counters("arrived", split.spans.iter().map(|s| s.units).sum()),
     };
     let b = &mut g.b;
@@ -119,9 +142,7 @@ pub(crate) fn run(
     g.for_(from, to, 1, |g, tile| {
         for number in 0..segments.len() {
             let own = split.within(&mut g.b, number, tile);
-            let mut body = |g: &mut Generator<'_>| {
-                stream.tile(g, number, &row, (tile, to), &shared, |g, unit| epilogue(g, &at, number, unit, shared.sums))
-            };
+            let mut body = |g: &mut Generator<'_>| stream.tile(g, number, &x, (tile, to), &shared, &mut epilogue);
             match own {
                 Some(own) => g.if_(own, &mut body)?,
                 None => body(g)?,
@@ -139,10 +160,6 @@ struct Span {
     units: usize,
     first_unit: usize,
     first_tile: usize,
-    /// Where its partial sums start.
-    first_partial: usize,
-    /// Most streams that share a unit.
-    owners: usize,
 }
 
 /// The figures of a product on a grid.
@@ -151,6 +168,9 @@ struct Split {
     /// Columns of a chunk, and chunks of a tile.
     columns: usize,
     chunks: usize,
+    /// Most cuts of a tile, and chunks of the longest.
+    cuts: usize,
+    in_cut: usize,
     spans: Vec<Span>,
     streams: usize,
 }
@@ -162,40 +182,47 @@ impl Split {
         let columns = matrices().map(|m| chunk(m, columns)).max().unwrap_or(columns);
         let chunks = segments[0].matrices[0].columns / columns;
         let tiles: usize = segments.iter().map(|s| s.units() * s.tiles()).sum();
-        let items = tiles * chunks;
-        // Each stream has an item, so that every one between the first and the last of a unit has some of it.
-        let streams = most.min(items);
-        let (mut first_unit, mut first_tile, mut first_partial) = (0, 0, 0);
+        // Streams begin with cuts. Each has one, so that every stream between the first and the last of a unit has some of it.
+        let in_cut = matrices().map(|m| (cut(m) / columns).max(1)).max().unwrap_or(1);
+        let streams = most.min(tiles * chunks / in_cut);
+        let (mut first_unit, mut first_tile) = (0, 0);
         let spans = segments.iter().map(|s| {
             let (tiles, units) = (s.tiles(), s.units());
-            let owners = (tiles * chunks / (items / streams) + 2).min(streams);
-            let span = Span { tiles, units, first_unit, first_tile, first_partial, owners };
+            let span = Span { tiles, units, first_unit, first_tile };
             first_unit += units;
             first_tile += units * tiles;
-            first_partial += units * owners * tiles * LANES;
             span
         });
-        Split { columns, chunks, spans: spans.collect(), streams }
+        let cuts = matrices().map(|m| m.columns / cut(m)).max().unwrap_or(0);
+        Split { columns, chunks, cuts, in_cut, spans: spans.collect(), streams }
     }
 
     fn items(&self) -> usize {
         self.spans.iter().map(|s| s.units * s.tiles).sum::<usize>() * self.chunks
     }
 
+    /// Cuts of all tiles, of the longest.
+    fn cuts_of_all(&self) -> usize {
+        self.items() / self.in_cut
+    }
+
     /// The first item of stream `s`.
     fn first(&self, b: &mut Builder, s: Value) -> Value {
-        let (items, streams) = (b.size(self.items()), b.size(self.streams));
-        let scaled = b.imul(s, items);
-        b.udiv(scaled, streams)
+        let (all, streams) = (b.size(self.cuts_of_all()), b.size(self.streams));
+        let scaled = b.imul(s, all);
+        let first = b.udiv(scaled, streams);
+        b.imul_const(first, self.in_cut)
     }
 
     /// The stream that has item `i`.
     fn owner(&self, b: &mut Builder, i: Value) -> Value {
-        let (items, streams, one) = (b.size(self.items()), b.size(self.streams), b.int(1));
+        let (all, streams, one, in_cut) =
+            (b.size(self.cuts_of_all()), b.size(self.streams), b.int(1), b.size(self.in_cut));
+        let i = b.udiv(i, in_cut);
         let next = b.iadd(i, one);
         let scaled = b.imul(next, streams);
         let scaled = b.isub(scaled, one);
-        b.udiv(scaled, items)
+        b.udiv(scaled, all)
     }
 
     /// Whether a tile is of a segment; none if there is no other.
@@ -223,12 +250,15 @@ impl Split {
     }
 }
 
-/// What streams share about the units of a product.
+/// Where the sums of a product are.
 #[derive(Debug, Clone, Copy)]
 struct Shared {
-    sums: Sums,
-    /// For each unit, owner and tile, 32 floats.
-    partials: Buf,
+    /// Of one token, those of a unit that the stream has alone.
+    alone: Option<Sums>,
+    /// For each unit, token and tile of the unit, 32 floats: of tiles that one stream has.
+    whole: Buf,
+    /// For each stream, cut and token, 32 floats: of the tile that it begins and another stream goes on with.
+    cuts: Buf,
     counters: Buf,
 }
 
@@ -238,8 +268,7 @@ struct Unit {
     segment: usize,
     /// Its number in its segment.
     number: Value,
-    /// The first stream that has items of it, and how many do.
-    first: Value,
+    /// How many streams have items of it.
     count: Value,
 }
 
@@ -249,10 +278,12 @@ struct Stream<'a> {
     split: &'a Split,
     at: &'a Thread,
     ring: Option<Ring>,
-    /// Its number, and its items.
-    stream: Value,
+    /// Its items.
     first: Value,
     end: Value,
+    /// Tokens of the step, and places for them in each sum.
+    tokens: usize,
+    places: usize,
 }
 
 impl Stream<'_> {
@@ -302,7 +333,7 @@ impl Stream<'_> {
                         for (m, matrix) in segment.matrices.iter().enumerate() {
                             let (tile_at, mine) = self.tile_at(b, number, m, unit, part);
                             maybe(b, mine, |b| {
-                                let bytes = chunk_bytes(matrix, self.split.columns);
+                                let bytes = column_bytes(matrix, self.split.columns);
                                 let from = b.imul_const(index, bytes);
                                 let from = b.iadd(tile_at, from);
                                 ring.copy(b, slot, (params[number][m], from), bytes);
@@ -320,34 +351,20 @@ impl Stream<'_> {
         &self,
         g: &mut Generator<'_>,
         segment: usize,
-        row: &Row,
+        x: &Activations,
         (tile, to): (Value, Value),
         shared: &Shared,
-        epilogue: impl FnOnce(&mut Generator<'_>, Value) -> Result<()>,
+        epilogue: &mut impl FnMut(&mut Generator<'_>, Finish) -> Result<()>,
     ) -> Result<()> {
         let span = self.split.spans[segment];
         let (number, part) = self.split.unit(&mut g.b, segment, tile);
-        let total = self.multiply(g, segment, row, (tile, number, part))?;
+        let unit = self.owners(&mut g.b, segment, number);
+        let one = g.b.int(1);
+        let alone = g.b.compare(Compare::IEq, unit.count, one);
+        self.multiply(g, unit, x, (tile, part, alone), shared)?;
 
         let b = &mut g.b;
-        let unit = self.owners(b, segment, number);
-        let (zero, one) = (b.int(0), b.int(1));
-        let alone = b.compare(Compare::IEq, unit.count, one);
-        let in_unit = b.imul_const(part, LANES);
-        let in_unit = b.iadd(in_unit, self.at.lane);
-        b.if_else(
-            alone,
-            |b| {
-                let to = b.iadd(shared.sums.1, in_unit);
-                b.store(shared.sums.0, to, Mem::F32, total);
-            },
-            |b| {
-                let slot = b.isub(self.stream, unit.first);
-                let slot = self.slot(b, unit, slot);
-                let to = b.iadd(slot, in_unit);
-                b.store(shared.partials, to, Mem::F32, total);
-            },
-        );
+        let zero = b.int(0);
         let (next, last_part) = (b.iadd_const(tile, 1), b.size(span.tiles - 1));
         let whole = b.compare(Compare::IEq, part, last_part);
         let last = b.compare(Compare::IEq, next, to);
@@ -360,29 +377,72 @@ impl Stream<'_> {
         });
         let run = g.b.get(run);
         let run = g.b.compare(Compare::IEq, run, one);
-        g.if_(run, |g| epilogue(g, number))
+        g.if_(run, |g| {
+            // Lanes read what others have stored.
+            g.b.sync(Scope::Warp);
+            let finish = |token, sums| Finish { at: *self.at, segment, unit: number, token, sums };
+            if let Some(sums) = shared.alone {
+                return epilogue(g, finish(zero, sums));
+            }
+            let (first, tokens) = (self.whole_at(&mut g.b, unit), g.b.tokens());
+            g.for_(zero, tokens, 1, |g, token| {
+                let of_token = g.b.imul_const(token, span.tiles * LANES);
+                let from = g.b.iadd(first, of_token);
+                epilogue(g, finish(token, (shared.whole, from)))
+            })
+        })
     }
 
-    /// This lane's sum over the stream's items of a tile, number `part` of `unit`.
+    /// Multiplies this stream's items of a tile, number `part` of `unit`, and stores the sums.
     fn multiply(
         &self,
         g: &mut Generator<'_>,
-        segment: usize,
-        row: &Row,
-        (tile, unit, part): (Value, Value, Value),
-    ) -> Result<Value> {
+        unit: Unit,
+        x: &Activations,
+        (tile, part, alone): (Value, Value, Value),
+        shared: &Shared,
+    ) -> Result<()> {
         let columns = self.split.columns;
         let b = &mut g.b;
-        let (from, zero) = (b.imul_const(tile, self.split.chunks), b.float(0.0));
+        let from = b.imul_const(tile, self.split.chunks);
         let start = umax(b, from, self.first);
         let stop = b.iadd_const(from, self.split.chunks);
         let stop = b.umin(stop, self.end);
-        let acc = b.var(zero);
-        for (number, m) in self.segments[segment].matrices.iter().enumerate() {
+        let (own, all) = (b.isub(stop, start), b.size(self.split.chunks));
+        let is_whole = b.compare(Compare::IEq, own, all);
+        let is_cut = b.compare(Compare::ULt, own, all);
+        // The stream that begins the tile has the place for its cuts.
+        let begins = self.split.owner(b, from);
+        let cuts_at = b.imul_const(begins, self.split.cuts * self.places * LANES);
+        for (number, m) in self.segments[unit.segment].matrices.iter().enumerate() {
             let weights = g.param(m.param);
-            let bytes = chunk_bytes(m, columns);
-            let (tile_at, mine) = self.tile_at(&mut g.b, segment, number, unit, part);
+            let bytes = column_bytes(m, columns);
+            let (tile_at, mine) = self.tile_at(&mut g.b, unit.segment, number, unit.number, part);
             let b = &mut g.b;
+            let lanes = Part::new(b, self.at, m, if m.wants_int8() { self.places } else { self.tokens });
+            let none = b.float(0.0);
+            let [sums, totals] = [(); 2].map(|()| (0..lanes.count()).map(|_| b.var(none)).collect::<Vec<Var>>());
+            // Adds the sums of a cut to those of the tile, and leaves them for others if the tile is shared.
+            let end_cut = |b: &mut Builder, number: Value| {
+                let of_cut: Vec<Value> = sums.iter().map(|&sum| b.get(sum)).collect();
+                for ((&total, &sum), &own) in totals.iter().zip(&sums).zip(&of_cut) {
+                    let old = b.get(total);
+                    let new = b.fadd(old, own);
+                    b.set(total, new);
+                    b.set(sum, none);
+                }
+                b.if_(is_cut, |b| {
+                    let first = b.imul_const(number, self.places * LANES);
+                    let first = b.iadd(cuts_at, first);
+                    for (n, &sum) in of_cut.iter().enumerate() {
+                        let (row, token) = lanes.place(n);
+                        let token = b.imul_const(token, LANES);
+                        let to = b.iadd(first, token);
+                        let to = b.iadd(to, row);
+                        b.store(shared.cuts, to, Mem::F32, sum);
+                    }
+                });
+            };
             let stop = mine.map_or(stop, |mine| b.select(mine, stop, start));
             let (begin, end) = (b.isub(start, from), b.isub(stop, from));
             // Before this chunk, what follows in its slot is of this tile; and where that is for the first.
@@ -395,19 +455,40 @@ impl Stream<'_> {
             let turn = self.ring.filter(|ring| ring.depth == 1).map(|ring| {
                 let n = b.iadd(before, begin);
                 let slot = ring.slot(b, n);
-                lane_addresses(b, m, slot.at, self.at.lane);
+                lane_addresses(b, m, slot.at, &lanes);
                 let parity = ring.parity(b, n);
                 b.var(parity)
             });
             g.for_(begin, end, 1, |g, index| {
                 let b = &mut g.b;
                 let at = b.imul_const(index, bytes);
-                let old = b.get(acc);
+                let multiply = |b: &mut Builder, weights: (Buf, Value)| -> Result<()> {
+                    let count = columns.min(cut(m));
+                    for first in (0..columns).step_by(count) {
+                        let at = Columns { chunk: index, of_chunk: columns, first, count };
+                        let old = sums.iter().map(|&sum| b.get(sum)).collect();
+                        let new = dot(b, m, weights, &lanes, x, at, old)?;
+                        sums.iter().zip(new).for_each(|(&sum, new)| b.set(sum, new));
+                        let chunks = cut(m) / count;
+                        let number = if chunks > 1 {
+                            let chunks = b.size(chunks);
+                            b.udiv(index, chunks)
+                        } else {
+                            let number = b.imul_const(index, columns / count);
+                            b.iadd_const(number, first / count)
+                        };
+                        let ends = (chunks > 1).then(|| {
+                            let (all, last) = (b.size(chunks), b.size(chunks - 1));
+                            let within = b.urem(index, all);
+                            b.compare(Compare::IEq, within, last)
+                        });
+                        maybe(b, ends, |b| end_cut(b, number));
+                    }
+                    Ok(())
+                };
                 let Some(ring) = self.ring else {
                     let at = b.iadd(tile_at, at);
-                    let new = dot(b, m, (weights, at, self.at.lane), row, (index, columns), old)?;
-                    b.set(acc, new);
-                    return Ok(());
+                    return multiply(b, (weights, at));
                 };
                 let n = b.iadd(before, index);
                 let slot = ring.slot(b, n);
@@ -416,8 +497,7 @@ impl Stream<'_> {
                     None => ring.parity(b, n),
                 };
                 ring.wait(b, slot, parity);
-                let new = dot(b, m, (ring.slots, slot.at, self.at.lane), row, (index, columns), old)?;
-                b.set(acc, new);
+                multiply(b, (ring.slots, slot.at))?;
                 if let Some(turn) = turn {
                     let one = b.int(1);
                     let other = b.xor(parity, one);
@@ -434,6 +514,15 @@ impl Stream<'_> {
                 });
                 Ok(())
             })?;
+            let b = &mut g.b;
+            let is_whole = mine.map_or(is_whole, |mine| {
+                let (zero, one) = (b.int(0), b.int(1));
+                let yes = b.select(mine, one, zero);
+                let yes = b.select(is_whole, yes, zero);
+                b.compare(Compare::IEq, yes, one)
+            });
+            let totals: Vec<Value> = totals.into_iter().map(|total| b.get(total)).collect();
+            b.if_(is_whole, |b| self.leave(b, unit, (part, alone), &lanes, &totals, shared));
         }
         if let Some(ring) = self.ring {
             let b = &mut g.b;
@@ -442,7 +531,39 @@ impl Stream<'_> {
             let ahead = self.ahead(b, stop, ring.depth);
             self.fill(g, &ring, (fetched, ahead));
         }
-        Ok(g.b.get(acc))
+        Ok(())
+    }
+
+    /// Stores the sums of a tile, number `part` of the unit, that this stream has from the first to the last column.
+    fn leave(
+        &self,
+        b: &mut Builder,
+        unit: Unit,
+        (part, alone): (Value, Value),
+        lanes: &Part,
+        totals: &[Value],
+        shared: &Shared,
+    ) {
+        let span = self.split.spans[unit.segment];
+        let in_unit = b.imul_const(part, LANES);
+        let store = |b: &mut Builder, (buf, first): Sums| {
+            let first = b.iadd(first, in_unit);
+            for (n, &total) in totals.iter().enumerate() {
+                let (row, token) = lanes.place(n);
+                let token = b.imul_const(token, span.tiles * LANES);
+                let to = b.iadd(first, token);
+                let to = b.iadd(to, row);
+                b.store(buf, to, Mem::F32, total);
+            }
+        };
+        let kept = |b: &mut Builder| {
+            let first = self.whole_at(b, unit);
+            store(b, (shared.whole, first));
+        };
+        match shared.alone {
+            Some(sums) => b.if_else(alone, |b| store(b, sums), kept),
+            None => kept(b),
+        }
     }
 
     /// A unit of a segment.
@@ -454,19 +575,18 @@ impl Stream<'_> {
         let last = b.iadd_const(first, per_unit - 1);
         let (first, last) = (self.split.owner(b, first), self.split.owner(b, last));
         let count = b.isub(last, first);
-        Unit { segment, number, first, count: b.iadd_const(count, 1) }
+        Unit { segment, number, count: b.iadd_const(count, 1) }
     }
 
-    /// Where the partial sums of a unit's owner number `slot` are.
-    fn slot(&self, b: &mut Builder, unit: Unit, slot: Value) -> Value {
+    /// Where the sums of the whole tiles of a unit are.
+    fn whole_at(&self, b: &mut Builder, unit: Unit) -> Value {
         let span = self.split.spans[unit.segment];
-        let at = b.imul_const(unit.number, span.owners);
-        let at = b.iadd(at, slot);
-        let at = b.imul_const(at, span.tiles * LANES);
-        b.iadd_const(at, span.first_partial)
+        let each = self.places * LANES;
+        let at = b.imul_const(unit.number, span.tiles * each);
+        b.iadd_const(at, span.first_tile * each)
     }
 
-    /// Counts this stream in. The last one sums up what all have left, in their order, and sets `run`.
+    /// Counts this stream in. The last one adds up the cuts of tiles that streams share, and sets `run`.
     fn arrive(&self, b: &mut Builder, unit: Unit, shared: &Shared, run: Var) {
         let span = self.split.spans[unit.segment];
         let (zero, one) = (b.int(0), b.int(1));
@@ -484,32 +604,58 @@ impl Stream<'_> {
         let count = b.iadd(before, one);
         let last = b.compare(Compare::IEq, count, unit.count);
         b.if_(last, |b| {
-            let first_tile = b.imul_const(unit.number, span.tiles);
-            let first_tile = b.iadd_const(first_tile, span.first_tile);
-            for part in 0..span.tiles {
-                let tile = b.iadd_const(first_tile, part);
-                let first = b.imul_const(tile, self.split.chunks);
-                let end = b.iadd_const(first, self.split.chunks - 1);
-                let (from, to) = (self.split.owner(b, first), self.split.owner(b, end));
-                let (from, to) = (b.isub(from, unit.first), b.isub(to, unit.first));
-                let to = b.iadd(to, one);
-                let in_unit = b.iadd_const(self.at.lane, part * LANES);
-                let nothing = b.float(0.0);
-                let total = b.var(nothing);
-                b.for_(from, to, 1, |b, slot| {
-                    let from = self.slot(b, unit, slot);
-                    let from = b.iadd(from, in_unit);
-                    let v = b.load(shared.partials, from, Mem::F32);
-                    let old = b.get(total);
-                    let new = b.fadd(old, v);
-                    b.set(total, new);
-                });
-                let (total, to) = (b.get(total), b.iadd(shared.sums.1, in_unit));
-                b.store(shared.sums.0, to, Mem::F32, total);
+            for (part, m) in self.segments[unit.segment].parts().enumerate() {
+                self.assemble(b, unit, (part, m.columns / cut(m)), shared);
             }
             if_below(b, self.at.lane, 1, |b| b.store(shared.counters, counter, Mem::I32, zero));
             b.set(run, one);
         });
+    }
+
+    /// Brings the sums of tile number `part` of a unit, of so many cuts, to where the epilogue finds them.
+    fn assemble(&self, b: &mut Builder, unit: Unit, (part, cuts): (usize, usize), shared: &Shared) {
+        let span = self.split.spans[unit.segment];
+        let tile = b.imul_const(unit.number, span.tiles);
+        let tile = b.iadd_const(tile, span.first_tile + part);
+        let first = b.imul_const(tile, self.split.chunks);
+        let end = b.iadd_const(first, self.split.chunks - 1);
+        let (begins, ends) = (self.split.owner(b, first), self.split.owner(b, end));
+        let is_cut = b.compare(Compare::ULt, begins, ends);
+        let at = b.iadd_const(self.at.lane, part * LANES);
+        let whole = self.whole_at(b, unit);
+        let whole = b.iadd(whole, at);
+        let to = shared.alone.map(|(buf, first)| (buf, b.iadd(first, at)));
+        let sum = |b: &mut Builder| {
+            let slot = b.imul_const(begins, self.split.cuts * self.places * LANES);
+            let slot = b.iadd(slot, self.at.lane);
+            let (places, steps) = (b.size(self.tokens), b.size(cuts));
+            let zero = b.int(0);
+            b.for_(zero, places, 1, |b, token| {
+                let of_token = b.imul_const(token, LANES);
+                let first = b.iadd(slot, of_token);
+                let none = b.float(0.0);
+                let total = b.var(none);
+                b.for_(zero, steps, 1, |b, cut| {
+                    let before = b.imul_const(cut, self.places * LANES);
+                    let from = b.iadd(first, before);
+                    let (v, old) = (b.load(shared.cuts, from, Mem::F32), b.get(total));
+                    let new = b.fadd(old, v);
+                    b.set(total, new);
+                });
+                let total = b.get(total);
+                let of_token = b.imul_const(token, span.tiles * LANES);
+                let (buf, first) = to.unwrap_or((shared.whole, whole));
+                let to = b.iadd(first, of_token);
+                b.store(buf, to, Mem::F32, total);
+            });
+        };
+        match to {
+            None => b.if_(is_cut, sum),
+            Some((buf, to)) => b.if_else(is_cut, sum, |b| {
+                let total = b.load(shared.whole, whole, Mem::F32);
+                b.store(buf, to, Mem::F32, total);
+            }),
+        }
     }
 }
 

@@ -1,14 +1,17 @@
-//! The input row of matrix products in the shared memory of each CTA: normalised, and quantised where products want it.
+//! The input rows of matrix products: as they are, or normalised and quantised.
 //!
-//! Every CTA prepares the whole row by itself, from the L2 cache, so that no barrier of the grid is needed. A thread starts
-//! all its loads before it uses the first, as the whole CTA waits for them, and keeps what it has loaded if the row is short
-//! enough. Float rows without a norm are read where they are.
+//! Of one token every CTA prepares the whole row by itself in its shared memory, from the L2 cache, so that no barrier of the
+//! grid is needed. A thread starts all its loads before it uses the first, as the whole CTA waits for them, and keeps what it
+//! has loaded if the row is short enough. Float rows are read where they are. Codes of several tokens are made by a kernel
+//! before ([`prepare_step`]). Invariant: codes and their numbers are the same bits either way, whatever
+//! the number of warps.
 
-use super::{LANES, Thread, cta_sum, if_below, lanes_isum, lanes_max, maybe};
-use crate::body::Linear;
+use super::{LANES, Thread, if_below, lanes_isum, lanes_max, lanes_sum, maybe};
+use crate::body::{Linear, Source};
 use crate::generator::Generator;
-use ir::abi::Q8_BLOCK;
-use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Ty, Value};
+use ir::Result;
+use ir::abi::{Q8_BLOCK, Q8Step, STEP_PLANES, STEP_TOKENS, f32_row_bytes};
+use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value};
 use ir::quant::{DotForm, Format};
 
 /// The bits of the float 1.5 * 2^23 = 12582912. One more in these bits is one more in the float, as long as its exponent
@@ -20,7 +23,7 @@ pub(crate) const BIAS: i32 = 0x4b40_0000;
 /// What goes with each block of int8 codes, each in a plane of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Meta {
-    /// f32. Rounded to 22 bits if there is a bias, so that the bias is exact.
+    /// f32, rounded to 22 bits, so that the bias is exact.
     Scale,
     /// i32: the sum of all codes.
     Sum,
@@ -33,7 +36,11 @@ pub(crate) enum Meta {
 }
 
 impl Meta {
-    const ALL: [Meta; 5] = [Meta::Scale, Meta::Sum, Meta::First, Meta::Last, Meta::Bias];
+    const ALL: [Meta; STEP_PLANES] = [Meta::Scale, Meta::Sum, Meta::First, Meta::Last, Meta::Bias];
+
+    fn mem(self) -> Mem {
+        if matches!(self, Meta::Scale | Meta::Bias) { Mem::F32 } else { Mem::I32 }
+    }
 
     /// Whether products with a matrix of the format may need it. One scale for 32 elements takes no halves apart.
     pub fn wanted(self, format: Format) -> bool {
@@ -46,11 +53,27 @@ impl Meta {
     }
 }
 
-/// A prepared row.
+/// What products take.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Row {
-    pub int8: Option<Int8>,
-    pub float: Option<Buf>,
+pub(crate) struct Activations {
+    pub codes: Option<Codes>,
+    pub float: Option<Floats>,
+}
+
+/// Float rows: so many elements from one token's to the next.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Floats {
+    pub buf: Buf,
+    pub stride: usize,
+    /// The first row that is taken.
+    pub first: Option<Value>,
+}
+
+/// Codes of a row, or of the rows of a step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Codes {
+    Row(Int8),
+    Step(Step),
 }
 
 /// The int8 codes of a row, in the orders that products want.
@@ -79,14 +102,161 @@ impl Int8 {
         Some(Int8 { in_order, in_pairs, planes })
     }
 
-    /// The codes for a form.
-    pub fn codes(&self, dot: DotForm) -> Option<Buf> {
-        if dot.looks_up() { self.in_pairs } else { self.in_order }
+    /// The sixteen codes for a form from column `at` on.
+    pub fn sixteen(&self, b: &mut Builder, dot: DotForm, at: Value) -> Value {
+        let codes = if dot.looks_up() { self.in_pairs } else { self.in_order };
+        b.load4(codes.expect("a row has the codes that its formats want"), at, Mem::I32)
     }
 
-    pub fn plane(&self, meta: Meta) -> Option<Buf> {
-        self.planes[meta as usize]
+    /// A number of the block, or of each of four, at byte `at` of its plane.
+    pub fn numbers(&self, b: &mut Builder, meta: Meta, at: Value, count: usize) -> Value {
+        let plane = self.planes[meta as usize].expect("a row has the numbers that its formats want");
+        if count == 4 { b.load4(plane, at, meta.mem()) } else { b.load(plane, at, meta.mem()) }
     }
+}
+
+/// The codes of a step as a lane takes them for matrix instructions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step {
+    buf: Buf,
+    of: Q8Step,
+    /// Which of eight tokens its column is of, and its number among the lanes of that.
+    column: Value,
+    own: Value,
+}
+
+impl Step {
+    /// Byte of a pair of blocks: its words for eight tokens, number `eight` of such.
+    fn words_at(&self, b: &mut Builder, dot: DotForm, pair: Value, eight: usize) -> Value {
+        let order = if dot.looks_up() { self.of.order_bytes() } else { 0 };
+        let row = b.imul_const(pair, self.of.tokens);
+        let row = b.iadd(row, self.column);
+        let row = b.imul_const(row, Q8Step::PAIR_BYTES);
+        let lane = b.imul_const(self.own, 16);
+        let at = b.iadd(row, lane);
+        b.iadd_const(at, order + eight * STEP_TOKENS * Q8Step::PAIR_BYTES)
+    }
+
+    /// Two words of each block of a pair.
+    pub fn words(&self, b: &mut Builder, dot: DotForm, pair: Value, eight: usize) -> Value {
+        let at = self.words_at(b, dot, pair, eight);
+        b.load4(self.buf, at, Mem::I32)
+    }
+
+    /// Two words of one block.
+    pub fn words_of(&self, b: &mut Builder, dot: DotForm, block: Value, eight: usize) -> [Value; 2] {
+        let two = b.size(2);
+        let (pair, second) = (b.udiv(block, two), b.urem(block, two));
+        let (first, within) = (self.words_at(b, dot, pair, eight), b.imul_const(second, 8));
+        let at = b.iadd(first, within);
+        [0, 4].map(|word| {
+            let at = b.iadd_const(at, word);
+            b.load(self.buf, at, Mem::I32)
+        })
+    }
+
+    fn numbers_at(&self, b: &mut Builder, meta: Meta, pair: Value, eight: usize) -> Value {
+        let row = b.imul_const(pair, self.of.tokens / 2);
+        let row = b.iadd(row, self.own);
+        let at = b.imul_const(row, Q8Step::PLANE_BYTES);
+        let eight = eight * STEP_TOKENS / 2 * Q8Step::PLANE_BYTES;
+        b.iadd_const(at, self.of.number_at(meta as usize, 0, 0) + eight)
+    }
+
+    /// A number of each block of a pair, for each of the lane's two tokens of these eight.
+    pub fn numbers(&self, b: &mut Builder, meta: Meta, pair: Value, eight: usize) -> Value {
+        let at = self.numbers_at(b, meta, pair, eight);
+        b.load4(self.buf, at, meta.mem())
+    }
+
+    /// The same of one block.
+    pub fn numbers_of(&self, b: &mut Builder, meta: Meta, block: Value, eight: usize) -> [Value; 2] {
+        let two = b.size(2);
+        let (pair, second) = (b.udiv(block, two), b.urem(block, two));
+        let (first, within) = (self.numbers_at(b, meta, pair, eight), b.imul_const(second, 8));
+        let at = b.iadd(first, within);
+        [0, 4].map(|token| {
+            let at = b.iadd_const(at, token);
+            b.load(self.buf, at, meta.mem())
+        })
+    }
+}
+
+/// Where a row's codes and numbers go.
+#[derive(Debug, Clone, Copy)]
+enum Sink {
+    Row(Int8),
+    /// The row of a token of a step.
+    Step(Buf, Q8Step, Value),
+}
+
+impl Sink {
+    fn wants(&self, meta: Meta) -> bool {
+        match self {
+            Sink::Row(row) => row.planes[meta as usize].is_some(),
+            Sink::Step(..) => true,
+        }
+    }
+
+    fn wants_order(&self, in_turn: bool) -> bool {
+        match self {
+            Sink::Row(row) => if in_turn { row.in_pairs } else { row.in_order }.is_some(),
+            Sink::Step(..) => true,
+        }
+    }
+
+    /// Stores word `word` of eight of a block.
+    fn word(&self, b: &mut Builder, in_turn: bool, (block, word): (Value, Value), codes: Value) {
+        match *self {
+            Sink::Row(row) => {
+                let Some(buf) = (if in_turn { row.in_pairs } else { row.in_order }) else { return };
+                let (first, within) = (b.imul_const(block, Q8_BLOCK), b.imul_const(word, 4));
+                let at = b.iadd(first, within);
+                b.store(buf, at, Mem::I32, codes);
+            }
+            Sink::Step(buf, of, token) => {
+                let halves = b.size(if in_turn { 2 } else { 4 });
+                let (high, low) = (b.udiv(word, halves), b.urem(word, halves));
+                let (lane, second) = if in_turn { (high, low) } else { (low, high) };
+                let row = of_pair(b, (block, of.tokens), token, Q8Step::PAIR_BYTES, 8);
+                let (lane, second) = (b.imul_const(lane, 16), b.imul_const(second, 4));
+                let at = b.iadd(row, lane);
+                let at = b.iadd(at, second);
+                let at = b.iadd_const(at, if in_turn { of.order_bytes() } else { 0 });
+                b.store(buf, at, Mem::I32, codes);
+            }
+        }
+    }
+
+    /// Stores a number of a block.
+    fn number(&self, b: &mut Builder, meta: Meta, block: Value, v: Value) {
+        match *self {
+            Sink::Row(row) => {
+                let Some(plane) = row.planes[meta as usize] else { return };
+                let at = b.imul_const(block, 4);
+                b.store(plane, at, meta.mem(), v);
+            }
+            Sink::Step(buf, of, token) => {
+                let two = b.size(2);
+                let (pair, second) = (b.udiv(token, two), b.urem(token, two));
+                let at = of_pair(b, (block, of.tokens / 2), pair, Q8Step::PLANE_BYTES, 8);
+                let second = b.imul_const(second, 4);
+                let at = b.iadd(at, second);
+                let at = b.iadd_const(at, of.number_at(meta as usize, 0, 0));
+                b.store(buf, at, meta.mem(), v);
+            }
+        }
+    }
+}
+
+/// Byte of a block in the entries of its pair, of which `each` follow one another: of entry `number`, of `bytes` bytes.
+fn of_pair(b: &mut Builder, (block, each): (Value, usize), number: Value, bytes: usize, of_block: usize) -> Value {
+    let two = b.size(2);
+    let (pair, second) = (b.udiv(block, two), b.urem(block, two));
+    let entry = b.imul_const(pair, each);
+    let entry = b.iadd(entry, number);
+    let (at, within) = (b.imul_const(entry, bytes), b.imul_const(second, of_block));
+    b.iadd(at, within)
 }
 
 /// Fours that a thread keeps in registers from the first pass over the row to the last.
@@ -107,14 +277,16 @@ struct Four {
 struct Spread<'a> {
     at: &'a Thread,
     x: Buf,
+    /// The row's first element, if that is not 0.
+    row: Option<Value>,
     fours: usize,
     /// Those of this thread, if it holds them.
     held: Option<Vec<Four>>,
 }
 
 impl<'a> Spread<'a> {
-    fn new(b: &mut Builder, at: &'a Thread, x: Buf, columns: usize) -> Self {
-        let mut spread = Spread { at, x, fours: columns / 4, held: None };
+    fn new(b: &mut Builder, at: &'a Thread, (x, row): (Buf, Option<Value>), columns: usize) -> Self {
+        let mut spread = Spread { at, x, row, fours: columns / 4, held: None };
         if spread.each() <= HELD {
             let exact = spread.fours.is_multiple_of(at.threads());
             spread.held = Some((0..spread.each()).map(|j| spread.load(b, at.thread, j, exact)).collect());
@@ -139,7 +311,8 @@ impl<'a> Spread<'a> {
             inside
         });
         let column = b.imul_const(i, 4);
-        Four { column, v: b.load4(self.x, column, Mem::F32), inside }
+        let from = self.row.map_or(column, |row| b.iadd(row, column));
+        Four { column, v: b.load4(self.x, from, Mem::F32), inside }
     }
 
     /// Calls `f` for each four of this thread.
@@ -156,66 +329,119 @@ impl<'a> Spread<'a> {
         });
     }
 
-    /// 1 / sqrt(mean of squares + eps) of the row, for every thread.
+    /// 1 / sqrt(mean of squares + eps) of the row, for every thread. The squares of each 128 elements are added up, then those
+    /// sums, so that the order does not depend on the number of warps.
     fn inverse_rms(&self, b: &mut Builder, eps: f32) -> Value {
-        let sums = b.scratch("squares", Mem::F32, self.at.warps as u64 * 4);
+        let parts = self.fours.div_ceil(LANES);
+        let sums = b.scratch("squares", Mem::F32, parts as u64 * 4);
         let zero = b.float(0.0);
-        let sum = b.var(zero);
         self.each_four(b, |b, four| {
             let squares = b.fmul(four.v, four.v);
             let squares = b.sum(squares);
             let squares = four.inside.map_or(squares, |inside| b.select(inside, squares, zero));
-            let old = b.get(sum);
-            let new = b.fadd(old, squares);
-            b.set(sum, new);
+            let sum = lanes_sum(b, squares, LANES);
+            // The first lane's four is there if any is; others would say which part they repeat.
+            let each = b.size(4 * LANES);
+            let part = b.udiv(four.column, each);
+            maybe(b, four.inside, |b| if_below(b, self.at.lane, 1, |b| b.store(sums, part, Mem::F32, sum)));
         });
-        let sum = b.get(sum);
-        let total = cta_sum(b, self.at, sums, sum);
+        b.sync(Scope::Cta);
+        let total = b.var(zero);
+        let end = b.size(parts);
+        b.for_(self.at.lane, end, LANES as u32, |b, i| {
+            let (part, old) = (b.load(sums, i, Mem::F32), b.get(total));
+            let new = b.fadd(old, part);
+            b.set(total, new);
+        });
+        let total = b.get(total);
+        let total = lanes_sum(b, total, LANES);
         crate::math::inverse_root(b, total, 4 * self.fours, eps)
     }
 }
 
-/// Prepares the row that the products want, which share their source.
-pub(crate) fn prepare(g: &mut Generator<'_>, at: &Thread, products: &[Linear]) -> Row {
+/// Prepares what the products want, which share their source; rows of a step are as they are.
+///
+/// # Errors
+/// For rows of floats that are still to be normalised, and rows of several tokens to be quantised.
+pub(crate) fn prepare(g: &mut Generator<'_>, at: &Thread, products: &[Linear]) -> Result<Activations> {
     let source = products[0].source;
-    let columns = source.columns;
-    let wants_float = products.iter().any(|p| !p.matrix.wants_int8());
     let x = g.param(source.x);
-    let norm = source.norm.map(|(w, eps)| (g.param(w), eps));
-    let b = &mut g.b;
-    // A float row without a norm is used where it is.
-    let float = wants_float.then(|| match norm {
-        None => x,
-        Some(_) => b.scratch("row", Mem::F32, columns as u64 * 4),
-    });
-    let int8 = Int8::new(b, products, columns);
-    if norm.is_some() || int8.is_some() {
-        let spread = Spread::new(b, at, x, columns);
-        let norm = norm.map(|(w, eps)| (w, spread.inverse_rms(b, eps)));
-        spread.each_four(b, |b, four| {
-            let v = norm.map_or(four.v, |(w, r)| {
-                let (r, w) = (b.splat(r), b.load4(w, four.column, Mem::F32));
-                let v = b.fmul(four.v, r);
-                b.fmul(v, w)
-            });
-            if let (Some(row), true) = (float, norm.is_some()) {
-                maybe(b, four.inside, |b| b.store(row, four.column, Mem::F32, v));
-            }
-            if let Some(row) = int8 {
-                quantise(b, at, row, (four.column, v), four.inside);
-            }
-        });
+    if source.is_quantised {
+        let b = &mut g.b;
+        let sharing = b.size(4);
+        let (column, own) = (b.udiv(at.lane, sharing), b.urem(at.lane, sharing));
+        let step = Step { buf: x, of: Q8Step::new(source.columns, g.spec.tokens), column, own };
+        return Ok(Activations { codes: Some(Codes::Step(step)), float: None });
     }
-    b.sync(Scope::Cta);
-    Row { int8, float }
+    let wants_float = products.iter().any(|p| !p.matrix.wants_int8());
+    let wants_codes = products.iter().any(|p| p.matrix.wants_int8());
+    let one = source.one_row || g.spec.tokens == 1;
+    if wants_float && source.norm.is_some() || wants_codes && !one {
+        return Err(g.unsupported("rows that a kernel before is to prepare"));
+    }
+    let stride = f32_row_bytes(source.columns) / 4;
+    let row = source.last_token.then(|| {
+        let (tokens, one) = (g.b.tokens(), g.b.int(1));
+        let last = g.b.isub(tokens, one);
+        g.b.imul_const(last, stride)
+    });
+    let float = wants_float.then_some(Floats { buf: x, stride, first: row });
+    let int8 = Int8::new(&mut g.b, products, source.columns);
+    if let Some(int8) = int8 {
+        spread(g, at, (source, row), None, |b, four| quantise(b, at, Sink::Row(int8), four));
+        g.b.sync(Scope::Cta);
+    }
+    Ok(Activations { codes: int8.map(Codes::Row), float })
 }
 
-/// Quantises the block of which this lane holds elements c.. c + 4, as one of eight lanes; only those `inside` write.
-fn quantise(b: &mut Builder, at: &Thread, row: Int8, (c, v): (Value, Value), inside: Option<Value>) {
+/// Quantises the rows of a step, a CTA for each; those of tokens that the step does not have become zeros.
+pub(crate) fn prepare_step(g: &mut Generator<'_>, source: Source, y: Buf) -> Result<()> {
+    let of = Q8Step::new(source.columns, g.spec.tokens);
+    let at = super::begin(g, of.tokens)?;
+    g.b.await_previous();
+    let b = &mut g.b;
+    let (tokens, zero) = (b.tokens(), b.int(0));
+    let there = b.compare(Compare::ULt, at.cta, tokens);
+    let token = b.select(there, at.cta, zero);
+    let row = b.imul_const(token, f32_row_bytes(source.columns) / 4);
+    spread(g, &at, (source, Some(row)), Some(there), |b, four| quantise(b, &at, Sink::Step(y, of, at.cta), four));
+    Ok(())
+}
+
+/// Calls `f` for each four of the row from an element on, normalised; where it is not `there`, for zeros.
+fn spread(
+    g: &mut Generator<'_>,
+    at: &Thread,
+    (source, row): (Source, Option<Value>),
+    there: Option<Value>,
+    mut f: impl FnMut(&mut Builder, &Four),
+) {
+    let (x, norm) = (g.param(source.x), source.norm.map(|(w, eps)| (g.param(w), eps)));
+    let b = &mut g.b;
+    let spread = Spread::new(b, at, (x, row), source.columns);
+    let norm = norm.map(|(w, eps)| (w, spread.inverse_rms(b, eps)));
+    spread.each_four(b, |b, four| {
+        let mut v = norm.map_or(four.v, |(w, r)| {
+            let (r, w) = (b.splat(r), b.load4(w, four.column, Mem::F32));
+            let v = b.fmul(four.v, r);
+            b.fmul(v, w)
+        });
+        if let Some(there) = there {
+            let zero = b.float(0.0);
+            let zeros = b.splat(zero);
+            v = b.select(there, v, zeros);
+        }
+        f(b, &Four { v, ..*four });
+    });
+}
+
+/// Quantises the block of which this lane holds a four, as one of eight lanes; only those `inside` write.
+fn quantise(b: &mut Builder, at: &Thread, sink: Sink, four: &Four) {
+    let v = four.v;
     let magnitudes = b.fabs(v);
     let largest = b.max(magnitudes);
     let largest = lanes_max(b, largest, 8);
-    let (mut scale, inverse) = crate::math::scale_of(b, largest);
+    let (scale, inverse) = crate::math::scale_of(b, largest);
     let inverse = b.splat(inverse);
     let scaled = b.fmul(v, inverse);
     let codes = b.round(scaled);
@@ -231,42 +457,33 @@ fn quantise(b: &mut Builder, at: &Thread, row: Int8, (c, v): (Value, Value), ins
     let half = lanes_isum(b, sum, 4);
     let other = b.shuffle_xor(half, 4);
     let all = b.iadd(half, other);
-    let mut bias = scale;
-    if row.plane(Meta::Bias).is_some() {
-        // Rounds the scale to 22 bits (Veltkamp 1968): times 12582912, which has 2 bits, it has the 24 of a float.
-        let (split, minus) = (b.float(5.0), b.float(-f32::from_bits(BIAS as u32)));
-        let large = b.fmul(scale, split);
-        let rest = b.fsub(large, scale);
-        scale = b.fsub(large, rest);
-        bias = b.fmul(scale, minus);
-    }
-    let eight = b.size(8);
-    let number = b.urem(at.lane, eight);
-    let pairs = row.in_pairs.map(|codes| (codes, pairs(b, (number, c), word)));
-    maybe(b, inside, |b| {
-        if let Some(codes) = row.in_order {
-            b.store(codes, c, Mem::I32, word);
-        }
-        if let Some((codes, (at, word))) = pairs {
-            b.store(codes, at, Mem::I32, word);
+    // Rounds the scale to 22 bits (Veltkamp 1968): times 12582912, which has 2 bits, it has the 24 of a float.
+    let (split, minus) = (b.float(5.0), b.float(-f32::from_bits(BIAS as u32)));
+    let large = b.fmul(scale, split);
+    let rest = b.fsub(large, scale);
+    let scale = b.fsub(large, rest);
+    let bias = b.fmul(scale, minus);
+    let (eight, elements) = (b.size(8), b.size(Q8_BLOCK));
+    let (number, block) = (b.urem(at.lane, eight), b.udiv(four.column, elements));
+    let pairs = sink.wants_order(true).then(|| pairs(b, number, word));
+    maybe(b, four.inside, |b| {
+        sink.word(b, false, (block, number), word);
+        if let Some((to, word)) = pairs {
+            sink.word(b, true, (block, to), word);
         }
         if_below(b, number, 1, |b| {
-            let elements = b.size(Q8_BLOCK);
-            let block = b.udiv(c, elements);
-            let in_plane = b.imul_const(block, 4);
-            for (plane, value) in row.planes.into_iter().zip([scale, all, half, other, bias]) {
-                if let Some(plane) = plane {
-                    let mem = if b.ty(value) == Ty::F32 { Mem::F32 } else { Mem::I32 };
-                    b.store(plane, in_plane, mem, value);
+            for (meta, value) in Meta::ALL.into_iter().zip([scale, all, half, other, bias]) {
+                if sink.wants(meta) {
+                    sink.number(b, meta, block, value);
                 }
             }
         });
     });
 }
 
-/// Of the codes in pairs, the word of lane `number` of eight, and its byte in the row: from a lane's own codes, which are
-/// those of elements c.. c + 4, and those 16 elements off. Lane q has word 2 q, lane q + 4 the one that follows.
-fn pairs(b: &mut Builder, (number, c): (Value, Value), own: Value) -> (Value, Value) {
+/// Of the codes in turn, the word of lane `number` of eight, and its number: from a lane's own codes, which are those of its
+/// number, and those 16 elements off. Lane q has word 2 q, lane q + 4 the one that follows.
+fn pairs(b: &mut Builder, number: Value, own: Value) -> (Value, Value) {
     let (four, sixteen) = (b.size(4), b.int(16));
     let other = b.shuffle_xor(own, 4);
     let is_first = b.compare(Compare::ULt, number, four);
@@ -283,10 +500,7 @@ fn pairs(b: &mut Builder, (number, c): (Value, Value), own: Value) -> (Value, Va
     });
     let by = b.int(8);
     let odd = b.shl(odd, by);
-    // c is four times the number after the block's start.
-    let (half, in_half) = (b.udiv(number, four), b.urem(number, four));
-    let back = b.imul_const(half, 12);
-    let on = b.imul_const(in_half, 4);
-    let at = b.iadd(c, on);
-    (b.isub(at, back), b.or(even, odd))
+    let (second, of_half) = (b.udiv(number, four), b.urem(number, four));
+    let to = b.imul_const(of_half, 2);
+    (b.iadd(to, second), b.or(even, odd))
 }

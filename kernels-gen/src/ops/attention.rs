@@ -1,10 +1,11 @@
 //! `attention`: causal attention over the KV cache with online softmax (Milakov and Gimelshein 2018; Dao 2022).
 //!
-//! A worker takes one KV head, a few query tokens and, where the schedule splits the cache, a range of positions. All
-//! query rows of a KV head share the loads of a block of [`KV_BLOCK`] positions. Blocks and ranges begin at multiples of
-//! their lengths, and of a window those before it are left out, so that a token's result does not depend on the tokens
-//! beside it. Split results are combined in the order of their ranges, so it does not depend on the workers either. A sink
-//! is one more score, which a row meets once, at the end.
+//! A worker takes one KV head, a few query tokens and, where the schedule splits the cache, a range of positions; of a step
+//! of many tokens it takes all ranges of its tokens one after the other. All query rows of a KV head share the loads of a
+//! block of [`KV_BLOCK`] positions. Blocks and ranges begin at multiples of their lengths, and of a window those before it
+//! are left out, so that a token's result does not depend on the tokens beside it. Results of ranges are combined in their
+//! order, so it does not depend on the workers either, nor on who takes how many tokens. A sink is one more score, which a
+//! row meets once, at the end.
 
 mod gpu;
 
@@ -82,6 +83,28 @@ struct Scratch {
     sum: Buf,
 }
 
+impl Scratch {
+    /// Forgets all positions of a row.
+    fn clear(&self, b: &mut Builder, shape: Shape, r: Value) {
+        let (zero, never) = (b.float(0.0), b.float(NEVER));
+        b.store(self.max, r, Mem::F32, never);
+        b.store(self.sum, r, Mem::F32, zero);
+        let zeros = b.splat(zero);
+        let acc = b.imul_const(r, shape.value);
+        b.for_n(shape.value, 4, |b, i| {
+            let at = b.iadd(acc, i);
+            b.store(self.acc, at, Mem::F32, zeros);
+        });
+    }
+}
+
+/// What is known of a row from some positions: where its weighted sum is, its maximum and the sum of its weights.
+#[derive(Clone, Copy)]
+struct Part {
+    acc: (Buf, Value),
+    figures: (Value, Value),
+}
+
 /// Where partial results go: sums, maximum, denominator for each (KV head, token, query head, split).
 #[derive(Clone, Copy)]
 struct Partials {
@@ -143,8 +166,12 @@ fn generate(g: &mut Generator<'_>) -> Result<()> {
     let Attention { shape, kv_heads, context, q, keys, values, rule } = attention(g)?;
     let (capacity, y) = (g.spec.tokens, g.result(0)?);
     let schedule = g.cpu()?;
-    let split = schedule.split as usize;
-    let tokens = if split > 0 { capacity } else { (schedule.query_tokens as usize).min(capacity) };
+    let tokens = (schedule.query_tokens as usize).min(capacity);
+    // Ranges are spread over workers where one takes all tokens.
+    let (split, fold) = match schedule.split as usize {
+        split if tokens == capacity => (split, None),
+        split => (0, (split > 0 && split < context).then_some(split)),
+    };
 
     let rows = tokens * shape.per_kv;
     let mut scratch = |name: &str, floats: usize| g.b.scratch(name, Mem::F32, (floats * 4) as u64);
@@ -155,6 +182,15 @@ fn generate(g: &mut Generator<'_>) -> Result<()> {
         max: scratch("max", rows),
         sum: scratch("sum", rows),
     };
+    let fold = fold.map(|length| {
+        let total = Scratch {
+            acc: scratch("total acc", rows * shape.value),
+            max: scratch("total max", rows),
+            sum: scratch("total sum", rows),
+            ..mem
+        };
+        (length, total)
+    });
     let partials = (split > 0).then(|| {
         let splits = most_splits(&rule, capacity, context, split);
         let floats = kv_heads * capacity * shape.per_kv * splits * (shape.value + 4);
@@ -209,17 +245,51 @@ fn generate(g: &mut Generator<'_>) -> Result<()> {
             g.b.select(later, block, from)
         });
         load_queries(&mut g.b, shape, mem, q, (first, count), h, rule.scale);
-        g.for_(from, to, KV_BLOCK as u32, |g, p| {
-            let left = g.b.isub(to, p);
-            let block = g.b.size(KV_BLOCK);
-            let n = g.b.umin(left, block);
-            let rows = g.b.imul_const(count, shape.per_kv);
-            let positions = Positions { first: seen.map(|seen| beyond(&mut g.b, seen, p)), count: n };
-            scores(g, &keys, (h, p), mem.q, mem.s, positions, rows)?;
-            soften(&mut g.b, softmax, shape, mem, &rule, (start, count), (p, n));
-            accumulate(g, &values, (h, p), mem.s, mem.acc, positions, rows);
-            Ok(())
-        })?;
+        let attend = |g: &mut Generator<'_>, from: Value, to: Value| {
+            for_rows(&mut g.b, shape, count, |b, _, _, r| mem.clear(b, shape, r));
+            g.for_(from, to, KV_BLOCK as u32, |g, p| {
+                let left = g.b.isub(to, p);
+                let block = g.b.size(KV_BLOCK);
+                let n = g.b.umin(left, block);
+                let rows = g.b.imul_const(count, shape.per_kv);
+                let positions = Positions { first: seen.map(|seen| beyond(&mut g.b, seen, p)), count: n };
+                scores(g, &keys, (h, p), mem.q, mem.s, positions, rows)?;
+                soften(&mut g.b, softmax, shape, mem, &rule, (start, count), (p, n));
+                accumulate(g, &values, (h, p), mem.s, mem.acc, positions, rows);
+                Ok(())
+            })
+        };
+        let mem = match fold {
+            None => {
+                attend(g, from, to)?;
+                mem
+            }
+            Some((length, total)) => {
+                for_rows(&mut g.b, shape, count, |b, _, _, r| total.clear(b, shape, r));
+                let by = g.b.size(length);
+                let range = g.b.udiv(from, by);
+                let range = g.b.imul_const(range, length);
+                g.for_(range, to, length as u32, |g, range| {
+                    let end = g.b.iadd_const(range, length);
+                    let end = g.b.umin(end, to);
+                    let earlier = g.b.compare(Compare::ULt, range, from);
+                    let from = g.b.select(earlier, from, range);
+                    attend(g, from, end)?;
+                    for_rows(&mut g.b, shape, count, |b, _, _, r| {
+                        let acc = b.imul_const(r, shape.value);
+                        let [part, whole] = [mem, total].map(|m| {
+                            let figures = (b.load(m.max, r, Mem::F32), b.load(m.sum, r, Mem::F32));
+                            Part { acc: (m.acc, acc), figures }
+                        });
+                        let (max, sum) = merge(b, shape.value, part, whole);
+                        b.store(total.max, r, Mem::F32, max);
+                        b.store(total.sum, r, Mem::F32, sum);
+                    });
+                    Ok(())
+                })?;
+                total
+            }
+        };
         let b = &mut g.b;
         for_rows(b, shape, count, |b, t, j, r| {
             let token = b.iadd(first, t);
@@ -354,7 +424,7 @@ fn scale_row(b: &mut Builder, head: usize, from: (Buf, Value), by: Value, to: (B
     });
 }
 
-/// Copies the unit's queries times the softmax scale, and clears its running values.
+/// Copies the unit's queries times the softmax scale.
 fn load_queries(
     b: &mut Builder,
     shape: Shape,
@@ -370,15 +440,6 @@ fn load_queries(
         let to = b.imul_const(r, shape.head);
         let scale = b.float(scale);
         scale_row(b, shape.head, (q, from), scale, (mem.q, to));
-        let (zero, never) = (b.float(0.0), b.float(NEVER));
-        b.store(mem.max, r, Mem::F32, never);
-        b.store(mem.sum, r, Mem::F32, zero);
-        let zeros = b.splat(zero);
-        let acc = b.imul_const(r, shape.value);
-        b.for_n(shape.value, 4, |b, i| {
-            let at = b.iadd(acc, i);
-            b.store(mem.acc, at, Mem::F32, zeros);
-        });
     });
 }
 
@@ -475,21 +536,32 @@ fn soften(
     });
 }
 
+/// Adds a part to the weighted sum of `whole`; the new maximum and sum of weights.
+fn merge(b: &mut Builder, head: usize, part: Part, whole: Part) -> (Value, Value) {
+    let ((part_max, part_sum), (max, sum)) = (part.figures, whole.figures);
+    let most = b.fmax(max, part_max);
+    let [fade, weight] = [max, part_max].map(|m| {
+        let less = b.fsub(m, most);
+        b.exp(less)
+    });
+    let sum = b.fmul(sum, fade);
+    let sum = b.fma(part_sum, weight, sum);
+    let (fades, weights) = (b.splat(fade), b.splat(weight));
+    b.for_n(head, 4, |b, i| {
+        let (at, target) = (b.iadd(part.acc.1, i), b.iadd(whole.acc.1, i));
+        let (v, old) = (b.load4(part.acc.0, at, Mem::F32), b.load4(whole.acc.0, target, Mem::F32));
+        let old = b.fmul(old, fades);
+        let v = b.fma(v, weights, old);
+        b.store(whole.acc.0, target, Mem::F32, v);
+    });
+    (most, sum)
+}
+
 /// Combines the partial results of `splits` ranges that start at `from`.
 fn combine(b: &mut Builder, head: usize, from: (Buf, Value), splits: Value, sink: Option<Value>, to: (Buf, Value)) {
     let stride = head + 4;
     let (zero, none, never) = (b.int(0), b.float(0.0), b.float(NEVER));
-    let max = b.var(never);
-    b.for_(zero, splits, 1, |b, s| {
-        let at = b.imul_const(s, stride);
-        let at = b.iadd(from.1, at);
-        let at = b.iadd_const(at, head);
-        let (m, old) = (b.load(from.0, at, Mem::F32), b.get(max));
-        let m = b.fmax(m, old);
-        b.set(max, m);
-    });
-    let max = b.get(max);
-    let sum = b.var(none);
+    let (max, sum) = (b.var(never), b.var(none));
     let zeros = b.splat(none);
     b.for_n(head, 4, |b, i| {
         let at = b.iadd(to.1, i);
@@ -498,23 +570,15 @@ fn combine(b: &mut Builder, head: usize, from: (Buf, Value), splits: Value, sink
     b.for_(zero, splits, 1, |b, s| {
         let at = b.imul_const(s, stride);
         let at = b.iadd(from.1, at);
-        let m_at = b.iadd_const(at, head);
-        let sum_at = b.iadd_const(m_at, 1);
-        let m = b.load(from.0, m_at, Mem::F32);
-        let weight = b.fsub(m, max);
-        let weight = b.exp(weight);
-        let (part, old) = (b.load(from.0, sum_at, Mem::F32), b.get(sum));
-        let new = b.fma(part, weight, old);
-        b.set(sum, new);
-        let weights = b.splat(weight);
-        b.for_n(head, 4, |b, i| {
-            let (at, target) = (b.iadd(at, i), b.iadd(to.1, i));
-            let (v, old) = (b.load4(from.0, at, Mem::F32), b.load4(to.0, target, Mem::F32));
-            let v = b.fma(v, weights, old);
-            b.store(to.0, target, Mem::F32, v);
-        });
+        let max_at = b.iadd_const(at, head);
+        let sum_at = b.iadd_const(max_at, 1);
+        let figures = (b.load(from.0, max_at, Mem::F32), b.load(from.0, sum_at, Mem::F32));
+        let whole = Part { acc: to, figures: (b.get(max), b.get(sum)) };
+        let (new_max, new_sum) = merge(b, head, Part { acc: (from.0, at), figures }, whole);
+        b.set(max, new_max);
+        b.set(sum, new_sum);
     });
-    let sum = b.get(sum);
+    let (max, sum) = (b.get(max), b.get(sum));
     let factor = last_factor(b, (max, sum), sink);
     scale_row(b, head, to, factor, to);
 }

@@ -6,7 +6,7 @@ use crate::gpu;
 use ir::Result;
 use ir::abi::f32_row_bytes;
 use ir::graph::{F32, Graph, Op};
-use ir::kernel::{Builder, Mem, Value};
+use ir::kernel::{Buf, Builder, Mem, Value};
 
 pub(super) const OP: FusedOp =
     FusedOp { name: "position_scale", covers: |body| read(body).is_some(), cpu: Some(cpu), gpu: Some(on_gpu) };
@@ -29,28 +29,28 @@ fn scale(b: &mut Builder, position: Value, (length, slope): (usize, F32)) -> Val
     b.fma(slope, log, one)
 }
 
+/// Stores the number of a token.
+fn store(b: &mut Builder, token: Value, figures: (usize, F32), y: Buf) {
+    let position = b.position();
+    let position = b.iadd(position, token);
+    let v = scale(b, position, figures);
+    let to = b.imul_const(token, f32_row_bytes(1) / 4);
+    b.store(y, to, Mem::F32, v);
+}
+
 fn cpu(g: &mut Generator<'_>) -> Result<()> {
     let (figures, y, tokens) = (reading(g, read)?, g.result(0)?, g.b.tokens());
     g.parallel(tokens, |g, t| {
-        let b = &mut g.b;
-        let position = b.position();
-        let position = b.iadd(position, t);
-        let v = scale(b, position, figures);
-        let to = b.imul_const(t, f32_row_bytes(1) / 4);
-        b.store(y, to, Mem::F32, v);
+        store(&mut g.b, t, figures, y);
         Ok(())
     })
 }
 
 fn on_gpu(g: &mut Generator<'_>) -> Result<()> {
     let (figures, y) = (reading(g, read)?, g.result(0)?);
-    let at = gpu::begin(g, 1)?;
-    g.b.await_previous();
-    gpu::if_below(&mut g.b, at.thread, 1, |b| {
-        let position = b.position();
-        let v = scale(b, position, figures);
-        let zero = b.int(0);
-        b.store(y, zero, Mem::F32, v);
-    });
+    gpu::for_tokens(g, 1, |g, at, token| {
+        gpu::if_below(&mut g.b, at.thread, 1, |b| store(b, token, figures, y));
+        Ok(())
+    })?;
     Ok(())
 }

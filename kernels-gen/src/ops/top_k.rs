@@ -7,11 +7,14 @@
 
 use super::{FusedOp, only_output};
 use crate::body;
+use crate::elements::row_stride;
 use crate::generator::Generator;
 use crate::gpu::{self, Thread, for_threads, if_below};
 use ir::Result;
+use ir::abi::f32_row_bytes;
 use ir::graph::Op;
 use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value};
+use ir::spec::GpuSchedule;
 
 /// Most elements of a segment, a power of two: 16 KiB of shared memory.
 const SEGMENT: usize = 2048;
@@ -31,77 +34,138 @@ fn generate(g: &mut Generator<'_>) -> Result<()> {
     let (Op::TopK { k }, Some(x)) = (&node.op, body::param(body, node.inputs[0])) else {
         return Err(g.unsupported("computed logits"));
     };
-    let (k, row) = (*k, (g.param(x), body.ty(node.inputs[0]).columns()));
+    let (k, x, ty) = (*k, g.param(x), body.ty(node.inputs[0]));
+    let (columns, rows, y) = (ty.columns(), ty.rows(), g.result(0)?);
     let kept = k.next_power_of_two();
-    let elements = row.1.next_power_of_two().min(SEGMENT);
-    let segments = row.1.div_ceil(elements);
-    let ctas = segments.min(g.gpu()?.ctas as usize);
-    let y = g.result(0)?;
-
-    let at = gpu::begin(g, ctas)?;
-    g.b.await_previous();
+    let elements = columns.next_power_of_two().min(SEGMENT);
+    let segments = columns.div_ceil(elements);
+    let GpuSchedule { ctas, warps, .. } = g.gpu()?;
+    let ctas = segments.min(ctas as usize);
     let mut scratch = |name, count: usize| g.b.scratch(name, Mem::F32, count as u64 * 4);
     let runs = Runs { values: scratch("values", elements), numbers: scratch("numbers", elements), elements, kept };
-    let sums = scratch("sums", at.warps);
-    if segments == 1 {
-        let first = g.b.int(0);
-        runs.take(&mut g.b, &at, row, first);
-        let max = runs.max(&mut g.b);
-        let sum = runs.sum_of_exps(&mut g.b, &at, max, sums);
-        runs.finish(&mut g.b, &at, (y, k), (max, sum));
-        return Ok(());
+    let figures = Figures { k, columns, segments, ctas, sums: scratch("sums", warps as usize) };
+    let shared = (segments > 1).then(|| Shared {
+        flag: g.b.scratch("last", Mem::I32, 4),
+        left: g.workspace("left", Mem::F32, rows * segments * runs.stride() * 4),
+        counters: g.counters("arrived", rows),
+    });
+    let of_row = |g: &mut Generator<'_>, at: &Thread, token: Value| {
+        let b = &mut g.b;
+        let x = (x, b.imul_const(token, row_stride(ty)));
+        let y = (y, b.imul_const(token, f32_row_bytes(2 * k + 1) / 4));
+        match &shared {
+            None => {
+                let first = b.int(0);
+                runs.take(b, at, (x, columns), first);
+                let max = runs.max(b);
+                let sum = runs.sum_of_exps(b, at, max, figures.sums);
+                runs.finish(b, at, (y, k), (max, sum));
+            }
+            Some(shared) => segmented(b, at, (runs, figures, shared), token, (x, y)),
+        }
+        Ok(())
+    };
+    if rows == 1 {
+        let at = gpu::begin(g, ctas)?;
+        g.b.await_previous();
+        let token = g.b.int(0);
+        return of_row(g, &at, token);
     }
-
-    let flag = g.b.scratch("last", Mem::I32, 4);
-    // Of each segment the values that it keeps, their numbers, and the sum of all exponentials.
-    let stride = 2 * kept + 1;
-    let left = g.workspace("left", Mem::F32, segments * stride * 4);
-    let counter = g.counters("arrived", 1);
+    let (at, token) = gpu::for_tokens(g, ctas, |g, at, token| of_row(g, &at, token))?;
+    // All rows leave the card, padding too: what no token has written, as zeros.
+    let (written, padded) = (2 * k + 1, f32_row_bytes(2 * k + 1) / 4);
     let b = &mut g.b;
+    let (tokens, none, all) = (b.tokens(), b.int(0), b.size(written));
+    let there = b.compare(Compare::ULt, token, tokens);
+    let first = b.select(there, all, none);
+    let row = b.imul_const(token, padded);
+    if_below(b, at.cta, 1, |b| {
+        let (first, end) = (b.iadd(first, at.thread), b.size(padded));
+        b.for_(first, end, at.threads() as u32, |b, i| {
+            let (to, zero) = (b.iadd(row, i), b.float(0.0));
+            b.store(y, to, Mem::F32, zero);
+        });
+    });
+    Ok(())
+}
+
+/// Figures of the kernel.
+#[derive(Debug, Clone, Copy)]
+struct Figures {
+    k: usize,
+    columns: usize,
+    segments: usize,
+    /// CTAs of a row.
+    ctas: usize,
+    /// A float for each warp.
+    sums: Buf,
+}
+
+/// What the CTAs of a row share.
+#[derive(Debug, Clone, Copy)]
+struct Shared {
+    flag: Buf,
+    /// Of each segment the values that it keeps, their numbers, and the sum of all exponentials.
+    left: Buf,
+    counters: Buf,
+}
+
+/// A row of several segments.
+fn segmented(
+    b: &mut Builder,
+    at: &Thread,
+    (runs, figures, shared): (Runs, Figures, &Shared),
+    token: Value,
+    (x, y): ((Buf, Value), (Buf, Value)),
+) {
+    let (Figures { k, columns, segments, ctas, sums }, Shared { flag, left, counters }) = (figures, *shared);
+    let stride = runs.stride();
     let (zero, all) = (b.int(0), b.size(segments));
+    let row = b.imul_const(token, segments * stride);
     b.for_(at.cta, all, ctas as u32, |b, segment| {
-        let first = b.imul_const(segment, elements);
-        runs.take(b, &at, row, first);
+        let first = b.imul_const(segment, runs.elements);
+        runs.take(b, at, (x, columns), first);
         let to = b.imul_const(segment, stride);
-        for_threads(b, &at, kept, |b, i| {
+        let to = b.iadd(row, to);
+        for_threads(b, at, runs.kept, |b, i| {
             let to = b.iadd(to, i);
             let (value, number) = runs.load(b, i);
             b.store(left, to, Mem::F32, value);
-            let to = b.iadd_const(to, kept);
+            let to = b.iadd_const(to, runs.kept);
             b.store(left, to, Mem::F32, number);
         });
         let max = runs.max(b);
-        let sum = runs.sum_of_exps(b, &at, max, sums);
+        let sum = runs.sum_of_exps(b, at, max, sums);
         if_below(b, at.thread, 1, |b| {
-            let to = b.iadd_const(to, 2 * kept);
+            let to = b.iadd_const(to, 2 * runs.kept);
             b.store(left, to, Mem::F32, sum);
         });
     });
     // What the CTA has left is there: its threads have met for the last sum since.
-    let before = gpu::arrive(b, &at, (counter, zero), flag);
+    let before = gpu::arrive(b, at, (counters, token), flag);
     let others = b.size(ctas - 1);
     let last = b.compare(Compare::IEq, before, others);
     b.if_(last, |b| {
-        runs.absorb(b, &at, (left, stride), segments);
+        runs.absorb(b, at, (left, row), segments);
         let max = runs.max(b);
         let none = b.float(0.0);
         let sum = b.var(none);
-        for_threads(b, &at, segments, |b, segment| {
+        for_threads(b, at, segments, |b, segment| {
             let from = b.imul_const(segment, stride);
+            let from = b.iadd(row, from);
             let own = b.load(left, from, Mem::F32);
             let own = finite(b, own);
-            let from = b.iadd_const(from, 2 * kept);
+            let from = b.iadd_const(from, 2 * runs.kept);
             let (part, fade, old) = (b.load(left, from, Mem::F32), b.fsub(own, max), b.get(sum));
             let fade = b.exp(fade);
             let new = b.fma(part, fade, old);
             b.set(sum, new);
         });
         let sum = b.get(sum);
-        let sum = gpu::cta_sum(b, &at, sums, sum);
-        runs.finish(b, &at, (y, k), (max, sum));
-        if_below(b, at.thread, 1, |b| b.store(counter, zero, Mem::I32, zero));
+        let sum = gpu::cta_sum(b, at, sums, sum);
+        runs.finish(b, at, (y, k), (max, sum));
+        if_below(b, at.thread, 1, |b| b.store(counters, token, Mem::I32, zero));
     });
-    Ok(())
 }
 
 /// A value that can be subtracted from another.
@@ -187,13 +251,14 @@ impl Runs {
     }
 
     /// Brings the elements of a row from `first` on, and sorts the largest of them into the first run.
-    fn take(&self, b: &mut Builder, at: &Thread, (x, columns): (Buf, usize), first: Value) {
+    fn take(&self, b: &mut Builder, at: &Thread, ((x, row), columns): ((Buf, Value), usize), first: Value) {
         let (never, largest) = (b.float(f32::NEG_INFINITY), b.float(f32::MAX));
         for_threads(b, at, self.elements, |b, i| {
             let number = b.iadd(first, i);
             let (end, last) = (b.size(columns), b.size(columns - 1));
             let inside = b.compare(Compare::ULt, number, end);
             let from = b.umin(number, last);
+            let from = b.iadd(row, from);
             let v = b.load(x, from, Mem::F32);
             // Of NaN nothing holds.
             let below = b.compare(Compare::FLt, v, largest);
@@ -229,8 +294,13 @@ impl Runs {
         });
     }
 
-    /// Merges `count` runs, which are `stride` floats apart in memory, into the first.
-    fn absorb(&self, b: &mut Builder, at: &Thread, (left, stride): (Buf, usize), count: usize) {
+    /// Floats that a segment leaves: values, numbers and a sum.
+    fn stride(&self) -> usize {
+        2 * self.kept + 1
+    }
+
+    /// Merges what `count` segments have left from an element on into the first run.
+    fn absorb(&self, b: &mut Builder, at: &Thread, (left, row): (Buf, Value), count: usize) {
         let (never, none) = (b.float(f32::NEG_INFINITY), b.float(NONE));
         for_threads(b, at, self.elements, |b, i| self.store(b, i, (never, none)));
         b.for_n(count, (self.elements / self.kept) as u32, |b, first| {
@@ -240,7 +310,8 @@ impl Runs {
                 let run = b.iadd(first, run);
                 if_below(b, run, count, |b| {
                     // Backwards, so that the larger of each two are bitonic.
-                    let last = b.imul_const(run, stride);
+                    let last = b.imul_const(run, self.stride());
+                    let last = b.iadd(row, last);
                     let last = b.iadd_const(last, self.kept - 1);
                     let from = b.isub(last, place);
                     let value = b.load(left, from, Mem::F32);
@@ -274,16 +345,17 @@ impl Runs {
     }
 
     /// Writes the first `k` elements and the log-sum-exp.
-    fn finish(&self, b: &mut Builder, at: &Thread, (y, k): (Buf, usize), (max, sum): (Value, Value)) {
+    fn finish(&self, b: &mut Builder, at: &Thread, ((y, row), k): ((Buf, Value), usize), (max, sum): (Value, Value)) {
         for_threads(b, at, k, |b, i| {
             let (value, number) = self.load(b, i);
-            b.store(y, i, Mem::F32, value);
-            let to = b.iadd_const(i, k);
+            let to = b.iadd(row, i);
+            b.store(y, to, Mem::F32, value);
+            let to = b.iadd_const(to, k);
             b.store(y, to, Mem::F32, number);
         });
         if_below(b, at.thread, 1, |b| {
             let log = b.log(sum);
-            let (to, log) = (b.size(2 * k), b.fadd(max, log));
+            let (to, log) = (b.iadd_const(row, 2 * k), b.fadd(max, log));
             b.store(y, to, Mem::F32, log);
         });
     }

@@ -250,8 +250,8 @@ impl Bindings {
         let mut results = None;
         if let Some(top) = plan.top {
             let (rows, row) = top_rows(entry, top);
-            // Of the last row only what is written, which the emulator insists on.
-            let bytes = (rows - 1) * row + (2 * u64::from(top.k) + 1) * 4;
+            // Of a single row only what is written, which the emulator insists on; several are written with their padding.
+            let bytes = if rows > 1 { rows * row } else { (2 * u64::from(top.k) + 1) * 4 };
             let from = Region { bytes, ..self.memory(plan, top.buffer)? };
             results = Some(Command::Copy { from, to: Region { bytes, ..self.tops } });
         }

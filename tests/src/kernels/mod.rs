@@ -17,14 +17,13 @@ pub use runtime::conform::{Difference, Draw};
 use runtime::device::{CpuDevice, Device, EmuDevice, Shared};
 use std::ops::Range;
 
-/// The kernels of a model for a target: entry points of these capacities, as far as context and target have them.
+/// The kernels of a model for a target: entry points of these capacities, as far as the context has them.
 ///
 /// # Panics
 /// If one cannot be compiled.
 pub fn table(model: &Model, target: &Target, capacities: &[usize], kv: Format) -> KernelTable {
     let mut table = KernelTable::default();
-    let most = if target.gpu().is_some() { 1 } else { model.figures.context };
-    for &tokens in capacities.iter().filter(|&&t| t <= most) {
+    for &tokens in capacities.iter().filter(|&&t| t <= model.figures.context) {
         let graph = model.graph(tokens, kv, tokens <= 16);
         passes::run(graph, &PassContext { target }, |_, _| {})
             .and_then(|fused| lower(&fused, tokens, target, &mut table))

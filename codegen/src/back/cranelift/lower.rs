@@ -469,6 +469,7 @@ impl Lowering<'_, '_> {
             | Inst::ShuffleXor(..)
             | Inst::WarpOr(_)
             | Inst::Shuffle(..)
+            | Inst::Mma(..)
             | Inst::AtomicAdd { .. } => {
                 return Err(gpu_only());
             }

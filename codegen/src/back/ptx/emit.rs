@@ -5,7 +5,7 @@ mod lookup;
 use super::divide::magic;
 use super::live::live;
 use ir::kernel::{
-    Access, Binary, Buf, BulkCopy, Compare, Grid, Inst, Kernel, Mem, Scope, Space, Special, Stmt, Ty, Unary, Value,
+    Access, Binary, Buf, BulkCopy, Compare, Grid, Inst, Kernel, Mem, Mma, Scope, Space, Special, Stmt, Ty, Unary, Value,
 };
 use ir::target::Gpu;
 use ir::{Error, Result, Verified};
@@ -585,6 +585,7 @@ impl Emitter<'_> {
                 let lane = self.one(lane);
                 Operands::One(self.shuffle("idx", a, lane))
             }
+            Inst::Mma(kind, a, b, c) => Operands::Four(self.mma(kind, a, b, c)),
             Inst::AtomicAdd { buf, index, value } => {
                 let at = self.address(buf, index)?;
                 let (to, v) = (self.reg(Class::Word), self.one(value));
@@ -619,6 +620,24 @@ impl Emitter<'_> {
         let Operand::Reg(class, _) = a else { return a };
         let to = self.reg(class);
         self.line(format_args!("shfl.sync.{kind}.b32 {to}, {a}, {lane}, 31, 0xffffffff;"));
+        to
+    }
+
+    fn mma(&mut self, kind: Mma, a: Value, b: [Value; 2], c: Value) -> [Operand; 4] {
+        let ty = match kind {
+            Mma::S8 => "s8",
+            Mma::U8 => "u8",
+        };
+        let list = |e: &mut Self, operands: &[Operand]| {
+            let names: Vec<String> = operands.iter().map(|&o| e.in_register(o).to_string()).collect();
+            format!("{{{}}}", names.join(", "))
+        };
+        let (left, old) = (self.four(a), self.four(c));
+        let right = b.map(|v| self.one(v));
+        let (left, right, old) = (list(self, &left), list(self, &right), list(self, &old));
+        let to = [(); 4].map(|()| self.reg(Class::Word));
+        let results = list(self, &to);
+        self.line(format_args!("mma.sync.aligned.m16n8k32.row.col.s32.{ty}.s8.s32 {results}, {left}, {right}, {old};"));
         to
     }
 

@@ -79,6 +79,7 @@ fn movable(inst: &Inst) -> bool {
             | Inst::WarpOr(_)
             | Inst::ShuffleXor(..)
             | Inst::Shuffle(..)
+            | Inst::Mma(..)
             | Inst::AtomicAdd { .. }
     )
 }

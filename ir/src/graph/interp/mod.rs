@@ -9,6 +9,7 @@ mod ops;
 mod recurrent;
 
 use super::{Graph, Input, Op, Ref, Weight, text};
+use crate::abi::{Q8_BLOCK, q8_scale};
 use crate::tensor::{Elem, TensorType};
 use crate::{Error, Result, Verified};
 use std::collections::HashMap;
@@ -32,6 +33,25 @@ pub struct Q8 {
     pub codes: Vec<i8>,
     /// A scale for each block of [`crate::abi::Q8_BLOCK`] elements.
     pub scales: Vec<f32>,
+}
+
+impl Q8 {
+    /// Blocks of floats as codes.
+    pub fn of(x: &[f32]) -> Q8 {
+        let mut out = Q8 { codes: Vec::with_capacity(x.len()), scales: Vec::with_capacity(x.len() / Q8_BLOCK) };
+        for block in x.chunks_exact(Q8_BLOCK) {
+            let (scale, inverse) = q8_scale(block);
+            out.codes.extend(block.iter().map(|x| (x * inverse).round_ties_even() as i8));
+            out.scales.push(scale);
+        }
+        out
+    }
+
+    /// The elements.
+    pub fn values(&self) -> Vec<f64> {
+        let scales = self.scales.iter().flat_map(|s| std::iter::repeat_n(f64::from(*s), Q8_BLOCK));
+        self.codes.iter().zip(scales).map(|(&c, s)| s * f64::from(c)).collect()
+    }
 }
 
 impl Value {

@@ -25,7 +25,7 @@ pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, to
             layer_norm(f32s(0)?, f32s(1)?, b, f64::from(eps.0)).into()
         }
         Op::MatMul => matmul(f32s(0)?, &wide(&operands[1])?, types[0].columns()).into(),
-        Op::Quantize => Value::Q8(Arc::new(quantize(f32s(0)?))),
+        Op::Quantize => Value::Q8(Arc::new(Q8::of(f32s(0)?))),
         Op::Add => combine(f32s(0)?, f32s(1)?, types, |a, b| a + b),
         Op::Mul => combine(f32s(0)?, f32s(1)?, types, |a, b| a * b),
         Op::Map(function) => f32s(0)?.iter().map(|&x| function.apply(f64::from(x)) as f32).collect::<Vec<f32>>().into(),
@@ -140,7 +140,7 @@ fn inverse_root(x: impl ExactSizeIterator<Item = f64>, eps: f64) -> f64 {
 /// The elements of activations.
 fn wide(x: &Value) -> Result<Vec<f64>> {
     Ok(match x {
-        Value::Q8(q) => dequantize(q),
+        Value::Q8(q) => q.values(),
         x => x.f32()?.iter().map(|&x| f64::from(x)).collect(),
     })
 }
@@ -169,21 +169,6 @@ pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
         }
     }
     sums.iter().sum::<f64>() + tail
-}
-
-fn quantize(x: &[f32]) -> Q8 {
-    let mut out = Q8 { codes: Vec::with_capacity(x.len()), scales: Vec::with_capacity(x.len() / Q8_BLOCK) };
-    for block in x.chunks_exact(Q8_BLOCK) {
-        let (scale, inverse) = q8_scale(block);
-        out.codes.extend(block.iter().map(|x| (x * inverse).round_ties_even() as i8));
-        out.scales.push(scale);
-    }
-    out
-}
-
-fn dequantize(x: &Q8) -> Vec<f64> {
-    let scales = x.scales.iter().flat_map(|s| std::iter::repeat_n(f64::from(*s), Q8_BLOCK));
-    x.codes.iter().zip(scales).map(|(&c, s)| s * f64::from(c)).collect()
 }
 
 fn rope_angles(position: usize, tokens: usize, angles: &Angles, factors: Option<&[f32]>) -> Vec<f32> {

@@ -1,17 +1,18 @@
-//! The GPU form: flash decoding (Dao et al. 2023). A CTA takes a KV head and a range of positions; its warps take blocks
-//! of 32 positions in turn, with a position for each lane in the scores and some elements of the head for each lane in the
-//! sums. Blocks are counted from the first position of the window. The query heads of a KV head share what is loaded. Warps,
-//! then CTAs, are combined in a fixed order.
+//! The GPU form: flash decoding (Dao et al. 2023). A CTA takes a token, a KV head and a [split](Splits) of the positions; its
+//! warps take blocks of 32 positions in turn, with a position for each lane in the scores and some elements of the head for
+//! each lane in the sums. The query heads of a KV head share what is loaded. Warps, then CTAs, are combined in a fixed order.
+//! Invariant: splits and blocks begin at fixed positions, so that a token's result depends neither on the step that it is in
+//! nor on a schedule.
 
-use super::{Attention, NEVER, Scores, Shape, attention, last_factor};
+use super::{Attention, NEVER, Scores, Shape, attention, beyond, last_factor};
 use crate::cache::Cache;
 use crate::generator::Generator;
 use crate::gpu::{self, LANES, Thread, for_threads, if_below};
 use crate::math;
-use ir::Result;
-use ir::abi::{KvEncoding, Q8_BLOCK};
+use ir::abi::{KvEncoding, Q8_BLOCK, f32_row_bytes};
 use ir::graph::{F32, Function};
 use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value, Var};
+use ir::{Error, Result};
 
 /// Most elements that a lane reads of a key at once.
 const PIECE: usize = 8;
@@ -97,151 +98,195 @@ struct Running {
     acc: Vec<Var>,
 }
 
-/// The positions of a CTA.
+/// Warps of a CTA: which blocks are added up together is no matter of a schedule.
+const WARPS: usize = 8;
+/// Positions of the first splits.
+const SHORTEST: usize = WARPS * LANES;
+/// Splits of each length, before the next ones are twice as long.
+const OF_A_LENGTH: usize = 16;
+
+/// Ranges of positions: short ones near 0, so that short contexts fill a card, longer ones later, so that there are few.
 #[derive(Debug, Clone, Copy)]
-struct Range {
-    /// The first that is seen, if that is not 0 always.
-    seen: Option<Value>,
-    /// How many are seen.
-    length: Value,
-    /// Blocks of 32 of them.
-    first: Value,
-    end: Value,
+struct Splits {
+    /// How many lengths there are.
+    lengths: usize,
+    /// Most splits that a token attends to.
+    most: usize,
 }
 
-impl Range {
-    /// Number `i` of the positions that are seen.
-    fn position(self, b: &mut Builder, i: Value) -> Value {
-        self.seen.map_or(i, |seen| b.iadd(seen, i))
+impl Splits {
+    fn new(context: usize, window: Option<usize>) -> Splits {
+        let mut splits = Splits { lengths: 0, most: 0 };
+        while splits.begin(splits.lengths) < context {
+            splits.lengths += 1;
+            let length = SHORTEST << (splits.lengths - 1);
+            let rest = context - splits.begin(splits.lengths - 1);
+            splits.most += rest.div_ceil(length).min(OF_A_LENGTH);
+        }
+        // A window touches most of the shortest.
+        splits.most = splits.most.min(window.map_or(usize::MAX, |window| window.div_ceil(SHORTEST) + 1));
+        splits
     }
+
+    /// Where the splits of length number `n` begin.
+    fn begin(self, n: usize) -> usize {
+        OF_A_LENGTH * SHORTEST * ((1 << n) - 1)
+    }
+
+    /// Adds up what `f` gives for each length.
+    fn sum(self, b: &mut Builder, mut f: impl FnMut(&mut Builder, usize) -> Value) -> Value {
+        let mut total = b.int(0);
+        for n in 0..self.lengths {
+            let part = f(b, n);
+            total = b.iadd(total, part);
+        }
+        total
+    }
+
+    /// The split of a position.
+    fn of(self, b: &mut Builder, position: Value) -> Value {
+        self.sum(b, |b, n| {
+            let (begin, length, most) = (b.size(self.begin(n)), b.size(SHORTEST << n), b.size(OF_A_LENGTH));
+            let past = beyond(b, position, begin);
+            let splits = b.udiv(past, length);
+            if n + 1 < self.lengths { b.umin(splits, most) } else { splits }
+        })
+    }
+
+    /// The first position of a split.
+    fn first(self, b: &mut Builder, split: Value) -> Value {
+        self.sum(b, |b, n| {
+            let (begin, most) = (b.size(n * OF_A_LENGTH), b.size(OF_A_LENGTH));
+            let mut splits = beyond(b, split, begin);
+            if n + 1 < self.lengths {
+                splits = b.umin(splits, most);
+            }
+            b.imul_const(splits, SHORTEST << n)
+        })
+    }
+}
+
+/// The positions of a CTA: of those from `seen` to before `end` the blocks of 32 from `first` to before `last`.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    seen: Option<Value>,
+    end: Value,
+    first: Value,
+    last: Value,
 }
 
 pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
     let Attention { shape, kv_heads, context, q, keys, values, rule } = attention(g)?;
-    let Shape { head, value, per_kv, .. } = shape;
-    let schedule = g.gpu()?;
-    let most = rule.window.unwrap_or(context).div_ceil(LANES * schedule.warps as usize);
-    let splits = (schedule.ctas as usize).div_ceil(kv_heads).clamp(1, most.max(1));
-    let y = g.result(0)?;
-
-    let at = gpu::begin(g, kv_heads * splits)?;
-    g.b.await_previous();
+    let Shape { heads, head, value, per_kv } = shape;
+    if g.gpu()?.warps as usize != WARPS {
+        return Err(Error::verify("schedule", format!("attention takes {WARPS} warps")));
+    }
+    let (splits, capacity, y) = (Splits::new(context, rule.window), g.spec.tokens, g.result(0)?);
     let per_lane = value.div_ceil(LANES);
     let at_once = (SUMS / per_lane).clamp(1, per_kv);
     // The weighted sum, the maximum and the sum of the weights.
     let stride = value + 2;
     let queries = g.b.scratch("queries", Mem::F32, (per_kv * head * 4) as u64);
-    let parts = g.b.scratch("parts", Mem::F32, (at.warps * at_once * stride * 4) as u64);
+    let parts = g.b.scratch("parts", Mem::F32, (WARPS * at_once * stride * 4) as u64);
     let flag = g.b.scratch("last", Mem::I32, 4);
-    let partials = g.workspace("partials", Mem::F32, kv_heads * splits * per_kv * stride * 4);
-    let counters = g.counters("arrived", kv_heads);
+    let partials = g.workspace("partials", Mem::F32, capacity * kv_heads * splits.most * per_kv * stride * 4);
+    let counters = g.counters("arrived", capacity * kv_heads);
+    let [of_queries, of_results] = [head, value].map(|size| f32_row_bytes(heads * size) / 4);
 
-    let b = &mut g.b;
-    let (one, all) = (b.int(1), b.size(splits));
-    let (h, split) = (b.udiv(at.cta, all), b.urem(at.cta, all));
-    let position = b.position();
-    let end = b.iadd(position, one);
-    let seen = rule.first_seen(b, position);
-    let length = seen.map_or(end, |seen| b.isub(end, seen));
-    let lanes = b.size(LANES);
-    let blocks = b.iadd_const(length, LANES - 1);
-    let blocks = b.udiv(blocks, lanes);
-    let per_split = b.iadd_const(blocks, splits - 1);
-    let per_split = b.udiv(per_split, all);
-    let first = b.imul(split, per_split);
-    let end = b.iadd(first, per_split);
-    let range = Range { seen, length, first, end: b.umin(end, blocks) };
-    let active = b.compare(Compare::ULt, first, blocks);
-    let alone = b.compare(Compare::IEq, per_split, blocks);
-    b.if_(active, |b| {
-        let from = b.imul_const(h, per_kv * head);
-        for_threads(b, &at, per_kv * head, |b, i| {
-            let from = b.iadd(from, i);
-            let (v, scale) = (b.load(q, from, Mem::F32), b.float(rule.scale));
-            let v = b.fmul(v, scale);
-            b.store(queries, i, Mem::F32, v);
-        });
-        b.sync(Scope::Cta);
-        let (key_at, value_at) = (b.imul_const(h, keys.rows.head), b.imul_const(h, values.rows.head));
-        let slot = b.imul_const(h, splits);
-        let slot = b.iadd(slot, split);
-        let slot = b.imul_const(slot, per_kv * stride);
-        for first_query in (0..per_kv).step_by(at_once) {
-            let count = at_once.min(per_kv - first_query);
-            let caches = ((keys, key_at), (values, value_at));
-            let running = attend(b, &at, caches, (queries, first_query, count), range, rule.cap);
-            leave(b, &at, value, running, (parts, at_once * stride));
-            b.sync(Scope::Cta);
-            let warps = b.size(at.warps);
-            for_threads(b, &at, count * value, |b, i| {
-                let per_head = b.size(value);
-                let (j, d) = (b.udiv(i, per_head), b.urem(i, per_head));
-                let from = b.imul_const(j, stride);
-                let (max, sum, acc) = combine(b, (parts, from, at_once * stride), warps, (value, d));
-                let j = b.iadd_const(j, first_query);
-                b.if_else(
-                    alone,
-                    |b| result(b, (shape, rule), (h, j, d), y, (max, sum, acc)),
-                    |b| {
-                        let to = b.imul_const(j, stride);
-                        let to = b.iadd(slot, to);
-                        let own = b.iadd(to, d);
-                        b.store(partials, own, Mem::F32, acc);
-                        if_below(b, d, 1, |b| {
-                            let to = b.iadd_const(to, value);
-                            b.store(partials, to, Mem::F32, max);
-                            let to = b.iadd_const(to, 1);
-                            b.store(partials, to, Mem::F32, sum);
-                        });
-                    },
-                );
+    gpu::for_tokens(g, kv_heads * splits.most, |g, at, token| {
+        let b = &mut g.b;
+        let (zero, one, all) = (b.int(0), b.int(1), b.size(splits.most));
+        let (h, number) = (b.udiv(at.cta, all), b.urem(at.cta, all));
+        let position = b.position();
+        let position = b.iadd(position, token);
+        let end = b.iadd(position, one);
+        let seen = rule.first_seen(b, position);
+        let first_split = seen.map_or(zero, |seen| splits.of(b, seen));
+        let last_split = splits.of(b, position);
+        let used = b.isub(last_split, first_split);
+        let used = b.iadd(used, one);
+        let split = b.iadd(first_split, number);
+        let next = b.iadd(split, one);
+        let (first, next) = (splits.first(b, split), splits.first(b, next));
+        let range_end = b.umin(next, end);
+        let lanes = b.size(LANES);
+        let (first, last) = (b.udiv(first, lanes), b.iadd_const(range_end, LANES - 1));
+        let range = Range { seen, end: range_end, first, last: b.udiv(last, lanes) };
+        let active = b.compare(Compare::ULt, number, used);
+        let alone = b.compare(Compare::IEq, used, one);
+        let head_of_token = b.imul_const(token, kv_heads);
+        let head_of_token = b.iadd(head_of_token, h);
+        let slots = b.imul_const(head_of_token, splits.most * per_kv * stride);
+        let (q_row, y_row) = (b.imul_const(token, of_queries), b.imul_const(token, of_results));
+        b.if_(active, |b| {
+            let from = b.imul_const(h, per_kv * head);
+            let from = b.iadd(q_row, from);
+            for_threads(b, &at, per_kv * head, |b, i| {
+                let from = b.iadd(from, i);
+                let (v, scale) = (b.load(q, from, Mem::F32), b.float(rule.scale));
+                let v = b.fmul(v, scale);
+                b.store(queries, i, Mem::F32, v);
             });
             b.sync(Scope::Cta);
-        }
-        b.if_else(
-            alone,
-            |_| (),
-            |b| {
-                let zero = b.int(0);
-                let before = gpu::arrive(b, &at, (counters, h), flag);
-                // How many splits have positions.
-                let used = b.iadd(blocks, per_split);
-                let used = b.isub(used, one);
-                let used = quotient(b, used, per_split, splits);
-                let count = b.iadd(before, one);
-                let last = b.compare(Compare::IEq, count, used);
-                b.if_(last, |b| {
-                    let first = b.imul_const(h, splits * per_kv * stride);
-                    for_threads(b, &at, per_kv * value, |b, i| {
-                        let per_head = b.size(value);
-                        let (j, d) = (b.udiv(i, per_head), b.urem(i, per_head));
-                        let from = b.imul_const(j, stride);
-                        let from = b.iadd(first, from);
-                        let parts = combine(b, (partials, from, per_kv * stride), used, (value, d));
-                        result(b, (shape, rule), (h, j, d), y, parts);
-                    });
-                    if_below(b, at.thread, 1, |b| b.store(counters, h, Mem::I32, zero));
+            let (key_at, value_at) = (b.imul_const(h, keys.rows.head), b.imul_const(h, values.rows.head));
+            let slot = b.imul_const(number, per_kv * stride);
+            let slot = b.iadd(slots, slot);
+            for first_query in (0..per_kv).step_by(at_once) {
+                let count = at_once.min(per_kv - first_query);
+                let caches = ((keys, key_at), (values, value_at));
+                let running = attend(b, &at, caches, (queries, first_query, count), range, rule.cap);
+                leave(b, &at, value, running, (parts, at_once * stride));
+                b.sync(Scope::Cta);
+                let warps = b.size(WARPS);
+                for_threads(b, &at, count * value, |b, i| {
+                    let per_head = b.size(value);
+                    let (j, d) = (b.udiv(i, per_head), b.urem(i, per_head));
+                    let from = b.imul_const(j, stride);
+                    let (max, sum, acc) = combine(b, (parts, from, at_once * stride), warps, (value, d));
+                    let j = b.iadd_const(j, first_query);
+                    b.if_else(
+                        alone,
+                        |b| result(b, (shape, rule), (h, j, d), (y, y_row), (max, sum, acc)),
+                        |b| {
+                            let to = b.imul_const(j, stride);
+                            let to = b.iadd(slot, to);
+                            let own = b.iadd(to, d);
+                            b.store(partials, own, Mem::F32, acc);
+                            if_below(b, d, 1, |b| {
+                                let to = b.iadd_const(to, value);
+                                b.store(partials, to, Mem::F32, max);
+                                let to = b.iadd_const(to, 1);
+                                b.store(partials, to, Mem::F32, sum);
+                            });
+                        },
+                    );
                 });
-            },
-        );
-    });
+                b.sync(Scope::Cta);
+            }
+            b.if_else(
+                alone,
+                |_| (),
+                |b| {
+                    let before = gpu::arrive(b, &at, (counters, head_of_token), flag);
+                    let count = b.iadd(before, one);
+                    let last = b.compare(Compare::IEq, count, used);
+                    b.if_(last, |b| {
+                        for_threads(b, &at, per_kv * value, |b, i| {
+                            let per_head = b.size(value);
+                            let (j, d) = (b.udiv(i, per_head), b.urem(i, per_head));
+                            let from = b.imul_const(j, stride);
+                            let from = b.iadd(slots, from);
+                            let parts = combine(b, (partials, from, per_kv * stride), used, (value, d));
+                            result(b, (shape, rule), (h, j, d), (y, y_row), parts);
+                        });
+                        if_below(b, at.thread, 1, |b| b.store(counters, head_of_token, Mem::I32, zero));
+                    });
+                },
+            );
+        });
+        Ok(())
+    })?;
     Ok(())
-}
-
-/// a / by for a quotient of at most `most`.
-fn quotient(b: &mut Builder, a: Value, by: Value, most: usize) -> Value {
-    let (zero, one) = (b.int(0), b.int(1));
-    let count = b.var(zero);
-    b.for_n(most, 1, |b, i| {
-        let next = b.iadd(i, one);
-        let reached = b.imul(next, by);
-        let beyond = b.compare(Compare::ULt, a, reached);
-        let old = b.get(count);
-        let more = b.iadd(old, one);
-        let new = b.select(beyond, old, more);
-        b.set(count, new);
-    });
-    b.get(count)
 }
 
 /// Stores element `d` of query head `j` of the KV head, given the maximum, the sum of weights and the weighted sum.
@@ -249,7 +294,7 @@ fn result(
     b: &mut Builder,
     (shape, rule): (Shape, Scores),
     (h, j, d): (Value, Value, Value),
-    y: Buf,
+    (y, row): (Buf, Value),
     (max, sum, acc): (Value, Value, Value),
 ) {
     let sink = rule.sink(b, shape, h, j);
@@ -263,6 +308,7 @@ fn result(
     let to = b.iadd(to, j);
     let to = b.imul_const(to, shape.value);
     let to = b.iadd(to, d);
+    let to = b.iadd(row, to);
     b.store(y, to, Mem::F32, v);
 }
 
@@ -283,18 +329,32 @@ fn attend(
         acc: (0..value.div_ceil(LANES)).map(|_| b.var(zero)).collect(),
     };
     let running: Vec<Running> = (0..count).map(|_| new(b)).collect();
-    let first = b.iadd(range.first, at.warp);
-    b.for_(first, range.end, at.warps as u32, |b, block| {
-        let first = b.imul_const(block, LANES);
-        let (left, lanes, one) = (b.isub(range.length, first), b.size(LANES), b.int(1));
+    let mut first = b.iadd(range.first, at.warp);
+    if let Some(seen) = range.seen {
+        // Rounds of the warps that are before the window as a whole.
+        let (lanes, warps) = (b.size(LANES), b.size(WARPS));
+        let block = b.udiv(seen, lanes);
+        let passed = beyond(b, block, first);
+        let passed = b.iadd_const(passed, WARPS - 1);
+        let rounds = b.udiv(passed, warps);
+        let passed = b.imul_const(rounds, WARPS);
+        first = b.iadd(first, passed);
+    }
+    b.for_(first, range.last, WARPS as u32, |b, block| {
+        let (first, zero) = (b.imul_const(block, LANES), b.int(0));
+        let (left, lanes, one) = (b.isub(range.end, first), b.size(LANES), b.int(1));
         let n = b.umin(left, lanes);
-        let valid = b.compare(Compare::ULt, at.lane, n);
+        let from = range.seen.map_or(zero, |seen| beyond(b, seen, first));
         let last = b.isub(n, one);
+        // A lane without a position of the range takes one that others have.
         let own = b.umin(at.lane, last);
+        let missed = beyond(b, from, own);
+        let own = b.iadd(own, missed);
+        let valid = b.compare(Compare::IEq, own, at.lane);
         let own = b.iadd(first, own);
-        let own = range.position(b, own);
         let row = b.imul_const(own, keys.rows.row);
         let row = b.iadd(key_at, row);
+        let zero = b.float(0.0);
         let scores: Vec<Var> = (0..count).map(|_| b.var(zero)).collect();
         b.for_n(head, keys.piece_elements() as u32, |b, c| {
             let key = keys.piece(b, row, c);
@@ -336,10 +396,8 @@ fn attend(
                 weight
             })
             .collect();
-        let start = b.int(0);
-        b.for_(start, n, 1, |b, i| {
+        b.for_(from, n, 1, |b, i| {
             let position = b.iadd(first, i);
-            let position = range.position(b, position);
             let row = b.imul_const(position, values.rows.row);
             let row = b.iadd(value_at, row);
             let weights: Vec<Value> = weights.iter().map(|&w| b.shuffle(w, i)).collect();

@@ -4,7 +4,7 @@ mod cpu;
 mod gpu;
 
 use super::{FusedOp, only_output, reading};
-use crate::block::{BlockView, RowAt, float_element};
+use crate::block::{Block, RowAt, float_element};
 use crate::body::{self, Matrix};
 use ir::graph::{Graph, Op};
 use ir::kernel::{Buf, Builder, Mem, Value};
@@ -47,7 +47,8 @@ fn decode(b: &mut Builder, table: Buf, m: &Matrix, row: RowAt, i: Value, (y, to)
             b.store(y, at, Mem::F32, v);
         }
         (_, Some(unpack)) => {
-            let mut view = BlockView::new(b, table, m, row, i);
+            let mut source = Block::new(b, table, m, row, i);
+            let mut view = source.view(b);
             for e in (0..block).step_by(16) {
                 let part = unpack(&mut view, e as u32);
                 let (scale, plus) = (view.scale(part.scale), part.plus.map(|plus| view.scale(plus)));

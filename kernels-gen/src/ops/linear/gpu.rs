@@ -2,9 +2,9 @@
 
 use super::Tail;
 use crate::body;
-use crate::elements::{At, Elements, Place};
+use crate::elements::{At, Elements, Place, row_stride};
 use crate::generator::Generator;
-use crate::gpu::product::{self, Segment};
+use crate::gpu::product::{self, Finish, Segment};
 use crate::gpu::{LANES, if_below};
 use ir::Result;
 use ir::kernel::Mem;
@@ -12,8 +12,8 @@ use ir::kernel::Mem;
 pub(super) fn generate(g: &mut Generator<'_>, tail: &Tail) -> Result<()> {
     let (n, y, linears) = (tail.rows(), g.result(0)?, body::linears(&tail.products));
     let segment = Segment { matrices: linears.iter().map(|l| l.matrix).collect(), unit_rows: LANES };
-    product::run(g, &linears, &[segment], |g, at, _, unit, (sums, from)| {
-        let token = g.b.int(0);
+    let stride = row_stride(g.body().ty(tail.output));
+    product::run(g, &linears, &[segment], |g, Finish { at, unit, token, sums: (sums, from), .. }| {
         let mut elements = Elements::new(g, token);
         let b = &mut g.b;
         let to = b.imul_const(unit, LANES);
@@ -26,7 +26,11 @@ pub(super) fn generate(g: &mut Generator<'_>, tail: &Tail) -> Result<()> {
         if_below(b, to, n, |b| {
             let at = At { flat: to, last: to, local: at.lane, vector: false };
             match elements.value(b, tail.output, at) {
-                Ok(v) => b.store(y, to, Mem::F32, v),
+                Ok(v) => {
+                    let row = b.imul_const(token, stride);
+                    let to = b.iadd(row, to);
+                    b.store(y, to, Mem::F32, v);
+                }
                 Err(e) => result = Err(e),
             }
         });

@@ -6,7 +6,7 @@ use crate::elements::{self, Elements, Head, Place};
 use crate::generator::Generator;
 use crate::gpu::LANES;
 use crate::gpu::heads::{Warp, append};
-use crate::gpu::product::{self, Segment};
+use crate::gpu::product::{self, Finish, Segment};
 use ir::Result;
 use ir::kernel::{Compare, Scope};
 
@@ -17,14 +17,13 @@ pub(super) fn generate(g: &mut Generator<'_>, branches: &[Branch]) -> Result<()>
     };
     let segments: Vec<Segment> = branches.iter().map(of).collect();
     let products: Vec<Linear> = branches.iter().map(|b| b.product).collect();
-    product::run(g, &products, &segments, |g, at, segment, unit, (sums, from)| {
+    product::run(g, &products, &segments, |g, Finish { at, segment, unit, token, sums: (sums, from) }| {
         let branch = &branches[segment];
         let heads = segments[segment].unit_rows / branch.head;
         let b = &mut g.b;
         let first = b.imul_const(unit, heads);
         let (zero, heads, all) = (b.int(0), b.size(heads), b.size(branch.heads));
-        b.sync(Scope::Warp);
-        let warp = Warp { at: *at };
+        let warp = Warp { at };
         g.for_(zero, heads, 1, |g, i| {
             let b = &mut g.b;
             let number = b.iadd(first, i);
@@ -33,9 +32,11 @@ pub(super) fn generate(g: &mut Generator<'_>, branches: &[Branch]) -> Result<()>
             let from = b.iadd(from, at_head);
             let head = Head { size: branch.head, number, scratch: (sums, from) };
             g.if_(there, |g| {
-                let mut elements = Elements::new(g, zero);
+                let mut elements = Elements::new(g, token);
                 elements.put(branch.node, Place::Local(sums, from));
-                elements::finish(g, &warp, &mut elements, branch.stored, head, |g, cache| append(g, at, cache, head))
+                elements::finish(g, &warp, &mut elements, branch.stored, head, |g, cache| {
+                    append(g, &at, (cache, token), head)
+                })
             })
         })?;
         g.b.sync(Scope::Warp);

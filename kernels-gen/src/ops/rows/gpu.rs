@@ -1,21 +1,43 @@
-//! The GPU form: one CTA; all threads work on a row, a warp on a head.
+//! The GPU form: a CTA for each token; all threads work on a row, a warp on a head.
 
 use super::Output;
-use crate::elements::{self, At, Elements, Head, Team};
+use crate::elements::{self, At, Elements, Head, Team, row_stride};
 use crate::generator::Generator;
-use crate::gpu;
 use crate::gpu::heads::{Cta, Warp, append};
-use ir::Result;
-use ir::kernel::{Builder, Mem, Scope, Value};
+use crate::gpu::{self, Thread};
+use ir::kernel::{Buf, Builder, Mem, Scope, Value};
+use ir::{Error, Result};
+
+/// Warps of a CTA: which elements are added up together is no matter of a schedule.
+const WARPS: u32 = 8;
 
 pub(super) fn generate(g: &mut Generator<'_>, outputs: &[Output]) -> Result<()> {
-    let at = gpu::begin(g, 1)?;
+    if g.gpu()?.warps != WARPS {
+        return Err(Error::verify("schedule", format!("rows take {WARPS} warps")));
+    }
     let largest = outputs.iter().filter_map(|o| o.heads).map(|(_, head)| head).max().unwrap_or(0);
-    let scratch = g.b.scratch("heads", Mem::F32, (at.warps * largest * 4) as u64);
-    let sums = g.b.scratch("sums", Mem::F32, at.warps as u64 * 4);
+    let scratch = g.b.scratch("heads", Mem::F32, (WARPS as usize * largest * 4) as u64);
+    let sums = g.b.scratch("sums", Mem::F32, u64::from(WARPS) * 4);
+    let one_row = outputs.iter().all(|o| g.body().ty(o.stored.value).shape[0] == 1);
+    if one_row {
+        let at = gpu::begin(g, 1)?;
+        g.b.await_previous();
+        let token = g.b.int(0);
+        return row(g, outputs, (at, token), (scratch, largest), sums);
+    }
+    gpu::for_tokens(g, 1, |g, at, token| row(g, outputs, (at, token), (scratch, largest), sums))?;
+    Ok(())
+}
+
+/// The row of a token.
+fn row(
+    g: &mut Generator<'_>,
+    outputs: &[Output],
+    (at, token): (Thread, Value),
+    (scratch, largest): (Buf, usize),
+    sums: Buf,
+) -> Result<()> {
     let (cta, warp) = (Cta { at, sums }, Warp { at });
-    g.b.await_previous();
-    let token = g.b.int(0);
     for output in outputs {
         let mut elements = Elements::new(g, token);
         for &norm in &output.norms {
@@ -23,11 +45,13 @@ pub(super) fn generate(g: &mut Generator<'_>, outputs: &[Output]) -> Result<()> 
             elements.reduce(&mut g.b, &cta, norm, count, place)?;
         }
         let Some((heads, head)) = output.heads else {
-            let (columns, y) = (g.body().ty(output.stored.value).columns(), g.result(output.stored.number)?);
-            cta.each(&mut g.b, columns, |b, i| {
+            let (ty, y) = (g.body().ty(output.stored.value), g.result(output.stored.number)?);
+            let first = g.b.imul_const(token, row_stride(ty));
+            cta.each(&mut g.b, ty.columns(), |b, i| {
                 let at = place(b, i);
                 let v = elements.value(b, output.stored.value, at)?;
-                b.store(y, i, Mem::F32, v);
+                let to = b.iadd(first, i);
+                b.store(y, to, Mem::F32, v);
                 Ok(())
             })?;
             continue;
@@ -36,7 +60,9 @@ pub(super) fn generate(g: &mut Generator<'_>, outputs: &[Output]) -> Result<()> 
         let count = g.b.size(heads);
         g.for_(at.warp, count, at.warps as u32, |g, number| {
             let head = Head { size: head, number, scratch: (scratch, own) };
-            elements::finish(g, &warp, &mut elements, output.stored, head, |g, cache| append(g, &at, cache, head))?;
+            elements::finish(g, &warp, &mut elements, output.stored, head, |g, cache| {
+                append(g, &at, (cache, token), head)
+            })?;
             g.b.sync(Scope::Warp);
             Ok(())
         })?;
