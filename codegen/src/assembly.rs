@@ -4,6 +4,8 @@
 
 /// Four products of one instruction, in PTX and in machine code.
 const DOTS: [&str; 2] = ["dp4a.", "IDP.4A"];
+/// Matrix products of bytes, of a warp, in both.
+const MATRICES: [&str; 2] = ["mma.sync", "IMMA."];
 /// One product of one instruction.
 const PRODUCTS: [&str; 2] = ["fma.rn.f32", "FFMA"];
 /// Weights that costs are given for.
@@ -111,6 +113,14 @@ impl Code<'_> {
             let products = self.innermost(&PRODUCTS).into_iter().max_by_key(|&(_, n)| n);
             products.map(|(body, n)| cost(body, n))
         })
+    }
+
+    /// Instructions for 32 weights in the costliest of the innermost loops with matrix products, each of which takes a chunk of
+    /// so many columns of 32 rows.
+    pub fn per_32_weights_of_chunks(&self, columns: usize) -> Option<f64> {
+        let instructions = |body: &[Line]| body.iter().filter_map(Line::instruction).count();
+        let costs = self.innermost(&MATRICES).into_iter().map(|(body, _)| instructions(body) as f64);
+        costs.reduce(f64::max).map(|cost| cost * WEIGHTS / columns as f64)
     }
 }
 

@@ -5,7 +5,7 @@ use codegen::{TableKernel, schedule};
 use ir::abi::Meaning;
 use ir::kv::KvFormat;
 use ir::quant::{self, Format};
-use ir::spec::{GpuSchedule, KernelSpec, Schedule};
+use ir::spec::KernelSpec;
 use ir::target::Target;
 
 /// An attention.
@@ -98,8 +98,7 @@ impl Row {
         KernelSpec::new("attention", text.parse().unwrap_or_else(|e| panic!("{e}\n{text}")), tokens, target)
     }
 
-    /// Its kernels for a target: with keys in rows and, where they can be, in tiles; on GPUs on few CTAs of few warps too, so
-    /// that each has several blocks.
+    /// Its kernels for a target: with keys in rows and, where they can be, in tiles.
     ///
     /// # Panics
     /// If one cannot be generated.
@@ -110,15 +109,9 @@ impl Row {
                 continue;
             }
             let spec = self.spec(tokens, kv, tiled, target);
-            let mut all = vec![schedule::choose(&spec, target, &[]).unwrap_or_else(|e| panic!("{self:?}: {e}"))];
-            if target.gpu().is_some() {
-                let schedule = Schedule::Gpu(GpuSchedule { ctas: 3, warps: 2, streams: 2, chunk: 64, depth: 0 });
-                let made = kernels_gen::generate(&spec, &schedule, target).unwrap_or_else(|e| panic!("{self:?}: {e}"));
-                all.push((schedule, made));
-            }
-            let number = kernels.len();
-            let named = all.into_iter().enumerate().map(|(i, made)| TableKernel::new(spec.clone(), made, number + i));
-            kernels.extend(named.map(|kernel| kernel.unwrap_or_else(|e| panic!("{self:?}: {e}"))));
+            let made = schedule::choose(&spec, target, &[]).unwrap_or_else(|e| panic!("{self:?}: {e}"));
+            let kernel = TableKernel::new(spec, made, kernels.len());
+            kernels.push(kernel.unwrap_or_else(|e| panic!("{self:?}: {e}")));
         }
         kernels
     }

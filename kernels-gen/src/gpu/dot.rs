@@ -222,17 +222,18 @@ impl Sums {
         }
     }
 
-    /// Adds all of them to `acc`.
-    fn finish(self, b: &mut Builder, acc: &mut [Value]) {
+    /// Adds all of them to `acc`; `is_shifted`: their codes are not times a power of two any more, which in either case is exact.
+    fn finish(self, b: &mut Builder, is_shifted: bool, acc: &mut [Value]) {
         let mut rest = self.0;
         while let Some(&(factor, ..)) = rest.first() {
             let (same, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|&(f, ..)| f == factor);
             for (token, acc) in acc.iter_mut().enumerate() {
                 let mut total = None;
                 for (_, shift, sums) in &same {
-                    let (sum, unit) = (sums[token], b.float(0.5f32.powi((*shift).into())));
+                    let shift = if is_shifted { 0 } else { *shift };
+                    let (sum, unit) = (sums[token], b.float(0.5f32.powi(shift.into())));
                     total = Some(match total {
-                        None if *shift == 0 => sum,
+                        None if shift == 0 => sum,
                         None => b.fmul(sum, unit),
                         Some(total) => b.fma(sum, unit, total),
                     });
@@ -268,7 +269,7 @@ impl Int<'_> {
                 self.group(b, &groups, (i * block + e) / Q8_BLOCK, &mut sums);
             }
             for (sums, acc) in sums.into_iter().zip(acc.chunks_exact_mut(tokens)) {
-                sums.finish(b, acc);
+                sums.finish(b, self.is_shifted(), acc);
             }
         }
         acc
@@ -278,7 +279,16 @@ impl Int<'_> {
     fn unpacked(&self, b: &mut Builder, row: &mut Block, e: usize) -> Group {
         let mut view = row.view(b);
         let halves = [0, 16].map(|half| (self.unpack)(&mut view, (e + half) as u32));
-        Group { codes: halves.map(|half| view.vector(half.codes)), halves }
+        let codes = halves.map(|half| (view.vector(half.codes), half.shift));
+        if !self.is_shifted() {
+            return Group { halves, codes: codes.map(|(codes, _)| codes) };
+        }
+        // Below codes there are zeros. They are fewer than the sums that would be shifted in their place.
+        let shifted = |(codes, shift): (Value, u8)| {
+            let by = b.int(shift.into());
+            if shift == 0 { codes } else { b.shr_u(codes, by) }
+        };
+        Group { halves, codes: codes.map(shifted) }
     }
 
     /// Adds group number `group` of the chunk to the sums of each row.
@@ -294,18 +304,17 @@ impl Int<'_> {
         // The half whose codes are multiplied by the larger power of two comes first: its sum is shifted down to the other's.
         let mut order = [(0, Meta::First), (1, Meta::Last)];
         order.sort_by_key(|&(h, _)| std::cmp::Reverse(rows[0].halves[h].shift));
-        let all_same = first.shift == last.shift;
-        let together = joint && all_same;
+        let all_same = self.is_shifted() || first.shift == last.shift;
         let nothing = vec![b.int(0); self.part.count()];
         let (mut dots, mut shift) = (nothing.clone(), first.shift.max(last.shift));
         let mut terms: Vec<(usize, u8, Vec<Value>)> = Vec::new();
         for (i, (h, sum)) in order.into_iter().enumerate() {
             let half = &rows[0].halves[h];
-            if shift != half.shift {
+            if shift != half.shift && !self.is_shifted() {
                 let by = b.int(i32::from(shift - half.shift));
                 dots.iter_mut().for_each(|dot| *dot = b.shr_s(*dot, by));
-                shift = half.shift;
             }
+            shift = half.shift;
             // Bias and offset are added once for a joint sum: with the first half or, if the sum is shifted, after that.
             if !joint || (i == 0) == all_same {
                 let starts = self.starts(b, (if joint { Meta::Sum } else { sum }, group), (shift, biased));
@@ -313,11 +322,11 @@ impl Int<'_> {
                     dots.iter_mut().zip(&starts).for_each(|(dot, &start)| *dot = b.iadd(*dot, start));
                 }
             }
-            if together {
-                dots = self.dots(b, rows, (group, &[0, 1]), dots);
-                break;
+            match (joint, all_same, i) {
+                (true, true, 0) => dots = self.dots(b, rows, (group, &[0, 1]), dots),
+                (true, true, _) => {}
+                _ => dots = self.dots(b, rows, (group, &[h]), dots),
             }
-            dots = self.dots(b, rows, (group, &[h]), dots);
             if !joint {
                 terms.push((h, shift, std::mem::replace(&mut dots, nothing.clone())));
             }
@@ -353,10 +362,15 @@ impl Int<'_> {
         }
     }
 
+    /// Whether codes are shifted down, so that they are not times a power of two any more.
+    fn is_shifted(&self) -> bool {
+        self.part.word.is_some()
+    }
+
     /// What the sums of a group start with, for each token.
     fn starts(&mut self, b: &mut Builder, (sum, group): (Meta, usize), (shift, biased): (u8, bool)) -> Vec<Value> {
         let start = b.int(if biased { BIAS } else { 0 });
-        let offset = i32::from(self.m.format.dot.offset()) << shift;
+        let offset = i32::from(self.m.format.dot.offset()) << if self.is_shifted() { 0 } else { shift };
         if offset == 0 {
             return vec![start; self.part.tokens.len()];
         }

@@ -115,16 +115,17 @@ struct Splits {
 }
 
 impl Splits {
+    /// Of all positions; with a window, of which there may be any, all splits are short.
     fn new(context: usize, window: Option<usize>) -> Splits {
+        if let Some(window) = window {
+            return Splits { lengths: 1, most: window.div_ceil(SHORTEST) + 1 };
+        }
         let mut splits = Splits { lengths: 0, most: 0 };
         while splits.begin(splits.lengths) < context {
+            let rest = context - splits.begin(splits.lengths);
+            splits.most += rest.div_ceil(SHORTEST << splits.lengths).min(OF_A_LENGTH);
             splits.lengths += 1;
-            let length = SHORTEST << (splits.lengths - 1);
-            let rest = context - splits.begin(splits.lengths - 1);
-            splits.most += rest.div_ceil(length).min(OF_A_LENGTH);
         }
-        // A window touches most of the shortest.
-        splits.most = splits.most.min(window.map_or(usize::MAX, |window| window.div_ceil(SHORTEST) + 1));
         splits
     }
 
