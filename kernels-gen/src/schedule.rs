@@ -390,7 +390,7 @@ fn matrices(spec: &KernelSpec) -> impl Iterator<Item = (&TensorType, Format)> {
         .body
         .nodes()
         .iter()
-        .filter(|n| matches!(n.op, Op::MatMul | Op::ExpertMatMul))
+        .filter(|n| matches!(n.op, Op::MatMul | Op::HeadMatMul | Op::ExpertMatMul))
         .map(|n| spec.body.ty(n.inputs[0]));
     weights.filter_map(|ty| match ty.elem {
         Elem::Ggml(format) => Some((ty, format)),

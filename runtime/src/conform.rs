@@ -296,7 +296,7 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng)
             }
             rows(values)
         }
-        (Op::MatMul | Op::Embed | Op::ExpertMatMul, 0) => {
+        (Op::MatMul | Op::HeadMatMul | Op::Embed | Op::ExpertMatMul, 0) => {
             let format = weight_format()?;
             let all = weights(format, ty.elements(), 1.0 / (ty.columns() as f32).sqrt(), draw, rng);
             let mut values = vec![0.0; ty.elements()];

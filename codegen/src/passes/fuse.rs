@@ -43,7 +43,7 @@ fn reads(op: &Op) -> Reads {
     match op {
         Op::Add | Op::Mul | Op::Map(_) | Op::Reshape(_) | Op::KvAppend | Op::ExpertSum => Reads::Elements,
         Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Rope { .. } => Reads::Last,
-        Op::MatMul | Op::ExpertMatMul | Op::Quantize => Reads::Rows,
+        Op::MatMul | Op::HeadMatMul | Op::ExpertMatMul | Op::Quantize => Reads::Rows,
         _ => Reads::Memory,
     }
 }
@@ -62,6 +62,7 @@ fn makes(op: &Op) -> Makes {
         | Op::Quantize
         | Op::LastToken
         | Op::Slice { .. }
+        | Op::Concat
         | Op::ExpertRows
         | Op::ExpertSum => Makes::There,
         _ => Makes::Kernel,

@@ -117,6 +117,15 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             ensure(x.columns() == w.columns(), || format!("the columns of the weight {w} and of x {x} differ"))?;
             one(&[x.rows(), w.rows()])
         }
+        Op::HeadMatMul => {
+            let [w, x] = take(operands)?;
+            ensure(w.shape.len() == 3, || format!("the weight has three dimensions, not {w}"))?;
+            check_weight(w)?;
+            let (heads, columns) = (w.shape[0], w.columns());
+            let fits = x.shape.len() == 3 && x.shape[1..] == [heads, columns];
+            ensure(is_activation(x) && fits, || format!("x is f32 or q8 of {heads} heads of {columns}, not {x}"))?;
+            one(&[x.shape[0], heads * w.shape[1]])
+        }
         Op::Quantize => {
             let [x] = take(operands)?;
             float("x", x)?;
@@ -160,6 +169,15 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             shape.pop();
             shape.push(x.columns() / every * count);
             one(&shape)
+        }
+        Op::Concat => {
+            let [a, b] = take(operands)?;
+            heads("a", a)?;
+            heads("b", b)?;
+            ensure(b.shape[0] == a.shape[0] && (b.shape[1] == a.shape[1] || b.shape[1] == 1), || {
+                format!("b is f32[T,H,n] with the tokens and heads of a {a}, or one head, not {b}")
+            })?;
+            one(&[a.shape[0], a.shape[1], a.shape[2] + b.shape[2]])
         }
         Op::RopeAngles(angles) => {
             let Angles { tokens, dim, theta, divisors, magnitude } = &**angles;

@@ -173,6 +173,8 @@ pub enum Op {
     },
     /// (w\[R, C\], x\[T, C\]) -> \[T, R\]: x times w transposed; x is f32 or q8.
     MatMul,
+    /// (w\[H, R, C\], x\[T, H, C\]) -> \[T, H R\]: of each head its row times its own matrix transposed; x is f32 or q8.
+    HeadMatMul,
     /// f32\[.., C\] -> q8\[.., C\]: for each block of 32, scale = max |x| / 127 and code = round-half-to-even(x * (1 / scale)),
     /// all in f32. Codes are 0 where the scale is zero or subnormal; a NaN or infinity in a block is one in its scale.
     Quantize,
@@ -194,6 +196,8 @@ pub enum Op {
         /// Columns of a part.
         every: usize,
     },
+    /// (a\[T, H, m\], b\[T, H, n\] or b\[T, 1, n\]) -> \[T, H, m + n\]: each head of a, then that of b, or the one that all share.
+    Concat,
     /// (position, factors\[dim / 2\]?) -> \[T, dim\]: element 2 i is the cosine, 2 i + 1 the sine of
     /// (position + t) * theta^(-2 i / dim) / factors\[i\] / divisors\[i\], both times the magnitude.
     RopeAngles(Box<Angles>),

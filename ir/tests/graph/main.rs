@@ -234,6 +234,18 @@ const BROKEN: &[(&str, Broken)] = &[
         let (w, x, routing) = (weight(g, "w", "f32", &[5, 8, 4]), param(g, 0, &[2, 4]), param(g, 1, &[2, 12]));
         g.add(Op::ExpertMatMul, &[w, x, routing])
     }),
+    ("the weight has three dimensions, not f32[8,4]", |g| {
+        let (w, x) = (weight(g, "w", "f32", &[8, 4]), param(g, 0, &[2, 8, 4]));
+        g.add(Op::HeadMatMul, &[w, x])
+    }),
+    ("of 3 heads of 4, not f32[2,4,4]", |g| {
+        let (w, x) = (weight(g, "w", "f32", &[3, 8, 4]), param(g, 0, &[2, 4, 4]));
+        g.add(Op::HeadMatMul, &[w, x])
+    }),
+    ("heads of a f32[2,4,8], or one head, not f32[2,2,8]", |g| {
+        let (a, b) = (param(g, 0, &[2, 4, 8]), param(g, 1, &[2, 2, 8]));
+        g.add(Op::Concat, &[a, b])
+    }),
     ("the table is f32, not f16[5,8]", |g| {
         let (w, routing) = (weight(g, "w", "f16", &[5, 8]), param(g, 1, &[2, 4]));
         g.add(Op::ExpertRows, &[w, routing])
@@ -343,6 +355,12 @@ fn everything() -> Graph {
     g.output("whole", whole).unwrap();
     let parts = g.add(Op::Slice { first: 1, count: 2, every: 8 }, &[y]).unwrap();
     g.output("parts", parts).unwrap();
+    let heads = g.add(Op::Reshape(vec![3, 2, 16]), &[y]).unwrap();
+    let matrices = weight(&mut g, "matrices of heads", "f16", &[2, 5, 16]);
+    let of_heads = g.add(Op::HeadMatMul, &[matrices, heads]).unwrap();
+    g.output("of heads", of_heads).unwrap();
+    let longer = g.add(Op::Concat, &[heads, heads]).unwrap();
+    g.output("longer", longer).unwrap();
     let recent = state(&mut g, "recent", quant::F32, &[3, 32]);
     let taps = weight(&mut g, "taps", "f32", &[32, 4]);
     let conv = g.push(Op::ShortConv, &[recent, y, taps]).unwrap();
@@ -437,6 +455,25 @@ fn ops_mean_what_their_docs_say() {
         };
         let y = run_body(slice, vec![(0..12).map(|i| i as f32).collect::<Vec<f32>>().into()], 2);
         assert_eq!(y.f32().unwrap(), expected);
+    }
+
+    // Two tokens of two heads of three elements.
+    let x: Vec<f32> = (0..12).map(|i| i as f32).collect();
+    let product = |g: &mut Graph| {
+        let (w, x) = (param(g, 0, &[2, 1, 3]), param(g, 1, &[2, 2, 3]));
+        g.add(Op::HeadMatMul, &[w, x]).unwrap()
+    };
+    let y = run_body(product, vec![vec![1.0, 0.0, 0.0, 0.0, 2.0, 1.0].into(), x.clone().into()], 2);
+    assert_eq!(y.f32().unwrap(), [0.0, 13.0, 6.0, 31.0]);
+    for (heads, second) in [(1, [20.0, 20.0, 21.0, 21.0]), (2, [20.0, 21.0, 22.0, 23.0])] {
+        let concat = |g: &mut Graph| {
+            let (a, b) = (param(g, 0, &[2, 2, 3]), param(g, 1, &[2, heads, 1]));
+            g.add(Op::Concat, &[a, b]).unwrap()
+        };
+        let b: Vec<f32> = (0..2 * heads).map(|i| 20.0 + i as f32).collect();
+        let y = run_body(concat, vec![x.clone().into(), b.into()], 2);
+        let expected = x.chunks_exact(3).zip(second).flat_map(|(a, b)| [a[0], a[1], a[2], b]);
+        assert!(expected.eq(y.f32().unwrap().iter().copied()), "{heads} heads");
     }
 
     let angles = run_body(

@@ -1,7 +1,7 @@
 //! `attention`: causal attention over the KV cache with online softmax (Milakov and Gimelshein 2018; Dao 2022).
 //!
 //! A worker takes one KV head, a few query tokens and, where the schedule splits the cache, a range of positions. All
-//! query rows of a KV head share the loads of a block of [`KV_BLOCK`] positions. Blocks and ranges begin at multiples of
+//! query rows of a KV head, up to [`MOST_SHARE`], share the loads of a block of [`KV_BLOCK`] positions. Blocks and ranges begin at multiples of
 //! their lengths, and of a window those before it are left out, so that a token's result does not depend on the tokens
 //! beside it. Split results are combined in the order of their ranges, so it does not depend on the workers either. A sink
 //! is one more score, which a row meets once, at the end.
@@ -38,6 +38,15 @@ struct Shape {
     value: usize,
     /// Query heads of a KV head.
     per_kv: usize,
+}
+
+/// Most query heads that share the loads of a unit on CPUs. Where a KV head has more they are in groups, each of which reads
+/// the positions for itself.
+const MOST_SHARE: usize = 32;
+
+/// How many groups of at most [`MOST_SHARE`] the query heads of a KV head are in.
+fn groups(per_kv: usize) -> usize {
+    (per_kv.div_ceil(MOST_SHARE)..=per_kv).find(|&groups| per_kv.is_multiple_of(groups)).unwrap_or(1)
 }
 
 /// What becomes of a product of a query and a key.
@@ -141,6 +150,9 @@ fn attention(g: &Generator<'_>) -> Result<Attention> {
 
 fn generate(g: &mut Generator<'_>) -> Result<()> {
     let Attention { shape, kv_heads, context, q, keys, values, rule } = attention(g)?;
+    // Each group counts as a KV head, whose rows it shares with others.
+    let groups = groups(shape.per_kv);
+    let (shape, kv_heads) = (Shape { per_kv: shape.per_kv / groups, ..shape }, kv_heads * groups);
     let (capacity, y) = (g.spec.tokens, g.result(0)?);
     let schedule = g.cpu()?;
     let split = schedule.split as usize;
@@ -209,15 +221,21 @@ fn generate(g: &mut Generator<'_>) -> Result<()> {
             g.b.select(later, block, from)
         });
         load_queries(&mut g.b, shape, mem, q, (first, count), h, rule.scale);
+        let cached = if groups == 1 {
+            h
+        } else {
+            let by = g.b.size(groups);
+            g.b.udiv(h, by)
+        };
         g.for_(from, to, KV_BLOCK as u32, |g, p| {
             let left = g.b.isub(to, p);
             let block = g.b.size(KV_BLOCK);
             let n = g.b.umin(left, block);
             let rows = g.b.imul_const(count, shape.per_kv);
             let positions = Positions { first: seen.map(|seen| beyond(&mut g.b, seen, p)), count: n };
-            scores(g, &keys, (h, p), mem.q, mem.s, positions, rows)?;
+            scores(g, &keys, (cached, p), mem.q, mem.s, positions, rows)?;
             soften(&mut g.b, softmax, shape, mem, &rule, (start, count), (p, n));
-            accumulate(g, &values, (h, p), mem.s, mem.acc, positions, rows);
+            accumulate(g, &values, (cached, p), mem.s, mem.acc, positions, rows);
             Ok(())
         })?;
         let b = &mut g.b;

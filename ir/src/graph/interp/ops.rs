@@ -25,6 +25,7 @@ pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, to
             layer_norm(f32s(0)?, f32s(1)?, b, f64::from(eps.0)).into()
         }
         Op::MatMul => matmul(f32s(0)?, &wide(&operands[1])?, types[0].columns()).into(),
+        Op::HeadMatMul => head_matmul(f32s(0)?, &wide(&operands[1])?, types[0]).into(),
         Op::Quantize => Value::Q8(Arc::new(quantize(f32s(0)?))),
         Op::Add => combine(f32s(0)?, f32s(1)?, types, |a, b| a + b),
         Op::Mul => combine(f32s(0)?, f32s(1)?, types, |a, b| a * b),
@@ -34,6 +35,7 @@ pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, to
             let parts = f32s(0)?.chunks_exact(*every);
             parts.flat_map(|part| &part[*first..first + count]).copied().collect::<Vec<f32>>().into()
         }
+        Op::Concat => concat(f32s(0)?, f32s(1)?, types[0], types[1]).into(),
         Op::RopeAngles(angles) => {
             let factors = if types.len() > 1 { Some(f32s(1)?) } else { None };
             rope_angles(position(0)?, tokens, angles, factors).into()
@@ -156,6 +158,22 @@ fn matmul(w: &[f32], x: &[f64], columns: usize) -> Vec<f32> {
         }
     }
     out
+}
+
+/// Of each head its row of `x` times its matrix of `w`, which is of type `ty`.
+fn head_matmul(w: &[f32], x: &[f64], ty: &TensorType) -> Vec<f32> {
+    let (heads, columns) = (ty.shape[0], ty.columns());
+    let matrices: Vec<&[f32]> = w.chunks_exact(w.len() / heads).collect();
+    let rows = x.chunks_exact(columns).zip(matrices.iter().cycle());
+    rows.flat_map(|(x, w)| matmul(w, x, columns)).collect()
+}
+
+/// The heads of `a`, each followed by that of `b` or by the only one of its token.
+fn concat(a: &[f32], b: &[f32], a_type: &TensorType, b_type: &TensorType) -> Vec<f32> {
+    let (of_a, of_b) = (a_type.columns(), b_type.columns());
+    let share = a_type.shape[1] / b_type.shape[1];
+    let second = |i: usize| &b[i / share * of_b..][..of_b];
+    a.chunks_exact(of_a).enumerate().flat_map(|(i, a)| a.iter().chain(second(i))).copied().collect()
 }
 
 /// Eight running sums, added in order.
