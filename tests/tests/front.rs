@@ -3,7 +3,7 @@
 use ir::front::{self, EntryShape, Tensors};
 use ir::gguf::{self, Array, Value};
 use ir::quant;
-use tests::synthetic::Synthetic;
+use tests::synthetic::{Latent, Mixture, Synthetic};
 
 /// The error of a file whose metadata was changed.
 fn refusal(spec: &Synthetic, change: &[(&str, Option<Value>)], drop: Option<&str>) -> Result<(), String> {
@@ -85,6 +85,32 @@ fn refuses_by_name_and_figure() {
         ("llama.logit_scale", f(1.0)),
     ] {
         refusal(&spec, &[(key, value)], None).unwrap();
+    }
+}
+
+#[test]
+fn refuses_figures_of_latent_attention() {
+    let u = |n: u32| Some(Value::U32(n));
+    let latent = Latent { rank: 32, query_rank: 24, plain: 16, rotated: 8, value: 12, by_heads: true };
+    let mixture = Some(Mixture::default());
+    let spec =
+        Synthetic { architecture: "deepseek2", kv_heads: 1, latent: Some(latent), mixture, ..Synthetic::default() };
+    refusal(&spec, &[], None).unwrap();
+    for (key, value, words) in [
+        ("attention.kv_lora_rank", None, "'deepseek2.attention.kv_lora_rank' is missing"),
+        ("attention.kv_lora_rank", u(1 << 20), "needs 1048576, but 512"),
+        ("attention.kv_lora_rank", u(30), "a latent of 30 and heads of 16 + 8 and 12 elements"),
+        ("attention.kv_lora_rank", u(36), "'blk.0.attn_kv_a_mqa.weight' is [40, 64], expected [44, 64]"),
+        ("attention.q_lora_rank", None, "'blk.0.attn_q_a.weight' is [24, 64], expected [0, 64]"),
+        ("attention.key_length_mla", u(8), "heads of 8 elements have none besides 8 that are rotated"),
+        ("attention.key_length_mla", None, "'deepseek2.attention.key_length' is missing"),
+        ("attention.value_length_mla", u(16), "'blk.0.attn_v_b.weight' is [4, 12, 32], expected [4, 16, 32]"),
+        ("attention.head_count_kv", u(4), "head_count_kv is 4, not 1"),
+        ("rope.scaling.type", Some(Value::from("yarn")), "original_context_length' is missing"),
+    ] {
+        let key = format!("deepseek2.{key}");
+        let error = refusal(&spec, &[(&key, value.clone())], None).expect_err(words);
+        assert!(error.contains(words), "{key} = {value:?}: '{error}' does not say '{words}'");
     }
 }
 

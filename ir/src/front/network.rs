@@ -83,7 +83,7 @@ impl<'a> Network<'a> {
         self.matrix_of(name, Some(rows.clone()), TensorType { shape: vec![rows.len(), columns], ..ty })
     }
 
-    /// The matrices `name` of experts, of \[rows, columns\] each.
+    /// The matrices `name` of experts or of heads, of \[rows, columns\] each.
     pub fn experts(&mut self, name: &str, (experts, rows): (usize, usize), columns: usize) -> Result<Ref> {
         let ty = self.tensor(name, &[experts, rows, columns])?;
         self.matrix_of(name, None, ty)
