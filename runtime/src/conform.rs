@@ -19,7 +19,7 @@ use ir::graph::{Graph, Op, Ref};
 use ir::numerics;
 use ir::quant::Format;
 use ir::state::StateKind;
-use ir::tensor::{Elem, TensorType, kv_bytes, kv_rows};
+use ir::tensor::{Elem, TensorType, kv_bytes, kv_rows, kv_shape};
 use std::ops::Range;
 
 /// What outputs hold before a kernel runs: a NaN that no computation gives.
@@ -224,13 +224,13 @@ fn cache(ty: &TensorType, draw: Draw, rng: &mut Rng) -> Option<Operand> {
 /// Calls `f(byte in rows one after the other, byte in the layout of the type, bytes)` for each unit of a KV cache.
 fn cache_units(ty: &TensorType, mut f: impl FnMut(usize, usize, usize)) -> Option<()> {
     let rows = kv_rows(ty)?;
-    let (context, head, tile) = (ty.shape[1], ty.columns(), ty.layout.tile_rows());
+    let (positions, head, tile) = (kv_shape(ty)?.positions, ty.columns(), ty.layout.tile_rows());
     let codes = match ty.elem.kv()?.encoding {
         KvEncoding::Halves => 0,
         KvEncoding::Codes => head.next_multiple_of(Q8_BLOCK),
     };
     for row in 0..ty.rows() {
-        let (h, p) = (row / context, row % context);
+        let (h, p) = (row / positions, row % positions);
         let first = h * rows.head + p / KV_BLOCK * rows.block + p % KV_BLOCK / tile * tile * rows.row;
         for at in (0..codes).chain((codes..rows.row).step_by(2)) {
             let unit = if at < codes { 1 } else { 2 };

@@ -2,6 +2,7 @@
 //! products, heads of products, rows without products.
 
 use codegen::TableKernel;
+use ir::abi::KV_BLOCK;
 use ir::graph::{F32, Function, Graph, Op, Ref, RopeStyle};
 use ir::quant::{self, Format};
 use ir::spec::KernelSpec;
@@ -218,6 +219,20 @@ fn joined(b: &mut Body<'_>) -> Vec<Ref> {
     vec![if odd == 1 { b.elementwise(v) } else { b.heads(v, heads, head + more) }]
 }
 
+/// Heads that are appended to rings, so small that a step may begin anew within it, in every layout.
+fn appended(b: &mut Body<'_>) -> Vec<Ref> {
+    let (heads, head, blocks) = (1 + b.rng.below(3), 4 * (1 + b.rng.below(33)), 1 + b.rng.below(2));
+    let layouts =
+        if b.target.gpu().is_some() { &[Layout::Rows][..] } else { &[Layout::Rows, Layout::Keys, Layout::Values] };
+    let (layout, kv) = (b.choice(layouts), b.choice(&[quant::F16, quant::Q8_0]));
+    let v = b.floats(&[b.tokens, heads, head]);
+    let v = b.norm(v);
+    let ty = TensorType::new(Elem::Ggml(kv), [heads, blocks, KV_BLOCK, head]);
+    let cache = b.leaf(TensorType { layout, ..ty });
+    let position = b.leaf(TensorType::new(Elem::I32, [1]));
+    vec![b.op(Op::KvAppend, &[cache, v, position])]
+}
+
 fn head_products(b: &mut Body<'_>) -> Vec<Ref> {
     let format = b.choice(&["f32", "f16", "bf16", "q8_0", "q4_0", "q5_1", "q6_k"].map(format));
     let multiple = (format.multiple as usize).max(4);
@@ -281,6 +296,11 @@ fn heads_of_products() {
 #[test]
 fn products_of_heads() {
     check_on("head_products", head_products, |target| target.gpu().is_none());
+}
+
+#[test]
+fn rows_of_rings() {
+    check("rows", appended);
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn refusal(spec: &Synthetic, change: &[(&str, Option<Value>)], drop: Option<&str
     }
     let tensors =
         Tensors::new(header.tensors.iter().filter(|t| Some(t.name.as_str()) != drop)).map_err(|e| e.to_string())?;
-    let shape = EntryShape { tokens: 2, context: 8, kv: quant::F16, all_logits: false };
+    let shape = EntryShape { tokens: 2, context: 8, step: 8, kv: quant::F16, all_logits: false };
     let built = front::Model::read(&metadata, &tensors).and_then(|model| model.build(shape));
     built.map(|_| ()).map_err(|e| e.to_string())
 }
@@ -140,7 +140,7 @@ fn a_vocabulary_alone_is_named() {
 fn refuses_entry_points_that_the_model_cannot_have() {
     let model = Synthetic::default().model();
     let build = |tokens, context, kv| {
-        let shape = EntryShape { tokens, context, kv, all_logits: true };
+        let shape = EntryShape { tokens, context, step: context, kv, all_logits: true };
         model.build(shape).map(|_| ()).map_err(|e| e.to_string())
     };
     build(64, 64, quant::Q8_0).unwrap();

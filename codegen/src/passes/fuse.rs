@@ -216,7 +216,7 @@ impl<'a> Forms<'a> {
         let users = &self.users[id.0 as usize];
         let wants = |wanted: Reads| users.iter().any(|&user| reads(&self.graph.node(user).op) == wanted);
         let is_product = matches!(form, Form::Product(_));
-        let heads = |id: NodeId| self.graph.ty(id.into()).shape.len() == 3;
+        let heads = |id: NodeId| self.graph.ty(id.into()).shape.len() >= 3;
         if wants(Reads::Memory) {
             return true;
         }

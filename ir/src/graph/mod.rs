@@ -215,14 +215,15 @@ pub enum Op {
         /// Where the pairs are.
         style: RopeStyle,
     },
-    /// (state\[H, context, h\], x\[T, H, h\], position) -> state with rows position.. of every head replaced by x, rounded to
-    /// the state's format (8-bit: [`crate::abi::kv_q8_row_bytes`], scale and codes as [`Op::Quantize`] makes them, the
-    /// scale then rounded to f16).
+    /// (state\[H, context, h\], x\[T, H, h\], position) -> state with rows position.. of every head, in a ring those of the
+    /// positions modulo its length, replaced by x, rounded to the state's format (8-bit:
+    /// [`crate::abi::kv_q8_row_bytes`], scale and codes as [`Op::Quantize`] makes them, the scale then rounded to f16).
     KvAppend,
     /// (q\[T, H, h\], k\[G, context, h\], v\[G, context, e\], position, sinks\[H\]?) -> \[T, H e\]: the sum of exp(s_j) v_j over
     /// that of exp(s_j), to which exp(sink of the head) is added where there are sinks; H / G query heads share a KV head.
     /// s_j = q . k_j * scale, with a cap cap * tanh(s_j / cap); j are the positions up to i = position + t, with a window
-    /// those of them for which i - j < window.
+    /// those of them for which i - j < window. Only with a window may k and v be rings, which hold what all tokens of the step
+    /// see.
     Attention {
         /// Multiplies the scores.
         scale: F32,

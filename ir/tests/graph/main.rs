@@ -137,10 +137,21 @@ const BROKEN: &[(&str, Broken)] = &[
         let (s, x, at) = (state(g, "k", quant::F16, &[2, 4, 8]), param(g, 0, &[5, 2, 8]), position(g));
         g.add(Op::KvAppend, &[s, x, at])
     }),
-    ("a state is f16[G,context,h] or q8_0[G,context,h] or f32 of any shape, not f16[4,8]", |g| {
+    ("or f16[G,blocks,64,h] or q8_0[G,blocks,64,h] or f32 of any shape, not f16[4,8]", |g| {
         g.leaf(Op::State("k".into()), ty(Elem::F16, &[4, 8]))
     }),
-    ("a KV cache is f16[G,context,h] or q8_0[G,context,h], not f32[2,4,8]", |g| {
+    ("a state is f16[G,context,h] or q8_0[G,context,h] or", |g| {
+        g.leaf(Op::State("k".into()), ty(Elem::F16, &[2, 3, 32, 8]))
+    }),
+    ("the ring f16[2,1,64,8] does not hold what 3 tokens see", |g| {
+        let (k, q, at) = (state(g, "k", quant::F16, &[2, 1, 64, 8]), param(g, 0, &[3, 2, 8]), position(g));
+        g.add(Op::Attention { scale: F32(1.0), window: Some(63), cap: None }, &[q, k, k, at])
+    }),
+    ("the ring f16[2,1,64,8] does not hold what 1 tokens see", |g| {
+        let (k, q, at) = (state(g, "k", quant::F16, &[2, 1, 64, 8]), param(g, 0, &[1, 2, 8]), position(g));
+        g.add(plain(1.0), &[q, k, k, at])
+    }),
+    ("q8_0[G,context,h] or f16[G,blocks,64,h] or q8_0[G,blocks,64,h], not f32[2,4,8]", |g| {
         let (s, x, at) = (state(g, "k", quant::F32, &[2, 4, 8]), param(g, 0, &[1, 2, 8]), position(g));
         g.add(Op::KvAppend, &[s, x, at])
     }),
@@ -330,6 +341,12 @@ fn everything() -> Graph {
     let y = g.add(Op::Rope { style: RopeStyle::Adjacent }, &[y, angles]).unwrap();
     let y = g.add(Op::Rope { style: RopeStyle::Halves }, &[y, angles]).unwrap();
     let k = g.add(Op::KvAppend, &[s, y, at]).unwrap();
+    let ring = state(&mut g, "ring", quant::F16, &[2, 2, 64, 16]);
+    let ring = g.add(Op::KvAppend, &[ring, y, at]).unwrap();
+    let window = Op::Attention { scale: F32(1.0), window: Some(126), cap: None };
+    let near = g.add(window, &[y, ring, ring, at]).unwrap();
+    g.output("ring", ring).unwrap();
+    g.output("near", near).unwrap();
     let q = g.add(plain(0.25), &[y, k, k, at]).unwrap();
     let q = g.add(Op::Reshape(vec![3, 2, 16]), &[q]).unwrap();
     let sinks = weight(&mut g, "sinks", "f32", &[2]);
@@ -583,5 +600,38 @@ fn only_weights_are_constant() {
     for (nodes, ty, expected) in bodies {
         let body: Graph = format!("%0 = param 0 : {ty}\n{nodes}\noutput \"out\" %2\n").parse().expect(nodes);
         assert_eq!(Role::of(&body, 0).map(Role::access).ok(), expected, "{body}");
+    }
+}
+
+/// A ring gives what a cache of all positions gives, and holds the last rows alone.
+#[test]
+fn rings_hold_the_last_positions() {
+    let run = |shape: &[usize]| {
+        let mut g = Graph::new();
+        let table = weight(&mut g, "table", "f32", &[300, 4]);
+        let (ids, at) = (tokens(&mut g, 3), position(&mut g));
+        let x = g.add(Op::Embed, &[table, ids]).unwrap();
+        let x = g.add(Op::Reshape(vec![3, 1, 4]), &[x]).unwrap();
+        let s = state(&mut g, "k", quant::F16, shape);
+        let k = g.add(Op::KvAppend, &[s, x, at]).unwrap();
+        let y = g.add(Op::Attention { scale: F32(1.0), window: Some(62), cap: None }, &[x, k, k, at]).unwrap();
+        g.output("k", k).unwrap();
+        g.output("y", y).unwrap();
+        let graph = g.verify().unwrap();
+        let bytes: Vec<u8> = (0..1200).flat_map(|i| ((i * 37 % 101) as f32 / 64.0).to_le_bytes()).collect();
+        let mut weights = Weights::default();
+        weights.load(&graph, |_| Some(&bytes)).unwrap();
+        let (mut cache, mut all) = (KvCache::default(), Vec::new());
+        for position in (0..201).step_by(3) {
+            let tokens: Vec<u32> = (position..position + 3).map(|p| p as u32).collect();
+            let outputs = interp::run(&graph, &weights, &mut cache, Step { position, tokens: &tokens }).unwrap();
+            all.extend_from_slice(outputs[0].1.f32().unwrap());
+        }
+        (all, cache.get("k").unwrap().to_vec())
+    };
+    let ((expected, rows), (found, ring)) = (run(&[1, 201, 4]), run(&[1, 1, 64, 4]));
+    assert_eq!(found, expected);
+    for p in 201 - 64..201 {
+        assert_eq!(ring[p % 64 * 4..][..4], rows[p * 4..][..4], "position {p}");
     }
 }

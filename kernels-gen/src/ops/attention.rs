@@ -1,10 +1,10 @@
 //! `attention`: causal attention over the KV cache with online softmax (Milakov and Gimelshein 2018; Dao 2022).
 //!
 //! A worker takes one KV head, a few query tokens and, where the schedule splits the cache, a range of positions. All
-//! query rows of a KV head, up to [`MOST_SHARE`], share the loads of a block of [`KV_BLOCK`] positions. Blocks and ranges begin at multiples of
-//! their lengths, and of a window those before it are left out, so that a token's result does not depend on the tokens
-//! beside it. Split results are combined in the order of their ranges, so it does not depend on the workers either. A sink
-//! is one more score, which a row meets once, at the end.
+//! query rows of a KV head, up to [`MOST_SHARE`], share the loads of a block of [`KV_BLOCK`] positions. Blocks and ranges
+//! begin at multiples of their lengths, and of a window those before it are left out, so that a token's result does not
+//! depend on the tokens beside it. Split results are combined in the order of their ranges, so it does not depend on the
+//! workers either. A sink is one more score, which a row meets once, at the end.
 
 mod gpu;
 
@@ -18,6 +18,7 @@ use ir::Result;
 use ir::abi::{Atom, KV_BLOCK, Meaning, f32_row_bytes};
 use ir::graph::{F32, Function, Op};
 use ir::kernel::{Arg, Buf, Builder, Compare, Mem, Value};
+use ir::tensor::{KvShape, kv_shape};
 
 /// The maximum before any score; finite, so that a score of minus infinity, less it, is one too.
 const NEVER: f32 = f32::MIN;
@@ -110,7 +111,7 @@ pub(super) const OP: FusedOp = FusedOp {
 struct Attention {
     shape: Shape,
     kv_heads: usize,
-    /// Positions of the caches.
+    /// Positions that there can be.
     context: usize,
     q: Buf,
     keys: Cache,
@@ -129,11 +130,13 @@ fn attention(g: &Generator<'_>) -> Result<Attention> {
     let (Some(operands), cache_ty) = (operands, body.ty(node.inputs[1])) else {
         return Err(g.unsupported("computed operands"));
     };
-    let (&[_, heads, head], &[kv_heads, context, _]) =
-        (body.ty(node.inputs[0]).shape.as_slice(), cache_ty.shape.as_slice())
+    let (&[_, heads, head], Some(KvShape { heads: kv_heads, positions, ring, .. })) =
+        (body.ty(node.inputs[0]).shape.as_slice(), kv_shape(cache_ty))
     else {
         return Err(g.unsupported("operands of other ranks"));
     };
+    // A ring does not bound them.
+    let context = if ring { usize::MAX } else { positions };
     let shape = Shape { heads, head, value: body.ty(node.inputs[2]).columns(), per_kv: heads / kv_heads };
     if !(head.is_multiple_of(HEAD_MULTIPLE) && shape.value.is_multiple_of(HEAD_MULTIPLE)) {
         return Err(g.unsupported("heads that are no multiple of four elements"));

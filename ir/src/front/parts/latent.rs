@@ -116,7 +116,7 @@ fn over_latents(
     let q = n.add(Op::Concat, &[q, rotated])?;
     let latent = split(n, latent, (1, l.rank))?;
     let kept = n.add(Op::Concat, &[latent, shared])?;
-    let (k, v) = (n.append(format!("k.{layer}"), kept)?, n.append(format!("v.{layer}"), kept)?);
+    let (k, v) = (n.append(format!("k.{layer}"), kept, None)?, n.append(format!("v.{layer}"), kept, None)?);
     let attended = attend(n, layer, (q, k, v), &Attention { scale, ..Attention::new(l.heads, 1, row) })?;
     let attended = part(n, attended, (0, l.rank, row), l.heads)?;
     of_heads(n, attended, &name(layer, "attn_v_b"), l.value)
@@ -136,7 +136,7 @@ fn over_heads(
     let k = part(n, both, (0, l.plain, every), l.heads)?;
     let k = n.add(Op::Concat, &[k, shared])?;
     let v = part(n, both, (l.plain, l.value, every), l.heads)?;
-    let (k, v) = (n.append(format!("k.{layer}"), k)?, n.append(format!("v.{layer}"), v)?);
+    let (k, v) = (n.append(format!("k.{layer}"), k, None)?, n.append(format!("v.{layer}"), v, None)?);
     attend(n, layer, (q, k, v), &Attention { scale, ..Attention::new(l.heads, l.heads, l.key()) })
 }
 

@@ -3,7 +3,7 @@
 use super::super::{Angles, F32, Op, RopeStyle};
 use super::{Q8, Value, experts, mismatch, recurrent};
 use crate::abi::{KvEncoding, Q8_BLOCK, q8_scale};
-use crate::tensor::TensorType;
+use crate::tensor::{KvShape, TensorType, kv_shape};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -238,14 +238,23 @@ fn rope(x: &[f32], angles: &[f32], style: RopeStyle, ty: &TensorType, dim: usize
     out
 }
 
-/// `state` is \[G, context, h\], `x` \[n, G, h\].
+/// The figures of a KV cache in which a step has got to `end`.
+fn cache(ty: &TensorType, end: usize) -> Result<KvShape> {
+    let cache = kv_shape(ty).ok_or_else(|| mismatch("a KV cache"))?;
+    if !cache.ring && end > cache.positions {
+        let (need, have) = (end as u64, cache.positions as u64);
+        return Err(Error::Limit { what: "the context".into(), need, have });
+    }
+    Ok(cache)
+}
+
+/// `x` is \[n, G, h\].
 fn kv_append(state: &mut [f32], x: &[f32], position: usize, ty: &TensorType) -> Result<()> {
-    let [heads, context, head] = [ty.shape[0], ty.shape[1], ty.shape[2]];
-    let tokens = x.len() / (heads * head);
-    check_context(position + tokens, context)?;
+    let tokens = x.len() / (ty.shape[0] * ty.columns());
+    let KvShape { heads, positions, head, .. } = cache(ty, position + tokens)?;
     for (t, token) in x.chunks_exact(heads * head).enumerate() {
         for (g, x) in token.chunks_exact(head).enumerate() {
-            let row = &mut state[(g * context + position + t) * head..][..head];
+            let row = &mut state[(g * positions + (position + t) % positions) * head..][..head];
             row.copy_from_slice(x);
             match ty.elem.kv().map(|kv| kv.encoding) {
                 Some(KvEncoding::Halves) => row.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32()),
@@ -263,14 +272,7 @@ fn round_kv_q8(block: &mut [f32]) {
     block.iter_mut().for_each(|x| *x = rounded * (*x * inverse).round_ties_even());
 }
 
-fn check_context(need: usize, have: usize) -> Result<()> {
-    if need > have {
-        return Err(Error::Limit { what: "the context".into(), need: need as u64, have: have as u64 });
-    }
-    Ok(())
-}
-
-/// `q` is \[n, H, h\], `k` \[G, context, h\], `v` \[G, context, e\]; `score` makes a score of a product.
+/// `q` is \[n, H, h\]; `score` makes a score of a product.
 fn attention(
     [q, k, v]: [&[f32]; 3],
     position: usize,
@@ -278,28 +280,27 @@ fn attention(
     sinks: Option<&[f32]>,
     [q_type, k_type, v_type]: [&TensorType; 3],
 ) -> Result<Vec<f32>> {
-    let (heads, head, value) = (q_type.shape[1], q_type.shape[2], v_type.shape[2]);
-    let context = k_type.shape[1];
-    let share = heads / k_type.shape[0];
+    let (heads, head, value) = (q_type.shape[1], q_type.shape[2], v_type.columns());
     let tokens = q.len() / (heads * head);
-    check_context(position + tokens, context)?;
+    let KvShape { heads: kv_heads, positions, .. } = cache(k_type, position + tokens)?;
+    let share = heads / kv_heads;
     let mut out = Vec::with_capacity(tokens * heads * value);
     for (t, token) in q.chunks_exact(heads * head).enumerate() {
         let end = position + t + 1;
         let first = end.saturating_sub(window);
         for (i, q) in token.chunks_exact(head).enumerate() {
-            let rows = i / share * context + first..i / share * context + end;
+            let row = |j: usize| i / share * positions + j % positions;
             let wide: Vec<f64> = q.iter().map(|&q| f64::from(q)).collect();
-            let mut weights: Vec<f64> = k[rows.start * head..rows.end * head]
-                .chunks_exact(head)
-                .map(|k| score(k.iter().zip(&wide).map(|(&k, q)| f64::from(k) * q).sum::<f64>()))
-                .collect();
+            let keys = (first..end).map(|j| &k[row(j) * head..][..head]);
+            let mut weights: Vec<f64> =
+                keys.map(|k| score(k.iter().zip(&wide).map(|(&k, q)| f64::from(k) * q).sum::<f64>())).collect();
             let sink = sinks.map_or(f64::NEG_INFINITY, |s| f64::from(s[i]));
             let max = weights.iter().copied().fold(sink, f64::max);
             weights.iter_mut().for_each(|w| *w = (*w - max).exp());
             let sum = weights.iter().sum::<f64>() + (sink - max).exp();
             let mut acc = vec![0.0; value];
-            for (v, w) in v[rows.start * value..rows.end * value].chunks_exact(value).zip(&weights) {
+            let values = (first..end).map(|j| &v[row(j) * value..][..value]);
+            for (v, w) in values.zip(&weights) {
                 acc.iter_mut().zip(v).for_each(|(a, &v)| *a += w * f64::from(v));
             }
             out.extend(acc.iter().map(|a| (a / sum) as f32));

@@ -293,6 +293,7 @@ fn attend(
         let own = b.umin(at.lane, last);
         let own = b.iadd(first, own);
         let own = range.position(b, own);
+        let own = keys.place(b, own);
         let row = b.imul_const(own, keys.rows.row);
         let row = b.iadd(key_at, row);
         let scores: Vec<Var> = (0..count).map(|_| b.var(zero)).collect();
@@ -340,6 +341,7 @@ fn attend(
         b.for_(start, n, 1, |b, i| {
             let position = b.iadd(first, i);
             let position = range.position(b, position);
+            let position = values.place(b, position);
             let row = b.imul_const(position, values.rows.row);
             let row = b.iadd(value_at, row);
             let weights: Vec<Value> = weights.iter().map(|&w| b.shuffle(w, i)).collect();
