@@ -115,9 +115,11 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
             listings.push(Listing { stage, name: name.into(), text: text() });
         }
     };
-    for (name, tokens) in entries(target, context) {
+    let entries = entries(target, context);
+    let step = entries.iter().map(|&(_, tokens)| tokens).max().unwrap_or(1);
+    for (name, tokens) in entries {
         let all_logits = !name.starts_with("prefill");
-        let shape = EntryShape { tokens, context, kv: options.kv, all_logits };
+        let shape = EntryShape { tokens, context, step, kv: options.kv, all_logits };
         let graph = header.build(shape)?;
         list("graph", &name, &|| graph.to_string());
         let fused = passes::run(graph, &PassContext { target }, |_, _| {})?;

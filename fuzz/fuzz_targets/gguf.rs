@@ -17,7 +17,8 @@ fn build(file: &[u8]) -> ir::Result<()> {
     let config = front::config(&header.metadata, &tensors)?;
     let context = config.context.min(64);
     for (tokens, all_logits) in [(1, true), (context, false)] {
-        let graph = front::build(&config, &tensors, EntryShape { tokens, context, kv: quant::F16, all_logits })?;
+        let graph =
+            front::build(&config, &tensors, EntryShape { tokens, context, step: tokens, kv: quant::F16, all_logits })?;
         for target in target::ALL {
             let fused = passes::run(graph.clone(), &PassContext { target }, |_, _| {})?;
             lower(&fused, tokens, target, &mut KernelTable::default())?;

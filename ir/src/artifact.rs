@@ -51,7 +51,8 @@ pub struct State {
     pub name: String,
     /// Where it is.
     pub device: DeviceId,
-    /// Format and shape, which tell its [kind](StateKind::of); that of a KV cache is \[kv heads, context, head\].
+    /// Format and shape, which tell its [kind](StateKind::of); that of a KV cache of all positions is
+    /// \[kv heads, context, head\].
     pub ty: TensorType,
     /// Size, with padding, from its first row on. In [`Layout::Values`] that is in the memory of the state before it, which
     /// has the layer's keys.
@@ -79,6 +80,11 @@ impl State {
     /// Whether it is [`StateKind::Recurrent`].
     pub fn is_recurrent(&self) -> bool {
         StateKind::of(&self.ty) == Some(StateKind::Recurrent)
+    }
+
+    /// Whether it is [`StateKind::Ring`].
+    pub fn is_ring(&self) -> bool {
+        StateKind::of(&self.ty) == Some(StateKind::Ring)
     }
 
     /// Bytes of memory that it takes for itself.
@@ -314,7 +320,7 @@ impl Manifest {
         for (i, s) in self.states.iter().enumerate() {
             let fits = match StateKind::of(&s.ty) {
                 Some(StateKind::Rows) => s.ty.shape[1] == self.context as usize,
-                Some(StateKind::Recurrent) => true,
+                Some(StateKind::Ring | StateKind::Recurrent) => true,
                 None => false,
             };
             if s.device.index() >= devices || !fits || state::bytes(&s.ty) != Some(s.bytes) {

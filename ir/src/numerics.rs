@@ -494,6 +494,14 @@ pub const OPS: &[OpContract] = &[
         edges: "a sum of weights below 2^-14 counts as that",
     },
     OpContract {
+        name: "head_matmul",
+        error: SUMS,
+        domain: "as of matmul",
+        not_finite: "no finite element in the row of the token and head",
+        edges: "",
+    },
+    OpContract { name: "concat", error: 0.0, domain: EVERY, not_finite: ITS_ELEMENT, edges: "" },
+    OpContract {
         name: "expert_matmul",
         error: SUMS,
         domain: "as of matmul",

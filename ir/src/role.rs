@@ -79,7 +79,7 @@ impl Role {
 /// The role of operand number `at` of a node.
 fn operand(node: &Node, at: usize) -> Result<Role> {
     Ok(match (&node.op, at) {
-        (Op::MatMul, 0) => Role::Matrix,
+        (Op::MatMul | Op::HeadMatMul, 0) => Role::Matrix,
         (Op::Embed, 0) => Role::Table,
         (Op::ExpertMatMul, 0) => Role::Experts(node.results[0].shape[1]),
         (Op::ExpertRows, 0) => Role::ExpertTable(node.results[0].shape[1]),
@@ -94,6 +94,7 @@ fn operand(node: &Node, at: usize) -> Result<Role> {
         // Every op is named, so that a new one says what it does with its operands.
         (
             Op::MatMul
+            | Op::HeadMatMul
             | Op::Embed
             | Op::KvAppend
             | Op::Attention { .. }
@@ -107,6 +108,7 @@ fn operand(node: &Node, at: usize) -> Result<Role> {
             | Op::Map(_)
             | Op::Reshape(_)
             | Op::Slice { .. }
+            | Op::Concat
             | Op::RopeAngles(_)
             | Op::PositionScale { .. }
             | Op::Rope { .. }

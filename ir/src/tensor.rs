@@ -222,10 +222,34 @@ pub struct KvRows {
     pub first: usize,
 }
 
-/// The rows of a KV cache \[heads, context, head\] of a GGML format, which are those of [`crate::abi`]; `None` if the format
-/// is not one of a KV cache.
+/// The figures of a KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvShape {
+    /// KV heads.
+    pub heads: usize,
+    /// Positions that it holds.
+    pub positions: usize,
+    /// Elements of a row.
+    pub head: usize,
+    /// Whether it holds the last positions alone: position p lies where p mod `positions` would.
+    pub ring: bool,
+}
+
+/// The figures of a KV cache, \[heads, positions, head\] or, as a ring, \[heads, blocks, [`KV_BLOCK`], head\]; `None` for
+/// other shapes.
+pub fn kv_shape(ty: &TensorType) -> Option<KvShape> {
+    match *ty.shape.as_slice() {
+        [heads, positions, head] => Some(KvShape { heads, positions, head, ring: false }),
+        [heads, blocks, KV_BLOCK, head] => {
+            Some(KvShape { heads, positions: blocks.checked_mul(KV_BLOCK)?, head, ring: true })
+        }
+        _ => None,
+    }
+}
+
+/// The rows of a KV cache of a GGML format, which are those of [`crate::abi`]; `None` if the type is not one of a KV cache.
 pub fn kv_rows(ty: &TensorType) -> Option<KvRows> {
-    let &[_, context, head] = ty.shape.as_slice() else { return None };
+    let KvShape { positions: context, head, .. } = kv_shape(ty)?;
     let row = kv_row_bytes(ty.elem, head)?;
     let half = row.checked_mul(KV_BLOCK)?;
     if !ty.layout.is_kv() {

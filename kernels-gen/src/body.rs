@@ -94,10 +94,10 @@ pub(crate) fn param(body: &Graph, value: Ref) -> Option<u32> {
     }
 }
 
-/// Reads `value` as a matrix product over a parameter's rows, or as one of experts; `None` if it is something else.
+/// Reads `value` as a matrix product over a parameter's rows, or as one of heads or of experts; `None` if it is something else.
 pub(crate) fn linear(body: &Graph, value: Ref) -> Option<Linear> {
     let product = node(body, value);
-    if !matches!(product.op, Op::MatMul | Op::ExpertMatMul) {
+    if !matches!(product.op, Op::MatMul | Op::HeadMatMul | Op::ExpertMatMul) {
         return None;
     }
     let weight = product.inputs[0];

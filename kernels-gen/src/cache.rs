@@ -7,11 +7,20 @@ use ir::Result;
 use ir::abi::{KV_BLOCK, KvEncoding, Q8_BLOCK};
 use ir::graph::Ref;
 use ir::kernel::{Buf, Builder, Mem, Value};
-use ir::tensor::{KvRows, Layout, TensorType, kv_rows};
+use ir::tensor::{KvRows, KvShape, Layout, TensorType, kv_rows, kv_shape};
 
-/// Where the rows of a KV cache are and how they are encoded, if the type is one's.
-fn format(ty: &TensorType) -> Option<(KvRows, KvEncoding)> {
-    Some((kv_rows(ty)?, ty.elem.kv()?.encoding))
+/// Where the rows of a KV cache are, how they are encoded, and its figures, if the type is one's.
+fn format(ty: &TensorType) -> Option<(KvRows, KvEncoding, KvShape)> {
+    Some((kv_rows(ty)?, ty.elem.kv()?.encoding, kv_shape(ty)?))
+}
+
+/// Where a position lies among those that a cache holds.
+fn place(b: &mut Builder, shape: KvShape, position: Value) -> Value {
+    if !shape.ring {
+        return position;
+    }
+    let positions = b.size(shape.positions);
+    b.urem(position, positions)
 }
 
 /// A KV cache in its buffer.
@@ -23,6 +32,7 @@ pub(crate) struct Cache {
     pub head: usize,
     pub rows: KvRows,
     pub layout: Layout,
+    shape: KvShape,
 }
 
 impl Cache {
@@ -31,8 +41,13 @@ impl Cache {
     /// # Errors
     /// If its format is none of a KV cache.
     pub fn new(g: &Generator<'_>, param: u32, ty: &TensorType) -> Result<Cache> {
-        let (rows, encoding) = format(ty).ok_or_else(|| g.unsupported("this KV format"))?;
-        Ok(Cache { buf: g.param(param), encoding, head: ty.columns(), rows, layout: ty.layout })
+        let (rows, encoding, shape) = format(ty).ok_or_else(|| g.unsupported("this KV format"))?;
+        Ok(Cache { buf: g.param(param), encoding, head: ty.columns(), rows, layout: ty.layout, shape })
+    }
+
+    /// Where a position lies among those that it holds.
+    pub fn place(&self, b: &mut Builder, position: Value) -> Value {
+        place(b, self.shape, position)
     }
 
     /// The scale of block number `block` of the row of codes at byte `row`.
@@ -64,13 +79,14 @@ impl CacheRow {
     pub fn new(g: &mut Generator<'_>, cache: Ref, t: Value, h: Value) -> Result<CacheRow> {
         let body = g.body();
         let ty = body.ty(cache);
-        let (Some(p), Some((rows, encoding))) = (body::param(body, cache), format(ty)) else {
+        let (Some(p), Some((rows, encoding, shape))) = (body::param(body, cache), format(ty)) else {
             return Err(g.unsupported("this KV format"));
         };
         let (cache, tile_rows) = (g.param(p), ty.layout.tile_rows());
         let b = &mut g.b;
         let position = b.position();
         let position = b.iadd(position, t);
+        let position = place(b, shape, position);
         if ty.layout == Layout::Rows {
             let row = b.imul_const(position, rows.row);
             let first = b.imul_const(h, rows.head);

@@ -9,7 +9,7 @@ use crate::generator::Generator;
 use crate::math::{function, inverse_root};
 use ir::abi::f32_row_bytes;
 use ir::graph::{Graph, NodeId, Op, Ref, RopeStyle};
-use ir::kernel::{Buf, Builder, Mem, Value};
+use ir::kernel::{Buf, Builder, Compare, Mem, Value};
 use ir::tensor::TensorType;
 use ir::{Error, Result};
 use std::collections::HashMap;
@@ -136,6 +136,7 @@ impl<'a> Elements<'a> {
                 }
                 self.value(b, node.inputs[0], At { flat, last: flat, local: flat, ..at })
             }
+            Op::Concat => self.concat(b, [node.inputs[0], node.inputs[1]], at),
             Op::Reshape(_) => x(b),
             Op::Map(f) => {
                 let x = x(b)?;
@@ -176,6 +177,38 @@ impl<'a> Elements<'a> {
         let zero = b.int(0);
         let number = self.value(b, value, At { flat: zero, last: zero, local: zero, vector: false })?;
         Ok(spread(b, number, at.vector))
+    }
+
+    /// The element of a head of two parts, of which the second may have one head for all.
+    fn concat(&self, b: &mut Builder, [first, second]: [Ref; 2], at: At) -> Result<Value> {
+        let sizes = [first, second].map(|part| self.body.ty(part).columns());
+        let shared = self.body.ty(second).shape[1] == 1;
+        let (before, all) = (b.size(sizes[0]), b.size(sizes[0] + sizes[1]));
+        let (head, last) = (b.udiv(at.flat, all), b.urem(at.flat, all));
+        let place = |b: &mut Builder, last: Value, size: usize, shared: bool| {
+            let skipped = b.imul_const(head, if shared { 0 } else { size });
+            At { flat: b.iadd(skipped, last), last, local: last, ..at }
+        };
+        let zero = b.float(0.0);
+        let zero = spread(b, zero, at.vector);
+        let found = b.var(zero);
+        let take = |b: &mut Builder, part: Ref, at: At| self.value(b, part, at).map(|v| b.set(found, v));
+        let (mut of_first, mut of_second) = (Ok(()), Ok(()));
+        let in_first = b.compare(Compare::ULt, last, before);
+        b.if_else(
+            in_first,
+            |b| {
+                let at = place(b, last, sizes[0], false);
+                of_first = take(b, first, at);
+            },
+            |b| {
+                let last = b.isub(last, before);
+                let at = place(b, last, sizes[1], shared);
+                of_second = take(b, second, at);
+            },
+        );
+        of_first.and(of_second)?;
+        Ok(b.get(found))
     }
 
     /// A vector's numbers for the columns of a value of type `ty`.

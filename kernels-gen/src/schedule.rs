@@ -12,7 +12,7 @@ use ir::graph::Op;
 use ir::quant::Format;
 use ir::spec::{CpuSchedule, GpuSchedule, KernelSpec, Prologue, Schedule};
 use ir::target::{Gpu, Machine, Target};
-use ir::tensor::{Elem, TensorType};
+use ir::tensor::{Elem, KvShape, TensorType, kv_shape};
 use ir::{Error, Result};
 use serde::Deserialize;
 
@@ -362,12 +362,11 @@ fn split(context: usize) -> usize {
     context.div_ceil(MOST_SPLITS).next_multiple_of(KV_BLOCK).max(SPLIT)
 }
 
-/// The shapes of queries and keys of an attention, and its window.
-fn attention(spec: &KernelSpec) -> Option<(&[usize], &[usize], Option<usize>)> {
+/// The shape of the queries of an attention, the figures of its keys, and its window.
+fn attention(spec: &KernelSpec) -> Option<(&[usize], KvShape, Option<usize>)> {
     spec.body.nodes().iter().find_map(|n| match n.op {
         Op::Attention { window, .. } => {
-            let shape = |i: usize| spec.body.ty(n.inputs[i]).shape.as_slice();
-            Some((shape(0), shape(1), window))
+            Some((spec.body.ty(n.inputs[0]).shape.as_slice(), kv_shape(spec.body.ty(n.inputs[1]))?, window))
         }
         _ => None,
     })
@@ -375,13 +374,13 @@ fn attention(spec: &KernelSpec) -> Option<(&[usize], &[usize], Option<usize>)> {
 
 /// Most positions of the KV cache that a token attends to; 0 for other ops.
 fn attended(spec: &KernelSpec) -> usize {
-    attention(spec).map_or(0, |(_, keys, window)| window.unwrap_or(usize::MAX).min(keys[1]))
+    attention(spec).map_or(0, |(_, keys, window)| window.unwrap_or(usize::MAX).min(keys.positions))
 }
 
 /// Tokens whose queries share the loads of an attention: as many as have queries and sums for [`QUERY_FLOATS`].
 fn query_tokens(spec: &KernelSpec) -> usize {
     let most = QUERY_TOKENS;
-    attention(spec).map_or(most, |(q, keys, _)| (QUERY_FLOATS / (q[1] / keys[0] * q[2])).clamp(1, most))
+    attention(spec).map_or(most, |(q, keys, _)| (QUERY_FLOATS / (q[1] / keys.heads * q[2])).clamp(1, most))
 }
 
 /// The weight matrices of a spec's products.
@@ -390,7 +389,7 @@ fn matrices(spec: &KernelSpec) -> impl Iterator<Item = (&TensorType, Format)> {
         .body
         .nodes()
         .iter()
-        .filter(|n| matches!(n.op, Op::MatMul | Op::ExpertMatMul))
+        .filter(|n| matches!(n.op, Op::MatMul | Op::HeadMatMul | Op::ExpertMatMul))
         .map(|n| spec.body.ty(n.inputs[0]));
     weights.filter_map(|ty| match ty.elem {
         Elem::Ggml(format) => Some((ty, format)),

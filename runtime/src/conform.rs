@@ -20,7 +20,7 @@ use ir::graph::{Graph, Op, Ref};
 use ir::numerics;
 use ir::quant::Format;
 use ir::state::StateKind;
-use ir::tensor::{Elem, TensorType, kv_bytes, kv_rows};
+use ir::tensor::{Elem, TensorType, kv_bytes, kv_rows, kv_shape};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -227,13 +227,13 @@ fn cache(ty: &TensorType, draw: Draw, rng: &mut Rng) -> Option<Operand> {
 /// Calls `f(byte in rows one after the other, byte in the layout of the type, bytes)` for each unit of a KV cache.
 fn cache_units(ty: &TensorType, mut f: impl FnMut(usize, usize, usize)) -> Option<()> {
     let rows = kv_rows(ty)?;
-    let (context, head, tile) = (ty.shape[1], ty.columns(), ty.layout.tile_rows());
+    let (positions, head, tile) = (kv_shape(ty)?.positions, ty.columns(), ty.layout.tile_rows());
     let codes = match ty.elem.kv()?.encoding {
         KvEncoding::Halves => 0,
         KvEncoding::Codes => head.next_multiple_of(Q8_BLOCK),
     };
     for row in 0..ty.rows() {
-        let (h, p) = (row / context, row % context);
+        let (h, p) = (row / positions, row % positions);
         let first = h * rows.head + p / KV_BLOCK * rows.block + p % KV_BLOCK / tile * tile * rows.row;
         for at in (0..codes).chain((codes..rows.row).step_by(2)) {
             let unit = if at < codes { 1 } else { 2 };
@@ -299,7 +299,7 @@ fn operand(body: &Graph, n: usize, ty: &TensorType, trial: Trial, rng: &mut Rng)
             }
             rows(values)
         }
-        (Op::MatMul | Op::Embed | Op::ExpertMatMul, 0) => {
+        (Op::MatMul | Op::HeadMatMul | Op::Embed | Op::ExpertMatMul, 0) => {
             let format = weight_format()?;
             let all = weights(format, ty.elements(), 1.0 / (ty.columns() as f32).sqrt(), draw, rng);
             let mut values = vec![0.0; ty.elements()];

@@ -3,7 +3,8 @@
 //! Loading repacks the weights from the GGUF into the device's memory, binds the plan of every entry point to
 //! addresses, and records it, between a copy of the step's inputs from staging memory and one of the largest logits to
 //! it; a step then writes its inputs and replays. The logits of a row come to the host when they are asked for. Going back
-//! is setting the position, but for recurrent states (`recurrent`), which need a checkpoint.
+//! is setting the position, but for recurrent states (`recurrent`), which need a checkpoint, and rings (`rings`), which hold
+//! the last positions alone.
 //! Invariant: a step allocates nothing but on the emulator; one that is refused changes nothing. After a launch that
 //! fails, the device's memory is not what kernels rely on, such as counters that they leave zero, so the executor refuses
 //! all further use. What it has on the device is given back when it is dropped. Next hop: [`crate::device`] runs the
@@ -14,6 +15,7 @@ mod bind;
 mod load;
 mod made;
 mod recurrent;
+mod rings;
 
 use crate::device::{self, Device, Options, Recording, Shared};
 use crate::{Error, ModelFile, Result, artifact};
@@ -23,6 +25,7 @@ use ir::abi::Control;
 use ir::artifact::{Artifact, Manifest, State};
 use ir::plan::Step;
 use recurrent::Recurrent;
+use rings::Rings;
 
 /// More tokens than a step can have.
 fn too_many(tokens: &[u32], capacity: usize) -> Error {
@@ -56,6 +59,7 @@ pub struct Executor {
     alone: Vec<alone::Alone>,
     position: usize,
     recurrent: Recurrent,
+    rings: Rings,
     /// Positions of the KV cache that hold something, whatever the position.
     filled: usize,
     /// Whether a launch has failed.
@@ -113,6 +117,7 @@ impl Executor {
     pub fn with_made_weights(devices: &[Shared], artifact: Artifact, seed: u64) -> Result<Executor> {
         let mut executor = Self::load(devices, artifact, |_| Ok(Weights::Made(seed)), &mut |_, _| ())?;
         executor.filled = executor.context();
+        executor.rings.hold_all();
         Ok(executor)
     }
 
@@ -158,6 +163,7 @@ impl Executor {
         let top = vec![0.0; most.map_or(0, |k| 2 * k + 1)];
         let (alone, position, filled, failed) = (Vec::new(), 0, 0, false);
         let (last, has_logits) = (None, false);
+        let rings = Rings::new(&manifest);
         Ok(Executor {
             info,
             manifest,
@@ -166,6 +172,7 @@ impl Executor {
             alone,
             position,
             recurrent,
+            rings,
             filled,
             failed,
             last,
@@ -260,8 +267,9 @@ impl Executor {
     }
 
     /// Forgets all tokens from `position` on, or more: a model with recurrent states goes back to the last checkpoint up to
-    /// there. Gives the position that is reached; tokens from there on are to be processed again. What made KV caches hold
-    /// counts as tokens. The logits stay.
+    /// there, and one with rings to the beginning, where they no longer hold what the windows see from there. Gives the
+    /// position that is reached; tokens from there on are to be processed again. What made KV caches hold counts as tokens.
+    /// The logits stay.
     ///
     /// # Errors
     /// [`Error::Limit`] if there are not as many, [`Error::Device`].
@@ -273,11 +281,16 @@ impl Executor {
                 have: self.position.max(self.filled) as u64,
             });
         }
-        self.position = self.recurrent.go_back(&self.bindings.held, position)?;
-        Ok(self.position)
+        let mut reached = self.recurrent.go_back(&self.bindings.held, position)?;
+        if !self.rings.hold(reached) {
+            reached = self.recurrent.go_back(&self.bindings.held, 0)?;
+        }
+        self.rings.go_back(reached);
+        self.position = reached;
+        Ok(reached)
     }
 
-    /// Whether going back may reach an earlier position than the one asked for: the model has recurrent states.
+    /// Whether checkpoints help to go back: the model has recurrent states.
     pub fn needs_checkpoints(&self) -> bool {
         !self.recurrent.is_empty()
     }
@@ -384,6 +397,7 @@ impl Executor {
         self.last = Some((number, tokens.len()));
         self.position += tokens.len();
         self.recurrent.advance(self.position);
+        self.rings.advance(self.position);
         Ok(())
     }
 

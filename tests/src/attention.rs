@@ -2,7 +2,7 @@
 
 use crate::synthetic::Rng;
 use codegen::{TableKernel, schedule};
-use ir::abi::Meaning;
+use ir::abi::{KV_BLOCK, Meaning};
 use ir::kv::KvFormat;
 use ir::quant::{self, Format};
 use ir::spec::KernelSpec;
@@ -51,6 +51,8 @@ const ROWS: &[Figures] = &[
     (6, 3, 28, 28, 1, 1, 0.0, true),
     (4, 2, 12, 20, 200, 70, 0.0, true),
     (16, 1, 576, 512, 80, 0, 0.0, false),
+    (66, 1, 16, 16, 130, 0, 0.0, true),
+    (74, 2, 8, 12, 600, 70, 0.0, false),
 ];
 
 /// All of them.
@@ -74,15 +76,22 @@ impl Row {
         self.head == self.value && atom.is_some()
     }
 
-    /// Its spec for steps of up to `tokens` tokens; `tiled` keys lie in tiles.
+    /// Blocks of the smallest ring that holds what steps of up to `tokens` tokens see, if that is less than the context.
+    pub fn ring(&self, tokens: usize) -> Option<usize> {
+        let blocks = (self.window? + tokens - 1).div_ceil(KV_BLOCK);
+        (blocks * KV_BLOCK < self.context).then_some(blocks)
+    }
+
+    /// Its spec for steps of up to `tokens` tokens; `tiled` keys lie in tiles; the caches are rings of so many blocks.
     ///
     /// # Panics
     /// If such a body is refused.
-    pub fn spec(&self, tokens: usize, kv: Format, tiled: bool, target: &Target) -> KernelSpec {
+    pub fn spec(&self, tokens: usize, kv: Format, (tiled, ring): (bool, Option<usize>), target: &Target) -> KernelSpec {
         let Row { heads, kv_heads, head, value, context, .. } = *self;
+        let positions = ring.map_or(context.to_string(), |blocks| format!("{blocks},{KV_BLOCK}"));
         let cache = |n: usize, size: usize, layout: &str| {
             let layout = if tiled { layout } else { "" };
-            format!("%{n} = param {n} : {kv}[{kv_heads},{context},{size}]{layout}\n")
+            format!("%{n} = param {n} : {kv}[{kv_heads},{positions},{size}]{layout}\n")
         };
         let mut text = format!("%0 = param 0 : f32[{tokens},{heads},{head}]\n");
         text += &(cache(1, head, "@keys") + &cache(2, value, "@values") + "%3 = param 3 : i32[1]\n");
@@ -98,17 +107,19 @@ impl Row {
         KernelSpec::new("attention", text.parse().unwrap_or_else(|e| panic!("{e}\n{text}")), tokens, target)
     }
 
-    /// Its kernels for a target: with keys in rows and, where they can be, in tiles.
+    /// Its kernels for a target: with keys in rows and, where they can be, in tiles, and both in rings.
     ///
     /// # Panics
     /// If one cannot be generated.
     pub fn kernels(&self, tokens: usize, target: &Target) -> Vec<TableKernel> {
         let mut kernels = Vec::new();
-        for (kv, tiled) in [quant::F16, quant::Q8_0].into_iter().flat_map(|kv| [(kv, false), (kv, true)]) {
+        let forms = [quant::F16, quant::Q8_0].into_iter().flat_map(|kv| [(kv, false), (kv, true)]);
+        let rings = [None].into_iter().chain(self.ring(tokens).map(Some));
+        for ((kv, tiled), ring) in forms.flat_map(|form| rings.clone().map(move |ring| (form, ring))) {
             if tiled && !self.tiles(kv, target) {
                 continue;
             }
-            let spec = self.spec(tokens, kv, tiled, target);
+            let spec = self.spec(tokens, kv, (tiled, ring), target);
             let made = schedule::choose(&spec, target, &[]).unwrap_or_else(|e| panic!("{self:?}: {e}"));
             let kernel = TableKernel::new(spec, made, kernels.len());
             kernels.push(kernel.unwrap_or_else(|e| panic!("{self:?}: {e}")));

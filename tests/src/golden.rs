@@ -1,7 +1,5 @@
 //! Golden outputs of the test models, and the one rule by which logits and greedy text are compared with them.
 
-use ir::front::{Model, Tensors};
-use ir::gguf::{self, Header};
 use ir::quant::{DotForm, Format};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -61,8 +59,7 @@ impl Golden {
 /// The folders of models with goldens: trained ones, and random ones of many architectures.
 pub const FOLDERS: [&str; 2] = ["models", "arch"];
 
-/// Every model with a golden file in a folder of the test data, by its path, but for those of architectures that are not
-/// built.
+/// Every model with a golden file in a folder of the test data, by its path.
 ///
 /// # Panics
 /// If a golden file is not as documented.
@@ -70,19 +67,7 @@ pub fn all(folder: &str) -> Vec<(PathBuf, Golden)> {
     let Some(dir) = crate::shared_dir(folder) else { return Vec::new() };
     let stem = |path: &PathBuf| path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     let files = crate::gguf_files(&dir).into_iter();
-    let header = |path: &Path| std::fs::read(path).ok().and_then(|bytes| gguf::parse(&bytes).ok());
-    let built = |path: &Path| header(path).is_none_or(|header| is_built(path, &header));
-    let known = files.filter_map(|path| Golden::load(&dir, &stem(&path)).map(|golden| (path, golden)));
-    known.filter(|(path, _)| built(path)).collect()
-}
-
-/// Whether a model is of an architecture that is built; says so if not.
-fn is_built(path: &Path, header: &Header) -> bool {
-    let refusal = Tensors::new(&header.tensors).and_then(|tensors| Model::read(&header.metadata, &tensors).map(drop));
-    if let Err(e) = &refusal {
-        eprintln!("skipped: {}: {e}", path.display());
-    }
-    refusal.is_ok()
+    files.filter_map(|path| Golden::load(&dir, &stem(&path)).map(|golden| (path, golden))).collect()
 }
 
 /// Tolerance as a share of the largest logit, for a model of these formats.

@@ -33,12 +33,12 @@ impl Model {
         Model { file, header, tensors, figures }
     }
 
-    /// The graph of an entry point with the model's whole context.
+    /// The graph of an entry point with the model's whole context, in which steps may be as long, so that no cache is a ring.
     ///
     /// # Panics
     /// If it cannot be built.
     pub fn graph(&self, tokens: usize, kv: Format, all_logits: bool) -> Verified<Graph> {
-        self.build(EntryShape { tokens, context: self.figures.context, kv, all_logits })
+        self.build(EntryShape { tokens, context: self.figures.context, step: self.figures.context, kv, all_logits })
             .unwrap_or_else(|e| panic!("{e}"))
     }
 

@@ -24,6 +24,8 @@ pub struct Synthetic {
     pub kv_heads: usize,
     /// Elements of a head; written as `attention.key_length` where it is not width / heads.
     pub head: usize,
+    /// Latent attention in the place of heads of their own.
+    pub latent: Option<Latent>,
     /// Hidden width of the feed-forward network.
     pub ffn: usize,
     /// Experts in its place, if there are any.
@@ -75,6 +77,23 @@ pub struct Mixture {
     pub dense: usize,
 }
 
+/// Latent attention.
+#[derive(Debug, Clone, Copy)]
+pub struct Latent {
+    /// Elements of the latent.
+    pub rank: usize,
+    /// Elements of the queries' own; 0: they are made of the input.
+    pub query_rank: usize,
+    /// Elements of a head of keys: those that are not rotated, and those that are.
+    pub plain: usize,
+    /// The latter.
+    pub rotated: usize,
+    /// Elements of a head of values.
+    pub value: usize,
+    /// Whether the matrices that make keys and values of the latent are cut by heads.
+    pub by_heads: bool,
+}
+
 impl Default for Mixture {
     fn default() -> Self {
         Mixture { experts: 6, used: 2, hidden: 48, shared: 0, biases: false, chosen_by_bias: false, dense: 0 }
@@ -91,6 +110,7 @@ impl Default for Synthetic {
             heads: 4,
             kv_heads: 2,
             head: 16,
+            latent: None,
             ffn: 96,
             mixture: None,
             ffn_norm: "ffn_norm",
@@ -234,7 +254,21 @@ pub fn zoo() -> Vec<(String, Synthetic)> {
                 qkv_bias: true,
                 rope_dim: Some(8),
                 format: quant::Q8_0,
-                ..mixed
+                ..mixed.clone()
+            },
+        ),
+    ]);
+    let latent = Latent { rank: 96, query_rank: 64, plain: 32, rotated: 8, value: 20, by_heads: true };
+    let deepseek = Synthetic { architecture: "deepseek2", heads: 3, kv_heads: 1, latent: Some(latent), ..mixed };
+    zoo.extend([
+        ("deepseek2-q8_0".to_string(), Synthetic { format: quant::Q8_0, ..deepseek.clone() }),
+        (
+            "deepseek2-lite-whole".into(),
+            Synthetic {
+                kv_heads: 3,
+                latent: Some(Latent { query_rank: 0, value: 24, by_heads: false, ..latent }),
+                format: quant::F16,
+                ..deepseek
             },
         ),
     ]);
@@ -305,7 +339,11 @@ impl Synthetic {
         for layer in 0..self.layers {
             let mut add = |part: &str, shape: &[usize]| add(format!("blk.{layer}.{part}"), shape);
             add("attn_norm.weight", &[self.width]);
-            for (part, rows) in [("attn_q", q), ("attn_k", kv), ("attn_v", kv)] {
+            if let Some(latent) = self.latent {
+                self.latent(latent, &mut add);
+            }
+            let own = [("attn_q", q), ("attn_k", kv), ("attn_v", kv)];
+            for (part, rows) in own.into_iter().filter(|_| self.latent.is_none()) {
                 add(&format!("{part}.weight"), &[rows, self.width]);
                 if self.qkv_bias {
                     add(&format!("{part}.bias"), &[rows]);
@@ -314,7 +352,8 @@ impl Synthetic {
                     add(&format!("{part}_norm.weight"), &[self.head]);
                 }
             }
-            add("attn_output.weight", &[self.width, q]);
+            let found = self.latent.map_or(q, |l| self.heads * l.value);
+            add("attn_output.weight", &[self.width, found]);
             if self.output_bias {
                 add("attn_output.bias", &[self.width]);
             }
@@ -336,6 +375,26 @@ impl Synthetic {
             add("output.weight".into(), &[self.vocab, self.width]);
         }
         writer
+    }
+
+    /// Adds the tensors of latent attention.
+    fn latent(&self, l: Latent, add: &mut dyn FnMut(&str, &[usize])) {
+        let rows = self.heads * (l.plain + l.rotated);
+        if l.query_rank > 0 {
+            add("attn_q_a.weight", &[l.query_rank, self.width]);
+            add("attn_q_a_norm.weight", &[l.query_rank]);
+            add("attn_q_b.weight", &[rows, l.query_rank]);
+        } else {
+            add("attn_q.weight", &[rows, self.width]);
+        }
+        add("attn_kv_a_mqa.weight", &[l.rank + l.rotated, self.width]);
+        add("attn_kv_a_norm.weight", &[l.rank]);
+        if l.by_heads {
+            add("attn_k_b.weight", &[self.heads, l.rank, l.plain]);
+            add("attn_v_b.weight", &[self.heads, l.value, l.rank]);
+        } else {
+            add("attn_kv_b.weight", &[self.heads * (l.plain + l.value), l.rank]);
+        }
     }
 
     /// Adds the tensors of a mixture.
@@ -387,7 +446,14 @@ impl Synthetic {
         }
         count("attention.head_count", self.heads);
         count("attention.head_count_kv", self.kv_heads);
-        if self.explicit_head() {
+        if let Some(l) = self.latent {
+            count("attention.kv_lora_rank", l.rank);
+            count("attention.q_lora_rank", l.query_rank);
+            count("rope.dimension_count", l.rotated);
+            let ending = if l.by_heads { "_mla" } else { "" };
+            count(&format!("attention.key_length{ending}"), l.plain + l.rotated);
+            count(&format!("attention.value_length{ending}"), l.value);
+        } else if self.explicit_head() {
             count("attention.key_length", self.head);
             count("attention.value_length", self.head);
         }

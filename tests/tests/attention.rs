@@ -145,17 +145,20 @@ fn a_token_does_not_depend_on_those_beside_it() {
             let cache: Vec<u8> = (0..elements).flat_map(half).collect();
             let operands = Operands { position, queries, cache, sinks };
             let tiled = row.tiles(quant::F16, target);
-            let step = |capacity: usize, first: usize, tokens: usize| {
-                results(row, row.spec(capacity, quant::F16, tiled, target), target, &operands, first, tokens)
-            };
-            let whole = step(TOKENS, 0, TOKENS);
-            let parts = [step(TOKENS, 0, 5), step(4, 5, 3), step(8, 8, 8)].concat();
-            assert!(whole == parts, "{name} {row:?}: steps of 5, 3 and 8 tokens");
-            let single: Vec<Vec<u8>> = (0..TOKENS).flat_map(|t| step(1, t, 1)).collect();
-            assert!(whole == single, "{name} {row:?}: steps of one token");
-            // Entry points for prompts take the ranges of the cache one after the other.
-            if row.context >= 40 {
-                assert!(whole == step(40, 0, TOKENS), "{name} {row:?}: a prompt");
+            for ring in [None].into_iter().chain(row.ring(40).map(Some)) {
+                let step = |capacity: usize, first: usize, tokens: usize| {
+                    let spec = row.spec(capacity, quant::F16, (tiled, ring), target);
+                    results(row, spec, target, &operands, first, tokens)
+                };
+                let whole = step(TOKENS, 0, TOKENS);
+                let parts = [step(TOKENS, 0, 5), step(4, 5, 3), step(8, 8, 8)].concat();
+                assert!(whole == parts, "{name} {row:?} {ring:?}: steps of 5, 3 and 8 tokens");
+                let single: Vec<Vec<u8>> = (0..TOKENS).flat_map(|t| step(1, t, 1)).collect();
+                assert!(whole == single, "{name} {row:?} {ring:?}: steps of one token");
+                // Entry points for prompts take the ranges of the cache one after the other.
+                if row.context >= 40 {
+                    assert!(whole == step(40, 0, TOKENS), "{name} {row:?} {ring:?}: a prompt");
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 //! products, heads of products, rows without products.
 
 use codegen::TableKernel;
+use ir::abi::KV_BLOCK;
 use ir::graph::{F32, Function, Graph, Op, Ref, RopeStyle};
 use ir::quant::{self, Format};
 use ir::spec::KernelSpec;
@@ -56,6 +57,15 @@ impl Body<'_> {
         let w = self.leaf(TensorType { layout, ..TensorType::new(Elem::Ggml(format), [rows, columns]) });
         let x = if format.dot.wants_int8() { self.op(Op::Quantize, &[x]) } else { x };
         self.op(Op::MatMul, &[w, x])
+    }
+
+    /// The products of heads `x`, each with a matrix of its own.
+    fn head_product(&mut self, x: Ref, rows: usize, format: Format) -> Ref {
+        let &[_, heads, columns] = self.graph.ty(x).shape.as_slice() else { unreachable!() };
+        let layout = if self.target.has_dot(format.dot) { Layout::Rows16 } else { Layout::Rows };
+        let w = self.leaf(TensorType { layout, ..TensorType::new(Elem::Ggml(format), [heads, rows, columns]) });
+        let x = if format.dot.wants_int8() { self.op(Op::Quantize, &[x]) } else { x };
+        self.op(Op::HeadMatMul, &[w, x])
     }
 
     fn function(&mut self) -> Function {
@@ -197,6 +207,41 @@ fn rows(b: &mut Body<'_>) -> Vec<Ref> {
     (0..1 + b.rng.below(2)).map(|_| result(b)).collect()
 }
 
+/// Heads of two parts, of which the second may be the same for all, stored or appended to a KV cache; those that are not may
+/// have any length.
+fn joined(b: &mut Body<'_>) -> Vec<Ref> {
+    let (heads, head) = (1 + b.rng.below(5), 4 * (1 + b.rng.below(33)));
+    let (more, odd) = (4 * (1 + b.rng.below(9)), b.rng.below(2));
+    let shared = b.choice(&[1, heads]);
+    let first = b.floats(&[b.tokens, heads, head - odd]);
+    let second = b.floats(&[b.tokens, shared, more]);
+    let v = b.op(Op::Concat, &[first, second]);
+    vec![if odd == 1 { b.elementwise(v) } else { b.heads(v, heads, head + more) }]
+}
+
+/// Heads that are appended to rings, so small that a step may begin anew within it, in every layout.
+fn appended(b: &mut Body<'_>) -> Vec<Ref> {
+    let (heads, head, blocks) = (1 + b.rng.below(3), 4 * (1 + b.rng.below(33)), 1 + b.rng.below(2));
+    let layouts =
+        if b.target.gpu().is_some() { &[Layout::Rows][..] } else { &[Layout::Rows, Layout::Keys, Layout::Values] };
+    let (layout, kv) = (b.choice(layouts), b.choice(&[quant::F16, quant::Q8_0]));
+    let v = b.floats(&[b.tokens, heads, head]);
+    let v = b.norm(v);
+    let ty = TensorType::new(Elem::Ggml(kv), [heads, blocks, KV_BLOCK, head]);
+    let cache = b.leaf(TensorType { layout, ..ty });
+    let position = b.leaf(TensorType::new(Elem::I32, [1]));
+    vec![b.op(Op::KvAppend, &[cache, v, position])]
+}
+
+fn head_products(b: &mut Body<'_>) -> Vec<Ref> {
+    let format = b.choice(&["f32", "f16", "bf16", "q8_0", "q4_0", "q5_1", "q6_k"].map(format));
+    let multiple = (format.multiple as usize).max(4);
+    let (heads, rows, blocks) = (1 + b.rng.below(6), 1 + b.rng.below(150), 1 + b.rng.below(9));
+    let columns = b.choice(&[multiple, multiple * blocks, 768]);
+    let x = b.floats(&[b.tokens, heads, columns]);
+    vec![b.head_product(x, rows, format)]
+}
+
 /// Whether an op gives nothing finite for any infinity: which one, or NaN, a product gives of infinite rows is not promised.
 fn keeps_infinity(op: &Op) -> bool {
     let Op::Map(function) = op else { return true };
@@ -204,9 +249,13 @@ fn keeps_infinity(op: &Op) -> bool {
 }
 
 fn check(op: &str, build: Build) {
+    check_on(op, build, |_| true);
+}
+
+fn check_on(op: &str, build: Build, wanted: fn(&Target) -> bool) {
     for target in target::ALL {
         let target = &on_test_card(target);
-        if !run::runs(target) {
+        if !run::runs(target) || !wanted(target) {
             continue;
         }
         for seed in 0..BODIES {
@@ -242,6 +291,21 @@ fn tails_of_products() {
 #[test]
 fn heads_of_products() {
     check("qkv", qkv);
+}
+
+#[test]
+fn products_of_heads() {
+    check_on("head_products", head_products, |target| target.gpu().is_none());
+}
+
+#[test]
+fn rows_of_rings() {
+    check("rows", appended);
+}
+
+#[test]
+fn heads_of_two_parts() {
+    check("rows", joined);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use ir::front::{self, EntryShape, Tensors};
 use ir::gguf::{self, Array, Value};
 use ir::quant;
-use tests::synthetic::Synthetic;
+use tests::synthetic::{Latent, Mixture, Synthetic};
 
 /// The error of a file whose metadata was changed.
 fn refusal(spec: &Synthetic, change: &[(&str, Option<Value>)], drop: Option<&str>) -> Result<(), String> {
@@ -18,7 +18,7 @@ fn refusal(spec: &Synthetic, change: &[(&str, Option<Value>)], drop: Option<&str
     }
     let tensors =
         Tensors::new(header.tensors.iter().filter(|t| Some(t.name.as_str()) != drop)).map_err(|e| e.to_string())?;
-    let shape = EntryShape { tokens: 2, context: 8, kv: quant::F16, all_logits: false };
+    let shape = EntryShape { tokens: 2, context: 8, step: 8, kv: quant::F16, all_logits: false };
     let built = front::Model::read(&metadata, &tensors).and_then(|model| model.build(shape));
     built.map(|_| ()).map_err(|e| e.to_string())
 }
@@ -89,6 +89,32 @@ fn refuses_by_name_and_figure() {
 }
 
 #[test]
+fn refuses_figures_of_latent_attention() {
+    let u = |n: u32| Some(Value::U32(n));
+    let latent = Latent { rank: 32, query_rank: 24, plain: 16, rotated: 8, value: 12, by_heads: true };
+    let mixture = Some(Mixture::default());
+    let spec =
+        Synthetic { architecture: "deepseek2", kv_heads: 1, latent: Some(latent), mixture, ..Synthetic::default() };
+    refusal(&spec, &[], None).unwrap();
+    for (key, value, words) in [
+        ("attention.kv_lora_rank", None, "'deepseek2.attention.kv_lora_rank' is missing"),
+        ("attention.kv_lora_rank", u(1 << 20), "needs 1048576, but 512"),
+        ("attention.kv_lora_rank", u(30), "a latent of 30 and heads of 16 + 8 and 12 elements"),
+        ("attention.kv_lora_rank", u(36), "'blk.0.attn_kv_a_mqa.weight' is [40, 64], expected [44, 64]"),
+        ("attention.q_lora_rank", None, "'blk.0.attn_q_a.weight' is [24, 64], expected [0, 64]"),
+        ("attention.key_length_mla", u(8), "heads of 8 elements have none besides 8 that are rotated"),
+        ("attention.key_length_mla", None, "'deepseek2.attention.key_length' is missing"),
+        ("attention.value_length_mla", u(16), "'blk.0.attn_v_b.weight' is [4, 12, 32], expected [4, 16, 32]"),
+        ("attention.head_count_kv", u(4), "head_count_kv is 4, not 1"),
+        ("rope.scaling.type", Some(Value::from("yarn")), "original_context_length' is missing"),
+    ] {
+        let key = format!("deepseek2.{key}");
+        let error = refusal(&spec, &[(&key, value.clone())], None).expect_err(words);
+        assert!(error.contains(words), "{key} = {value:?}: '{error}' does not say '{words}'");
+    }
+}
+
+#[test]
 fn names_missing_and_foreign_tensors() {
     let spec = Synthetic { qk_norm: false, ..Default::default() };
     for name in ["token_embd.weight", "output_norm.weight", "blk.1.attn_v.weight", "blk.0.ffn_norm.weight"] {
@@ -114,7 +140,7 @@ fn a_vocabulary_alone_is_named() {
 fn refuses_entry_points_that_the_model_cannot_have() {
     let model = Synthetic::default().model();
     let build = |tokens, context, kv| {
-        let shape = EntryShape { tokens, context, kv, all_logits: true };
+        let shape = EntryShape { tokens, context, step: context, kv, all_logits: true };
         model.build(shape).map(|_| ()).map_err(|e| e.to_string())
     };
     build(64, 64, quant::Q8_0).unwrap();

@@ -10,7 +10,7 @@ use ir::quant::{self, Format};
 use ir::target;
 use ir::tensor::{Elem, Layout};
 use ir::{Result, Verified};
-use tests::synthetic::{self, Mixture};
+use tests::synthetic::{self, Latent, Mixture};
 
 /// Runs a prompt in steps of the graph's capacity or less, while the context lasts, and gives all outputs and caches, by name,
 /// as bits.
@@ -81,7 +81,15 @@ fn check(
         Some(Mixture { shared: 0, .. }) => &["linear", "route", "experts", "expert_sum"],
         Some(_) => &["linear", "route", "experts", "linear", "linear", "expert_sum"],
     };
-    let layer = |layer: usize| ["qkv", "attention", "linear"].into_iter().chain(ffn(layer).iter().copied());
+    let attention = match spec.latent {
+        None => "qkv attention linear",
+        // Queries and their parts; the latent and the rotated part, which are normalised, rotated, joined and appended.
+        Some(Latent { by_heads: true, .. }) => {
+            "linear linear rows head_products rows rows linear rows rows rows rows attention rows head_products linear"
+        }
+        Some(_) => "linear rows rows linear rows linear rows rows rows attention linear",
+    };
+    let layer = |layer: usize| attention.split(' ').chain(ffn(layer).iter().copied());
     let expected: Vec<&str> =
         ["embed"].into_iter().chain((0..spec.layers).flat_map(layer)).chain(["linear"]).chain(gpu).collect();
     let without_angles: Vec<&str> = kinds.iter().copied().filter(|k| *k != "rope_angles").collect();

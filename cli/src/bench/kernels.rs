@@ -111,12 +111,16 @@ impl Entry {
         bar.set_message("step");
         let (start, mut steps) = (Instant::now(), 0u32);
         while steps == 0 || start.elapsed() < LEAST {
-            executor.set_position(work.depth.len())?;
+            if work.go_back(executor)?.is_none() {
+                return Ok(false);
+            }
             executor.step(&self.tokens)?;
             steps += 1;
         }
         self.seconds.push(start.elapsed().as_secs_f64() / f64::from(steps));
-        executor.set_position(work.depth.len())?;
+        if work.go_back(executor)?.is_none() {
+            return Ok(false);
+        }
         for kernel in &mut self.kernels {
             if !work.go_on() {
                 return Ok(false);

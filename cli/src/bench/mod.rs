@@ -178,9 +178,18 @@ impl Work<'_> {
         Ok(once.prefill(executor)?.and(once.decode(executor)?).map(|_| ()))
     }
 
+    /// Goes back to the depth; what states no longer hold of it is processed again. `None` if interrupted.
+    fn go_back(&self, executor: &mut Executor) -> Result<Option<()>> {
+        let reached = executor.set_position(self.depth.len())?;
+        let rest = &self.depth[reached..];
+        Ok((rest.is_empty() || executor.prefill(rest, &mut |_, _| self.go_on())?).then_some(()))
+    }
+
     /// Prompt tokens a second, from the depth on. `None` if interrupted.
     fn prefill(&self, executor: &mut Executor) -> Result<Option<f64>> {
-        executor.set_position(self.depth.len())?;
+        if self.go_back(executor)?.is_none() {
+            return Ok(None);
+        }
         let start = Instant::now();
         let whole = executor.prefill(self.prompt, &mut |_, _| self.go_on())?;
         Ok(whole.then(|| self.prompt.len() as f64 / start.elapsed().as_secs_f64()))
@@ -188,7 +197,9 @@ impl Work<'_> {
 
     /// Steps of one token a second, from the depth on. `None` if interrupted.
     fn decode(&self, executor: &mut Executor) -> Result<Option<f64>> {
-        executor.set_position(self.depth.len())?;
+        if self.go_back(executor)?.is_none() {
+            return Ok(None);
+        }
         let start = Instant::now();
         for token in self.steps {
             if !self.go_on() {

@@ -70,6 +70,8 @@ struct Report {
     figures: Option<Figures>,
     /// Bytes that a position takes in the KV caches, in f16.
     kv_bytes_per_token: Option<u64>,
+    #[serde(skip)]
+    kv_bytes: u64,
     /// Why the model cannot be compiled, where it cannot.
     unsupported: Option<String>,
     formats: BTreeMap<String, Share>,
@@ -147,16 +149,22 @@ struct Understood {
     figures: Option<Figures>,
     /// Bytes that a position takes in its KV caches, in f16.
     kv_bytes_per_token: Option<u64>,
+    /// Bytes of KV caches of [`summary::CONTEXT`] positions, or the model's.
+    kv_bytes: u64,
     skipped: Vec<String>,
 }
 
 fn understood(file: &ModelFile) -> ir::Result<Understood> {
     let tensors = Tensors::new(file.tensors().map(|(_, t)| t))?;
     let model = front::Model::read(file.metadata(), &tensors)?;
-    let graph = model.build(EntryShape { tokens: 1, context: 1, kv: quant::F16, all_logits: false })?;
-    let states = graph.nodes().iter().filter(|n| matches!(n.op, Op::State(_)));
-    let bytes = states.filter_map(|n| kv_bytes(&n.results[0])).sum();
-    Ok(Understood { figures: Some(model.figures()?), kv_bytes_per_token: Some(bytes), skipped: model.skipped()? })
+    let figures = model.figures()?;
+    let bytes = |context: usize| -> ir::Result<u64> {
+        let graph = model.build(EntryShape { tokens: 1, context, step: 1, kv: quant::F16, all_logits: false })?;
+        let states = graph.nodes().iter().filter(|n| matches!(n.op, Op::State(_)));
+        Ok(states.filter_map(|n| kv_bytes(&n.results[0])).sum())
+    };
+    let (one, all) = (bytes(1)?, bytes(figures.context.min(summary::CONTEXT as usize))?);
+    Ok(Understood { figures: Some(figures), kv_bytes_per_token: Some(one), kv_bytes: all, skipped: model.skipped()? })
 }
 
 /// Runs the command.
@@ -189,7 +197,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         (None, Ok(understood)) => (understood, None),
         (None, Err(e)) => (Understood::default(), Some(e.to_string())),
     };
-    let Understood { figures, kv_bytes_per_token, skipped } = understood;
+    let Understood { figures, kv_bytes_per_token, kv_bytes, skipped } = understood;
     let text = |key: &str| file.metadata().opt_str(key).ok().flatten().map(String::from);
     let mut sha256 = Vec::new();
     if args.verify {
@@ -212,6 +220,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         chat_template: file.metadata().get(runtime::chat::KEY).is_some(),
         figures,
         kv_bytes_per_token,
+        kv_bytes,
         unsupported,
         formats,
         tensors,

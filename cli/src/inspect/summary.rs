@@ -13,7 +13,7 @@ use std::fmt::Write;
 /// Most characters of a name.
 const NAME: usize = 100;
 /// The context that memory is stated for, where the model's is not smaller.
-const CONTEXT: u64 = 8192;
+pub(super) const CONTEXT: u64 = 8192;
 /// Most lines of tensors where not all are listed.
 const LINES: usize = 40;
 
@@ -92,13 +92,8 @@ pub fn text(r: &Report, all: bool) -> Result<String> {
 fn memory(s: &mut String, r: &Report, c: &Figures) -> Result<()> {
     let context = CONTEXT.min(c.context as u64);
     let token = r.kv_bytes_per_token.unwrap_or(0);
-    let need = r.bytes.saturating_add(token.saturating_mul(context));
-    write!(
-        s,
-        "KV cache: {:.1} KiB a token in f16, {:.2} GiB at {context}",
-        token as f64 / 1024.0,
-        gib(token * context)
-    )?;
+    let need = r.bytes.saturating_add(r.kv_bytes);
+    write!(s, "KV cache: {:.1} KiB a token in f16, {:.2} GiB at {context}", token as f64 / 1024.0, gib(r.kv_bytes))?;
     let gpus = target::ALL.iter().filter_map(|t| t.gpu());
     let mut cards: Vec<&Card> = gpus.flat_map(|gpu| gpu.cards).filter(|c| free(c.memory_bytes) >= need).collect();
     cards.sort_by_key(|c| c.memory_bytes);

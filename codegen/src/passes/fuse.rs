@@ -45,7 +45,7 @@ fn reads(op: &Op) -> Reads {
     match op {
         Op::Add | Op::Mul | Op::Map(_) | Op::Reshape(_) | Op::KvAppend | Op::ExpertSum => Reads::Elements,
         Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Rope { .. } => Reads::Last,
-        Op::MatMul | Op::ExpertMatMul | Op::Quantize => Reads::Rows,
+        Op::MatMul | Op::HeadMatMul | Op::ExpertMatMul | Op::Quantize => Reads::Rows,
         _ => Reads::Memory,
     }
 }
@@ -64,6 +64,7 @@ fn makes(op: &Op) -> Makes {
         | Op::Quantize
         | Op::LastToken
         | Op::Slice { .. }
+        | Op::Concat
         | Op::ExpertRows
         | Op::ExpertSum => Makes::There,
         _ => Makes::Kernel,
@@ -218,7 +219,7 @@ impl<'a> Forms<'a> {
         let users = &self.users[id.0 as usize];
         let wants = |wanted: Reads| users.iter().any(|&user| reads(&self.graph.node(user).op) == wanted);
         let is_product = matches!(form, Form::Product(_));
-        let heads = |id: NodeId| self.graph.ty(id.into()).shape.len() == 3;
+        let heads = |id: NodeId| self.graph.ty(id.into()).shape.len() >= 3;
         if wants(Reads::Memory) {
             return true;
         }

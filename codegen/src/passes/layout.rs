@@ -13,7 +13,7 @@ use std::collections::HashSet;
 
 pub(super) fn run(graph: &Graph, context: &PassContext<'_>) -> Result<Graph> {
     let producer = |node: &Node, n: usize| graph.node(node.inputs[n].node);
-    let products = graph.nodes().iter().filter(|n| matches!(n.op, Op::MatMul | Op::ExpertMatMul));
+    let products = graph.nodes().iter().filter(|n| matches!(n.op, Op::MatMul | Op::HeadMatMul | Op::ExpertMatMul));
     let multiplied: HashSet<&Op> = products.map(|n| &producer(n, 0).op).collect();
     let tables = graph.nodes().iter().filter(|n| n.op == Op::ExpertRows);
     let tables: HashSet<&Op> = tables.map(|n| &producer(n, 0).op).collect();

@@ -8,7 +8,9 @@ use ir::tensor::Elem;
 
 pub(super) fn run(graph: &Graph, _: &PassContext<'_>) -> Result<Graph> {
     rewrite(graph, |new, node, inputs| {
-        let (Op::MatMul | Op::ExpertMatMul, &[w, x, ref routing @ ..]) = (&node.op, inputs) else { return Ok(None) };
+        let (Op::MatMul | Op::HeadMatMul | Op::ExpertMatMul, &[w, x, ref routing @ ..]) = (&node.op, inputs) else {
+            return Ok(None);
+        };
         let wanted = matches!(new.ty(w).elem, Elem::Ggml(format) if format.dot.wants_int8());
         if !wanted || new.ty(x).elem != Elem::F32 {
             return Ok(None);

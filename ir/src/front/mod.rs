@@ -68,6 +68,8 @@ pub struct EntryShape {
     pub tokens: usize,
     /// Positions of the KV caches.
     pub context: usize,
+    /// Most tokens of a step of any entry point of the model: what rings of windows have room for.
+    pub step: usize,
     /// Format of the KV caches, one of [`crate::kv::ALL`].
     pub kv: Format,
     /// Logits for every token (output \[T, vocab\]) or for the step's last only (\[1, vocab\]).
@@ -160,7 +162,7 @@ impl<'a> Model<'a> {
         let keys = Keys::new(self.metadata, self.architecture.name);
         let context = keys.count("context_length", 1, most::CONTEXT)?;
         keys::bound("the KV cache's context", shape.context as u64, 1, context)?;
-        keys::bound("the tokens of a step", shape.tokens as u64, 1, shape.context)?;
+        keys::bound("the tokens of a step", shape.tokens as u64, 1, shape.step.min(shape.context))?;
         let extras = extras::of(self.tensors, blocks(&keys)?).map(|(name, _)| name.to_owned());
         let mut network = Network::new(&keys, self.tensors, shape, extras.collect())?;
         (self.architecture.build)(&mut network)?;

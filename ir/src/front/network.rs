@@ -3,9 +3,11 @@
 //! something else.
 
 use super::{EntryShape, Keys, Tensors};
+use crate::abi::KV_BLOCK;
 use crate::graph::{Graph, Input, Op, Ref, Weight};
 use crate::quant;
 use crate::quote::quoted;
+use crate::state::ring_blocks;
 use crate::tensor::{Elem, TensorType};
 use crate::{Error, Result, Verified};
 use std::collections::BTreeSet;
@@ -83,7 +85,7 @@ impl<'a> Network<'a> {
         self.matrix_of(name, Some(rows.clone()), TensorType { shape: vec![rows.len(), columns], ..ty })
     }
 
-    /// The matrices `name` of experts, of \[rows, columns\] each.
+    /// The matrices `name` of experts or of heads, of \[rows, columns\] each.
     pub fn experts(&mut self, name: &str, (experts, rows): (usize, usize), columns: usize) -> Result<Ref> {
         let ty = self.tensor(name, &[experts, rows, columns])?;
         self.matrix_of(name, None, ty)
@@ -140,12 +142,18 @@ impl<'a> Network<'a> {
         if self.has(name) { self.vector(name, n).map(Some) } else { Ok(None) }
     }
 
-    /// Appends the rows x \[T, heads, head\] to the KV cache `name`, which becomes an output of the graph.
-    pub fn append(&mut self, name: String, x: Ref) -> Result<Ref> {
+    /// Appends the rows x \[T, heads, head\] to the KV cache `name`, which becomes an output of the graph. For a window, a ring
+    /// is enough.
+    pub fn append(&mut self, name: String, x: Ref, window: Option<usize>) -> Result<Ref> {
         let &[_, heads, head] = self.ty(x).shape.as_slice() else {
             return Err(Error::verify("graph", "rows of a KV cache are [T, heads, head]"));
         };
-        let ty = TensorType::new(Elem::Ggml(self.shape.kv), [heads, self.shape.context, head]);
+        let EntryShape { context, step, kv, .. } = self.shape;
+        let shape = match window.and_then(|window| ring_blocks(window, step, context)) {
+            Some(blocks) => vec![heads, blocks, KV_BLOCK, head],
+            None => vec![heads, context, head],
+        };
+        let ty = TensorType::new(Elem::Ggml(kv), shape);
         let state = self.graph.leaf(Op::State(name.clone()), ty)?;
         let new = self.graph.add(Op::KvAppend, &[state, x, self.position])?;
         self.states.push((name, new));

@@ -2,7 +2,7 @@
 
 use super::{Angles, F32, Gating, Groups, Input, MOST_TOP, Op};
 use crate::state::StateKind;
-use crate::tensor::{Elem, Layout, TensorType};
+use crate::tensor::{Elem, KvShape, Layout, TensorType, kv_shape};
 use std::ops::{Range, RangeInclusive};
 
 /// The most elements of a tensor; keeps every size computed from a type within 64 bits.
@@ -42,7 +42,7 @@ pub(super) fn check_leaf(op: &Op, ty: &TensorType) -> Result<(), String> {
             check_weight(ty)
         }
         Op::Param(_) => match ty.elem {
-            Elem::Ggml(_) if ty.layout.is_kv() => check_cache(ty),
+            Elem::Ggml(_) if ty.layout.is_kv() => cache(ty).map(drop),
             Elem::Ggml(_) if ty.layout != Layout::Rows => check_weight(ty),
             _ => rows("a param"),
         },
@@ -68,9 +68,10 @@ fn check_state(ty: &TensorType) -> Result<(), String> {
 }
 
 /// A KV cache.
-fn check_cache(ty: &TensorType) -> Result<(), String> {
-    let kind = StateKind::Rows;
-    ensure(StateKind::of(ty) == Some(kind), || format!("a KV cache is {}, not {ty}", kind.form()))
+fn cache(ty: &TensorType) -> Result<KvShape, String> {
+    let kinds = [StateKind::Rows, StateKind::Ring];
+    let shape = kv_shape(ty).filter(|_| StateKind::of(ty).is_some_and(|kind| kinds.contains(&kind)));
+    shape.ok_or_else(|| format!("a KV cache is {}, not {ty}", kinds.map(StateKind::form).join(" or ")))
 }
 
 /// A recurrent state of this shape.
@@ -117,6 +118,15 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             ensure(x.columns() == w.columns(), || format!("the columns of the weight {w} and of x {x} differ"))?;
             one(&[x.rows(), w.rows()])
         }
+        Op::HeadMatMul => {
+            let [w, x] = take(operands)?;
+            ensure(w.shape.len() == 3, || format!("the weight has three dimensions, not {w}"))?;
+            check_weight(w)?;
+            let (heads, columns) = (w.shape[0], w.columns());
+            let fits = x.shape.len() == 3 && x.shape[1..] == [heads, columns];
+            ensure(is_activation(x) && fits, || format!("x is f32 or q8 of {heads} heads of {columns}, not {x}"))?;
+            one(&[x.shape[0], heads * w.shape[1]])
+        }
         Op::Quantize => {
             let [x] = take(operands)?;
             float("x", x)?;
@@ -161,6 +171,15 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             shape.push(x.columns() / every * count);
             one(&shape)
         }
+        Op::Concat => {
+            let [a, b] = take(operands)?;
+            heads("a", a)?;
+            heads("b", b)?;
+            ensure(b.shape[0] == a.shape[0] && (b.shape[1] == a.shape[1] || b.shape[1] == 1), || {
+                format!("b is f32[T,H,n] with the tokens and heads of a {a}, or one head, not {b}")
+            })?;
+            one(&[a.shape[0], a.shape[1], a.shape[2] + b.shape[2]])
+        }
         Op::RopeAngles(angles) => {
             let Angles { tokens, dim, theta, divisors, magnitude } = &**angles;
             position(operands.first().copied())?;
@@ -194,24 +213,24 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
         }
         Op::KvAppend => {
             let [state, x, at] = take(operands)?;
-            check_cache(state)?;
+            let shape = cache(state)?;
             heads("x", x)?;
             position(Some(at))?;
-            ensure(state.shape[0] == x.shape[1] && state.shape[2] == x.shape[2], || {
+            ensure([shape.heads, shape.head] == x.shape[1..], || {
                 format!("heads of x {x} do not fit the KV cache {state}")
             })?;
-            ensure(x.shape[0] <= state.shape[1], || format!("{} tokens do not fit the KV cache {state}", x.shape[0]))?;
+            ensure(x.shape[0] <= shape.positions, || format!("{} tokens do not fit the KV cache {state}", x.shape[0]))?;
             Ok(vec![state.clone()])
         }
         Op::Attention { scale, window, cap } => {
             let (operands, sinks) = operands.split_at(operands.len().min(4));
             let [q, k, v, at] = take(operands)?;
             heads("q", q)?;
-            check_cache(k)?;
-            check_cache(v)?;
+            let (keys, values) = (cache(k)?, cache(v)?);
             let layouts = [(Layout::Rows, Layout::Rows), (Layout::Keys, Layout::Values)];
             // Keys and values that share a memory have rows of one size.
-            let alike = k.shape[..2] == v.shape[..2] && (k.layout == Layout::Rows || k.shape == v.shape);
+            let alike =
+                KvShape { head: keys.head, ..values } == keys && (k.layout == Layout::Rows || k.shape == v.shape);
             ensure(k.elem == v.elem && alike && layouts.contains(&(k.layout, v.layout)), || {
                 format!("k is {k}, v is {v}")
             })?;
@@ -222,15 +241,20 @@ fn results(op: &Op, operands: &[&TensorType]) -> Result<Vec<TensorType>, String>
             if let Some(cap) = cap {
                 ensure(positive(cap), || format!("cap is {}", cap.0))?;
             }
-            ensure(k.shape[2] == q.shape[2] && q.shape[1].is_multiple_of(k.shape[0]), || {
+            ensure(keys.head == q.shape[2] && q.shape[1].is_multiple_of(keys.heads), || {
                 format!("heads of q {q} do not fit the KV cache {k}")
+            })?;
+            // All rows of the step are in their places before its first token looks for what it sees.
+            let seen = window.and_then(|window| (window - 1).checked_add(q.shape[0]));
+            ensure(!keys.ring || seen.is_some_and(|seen| seen <= keys.positions), || {
+                format!("the ring {k} does not hold what {} tokens see", q.shape[0])
             })?;
             match sinks {
                 [] => {}
                 [sinks] => vector("the sinks", sinks, q.shape[1])?,
                 _ => return Err(format!("{} operands, at most 5 are allowed", 4 + sinks.len())),
             }
-            one(&[q.shape[0], q.shape[1] * v.shape[2]])
+            one(&[q.shape[0], q.shape[1] * values.head])
         }
         Op::ShortConv => {
             let [state, x, w] = take(operands)?;

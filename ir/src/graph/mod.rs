@@ -173,6 +173,8 @@ pub enum Op {
     },
     /// (w\[R, C\], x\[T, C\]) -> \[T, R\]: x times w transposed; x is f32 or q8.
     MatMul,
+    /// (w\[H, R, C\], x\[T, H, C\]) -> \[T, H R\]: of each head its row times its own matrix transposed; x is f32 or q8.
+    HeadMatMul,
     /// f32\[.., C\] -> q8\[.., C\]: for each block of 32, scale = max |x| / 127 and code = round-half-to-even(x * (1 / scale)),
     /// all in f32. Codes are 0 where the scale is zero or subnormal; a NaN or infinity in a block is one in its scale.
     Quantize,
@@ -194,6 +196,8 @@ pub enum Op {
         /// Columns of a part.
         every: usize,
     },
+    /// (a\[T, H, m\], b\[T, H, n\] or b\[T, 1, n\]) -> \[T, H, m + n\]: each head of a, then that of b, or the one that all share.
+    Concat,
     /// (position, factors\[dim / 2\]?) -> \[T, dim\]: element 2 i is the cosine, 2 i + 1 the sine of
     /// (position + t) * theta^(-2 i / dim) / factors\[i\] / divisors\[i\], both times the magnitude.
     RopeAngles(Box<Angles>),
@@ -211,14 +215,15 @@ pub enum Op {
         /// Where the pairs are.
         style: RopeStyle,
     },
-    /// (state\[H, context, h\], x\[T, H, h\], position) -> state with rows position.. of every head replaced by x, rounded to
-    /// the state's format (8-bit: [`crate::abi::kv_q8_row_bytes`], scale and codes as [`Op::Quantize`] makes them, the
-    /// scale then rounded to f16).
+    /// (state\[H, context, h\], x\[T, H, h\], position) -> state with rows position.. of every head, in a ring those of the
+    /// positions modulo its length, replaced by x, rounded to the state's format (8-bit:
+    /// [`crate::abi::kv_q8_row_bytes`], scale and codes as [`Op::Quantize`] makes them, the scale then rounded to f16).
     KvAppend,
     /// (q\[T, H, h\], k\[G, context, h\], v\[G, context, e\], position, sinks\[H\]?) -> \[T, H e\]: the sum of exp(s_j) v_j over
     /// that of exp(s_j), to which exp(sink of the head) is added where there are sinks; H / G query heads share a KV head.
     /// s_j = q . k_j * scale, with a cap cap * tanh(s_j / cap); j are the positions up to i = position + t, with a window
-    /// those of them for which i - j < window.
+    /// those of them for which i - j < window. Only with a window may k and v be rings, which hold what all tokens of the step
+    /// see.
     Attention {
         /// Multiplies the scores.
         scale: F32,

@@ -35,12 +35,14 @@ pub fn mnemonic(op: &Op) -> &'static str {
         Op::RmsNorm { .. } => "rms_norm",
         Op::LayerNorm { .. } => "layer_norm",
         Op::MatMul => "matmul",
+        Op::HeadMatMul => "head_matmul",
         Op::Quantize => "quantize",
         Op::Add => "add",
         Op::Mul => "mul",
         Op::Map(function) => function.text().0,
         Op::Reshape(_) => "reshape",
         Op::Slice { .. } => "slice",
+        Op::Concat => "concat",
         Op::RopeAngles(_) => "rope_angles",
         Op::PositionScale { .. } => "position_scale",
         Op::Rope { .. } => "rope",
@@ -250,6 +252,7 @@ fn node(
         "rms_norm" => Op::RmsNorm { eps: c.figure("eps")? },
         "layer_norm" => Op::LayerNorm { eps: c.figure("eps")? },
         "matmul" => Op::MatMul,
+        "head_matmul" => Op::HeadMatMul,
         "quantize" => Op::Quantize,
         "add" => Op::Add,
         "mul" => Op::Mul,
@@ -259,6 +262,7 @@ fn node(
             let whole = inputs.first().map_or(0, |&x| graph.ty(x).columns());
             Op::Slice { first, count: 0, every: if c.peek("every") { c.parsed("every")? } else { whole } }
         }
+        "concat" => Op::Concat,
         "rope_angles" => Op::RopeAngles(Box::new(Angles {
             tokens: 0,
             dim: 0,

@@ -137,10 +137,21 @@ const BROKEN: &[(&str, Broken)] = &[
         let (s, x, at) = (state(g, "k", quant::F16, &[2, 4, 8]), param(g, 0, &[5, 2, 8]), position(g));
         g.add(Op::KvAppend, &[s, x, at])
     }),
-    ("a state is f16[G,context,h] or q8_0[G,context,h] or f32 of any shape, not f16[4,8]", |g| {
+    ("or f16[G,blocks,64,h] or q8_0[G,blocks,64,h] or f32 of any shape, not f16[4,8]", |g| {
         g.leaf(Op::State("k".into()), ty(Elem::F16, &[4, 8]))
     }),
-    ("a KV cache is f16[G,context,h] or q8_0[G,context,h], not f32[2,4,8]", |g| {
+    ("a state is f16[G,context,h] or q8_0[G,context,h] or", |g| {
+        g.leaf(Op::State("k".into()), ty(Elem::F16, &[2, 3, 32, 8]))
+    }),
+    ("the ring f16[2,1,64,8] does not hold what 3 tokens see", |g| {
+        let (k, q, at) = (state(g, "k", quant::F16, &[2, 1, 64, 8]), param(g, 0, &[3, 2, 8]), position(g));
+        g.add(Op::Attention { scale: F32(1.0), window: Some(63), cap: None }, &[q, k, k, at])
+    }),
+    ("the ring f16[2,1,64,8] does not hold what 1 tokens see", |g| {
+        let (k, q, at) = (state(g, "k", quant::F16, &[2, 1, 64, 8]), param(g, 0, &[1, 2, 8]), position(g));
+        g.add(plain(1.0), &[q, k, k, at])
+    }),
+    ("q8_0[G,context,h] or f16[G,blocks,64,h] or q8_0[G,blocks,64,h], not f32[2,4,8]", |g| {
         let (s, x, at) = (state(g, "k", quant::F32, &[2, 4, 8]), param(g, 0, &[1, 2, 8]), position(g));
         g.add(Op::KvAppend, &[s, x, at])
     }),
@@ -234,6 +245,18 @@ const BROKEN: &[(&str, Broken)] = &[
         let (w, x, routing) = (weight(g, "w", "f32", &[5, 8, 4]), param(g, 0, &[2, 4]), param(g, 1, &[2, 12]));
         g.add(Op::ExpertMatMul, &[w, x, routing])
     }),
+    ("the weight has three dimensions, not f32[8,4]", |g| {
+        let (w, x) = (weight(g, "w", "f32", &[8, 4]), param(g, 0, &[2, 8, 4]));
+        g.add(Op::HeadMatMul, &[w, x])
+    }),
+    ("of 3 heads of 4, not f32[2,4,4]", |g| {
+        let (w, x) = (weight(g, "w", "f32", &[3, 8, 4]), param(g, 0, &[2, 4, 4]));
+        g.add(Op::HeadMatMul, &[w, x])
+    }),
+    ("heads of a f32[2,4,8], or one head, not f32[2,2,8]", |g| {
+        let (a, b) = (param(g, 0, &[2, 4, 8]), param(g, 1, &[2, 2, 8]));
+        g.add(Op::Concat, &[a, b])
+    }),
     ("the table is f32, not f16[5,8]", |g| {
         let (w, routing) = (weight(g, "w", "f16", &[5, 8]), param(g, 1, &[2, 4]));
         g.add(Op::ExpertRows, &[w, routing])
@@ -318,6 +341,12 @@ fn everything() -> Graph {
     let y = g.add(Op::Rope { style: RopeStyle::Adjacent }, &[y, angles]).unwrap();
     let y = g.add(Op::Rope { style: RopeStyle::Halves }, &[y, angles]).unwrap();
     let k = g.add(Op::KvAppend, &[s, y, at]).unwrap();
+    let ring = state(&mut g, "ring", quant::F16, &[2, 2, 64, 16]);
+    let ring = g.add(Op::KvAppend, &[ring, y, at]).unwrap();
+    let window = Op::Attention { scale: F32(1.0), window: Some(126), cap: None };
+    let near = g.add(window, &[y, ring, ring, at]).unwrap();
+    g.output("ring", ring).unwrap();
+    g.output("near", near).unwrap();
     let q = g.add(plain(0.25), &[y, k, k, at]).unwrap();
     let q = g.add(Op::Reshape(vec![3, 2, 16]), &[q]).unwrap();
     let sinks = weight(&mut g, "sinks", "f32", &[2]);
@@ -343,6 +372,12 @@ fn everything() -> Graph {
     g.output("whole", whole).unwrap();
     let parts = g.add(Op::Slice { first: 1, count: 2, every: 8 }, &[y]).unwrap();
     g.output("parts", parts).unwrap();
+    let heads = g.add(Op::Reshape(vec![3, 2, 16]), &[y]).unwrap();
+    let matrices = weight(&mut g, "matrices of heads", "f16", &[2, 5, 16]);
+    let of_heads = g.add(Op::HeadMatMul, &[matrices, heads]).unwrap();
+    g.output("of heads", of_heads).unwrap();
+    let longer = g.add(Op::Concat, &[heads, heads]).unwrap();
+    g.output("longer", longer).unwrap();
     let recent = state(&mut g, "recent", quant::F32, &[3, 32]);
     let taps = weight(&mut g, "taps", "f32", &[32, 4]);
     let conv = g.push(Op::ShortConv, &[recent, y, taps]).unwrap();
@@ -437,6 +472,25 @@ fn ops_mean_what_their_docs_say() {
         };
         let y = run_body(slice, vec![(0..12).map(|i| i as f32).collect::<Vec<f32>>().into()], 2);
         assert_eq!(y.f32().unwrap(), expected);
+    }
+
+    // Two tokens of two heads of three elements.
+    let x: Vec<f32> = (0..12).map(|i| i as f32).collect();
+    let product = |g: &mut Graph| {
+        let (w, x) = (param(g, 0, &[2, 1, 3]), param(g, 1, &[2, 2, 3]));
+        g.add(Op::HeadMatMul, &[w, x]).unwrap()
+    };
+    let y = run_body(product, vec![vec![1.0, 0.0, 0.0, 0.0, 2.0, 1.0].into(), x.clone().into()], 2);
+    assert_eq!(y.f32().unwrap(), [0.0, 13.0, 6.0, 31.0]);
+    for (heads, second) in [(1, [20.0, 20.0, 21.0, 21.0]), (2, [20.0, 21.0, 22.0, 23.0])] {
+        let concat = |g: &mut Graph| {
+            let (a, b) = (param(g, 0, &[2, 2, 3]), param(g, 1, &[2, heads, 1]));
+            g.add(Op::Concat, &[a, b]).unwrap()
+        };
+        let b: Vec<f32> = (0..2 * heads).map(|i| 20.0 + i as f32).collect();
+        let y = run_body(concat, vec![x.clone().into(), b.into()], 2);
+        let expected = x.chunks_exact(3).zip(second).flat_map(|(a, b)| [a[0], a[1], a[2], b]);
+        assert!(expected.eq(y.f32().unwrap().iter().copied()), "{heads} heads");
     }
 
     let angles = run_body(
@@ -546,5 +600,38 @@ fn only_weights_are_constant() {
     for (nodes, ty, expected) in bodies {
         let body: Graph = format!("%0 = param 0 : {ty}\n{nodes}\noutput \"out\" %2\n").parse().expect(nodes);
         assert_eq!(Role::of(&body, 0).map(Role::access).ok(), expected, "{body}");
+    }
+}
+
+/// A ring gives what a cache of all positions gives, and holds the last rows alone.
+#[test]
+fn rings_hold_the_last_positions() {
+    let run = |shape: &[usize]| {
+        let mut g = Graph::new();
+        let table = weight(&mut g, "table", "f32", &[300, 4]);
+        let (ids, at) = (tokens(&mut g, 3), position(&mut g));
+        let x = g.add(Op::Embed, &[table, ids]).unwrap();
+        let x = g.add(Op::Reshape(vec![3, 1, 4]), &[x]).unwrap();
+        let s = state(&mut g, "k", quant::F16, shape);
+        let k = g.add(Op::KvAppend, &[s, x, at]).unwrap();
+        let y = g.add(Op::Attention { scale: F32(1.0), window: Some(62), cap: None }, &[x, k, k, at]).unwrap();
+        g.output("k", k).unwrap();
+        g.output("y", y).unwrap();
+        let graph = g.verify().unwrap();
+        let bytes: Vec<u8> = (0..1200).flat_map(|i| ((i * 37 % 101) as f32 / 64.0).to_le_bytes()).collect();
+        let mut weights = Weights::default();
+        weights.load(&graph, |_| Some(&bytes)).unwrap();
+        let (mut cache, mut all) = (KvCache::default(), Vec::new());
+        for position in (0..201).step_by(3) {
+            let tokens: Vec<u32> = (position..position + 3).map(|p| p as u32).collect();
+            let outputs = interp::run(&graph, &weights, &mut cache, Step { position, tokens: &tokens }).unwrap();
+            all.extend_from_slice(outputs[0].1.f32().unwrap());
+        }
+        (all, cache.get("k").unwrap().to_vec())
+    };
+    let ((expected, rows), (found, ring)) = (run(&[1, 201, 4]), run(&[1, 1, 64, 4]));
+    assert_eq!(found, expected);
+    for p in 201 - 64..201 {
+        assert_eq!(ring[p % 64 * 4..][..4], rows[p * 4..][..4], "position {p}");
     }
 }

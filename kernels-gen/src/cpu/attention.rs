@@ -12,6 +12,8 @@ impl Cache {
     /// Byte index of the block that begins with a position of a head.
     fn block(&self, b: &mut Builder, (h, p): (Value, Value)) -> Value {
         let first = b.imul_const(h, self.rows.head);
+        // The positions of a block follow one another in a ring too, as it has whole blocks.
+        let p = self.place(b, p);
         let block = b.imul_const(p, self.rows.block / KV_BLOCK);
         b.iadd(first, block)
     }

@@ -115,6 +115,23 @@ pub(crate) fn prepare(g: &mut Generator<'_>, products: &[Linear]) -> Result<Rows
     Ok(Rows { buf, layout, first: None, count })
 }
 
+/// Prepares a row of each token for a product in the worker's own memory: floats of `x` from one on, those of each token
+/// `stride` after those of the one before.
+pub(crate) fn prepare_own(g: &mut Generator<'_>, m: Matrix, (x, first, stride): (Buf, Value, usize)) -> Result<Rows> {
+    let layout = RowLayout::new(m.columns, &[m], g.spec.tokens);
+    let buf = g.b.scratch("prepared", Mem::U8, layout.bytes(g.spec.tokens) as u64);
+    let input = Input { x, columns: m.columns, norm: None, quantize: g.target.atom(Meaning::Quantize), layout };
+    let (zero, count) = (g.b.int(0), g.b.tokens());
+    g.for_(zero, count, 1, |g, t| {
+        let b = &mut g.b;
+        let before = b.imul_const(t, stride);
+        let base = b.iadd(first, before);
+        input.prepare(b, (base, None), buf, t);
+        Ok(())
+    })?;
+    Ok(Rows { buf, layout, first: None, count })
+}
+
 /// Memory for so many bytes of prepared rows, which `prepare` fills for each of `count` tokens: every worker its own, for the
 /// first, or all together.
 pub(super) fn fill(

@@ -1,11 +1,11 @@
 //! `attention`: causal attention over the KV cache with online softmax (Milakov and Gimelshein 2018; Dao 2022).
 //!
 //! A worker takes one KV head, a few query tokens and, where the schedule splits the cache, a range of positions; of a step
-//! of many tokens it takes all ranges of its tokens one after the other. All query rows of a KV head share the loads of a
-//! block of [`KV_BLOCK`] positions. Blocks and ranges begin at multiples of their lengths, and of a window those before it
-//! are left out, so that a token's result does not depend on the tokens beside it. Results of ranges are combined in their
-//! order, so it does not depend on the workers either, nor on who takes how many tokens. A sink is one more score, which a
-//! row meets once, at the end.
+//! of many tokens it takes all ranges of its tokens one after the other. All query rows of a KV head, up to [`MOST_SHARE`],
+//! share the loads of a block of [`KV_BLOCK`] positions. Blocks and ranges begin at multiples of their lengths, and of a
+//! window those before it are left out, so that a token's result does not depend on the tokens beside it. Results of ranges
+//! are combined in their order, so it does not depend on the workers either, nor on who takes how many tokens. A sink is one
+//! more score, which a row meets once, at the end.
 
 mod gpu;
 
@@ -19,6 +19,7 @@ use ir::Result;
 use ir::abi::{Atom, KV_BLOCK, Meaning, f32_row_bytes};
 use ir::graph::{F32, Function, Op};
 use ir::kernel::{Arg, Buf, Builder, Compare, Mem, Value};
+use ir::tensor::{KvShape, kv_shape};
 
 /// The maximum before any score; finite, so that a score of minus infinity, less it, is one too.
 const NEVER: f32 = f32::MIN;
@@ -39,6 +40,15 @@ struct Shape {
     value: usize,
     /// Query heads of a KV head.
     per_kv: usize,
+}
+
+/// Most query heads that share the loads of a unit on CPUs. Where a KV head has more they are in groups, each of which reads
+/// the positions for itself.
+const MOST_SHARE: usize = 32;
+
+/// How many groups of at most [`MOST_SHARE`] the query heads of a KV head are in.
+fn groups(per_kv: usize) -> usize {
+    (per_kv.div_ceil(MOST_SHARE)..=per_kv).find(|&groups| per_kv.is_multiple_of(groups)).unwrap_or(1)
 }
 
 /// What becomes of a product of a query and a key.
@@ -124,7 +134,7 @@ pub(super) const OP: FusedOp = FusedOp {
 struct Attention {
     shape: Shape,
     kv_heads: usize,
-    /// Positions of the caches.
+    /// Positions that there can be.
     context: usize,
     q: Buf,
     keys: Cache,
@@ -143,11 +153,13 @@ fn attention(g: &Generator<'_>) -> Result<Attention> {
     let (Some(operands), cache_ty) = (operands, body.ty(node.inputs[1])) else {
         return Err(g.unsupported("computed operands"));
     };
-    let (&[_, heads, head], &[kv_heads, context, _]) =
-        (body.ty(node.inputs[0]).shape.as_slice(), cache_ty.shape.as_slice())
+    let (&[_, heads, head], Some(KvShape { heads: kv_heads, positions, ring, .. })) =
+        (body.ty(node.inputs[0]).shape.as_slice(), kv_shape(cache_ty))
     else {
         return Err(g.unsupported("operands of other ranks"));
     };
+    // A ring does not bound them.
+    let context = if ring { usize::MAX } else { positions };
     let shape = Shape { heads, head, value: body.ty(node.inputs[2]).columns(), per_kv: heads / kv_heads };
     if !(head.is_multiple_of(HEAD_MULTIPLE) && shape.value.is_multiple_of(HEAD_MULTIPLE)) {
         return Err(g.unsupported("heads that are no multiple of four elements"));
@@ -164,6 +176,9 @@ fn attention(g: &Generator<'_>) -> Result<Attention> {
 
 fn generate(g: &mut Generator<'_>) -> Result<()> {
     let Attention { shape, kv_heads, context, q, keys, values, rule } = attention(g)?;
+    // Each group counts as a KV head, whose rows it shares with others.
+    let groups = groups(shape.per_kv);
+    let (shape, kv_heads) = (Shape { per_kv: shape.per_kv / groups, ..shape }, kv_heads * groups);
     let (capacity, y) = (g.spec.tokens, g.result(0)?);
     let schedule = g.cpu()?;
     let tokens = (schedule.query_tokens as usize).min(capacity);
@@ -245,6 +260,12 @@ fn generate(g: &mut Generator<'_>) -> Result<()> {
             g.b.select(later, block, from)
         });
         load_queries(&mut g.b, shape, mem, q, (first, count), h, rule.scale);
+        let cached = if groups == 1 {
+            h
+        } else {
+            let by = g.b.size(groups);
+            g.b.udiv(h, by)
+        };
         let attend = |g: &mut Generator<'_>, from: Value, to: Value| {
             for_rows(&mut g.b, shape, count, |b, _, _, r| mem.clear(b, shape, r));
             g.for_(from, to, KV_BLOCK as u32, |g, p| {
@@ -253,9 +274,9 @@ fn generate(g: &mut Generator<'_>) -> Result<()> {
                 let n = g.b.umin(left, block);
                 let rows = g.b.imul_const(count, shape.per_kv);
                 let positions = Positions { first: seen.map(|seen| beyond(&mut g.b, seen, p)), count: n };
-                scores(g, &keys, (h, p), mem.q, mem.s, positions, rows)?;
+                scores(g, &keys, (cached, p), mem.q, mem.s, positions, rows)?;
                 soften(&mut g.b, softmax, shape, mem, &rule, (start, count), (p, n));
-                accumulate(g, &values, (h, p), mem.s, mem.acc, positions, rows);
+                accumulate(g, &values, (cached, p), mem.s, mem.acc, positions, rows);
                 Ok(())
             })
         };

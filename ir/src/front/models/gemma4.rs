@@ -110,7 +110,7 @@ fn append(n: &mut Network<'_>, layer: usize, x: Ref, a: &Attention) -> Result<(R
     let v = if n.has(&format!("{values}.weight")) { linear(n, x, &values, rows)? } else { projected };
     let v = split(n, v, of)?;
     let v = scaled(n, v)?;
-    Ok((n.append(format!("k.{layer}"), k)?, n.append(format!("v.{layer}"), v)?))
+    Ok((n.append(format!("k.{layer}"), k, a.window)?, n.append(format!("v.{layer}"), v, a.window)?))
 }
 
 /// A dense network and a mixture of experts beside each other, each with norms around it.

@@ -35,4 +35,5 @@ architectures! {
     qwen35 "qwen35",
     qwen35moe "qwen35moe",
     qwen3next "qwen3next",
+    deepseek2 "deepseek2",
 }

@@ -98,7 +98,7 @@ fn over_cache(n: &mut Network<'_>, layer: usize, [q, k, v]: [Ref; 3], a: &Attent
     if let Some(scale) = a.query_scale {
         q = n.add(Op::Mul, &[q, scale])?;
     }
-    let (k, v) = (n.append(format!("k.{layer}"), k)?, n.append(format!("v.{layer}"), v)?);
+    let (k, v) = (n.append(format!("k.{layer}"), k, a.window)?, n.append(format!("v.{layer}"), v, a.window)?);
     attend(n, layer, (q, k, v), a)
 }
 

@@ -5,7 +5,7 @@ use crate::front::{Network, most};
 use crate::{Error, Result};
 
 /// Head sizes are multiples of this.
-const HEAD_MULTIPLE: usize = 4;
+pub(super) const HEAD_MULTIPLE: usize = 4;
 
 /// Layers and heads of a decoder.
 #[derive(Debug, Clone)]
@@ -23,15 +23,21 @@ pub(in crate::front) struct Dims {
 }
 
 impl Dims {
-    /// Reads them; keys and values have the same head size.
-    pub fn read(n: &Network<'_>) -> Result<Dims> {
+    /// Layers and width alone, for attention of another kind.
+    pub fn outer(n: &Network<'_>) -> Result<(usize, usize)> {
         let keys = n.keys;
         if keys.opt_bool("attention.causal")? == Some(false) {
             let feature = format!("attention to later tokens ('{}.attention.causal')", keys.architecture);
             return Err(Error::unsupported(feature, "models that generate text are built"));
         }
         let layers = crate::front::blocks(keys)?.start;
-        let width = keys.count("embedding_length", 1, most::WIDTH)?;
+        Ok((layers, keys.count("embedding_length", 1, most::WIDTH)?))
+    }
+
+    /// Reads them; keys and values have the same head size.
+    pub fn read(n: &Network<'_>) -> Result<Dims> {
+        let keys = n.keys;
+        let (layers, width) = Dims::outer(n)?;
         let heads = keys.count("attention.head_count", 1, most::HEADS)?;
         let head = head_size(n, width, heads)?;
         let kv_heads = keys.opt_counts("attention.head_count_kv", layers, 1, most::HEADS)?;

@@ -66,6 +66,26 @@ impl Scaling {
         };
         Ok(Scaling { divisors, magnitude: magnitude * attention })
     }
+
+    /// The same where YaRN's growth is of all scores and not of their rotated part alone, as far as the file's multiplier of the
+    /// logarithm, which it stores as a tenth, says: the second figure multiplies scores.
+    pub fn of_scores(n: &Network<'_>, dim: usize, theta: F32) -> Result<(Scaling, f64)> {
+        let mut scaling = Scaling::read(n, dim, theta, false)?;
+        let yarn = n.keys.opt_word("rope.scaling.type")? == Some("yarn");
+        let stored = n.keys.opt_number("rope.scaling.yarn_log_multiplier", f32::is_finite)?.filter(|_| yarn);
+        let log_multiplier = stored.map_or(0.0, |l| f64::from(l.0) / f64::from(0.1f32));
+        let factor = n.keys.opt_factor("rope.scaling.factor")?.map_or(1.0, |f| f64::from(f.0));
+        if log_multiplier != 0.0 {
+            scaling.magnitude /= grown(1.0, factor);
+        }
+        let scores = scaling.magnitude * grown(log_multiplier, factor);
+        Ok((scaling, scores * scores))
+    }
+}
+
+/// How YaRN's magnitude grows with the factor of the context.
+fn grown(by: f64, factor: f64) -> f64 {
+    1.0 + 0.1 * by * factor.ln()
 }
 
 impl Yarn {
@@ -89,8 +109,8 @@ impl Yarn {
     }
 
     fn magnitude(&self, factor: f64) -> f64 {
-        let grown = |by: f64| 1.0 + 0.1 * by * factor.ln();
-        if self.log_multiplier == 0.0 { grown(1.0) } else { grown(1.0) / grown(self.log_multiplier) }
+        let all = grown(1.0, factor);
+        if self.log_multiplier == 0.0 { all } else { all / grown(self.log_multiplier, factor) }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::super::{Angles, F32, Op, RopeStyle};
 use super::{Q8, Value, experts, mismatch, recurrent};
 use crate::abi::{KvEncoding, Q8_BLOCK, q8_scale};
-use crate::tensor::TensorType;
+use crate::tensor::{KvShape, TensorType, kv_shape};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -25,6 +25,7 @@ pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, to
             layer_norm(f32s(0)?, f32s(1)?, b, f64::from(eps.0)).into()
         }
         Op::MatMul => matmul(f32s(0)?, &wide(&operands[1])?, types[0].columns()).into(),
+        Op::HeadMatMul => head_matmul(f32s(0)?, &wide(&operands[1])?, types[0]).into(),
         Op::Quantize => Value::Q8(Arc::new(Q8::of(f32s(0)?))),
         Op::Add => combine(f32s(0)?, f32s(1)?, types, |a, b| a + b),
         Op::Mul => combine(f32s(0)?, f32s(1)?, types, |a, b| a * b),
@@ -34,6 +35,7 @@ pub(super) fn apply(op: &Op, types: &[&TensorType], mut operands: Vec<Value>, to
             let parts = f32s(0)?.chunks_exact(*every);
             parts.flat_map(|part| &part[*first..first + count]).copied().collect::<Vec<f32>>().into()
         }
+        Op::Concat => concat(f32s(0)?, f32s(1)?, types[0], types[1]).into(),
         Op::RopeAngles(angles) => {
             let factors = if types.len() > 1 { Some(f32s(1)?) } else { None };
             rope_angles(position(0)?, tokens, angles, factors).into()
@@ -158,6 +160,22 @@ fn matmul(w: &[f32], x: &[f64], columns: usize) -> Vec<f32> {
     out
 }
 
+/// Of each head its row of `x` times its matrix of `w`, which is of type `ty`.
+fn head_matmul(w: &[f32], x: &[f64], ty: &TensorType) -> Vec<f32> {
+    let (heads, columns) = (ty.shape[0], ty.columns());
+    let matrices: Vec<&[f32]> = w.chunks_exact(w.len() / heads).collect();
+    let rows = x.chunks_exact(columns).zip(matrices.iter().cycle());
+    rows.flat_map(|(x, w)| matmul(w, x, columns)).collect()
+}
+
+/// The heads of `a`, each followed by that of `b` or by the only one of its token.
+fn concat(a: &[f32], b: &[f32], a_type: &TensorType, b_type: &TensorType) -> Vec<f32> {
+    let (of_a, of_b) = (a_type.columns(), b_type.columns());
+    let share = a_type.shape[1] / b_type.shape[1];
+    let second = |i: usize| &b[i / share * of_b..][..of_b];
+    a.chunks_exact(of_a).enumerate().flat_map(|(i, a)| a.iter().chain(second(i))).copied().collect()
+}
+
 /// Eight running sums, added in order.
 pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 8];
@@ -205,14 +223,23 @@ fn rope(x: &[f32], angles: &[f32], style: RopeStyle, ty: &TensorType, dim: usize
     out
 }
 
-/// `state` is \[G, context, h\], `x` \[n, G, h\].
+/// The figures of a KV cache in which a step has got to `end`.
+fn cache(ty: &TensorType, end: usize) -> Result<KvShape> {
+    let cache = kv_shape(ty).ok_or_else(|| mismatch("a KV cache"))?;
+    if !cache.ring && end > cache.positions {
+        let (need, have) = (end as u64, cache.positions as u64);
+        return Err(Error::Limit { what: "the context".into(), need, have });
+    }
+    Ok(cache)
+}
+
+/// `x` is \[n, G, h\].
 fn kv_append(state: &mut [f32], x: &[f32], position: usize, ty: &TensorType) -> Result<()> {
-    let [heads, context, head] = [ty.shape[0], ty.shape[1], ty.shape[2]];
-    let tokens = x.len() / (heads * head);
-    check_context(position + tokens, context)?;
+    let tokens = x.len() / (ty.shape[0] * ty.columns());
+    let KvShape { heads, positions, head, .. } = cache(ty, position + tokens)?;
     for (t, token) in x.chunks_exact(heads * head).enumerate() {
         for (g, x) in token.chunks_exact(head).enumerate() {
-            let row = &mut state[(g * context + position + t) * head..][..head];
+            let row = &mut state[(g * positions + (position + t) % positions) * head..][..head];
             row.copy_from_slice(x);
             match ty.elem.kv().map(|kv| kv.encoding) {
                 Some(KvEncoding::Halves) => row.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32()),
@@ -230,14 +257,7 @@ fn round_kv_q8(block: &mut [f32]) {
     block.iter_mut().for_each(|x| *x = rounded * (*x * inverse).round_ties_even());
 }
 
-fn check_context(need: usize, have: usize) -> Result<()> {
-    if need > have {
-        return Err(Error::Limit { what: "the context".into(), need: need as u64, have: have as u64 });
-    }
-    Ok(())
-}
-
-/// `q` is \[n, H, h\], `k` \[G, context, h\], `v` \[G, context, e\]; `score` makes a score of a product.
+/// `q` is \[n, H, h\]; `score` makes a score of a product.
 fn attention(
     [q, k, v]: [&[f32]; 3],
     position: usize,
@@ -245,28 +265,27 @@ fn attention(
     sinks: Option<&[f32]>,
     [q_type, k_type, v_type]: [&TensorType; 3],
 ) -> Result<Vec<f32>> {
-    let (heads, head, value) = (q_type.shape[1], q_type.shape[2], v_type.shape[2]);
-    let context = k_type.shape[1];
-    let share = heads / k_type.shape[0];
+    let (heads, head, value) = (q_type.shape[1], q_type.shape[2], v_type.columns());
     let tokens = q.len() / (heads * head);
-    check_context(position + tokens, context)?;
+    let KvShape { heads: kv_heads, positions, .. } = cache(k_type, position + tokens)?;
+    let share = heads / kv_heads;
     let mut out = Vec::with_capacity(tokens * heads * value);
     for (t, token) in q.chunks_exact(heads * head).enumerate() {
         let end = position + t + 1;
         let first = end.saturating_sub(window);
         for (i, q) in token.chunks_exact(head).enumerate() {
-            let rows = i / share * context + first..i / share * context + end;
+            let row = |j: usize| i / share * positions + j % positions;
             let wide: Vec<f64> = q.iter().map(|&q| f64::from(q)).collect();
-            let mut weights: Vec<f64> = k[rows.start * head..rows.end * head]
-                .chunks_exact(head)
-                .map(|k| score(k.iter().zip(&wide).map(|(&k, q)| f64::from(k) * q).sum::<f64>()))
-                .collect();
+            let keys = (first..end).map(|j| &k[row(j) * head..][..head]);
+            let mut weights: Vec<f64> =
+                keys.map(|k| score(k.iter().zip(&wide).map(|(&k, q)| f64::from(k) * q).sum::<f64>())).collect();
             let sink = sinks.map_or(f64::NEG_INFINITY, |s| f64::from(s[i]));
             let max = weights.iter().copied().fold(sink, f64::max);
             weights.iter_mut().for_each(|w| *w = (*w - max).exp());
             let sum = weights.iter().sum::<f64>() + (sink - max).exp();
             let mut acc = vec![0.0; value];
-            for (v, w) in v[rows.start * value..rows.end * value].chunks_exact(value).zip(&weights) {
+            let values = (first..end).map(|j| &v[row(j) * value..][..value]);
+            for (v, w) in values.zip(&weights) {
                 acc.iter_mut().zip(v).for_each(|(a, &v)| *a += w * f64::from(v));
             }
             out.extend(acc.iter().map(|a| (a / sum) as f32));

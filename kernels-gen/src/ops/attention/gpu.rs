@@ -353,6 +353,7 @@ fn attend(
         let own = b.iadd(own, missed);
         let valid = b.compare(Compare::IEq, own, at.lane);
         let own = b.iadd(first, own);
+        let own = keys.place(b, own);
         let row = b.imul_const(own, keys.rows.row);
         let row = b.iadd(key_at, row);
         let zero = b.float(0.0);
@@ -399,6 +400,7 @@ fn attend(
             .collect();
         b.for_(from, n, 1, |b, i| {
             let position = b.iadd(first, i);
+            let position = values.place(b, position);
             let row = b.imul_const(position, values.rows.row);
             let row = b.iadd(value_at, row);
             let weights: Vec<Value> = weights.iter().map(|&w| b.shuffle(w, i)).collect();

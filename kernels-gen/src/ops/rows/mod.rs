@@ -59,6 +59,7 @@ fn output(body: &Graph, number: usize) -> Option<Output> {
             }
             (Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Rope { .. }, [_, _, _]) => {}
             (Op::Slice { count, .. }, _) => all_fours &= fours(*count),
+            (Op::Concat, _) => all_fours &= node.inputs.iter().all(|&part| fours(body.ty(part).columns())),
             (op, _) if is_elementwise(op) => {}
             _ => return None,
         }
