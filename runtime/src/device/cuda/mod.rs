@@ -140,9 +140,11 @@ impl CudaDevice {
         // SAFETY: here and below: the driver was found, and writes what it is asked for.
         let context = unsafe { out(|context| driver::cuDevicePrimaryCtxRetain(context, card.device)) }?;
         let machine = Machine {
-            card: format!("{} sm_{}", card.name, card.sm),
+            name: card.name.clone(),
+            sm: card.sm,
             driver: card.driver,
             cache: options.cache.clone(),
+            assembling: options.assembling.clone(),
         };
         // What the target's cards have bounds what the driver tells, which is nonsense on some.
         let shared_limit = gpu.card.shared_bytes;
@@ -468,7 +470,7 @@ impl Device for CudaDevice {
             }
         }
         self.enter()?;
-        let module = code::load(code, &self.machine)?;
+        let module = code::load(code, kernels, &self.machine)?;
         // What fails from here on is given back with the module.
         let number = self.modules.add(Loaded { module, kernels: Vec::new() })?;
         let loaded = kernels.iter().map(|k| self.function(module, k)).collect::<Result<Vec<_>>>();
