@@ -182,10 +182,9 @@ impl CudaDevice {
         device.stream = device.answered(stream)?;
         let progress = Progress::new();
         device.progress = Some(device.answered(progress)?);
-        let waiter = Waiter::new(context, device.stream);
-        device.waiter = Some(
-            waiter.map_err(|e| Error::device(format!("the system refuses a thread that waits for the card: {e}")))?,
-        );
+        let waiter = Waiter::new(context, device.stream)
+            .map_err(|e| Error::device(format!("the system refuses a thread that waits for the card: {e}")))?;
+        device.waiter = Some(device.answered(waiter)?);
         Ok(device)
     }
 
