@@ -1,10 +1,12 @@
 //! Weights from a file that is not in the page cache, beside plain direct reads of the same file.
 //!
 //! `cargo bench --bench reader -- MODEL.gguf [ROUNDS]`; without arguments a model of 200 MB is made. In each round the file
-//! is read past the page cache into one buffer a thread, in the ways below, and is loaded into host memory with the repack,
-//! cold and then from the page cache. Rates are medians of the rounds.
+//! is read past the page cache into one buffer a thread, in the ways below, and by the reader alone, and is loaded into host
+//! memory with the repack, cold and then from the page cache. Beside that stands how fast such memory comes at all, which some
+//! virtual machines have to fetch first. Rates are medians of the rounds.
 
 use runtime::device::{self, Kind};
+use runtime::measure::FileRate;
 use runtime::sys::{Arena, cache};
 use runtime::{Executor, ModelFile};
 use std::fs::File;
@@ -38,6 +40,16 @@ fn plain(file: &File, bytes: u64, threads: usize, size: usize) -> Duration {
             });
         }
     });
+    start.elapsed()
+}
+
+/// The ways after the plain ones, in the order in which a round takes them.
+const WAYS: [&str; 4] = ["the reader alone, cold", "memory for the weights", "load, cold", "load, from the page cache"];
+
+/// How long as much new memory takes as the weights have.
+fn new_memory(bytes: u64) -> Duration {
+    let start = Instant::now();
+    Arena::new(bytes, "memory").expect("memory").populate();
     start.elapsed()
 }
 
@@ -105,7 +117,7 @@ fn main() {
     let file = File::open(&path).expect("a file");
     file.sync_all().expect("a disk that writes");
     let bytes = file.metadata().expect("a file").len();
-    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); PLAIN.len() + 2];
+    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); PLAIN.len() + WAYS.len()];
     let mut most = 0;
     for _ in 0..rounds {
         let mut ways = rates.iter_mut();
@@ -116,6 +128,10 @@ fn main() {
             cache::drop_cached(&file, 0, bytes as usize);
             add(bytes, plain(&file, bytes, threads, size));
         }
+        cache::drop_cached(&file, 0, bytes as usize);
+        let read = FileRate::measure(&path).expect("a file that is read");
+        add(read.bytes, Duration::from_secs_f64(read.seconds));
+        add(bytes, new_memory(bytes));
         cache::drop_cached(&file, 0, bytes as usize);
         let (total, time, peak) = load(&path, &artifact);
         add(total, time);
@@ -129,7 +145,7 @@ fn main() {
     for ((threads, size), rates) in PLAIN.into_iter().zip(rates.by_ref()) {
         println!("direct, {threads} at once of {} MiB: {}", size >> 20, median(rates));
     }
-    for (what, rates) in ["load, cold", "load, from the page cache"].into_iter().zip(rates) {
+    for (what, rates) in WAYS.into_iter().zip(rates) {
         println!("{what}: {}", median(rates));
     }
     println!("most memory beyond the weights, cold: {} MiB", most >> 10);

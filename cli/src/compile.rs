@@ -4,7 +4,7 @@ use crate::failure::{INTERRUPTED, usage};
 use crate::interrupt::Interrupt;
 use crate::model::{self, CompileArgs};
 use crate::output::{self, note};
-use crate::places;
+use crate::{places, progress};
 use anyhow::Result;
 use ir::artifact::Artifact;
 use ir::quote;
@@ -69,7 +69,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if path.extension().is_none_or(|e| e != "rig") {
         return Err(usage(format!("the artifact {} must end in .rig", path.display())));
     }
-    let options = |device| Options { device, cache: places::cache(), ..Options::default() };
+    let options = |device| Options {
+        device,
+        cache: places::cache(),
+        assembling: Some(progress::assembly(false)),
+        ..Options::default()
+    };
     let open = |kind| device::open(&compiled.artifact.manifest.devices[0], &options(kind));
     let card = match card {
         Some((kind, true)) => Some(open(kind)?),
@@ -122,8 +127,9 @@ fn card(given: Option<&str>, target: &Target) -> Result<Option<(Kind, bool)>> {
 fn assemble(artifact: &Artifact, card: &Shared) -> Result<()> {
     let start = std::time::Instant::now();
     let mut card = card.get();
+    let kernels: Vec<_> = artifact.manifest.kernels.iter().collect();
     for module in &artifact.modules {
-        let (loaded, _) = card.load(module, &[])?;
+        let (loaded, _) = card.load(module, &kernels)?;
         card.unload(loaded)?;
     }
     note!("machine code for {}; {:.2} s", card.info().name, start.elapsed().as_secs_f64());

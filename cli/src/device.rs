@@ -45,6 +45,7 @@ impl DeviceArgs {
             overlaps: !self.no_overlap,
             vram_limit: self.vram_limit,
             cache: places::cache(),
+            assembling: None,
         }
     }
 

@@ -6,7 +6,7 @@ use crate::interrupt::Interrupt;
 use crate::sampling::random_seed;
 use crate::{machine, model, output, progress};
 use anyhow::{Context, Result};
-use runtime::device::{self, Card};
+use runtime::device::{self, Card, Options};
 use runtime::measure::{FileRate, Machine};
 use runtime::sys::{memory, thread};
 use runtime::{artifact, conform};
@@ -286,10 +286,10 @@ fn verify(path: &Path, args: &Args) -> Result<Option<Vec<Finding>>> {
     let [part] = &artifact.manifest.devices[..] else {
         return Err(usage("the artifact is for several devices, and this version checks kernels of one"));
     };
-    let device = device::open(part, &args.device.given()?)?;
+    let options = Options { assembling: Some(progress::assembly(args.json)), ..args.device.given()? };
+    let device = device::open(part, &options)?;
     let seed = args.seed.unwrap_or_else(random_seed);
     let bar = progress::count("kernels", args.json);
-    progress::start(&bar, artifact.manifest.kernels.len() as u64);
     let mut findings = Vec::new();
     let mut wrong = 0;
     conform::check(&artifact, &device, seed, usize::MAX, &mut |verdict| {
@@ -304,6 +304,7 @@ fn verify(path: &Path, args: &Args) -> Result<Option<Vec<Finding>>> {
                 line(what.clone()).bad(Status::Error, "it computes something else: do not use it on this device")
             }
         });
+        progress::start(&bar, artifact.manifest.kernels.len() as u64);
         bar.inc(1);
         !interrupt.flag().load(Ordering::Relaxed)
     })?;

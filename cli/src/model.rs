@@ -209,6 +209,7 @@ pub fn load(path: Option<&Path>, args: &CompileArgs) -> Result<Loaded> {
 /// Loads weights and kernels, with a bar unless `quiet`; where the device does not take them, on the CPU if that may be.
 pub fn executor(loaded: Loaded, options: &device::Options, quiet: bool) -> Result<(Executor, ModelFile, String)> {
     let Loaded { artifact, file, name, otherwise } = loaded;
+    let options = &device::Options { assembling: Some(progress::assembly(quiet)), ..options.clone() };
     let load = |artifact, options: &device::Options| {
         let bar = progress::bytes("loading", quiet);
         let executor = Executor::new(artifact, &file, options, &mut progress::callback(&bar));

@@ -482,6 +482,7 @@ impl Engine {
                 return Ok(());
             }
             Work::Write { address, value } => at_once(&mut |actor, memory| actor.write_word(memory, address, value)),
+            Work::Allocate(base) => at_once(&mut |actor, memory| actor.allocate(memory, base)),
             Work::Free(base) => at_once(&mut |actor, memory| actor.free(memory, base)),
             Work::Nothing => Ok(knows),
         };

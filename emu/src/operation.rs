@@ -216,6 +216,9 @@ pub enum Work {
         /// How.
         compare: Compare,
     },
+    /// Hands out the allocation that starts at an address: a write of all of it that changes nothing, so that who uses it has
+    /// to come afterwards.
+    Allocate(u64),
     /// Frees the allocation that starts at an address: a write of all of it, after which it is no memory.
     Free(u64),
     /// Nothing: what comes after it comes after all that it comes after.
@@ -231,6 +234,7 @@ impl std::fmt::Debug for Work {
             Work::Call(_) => f.write_str("Call"),
             Work::Write { address, value } => write!(f, "Write({address:#x}, {value:?})"),
             Work::Wait { address, value, compare } => write!(f, "Wait({address:#x}, {compare:?} {value:?})"),
+            Work::Allocate(base) => write!(f, "Allocate({base:#x})"),
             Work::Free(base) => write!(f, "Free({base:#x})"),
             Work::Nothing => f.write_str("Nothing"),
         }
@@ -305,6 +309,13 @@ impl Actor {
             self.order.acquire(1, &memory.agents.of_process);
         }
         Ok(())
+    }
+
+    /// Hands out an allocation, unless it has been freed meanwhile.
+    pub(crate) fn allocate(&mut self, memory: &mut Memory, base: u64) -> Done {
+        let Some((index, 0)) = memory.locate(base, 0) else { return Ok(()) };
+        let bytes = memory.region(index).0.store.len() as u64;
+        touch(memory, &mut self.order, true, (base, bytes), (index, 0), Strength::Weak)
     }
 
     /// Frees an allocation.

@@ -52,6 +52,25 @@ fn assert_race(fault: &Fault, labels: [&str; 2]) {
     }
 }
 
+/// An allocation is there for those who come after it.
+#[test]
+fn memory_is_used_after_it_is_handed_out() {
+    for (label, _, second) in ACTS.iter().filter(|(label, ..)| *label != "a free") {
+        for seed in 0..SEEDS {
+            let mut card = Card::new(seed);
+            let at = buffers(&mut card);
+            card.submit("an allocation", Work::Allocate(at[0]), &[]);
+            second(&mut card, at, &[]);
+            assert_race(&card.finish().unwrap_err().1, ["an allocation", label]);
+            let mut card = Card::new(seed);
+            let at = buffers(&mut card);
+            let handed_out = card.submit("an allocation", Work::Allocate(at[0]), &[]);
+            second(&mut card, at, &[end(handed_out)]);
+            card.finish().unwrap_or_else(|(_, fault)| panic!("{label}, seed {seed}: {fault}"));
+        }
+    }
+}
+
 #[test]
 fn operations_race_unless_an_edge_orders_them() {
     for (i, (label, _, first)) in ACTS.iter().enumerate() {

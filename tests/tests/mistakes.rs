@@ -5,6 +5,7 @@ use codegen::TableKernel;
 use ir::quant;
 use ir::spec::{GpuSchedule, Schedule};
 use ir::target::Target;
+use tests::attention::Row;
 use tests::kernels::{self, Draw, Trial};
 use tests::synthetic::{Synthetic, format};
 
@@ -22,6 +23,9 @@ enum Edit {
     Last(&'static str),
     /// Its address is so many bytes further.
     Further(i64),
+    /// It becomes this, where `{n}` is its operand number n and `<n>` that of another line, with its number among those with a
+    /// text.
+    Becomes(&'static str, (&'static str, usize)),
 }
 
 /// A mistake.
@@ -47,9 +51,12 @@ const fn mistake(
     Mistake { what, kernel, find, nth, edit, found }
 }
 
-use Edit::{Drop, Further, Last, Swap};
+use Edit::{Becomes, Drop, Further, Last, Swap};
 
-/// The chunks of these kernels are 1152 bytes, and their rings have two slots. The logits are two segments of `top_k`.
+/// For [`Edit::Becomes`] that needs no other line: any.
+const HERE: (&str, usize) = (".reg", 0);
+
+/// The chunks of these kernels are 1152 bytes, and their rings have two slots. The logits are two segments of `top_k`. `masked` is [`masked`].
 const MISTAKES: &[Mistake] = &[
     mistake("linear", ("mbarrier.init", 0), Drop(1), "mbarrier", "no mbarrier is made"),
     mistake(
@@ -110,6 +117,48 @@ const MISTAKES: &[Mistake] = &[
     mistake("attention", ("bar.sync", 2), Drop(1), "race_global", "a CTA arrives before its results are there"),
     mistake("attention", ("atom.", 0), Swap(".acq_rel", ".relaxed"), "race_global", "a CTA arrives without order"),
     mistake("attention", ("setp.lt.u32", 1), Swap(".lt", ".le"), "wrong", "a position too many"),
+    mistake("masked", ("min.u32", 0), Last("101"), "wrong", "a window begins a position too early"),
+    mistake("masked", ("min.u32", 0), Last("99"), "wrong", "a window begins a position too late"),
+    mistake("masked", ("add.s32", 8), Becomes("mov.b32 {0}, {2};", HERE), "wrong", "keys are not those of the window"),
+    mistake("masked", ("add.s32", 16), Becomes("mov.b32 {0}, {2};", HERE), "wrong", "nor are values"),
+    mistake(
+        "masked",
+        ("0f3FC00000", 0),
+        Becomes("mov.f32 {0}, <1>;", ("0f3FAAAAAB", 0)),
+        "wrong",
+        "the scores of a query head have no cap",
+    ),
+    mistake(
+        "masked",
+        ("0fFF800000", 0),
+        Swap("0fFF800000", "0fBFC00000"),
+        "wrong",
+        "a position that is not there has the least score of all",
+    ),
+    mistake(
+        "masked",
+        ("fma.rn.f32", 37),
+        Becomes("fma.rn.f32 {0}, {1}, {2}, {3};\nadd.rn.f32 {0}, {0}, {3};", HERE),
+        "wrong",
+        "a sink is added twice",
+    ),
+    mistake(
+        "masked",
+        ("fma.rn.f32", 37),
+        Becomes("mul.rn.f32 {0}, {1}, {2};", HERE),
+        "wrong",
+        "ranges are combined without the weight of the sink",
+    ),
+    mistake("masked", ("sub.rn.f32", 11), Becomes("mov.f32 {0}, {1};", HERE), "wrong", "a sink ignores the maximum"),
+    mistake("masked", ("ex2.approx", 9), Becomes("mov.f32 {0}, 0f3F800000;", HERE), "wrong", "ranges ignore it"),
+    mistake(
+        "masked",
+        ("4, %d9;", 1),
+        Becomes("mad.wide.u32 {0}, <0>, {2}, {3};", ("mul.lo.s32", 3)),
+        "wrong",
+        "a sink is that of the first head that shares the keys",
+    ),
+    mistake("masked", ("ld.global.f32", 6), Further(4), "oob_global", "a sink is that of the next head"),
     mistake("top_k", ("bar.sync", 1), Drop(1), "race_shared", "elements are compared before the others are in order"),
     mistake("top_k", ("bar.sync", 5), Drop(1), "race_", "a CTA arrives before its largest are there"),
     mistake("top_k", ("bar.sync", 6), Drop(1), "uninit_shared", "who is last is read before it is known"),
@@ -129,7 +178,18 @@ const MISTAKES: &[Mistake] = &[
     mistake("repack", ("ld.global", 0), Further(2), "bytes", "codes are those of the next"),
 ];
 
-fn table() -> Vec<TableKernel> {
+/// An attention with a window, a cap and sinks, whose KV heads are split over two CTAs.
+fn masked() -> TableKernel {
+    let (window, cap) = (Some(100), Some(1.5));
+    let row = Row { heads: 4, kv_heads: 2, head: 16, value: 16, context: 300, window, cap, sinks: true };
+    let spec = row.spec(1, quant::F16, false, target());
+    let schedule = Schedule::Gpu(GpuSchedule { ctas: 6, warps: 2, streams: 2, chunk: 64, depth: 0 });
+    let made = kernels_gen::generate(&spec, &schedule, target()).unwrap();
+    TableKernel::new(spec, (schedule, made), 0).unwrap()
+}
+
+/// The kernels, by what mistakes call them.
+fn table() -> Vec<(String, TableKernel)> {
     let target = target();
     let shape = Synthetic {
         width: 256,
@@ -153,7 +213,8 @@ fn table() -> Vec<TableKernel> {
         let made = kernels_gen::generate(&k.spec, &schedule, target).unwrap();
         TableKernel::new(k.spec, (schedule, made), 0).unwrap()
     };
-    kernels.into_iter().map(again).collect()
+    let named = kernels.into_iter().map(|k| (k.spec.kind.clone(), again(k)));
+    named.chain([("masked".into(), masked())]).collect()
 }
 
 fn target() -> &'static Target {
@@ -162,8 +223,11 @@ fn target() -> &'static Target {
 
 fn edited(code: &str, m: &Mistake) -> String {
     let mut lines: Vec<String> = code.lines().map(String::from).collect();
-    let at = (0..lines.len()).filter(|&i| lines[i].contains(m.find)).nth(m.nth);
-    let at = at.unwrap_or_else(|| panic!("{}: no such line in\n{code}", m.what));
+    let find = |(find, nth): (&str, usize)| {
+        let at = (0..lines.len()).filter(|&i| lines[i].contains(find)).nth(nth);
+        at.unwrap_or_else(|| panic!("{}: no such line in\n{code}", m.what))
+    };
+    let at = find((m.find, m.nth));
     match m.edit {
         Drop(count) => drop(lines.drain(at..at + count)),
         Swap(from, to) => {
@@ -174,6 +238,15 @@ fn edited(code: &str, m: &Mistake) -> String {
             let (head, tail) = lines[at].split_once("+").unwrap();
             let (offset, tail) = tail.split_once("]").unwrap();
             lines[at] = format!("{head}+{}]{tail}", offset.parse::<i64>().unwrap() + by);
+        }
+        Becomes(text, other) => {
+            let operands = |line: &str| {
+                let (_, list) = line.trim().trim_end_matches(';').split_once(' ').unwrap();
+                list.split(", ").map(String::from).collect::<Vec<_>>()
+            };
+            let (own, others) = (operands(&lines[at]), operands(&lines[find(other)]));
+            let filled = own.iter().enumerate().fold(text.to_owned(), |t, (i, o)| t.replace(&format!("{{{i}}}"), o));
+            lines[at] = others.iter().enumerate().fold(filled, |t, (i, o)| t.replace(&format!("<{i}>"), o));
         }
         Last(to) => {
             let (head, _) = lines[at].rsplit_once(", ").unwrap();
@@ -198,12 +271,12 @@ fn report(kernel: &TableKernel, edit: impl Fn(&str) -> String) -> Option<String>
 #[test]
 fn every_planted_mistake_is_reported() {
     let kernels = table();
-    for k in &kernels {
-        assert_eq!(report(k, |code| code.into()), None, "{}", k.kernel.name);
+    for (name, k) in &kernels {
+        assert_eq!(report(k, |code| code.into()), None, "{name}");
     }
     let mut missed = Vec::new();
     for m in MISTAKES {
-        let kernel = kernels.iter().find(|k| k.spec.kind == m.kernel).unwrap();
+        let (_, kernel) = kernels.iter().find(|(name, _)| name == m.kernel).unwrap();
         let found = report(kernel, |code| edited(code, m));
         eprintln!("{} ({}): {}", m.what, m.kernel, found.as_deref().unwrap_or("-"));
         if !found.as_ref().is_some_and(|f| f.contains(m.found)) {
@@ -222,7 +295,7 @@ const WAITING_FOR_OTHERS: &[&str] = &["embed", "rope_angles", "repack"];
 fn every_wait_is_needed() {
     let mut idle = Vec::new();
     let waits = ["bar.warp.sync", "bar.sync", "try_wait", "fence.", "griddepcontrol.wait"];
-    for kernel in table().into_iter().filter(|k| k.spec.kind != "qkv") {
+    for (_, kernel) in table().into_iter().filter(|(name, _)| name != "qkv") {
         let back = codegen::back::for_target(target()).unwrap();
         let code = String::from_utf8(back.emit(&kernel.kernel, target(), false).unwrap().code).unwrap();
         for find in waits {

@@ -155,6 +155,7 @@ pub(crate) mod kind {
     pub(crate) const EMPTY: u32 = 5;
     pub(crate) const WAIT: u32 = 6;
     pub(crate) const RECORD: u32 = 7;
+    pub(crate) const ALLOCATE: u32 = 10;
     pub(crate) const FREE: u32 = 11;
     pub(crate) const VALUES: u32 = 12;
 }
@@ -169,6 +170,7 @@ impl What {
             What::Operation(Operation::Host { .. }) => kind::HOST,
             What::Operation(Operation::Nothing) => kind::EMPTY,
             What::Operation(Operation::Values(_)) => kind::VALUES,
+            What::Operation(Operation::Allocate(_)) => kind::ALLOCATE,
             What::Operation(Operation::Free(_)) => kind::FREE,
             What::Graph(_) => kind::GRAPH,
             What::Wait(_) => kind::WAIT,

@@ -295,6 +295,17 @@ mod tests {
         let callee = ptx(head, ".visible .func g() { ret; }");
         let both = [caller.clone(), callee].concat();
         assert!(compile(both, &settings("")).is_ok());
+        let shared = ".extern .shared .align 16 .b8 s[];\n";
+        let reader = "{ .reg .b32 %a; ld.global.b32 %a, [v]; ret; }";
+        for (first, second) in [
+            (format!(".visible .global .b32 v = 1;\n.visible .entry k() {reader}"), ".extern .global .b32 v;"),
+            (format!(".extern .global .b32 v;\n.visible .entry k() {reader}"), ".visible .global .b32 v = 1;"),
+        ] {
+            let texts = [first.as_str(), second].map(|body| ptx(head, &format!("{shared}{body}")));
+            assert!(compile(texts.concat(), &settings("")).is_ok(), "{first}");
+        }
+        let twice = [ptx(head, ".visible .global .b32 v;"), ptx(head, ".visible .global .b32 v;")];
+        assert!(refused(twice.concat(), "").1.contains("declared twice"));
         let wrong = ptx(head, ".visible .func g() {\n  frob;\n}");
         let (_, log) = refused([caller, wrong].concat(), "");
         assert!(log.contains("line 6"), "{log}");

@@ -123,10 +123,19 @@ impl Driver {
         Ok(base)
     }
 
+    /// Frees an allocation for kernels; the program's part stays until [`Driver::release`].
+    pub(crate) fn withdraw(&mut self, base: u64, by: &'static str) {
+        if let Some(a) = self.memory.get_mut(base) {
+            a.freeing = Some(by);
+            // It is there, so that this cannot fail.
+            _ = self.work.engine.memory().free(base);
+        }
+    }
+
     /// Frees an allocation for kernels and the program; what it was.
     pub(crate) fn release(&mut self, base: u64, by: &'static str) -> Option<Allocation> {
         let allocation = self.memory.remove(base, by)?;
-        // It is there, so that this cannot fail.
+        // It is there, unless it was withdrawn.
         _ = self.work.engine.memory().free(base);
         Some(allocation)
     }

@@ -63,6 +63,14 @@ pub(crate) fn load(
     Ok(driver.modules.insert(Module { context, loaded, code, from, library, functions: BTreeMap::new() }))
 }
 
+/// A launch of a module that has not ended is a finding of the call that unloads it: no documentation says that it waits.
+/// It does all the same, as drivers do.
+pub(crate) fn check_idle(call: &mut Call, module: Handle<Module>) {
+    if let Some(label) = call.work.user(module).map(str::to_owned) {
+        _ = call.finding(&format!("{module:?} is still in use by {label}"), Error::INVALID_VALUE);
+    }
+}
+
 /// Takes a module away, with its functions and variables. Nothing that it was launched for is left.
 pub(crate) fn unload(driver: &mut Driver, module: Handle<Module>, by: &'static str) {
     let Some(gone) = driver.modules.remove(module) else { return };

@@ -51,8 +51,8 @@ pub(crate) struct Allocation {
     pub(crate) from: &'static str,
     /// A number that is given once in a process.
     pub(crate) id: u64,
-    /// It is freed by an operation that has not happened yet.
-    pub(crate) freeing: bool,
+    /// The call that frees it, which has not happened yet.
+    pub(crate) freeing: Option<&'static str>,
     /// The pages, if they are ours, to be given back with it.
     _pages: Option<Pages>,
 }
@@ -113,7 +113,7 @@ impl Allocations {
         self.next += 1;
         // Pages of the process are given again once they are gone.
         self.gone.retain(|&b, &mut (n, _)| b >= base.saturating_add(bytes) || b + n <= base);
-        self.live.insert(base, Allocation { bytes, what, context, from, id, freeing: false, _pages: pages });
+        self.live.insert(base, Allocation { bytes, what, context, from, id, freeing: None, _pages: pages });
     }
 
     pub(crate) fn remove(&mut self, base: u64, by: &'static str) -> Option<Allocation> {
@@ -158,6 +158,15 @@ impl Allocations {
         match self.gone.range(..=address).next_back() {
             Some((&base, &(bytes, by))) if address - base < bytes => Place::Freed { base, bytes, by },
             _ => Place::Unknown,
+        }
+    }
+
+    /// The call that has freed what was at an address, or frees it.
+    pub(crate) fn freed_by(&self, address: u64) -> Option<&'static str> {
+        match self.place(address, 1) {
+            Place::In(base) => self.get(base)?.freeing,
+            Place::Freed { by, .. } => Some(by),
+            _ => None,
         }
     }
 

@@ -18,6 +18,8 @@ pub(crate) enum Operation {
     },
     /// One after the other.
     Values(Vec<Value>),
+    /// Hands out the allocation of the pool that begins at an address.
+    Allocate(u64),
     /// Frees the allocation that begins at an address.
     Free(u64),
     Nothing,
@@ -95,6 +97,14 @@ impl Value {
             emu::Word::B32(_) => 4,
             emu::Word::B64(_) => 8,
         }
+    }
+}
+
+impl Fill {
+    /// From the first to behind the last byte that is written; none if there is no byte or no such address.
+    pub(crate) fn span(&self) -> Option<u64> {
+        let row = self.count.checked_mul(u64::from(self.width))?;
+        self.rows.checked_sub(1)?.checked_mul(self.pitch)?.checked_add(row).filter(|_| row > 0)
     }
 }
 

@@ -98,7 +98,10 @@ fn failed(driver: &mut Driver, op: Op, fault: &Fault) {
         }
     }
     // Where it is not the operation itself that is at fault, its name comes first.
-    let text = if fault.kernel == label { fault.to_string() } else { format!("{label}: {fault}") };
+    let mut text = if fault.kernel == label { fault.to_string() } else { format!("{label}: {fault}") };
+    if let Some(by) = fault.address.filter(|_| fault.kind == FaultKind::Freed).and_then(|a| driver.memory.freed_by(a)) {
+        text += &format!(", by {by}");
+    }
     if silent {
         driver.finding(&text);
     } else {

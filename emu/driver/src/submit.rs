@@ -11,14 +11,15 @@ use crate::state::{Context, Driver};
 use crate::thread;
 use crate::work::{Pending, Then};
 use std::ffi::c_void;
+use std::ops::Range;
 
 /// Why a range of addresses cannot be used by a call: a finding where it has words.
 pub(crate) fn check(driver: &Driver, what: &str, address: u64, bytes: u64) -> Result<(), (Error, Option<String>)> {
     let words = match driver.memory.place(address, bytes) {
-        Place::In(base) if driver.memory.get(base).is_some_and(|a| a.freeing) => {
-            format!("{what} of {bytes} bytes at {address:#x} is in memory that cuMemFreeAsync has freed")
-        }
-        Place::In(_) => return Ok(()),
+        Place::In(base) => match driver.memory.get(base).and_then(|a| a.freeing) {
+            Some(by) => format!("{what} of {bytes} bytes at {address:#x} is in memory that {by} has freed"),
+            None => return Ok(()),
+        },
         Place::Past { base, bytes: size } => {
             let by = address + bytes - base - size;
             format!(
@@ -56,8 +57,7 @@ pub(crate) fn refuse(driver: &Driver, operation: &Operation) -> Result<(), (Erro
         Operation::Fill(fill) if fill.rows > 0 && fill.count > 0 => {
             let row = fill.count.checked_mul(u64::from(fill.width)).ok_or((Error::INVALID_VALUE, None))?;
             invalid(fill.to.is_multiple_of(u64::from(fill.width)) && (fill.rows == 1 || fill.pitch >= row))?;
-            let span = (fill.rows - 1).checked_mul(fill.pitch).and_then(|n| n.checked_add(row));
-            check(driver, "the target", fill.to, span.ok_or((Error::INVALID_VALUE, None))?)
+            check(driver, "the target", fill.to, fill.span().ok_or((Error::INVALID_VALUE, None))?)
         }
         Operation::Values(values) => values.iter().try_for_each(|v| {
             invalid(v.address.is_multiple_of(v.bytes()))?;
@@ -99,14 +99,27 @@ pub(crate) fn submit(
     }
     let mut pending = Pending::new(context, label);
     pending.then = then;
-    if let Operation::Copy(copy) = operation {
-        for side in [&copy.from, &copy.to] {
-            if let (Memory::Device(at) | Memory::Host(at), Some(span)) = (&side.at, side.span(copy)) {
-                pending.touches.push(*at..*at + span);
-            }
-        }
+    pending.touches = touches(operation);
+    if let Operation::Kernel(kernel) = operation {
+        pending.module = driver.functions.get(kernel.function).map(|f| f.module);
     }
     driver.work.submit(last, &after, label, pending)
+}
+
+/// The addresses that an operation touches, as far as its data says.
+fn touches(operation: &Operation) -> Vec<Range<u64>> {
+    match operation {
+        Operation::Copy(copy) => {
+            let side = |side: &Side| match (&side.at, side.span(copy)) {
+                (&(Memory::Device(at) | Memory::Host(at)), Some(span)) => Some(at..at + span),
+                _ => None,
+            };
+            [&copy.from, &copy.to].into_iter().filter_map(side).collect()
+        }
+        Operation::Fill(fill) => fill.span().map(|span| fill.to..fill.to + span).into_iter().collect(),
+        Operation::Values(values) => values.iter().map(|v| v.address..v.address + v.bytes()).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// What the emulator is to do, in order.
@@ -145,6 +158,7 @@ fn works(driver: &Driver, operation: &Operation) -> Answer<Vec<emu::Work>> {
                 Some(compare) => emu::Work::Wait { address, value, compare },
             })
             .collect(),
+        &Operation::Allocate(base) => vec![emu::Work::Allocate(base)],
         &Operation::Free(base) => vec![emu::Work::Free(base)],
         Operation::Nothing => vec![],
     })

@@ -1,6 +1,7 @@
 //! What has been asked of the emulator and has not ended: its engine, and for each operation what the driver does about it.
 
 use crate::cards::Card;
+use crate::code::Module;
 use crate::error::{Answer, Error};
 use crate::objects::{Context, Event};
 use crate::slots::Handle;
@@ -28,13 +29,15 @@ pub(crate) struct Pending {
     pub(crate) context: Handle<Context>,
     pub(crate) label: String,
     pub(crate) then: Then,
-    /// Addresses that a copy touches.
+    /// Addresses that a copy, a fill or a word touches.
     pub(crate) touches: Vec<Range<u64>>,
+    /// Of a launch: where its code is.
+    pub(crate) module: Option<Handle<Module>>,
 }
 
 impl Pending {
     pub(crate) fn new(context: Handle<Context>, label: &str) -> Pending {
-        Pending { context, label: label.to_owned(), then: Then::Nothing, touches: Vec::new() }
+        Pending { context, label: label.to_owned(), then: Then::Nothing, touches: Vec::new(), module: None }
     }
 }
 
@@ -100,9 +103,14 @@ impl Work {
         !self.pending.contains_key(&op)
     }
 
-    /// Whether a range of addresses is touched by a copy that has not ended: its label.
+    /// Whether a range of addresses is touched by a copy, a fill or a word that has not ended: its label.
     pub(crate) fn toucher(&self, range: Range<u64>) -> Option<&str> {
         let hit = |r: &Range<u64>| r.start < range.end && range.start < r.end;
         self.pending.values().find(|p| p.touches.iter().any(hit)).map(|p| p.label.as_str())
+    }
+
+    /// Whether a launch of a module has not ended: its label.
+    pub(crate) fn user(&self, module: Handle<Module>) -> Option<&str> {
+        self.pending.values().find(|p| p.module == Some(module)).map(|p| p.label.as_str())
     }
 }

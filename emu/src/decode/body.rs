@@ -56,6 +56,20 @@ impl Scope {
         }
     }
 
+    /// A variable of a module. It may be declared again where it has no size or is defined elsewhere, as texts that are
+    /// linked do.
+    pub(super) fn declare(&mut self, name: &str, symbol: Symbol, line: u32) -> Result<()> {
+        use Symbol::{DynamicShared, Elsewhere, Global};
+        match (self.names.get_mut(name), symbol) {
+            (Some(DynamicShared), DynamicShared) | (Some(Elsewhere | Global(_)), Elsewhere) => Ok(()),
+            (Some(known @ Elsewhere), defined @ Global(_)) => {
+                *known = defined;
+                Ok(())
+            }
+            (_, symbol) => self.insert(name, symbol, line),
+        }
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<Symbol> {
         if let Some(symbol) = self.names.get(name) {
             return Some(symbol.clone());

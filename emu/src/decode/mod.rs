@@ -220,7 +220,7 @@ fn declare_static<'a>(
             Symbol::Global(index as u32)
         }
     };
-    scope.insert(&var.name, symbol, var.line)
+    scope.declare(&var.name, symbol, var.line)
 }
 
 /// Writes the numbers of an initialiser.

@@ -61,8 +61,16 @@ impl std::str::FromStr for Kind {
     }
 }
 
+/// Who is told how far a card's driver is with making machine code.
+pub trait Assembling: std::fmt::Debug {
+    /// Of `all` kernels for the card of this name, `done` are made; called before the first and after each.
+    fn assembled(&self, card: &str, done: u64, all: u64);
+    /// It ends, also where it fails.
+    fn ended(&self);
+}
+
 /// Which device, and how it is used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Where.
     pub device: Kind,
@@ -78,12 +86,22 @@ pub struct Options {
     pub vram_limit: Option<u64>,
     /// The folder where machine code is kept that the driver has made.
     pub cache: Option<PathBuf>,
+    /// On cards: who is told when machine code has to be made.
+    pub assembling: Option<Rc<dyn Assembling>>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        let (device, threads, approx_seed) = (Kind::Auto, 0, 0);
-        Options { device, threads, approx_seed, graphs: true, overlaps: true, vram_limit: None, cache: None }
+        Options {
+            device: Kind::Auto,
+            threads: 0,
+            approx_seed: 0,
+            graphs: true,
+            overlaps: true,
+            vram_limit: None,
+            cache: None,
+            assembling: None,
+        }
     }
 }
 

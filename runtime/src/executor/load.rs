@@ -443,7 +443,9 @@ impl Loader<'_> {
                         part.pack(&mut slot.as_mut()[start..][..part.span]);
                         let from = slot.region();
                         let from = Region { offset: from.offset + start as u64, bytes: part.bytes as u64, ..from };
+                        // The slot is not read to again before the copy has ended, whatever fails.
                         flying.push_back((uploader.copy(part, from)?, filled));
+                        uploader.finish(part)?;
                     }
                     None => uploader.bring(part, filled.bytes(), threads)?,
                 }
@@ -492,9 +494,7 @@ impl Uploader<'_> {
 
     /// Copies a part, which is as it goes to the device, from staging memory.
     fn copy(&mut self, part: &Part, from: Region) -> Result<Ticket> {
-        let ticket = self.device.copy(from, self.place(part, from.bytes))?;
-        self.finish(part)?;
-        Ok(ticket)
+        self.device.copy(from, self.place(part, from.bytes))
     }
 
     /// Brings a part from where it is in the file.

@@ -98,6 +98,7 @@ fn unload(call: &mut Call, number: u64) -> Answer {
     let mut waited = Ok(());
     let by = call.export.name;
     for (context, module) in modules {
+        loading::check_idle(call, module);
         waited = waited.and(synchronise(call, context));
         loading::unload(call, module, by);
     }

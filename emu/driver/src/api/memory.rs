@@ -6,6 +6,8 @@ use crate::call::{Call, exports};
 use crate::error::{Answer, Error};
 use crate::memory::{Place, What};
 use crate::operation::Operation;
+use crate::slots::Handle;
+use crate::state::Context;
 use crate::stream;
 use crate::stream::{Request, enqueue};
 use crate::work::Then;
@@ -108,16 +110,14 @@ fn host_register(call: &mut Call, address: u64, bytes: usize, flags: u32) -> Ans
 
 /// The allocation that begins at an address, if it is of a kind; what is wrong is a finding unless a driver would say it.
 pub(super) fn owned(call: &mut Call, base: u64, kind: fn(What) -> bool, otherwise: Error) -> Answer {
-    if call.memory.get(base).is_some_and(|a| kind(a.what) && !a.freeing) {
+    if call.memory.get(base).is_some_and(|a| kind(a.what) && a.freeing.is_none()) {
         return Ok(());
     }
+    let twice = |by: &str| format!("the memory at {base:#x} is freed twice: first by {by}");
+    let freeing = call.memory.get(base).and_then(|a| a.freeing);
     let words = match call.memory.place(base, 1) {
-        Place::In(start) if call.memory.get(start).is_some_and(|a| a.freeing) => {
-            format!("the memory at {base:#x} is freed twice: first by cuMemFreeAsync")
-        }
-        Place::Freed { base: start, by, .. } if start == base => {
-            format!("the memory at {base:#x} is freed twice: first by {by}")
-        }
+        Place::In(_) if let Some(by) = freeing => twice(by),
+        Place::Freed { base: start, by, .. } if start == base => twice(by),
         Place::In(start) | Place::Past { base: start, .. } if start != base => {
             format!("{base:#x} is within the allocation at {start:#x} and not where it begins")
         }
@@ -139,7 +139,7 @@ fn free(call: &mut Call, base: u64) -> Answer {
     let (context, pool) = (a.context, a.what == What::Pool);
     if pool {
         // A driver does not wait here.
-        in_use(call, base)?;
+        return free_at_once(call, base, context);
     }
     let waited = synchronise(call, context);
     let by = call.export.name;
@@ -147,22 +147,25 @@ fn free(call: &mut Call, base: u64) -> Answer {
     waited
 }
 
-/// A copy that has not ended and touches what is to be freed is a finding.
-fn in_use(call: &mut Call, base: u64) -> Answer {
+/// Frees what no documentation says is waited for. A copy, a fill or a word that has not ended and touches it is a finding, and
+/// a kernel that has not ended finds it gone.
+fn free_at_once(call: &mut Call, base: u64, context: Handle<Context>) -> Answer {
+    let by = call.export.name;
     let bytes = call.memory.get(base).map_or(0, |a| a.bytes);
-    let Some(label) = call.work.toucher(base..base + bytes).map(str::to_owned) else { return Ok(()) };
-    let words = format!("the memory at {base:#x} is still in use by {label}");
-    Err(call.finding(&words, Error::INVALID_VALUE))
+    if let Some(label) = call.work.toucher(base..base + bytes).map(str::to_owned) {
+        let words = format!("the memory at {base:#x} is still in use by {label}");
+        return Err(call.finding(&words, Error::INVALID_VALUE));
+    }
+    call.withdraw(base, by);
+    let waited = synchronise(call, context);
+    call.release(base, by);
+    waited
 }
 
 fn release_host(call: &mut Call, base: u64, kind: fn(What) -> bool, otherwise: Error) -> Answer {
     owned(call, base, kind, otherwise)?;
-    in_use(call, base)?;
     let context = call.memory.get(base).ok_or(otherwise)?.context;
-    let waited = synchronise(call, context);
-    let by = call.export.name;
-    call.release(base, by);
-    waited
+    free_at_once(call, base, context)
 }
 
 fn free_host(call: &mut Call, base: u64) -> Answer {

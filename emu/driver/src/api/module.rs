@@ -88,6 +88,7 @@ fn unload(call: &mut Call, number: u64) -> Answer {
         return Err(Error::NOT_PERMITTED);
     }
     let context = this.context;
+    loading::check_idle(call, module);
     let waited = synchronise(call, context);
     let by = call.export.name;
     loading::unload(call, module, by);

@@ -99,7 +99,7 @@ fn alloc(call: &mut Call, out: Out<u64>, bytes: usize, number: u64) -> Answer {
     }
     let from = call.export.name;
     let base = call.allocate(bytes as u64, What::Pool, context, from)?;
-    enqueue(call, stream, Request::new(Operation::Nothing))?;
+    enqueue(call, stream, Request::new(Operation::Allocate(base)))?;
     out.set(base)
 }
 
@@ -117,9 +117,10 @@ fn free(call: &mut Call, base: u64, number: u64) -> Answer {
         call.release(base, by);
         return Ok(());
     }
+    let by = call.export.name;
     enqueue(call, stream, Request { then: Then::Freed(base), ..Request::new(Operation::Free(base)) })?;
     if let Some(a) = call.memory.get_mut(base) {
-        a.freeing = true;
+        a.freeing = Some(by);
     }
     Ok(())
 }

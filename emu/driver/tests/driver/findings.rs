@@ -1,6 +1,7 @@
 //! What the stand-in finds and no driver says, each once.
 
 use crate::child::{Context, found, get, ok, run, upload};
+use crate::graphs::Graph;
 use crate::kernels::{Module, launch};
 use crate::params;
 use cudarc::driver::sys::{self as cu, CUresult};
@@ -136,6 +137,115 @@ fn pinned_memory_that_is_freed_under_a_copy() {
         let s = get(|s| cu::cuStreamCreate(s, 1));
         ok(cu::cuMemcpyHtoDAsync_v2(a, pinned, 256, s));
         _ = cu::cuMemFreeHost(pinned);
+    });
+}
+
+/// Frees pinned memory that something which has not ended uses.
+fn freed_under(words: &[&str], ask: impl Fn(&Module, u64, cu::CUstream)) {
+    found("", &[&["cuMemFreeHost"], words].concat(), || unsafe {
+        let (_c, m, _) = setting();
+        let pinned: *mut c_void = get(|p| cu::cuMemHostAlloc(p, 256, 0));
+        ask(&m, pinned as u64, get(|s| cu::cuStreamCreate(s, 1)));
+        _ = cu::cuMemFreeHost(pinned);
+    });
+}
+
+#[test]
+fn pinned_memory_that_is_freed_under_a_kernel() {
+    freed_under(&["freed in stray", "which were freed, by cuMemFreeHost"], |m, at, s| {
+        ok(launch(m.function("stray"), (1, 1), s, params![at]));
+    });
+}
+
+#[test]
+fn pinned_memory_that_is_freed_under_a_fill() {
+    freed_under(&["still in use by cuMemsetD8Async on stream"], |_, at, s| unsafe {
+        ok(cu::cuMemsetD8Async(at + 8, 1, 4, s));
+    });
+}
+
+#[test]
+fn pinned_memory_that_is_freed_under_a_word() {
+    freed_under(&["still in use by cuStreamWriteValue32_v2"], |_, at, s| unsafe {
+        ok(cu::cuStreamWriteValue32_v2(s, at, 1, 0));
+    });
+}
+
+#[test]
+fn registered_memory_that_is_taken_back_under_a_kernel() {
+    found("", &["freed in stray", "by cuMemHostUnregister"], || unsafe {
+        let (_c, m, _) = setting();
+        let mut words = [0_u32; 16];
+        ok(cu::cuMemHostRegister_v2(words.as_mut_ptr().cast(), 64, 0));
+        ok(launch(m.function("stray"), (1, 1), null_mut(), params![words.as_ptr() as u64]));
+        _ = cu::cuMemHostUnregister(words.as_mut_ptr().cast());
+    });
+}
+
+#[test]
+fn pool_memory_that_is_freed_under_a_kernel() {
+    // Other memory is waited for; see `what_is_freed_or_destroyed_under_work_lets_it_end`.
+    found("", &["freed in stray", "by cuMemFree_v2"], || unsafe {
+        let (_c, m, _) = setting();
+        let a = get(|p| cu::cuMemAllocAsync(p, 256, null_mut()));
+        ok(launch(m.function("stray"), (1, 1), null_mut(), params![a]));
+        _ = cu::cuMemFree_v2(a);
+    });
+}
+
+fn two_streams() -> [cu::CUstream; 2] {
+    [(); 2].map(|()| unsafe { get(|s| cu::cuStreamCreate(s, 1)) })
+}
+
+#[test]
+fn pool_memory_that_another_stream_uses_before_it_is_there() {
+    found("", &["race_global", "cuMemAllocAsync on stream"], || unsafe {
+        let (_c, m, _) = setting();
+        let [s, other] = two_streams();
+        let a = get(|p| cu::cuMemAllocAsync(p, 256, s));
+        ok(launch(m.function("stray"), (1, 1), other, params![a]));
+        _ = cu::cuCtxSynchronize();
+    });
+}
+
+#[test]
+fn pool_memory_that_another_stream_uses_when_it_is_freed() {
+    for seed in 0..3 {
+        let ended = run(Some(&format!("seed={seed}")), || unsafe {
+            let (_c, m, _) = setting();
+            let [s, other] = two_streams();
+            let a = get(|p| cu::cuMemAllocAsync(p, 256, s));
+            ok(cu::cuStreamSynchronize(s));
+            ok(launch(m.function("stray"), (1, 1), other, params![a]));
+            ok(cu::cuMemFreeAsync(a, s));
+            _ = cu::cuCtxSynchronize();
+        });
+        let Some(ended) = ended else { return };
+        // As race or, where it comes late, as what is gone.
+        let found = ended.findings();
+        let named =
+            |f: &str| f.contains("cuMemFreeAsync") && (f.contains("race_global") || f.contains("freed in stray"));
+        assert!(found.len() == 1 && named(found[0]), "seed {seed}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn modules_that_are_unloaded_under_a_kernel() {
+    found("", &["cuModuleUnload", "still in use by cuLaunchKernel"], || unsafe {
+        let (_c, m, a) = setting();
+        ok(launch(m.function("stray"), (1, 1), null_mut(), params![a]));
+        _ = cu::cuModuleUnload(m.0);
+    });
+}
+
+#[test]
+fn modules_that_are_unloaded_under_a_graph() {
+    found("", &["cuModuleUnload", "still in use by cuGraphLaunch"], || unsafe {
+        let (_c, m, a) = setting();
+        let graph = Graph::new();
+        graph.kernel(&[], m.function("stray"), (1, 1), params![a]);
+        graph.instantiate().launch(null_mut());
+        _ = cu::cuModuleUnload(m.0);
     });
 }
 

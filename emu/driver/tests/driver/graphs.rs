@@ -13,12 +13,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub struct Graph(pub cu::CUgraph);
 
 impl Graph {
-    fn new() -> Graph {
+    pub fn new() -> Graph {
         Graph(unsafe { get(|g| cu::cuGraphCreate(g, 0)) })
     }
 
     /// A launch of blocks of threads.
-    fn kernel(
+    pub fn kernel(
         &self,
         before: &[cu::CUgraphNode],
         f: cu::CUfunction,

@@ -1,6 +1,7 @@
 //! Streams, events, functions of the program, words.
 
 use crate::child::{Context, clean, download, free, get, ok, upload};
+use crate::graphs::Graph;
 use crate::kernels::{Module, launch};
 use crate::params;
 use cudarc::driver::sys::{self as cu, CUresult};
@@ -207,6 +208,29 @@ fn threads_call_beside_each_other() {
             thread.join().unwrap();
         }
     });
+}
+
+/// What is documented as possible under work that has not ended.
+#[test]
+fn what_is_freed_or_destroyed_under_work_lets_it_end() {
+    for seed in ["", "seed=1", "seed=2"] {
+        clean(seed, || unsafe {
+            let _context = Context::new();
+            let module = Module::new();
+            let (a, b) = (upload(&[1_u32; 32]), upload(&[0_u32; 32]));
+            let stream = get(|s| cu::cuStreamCreate(s, 1));
+            let graph = Graph::new();
+            graph.kernel(&[], module.function("twice"), (1, 32), params![a, b]);
+            let exec = graph.instantiate();
+            exec.launch(stream);
+            // It runs, and its graph goes, then its stream, then what it reads, which waits.
+            drop((exec, graph));
+            ok(cu::cuStreamDestroy_v2(stream));
+            free(a);
+            assert_eq!(download::<u32>(b, 32), [2; 32]);
+            free(b);
+        });
+    }
 }
 
 #[test]

@@ -140,9 +140,11 @@ impl CudaDevice {
         // SAFETY: here and below: the driver was found, and writes what it is asked for.
         let context = unsafe { out(|context| driver::cuDevicePrimaryCtxRetain(context, card.device)) }?;
         let machine = Machine {
-            card: format!("{} sm_{}", card.name, card.sm),
+            name: card.name.clone(),
+            sm: card.sm,
             driver: card.driver,
             cache: options.cache.clone(),
+            assembling: options.assembling.clone(),
         };
         // What the target's cards have bounds what the driver tells, which is nonsense on some.
         let shared_limit = gpu.card.shared_bytes;
@@ -180,10 +182,9 @@ impl CudaDevice {
         device.stream = device.answered(stream)?;
         let progress = Progress::new();
         device.progress = Some(device.answered(progress)?);
-        let waiter = Waiter::new(context, device.stream);
-        device.waiter = Some(
-            waiter.map_err(|e| Error::device(format!("the system refuses a thread that waits for the card: {e}")))?,
-        );
+        let waiter = Waiter::new(context, device.stream)
+            .map_err(|e| Error::device(format!("the system refuses a thread that waits for the card: {e}")))?;
+        device.waiter = Some(device.answered(waiter)?);
         Ok(device)
     }
 
@@ -468,7 +469,7 @@ impl Device for CudaDevice {
             }
         }
         self.enter()?;
-        let module = code::load(code, &self.machine)?;
+        let module = code::load(code, kernels, &self.machine)?;
         // What fails from here on is given back with the module.
         let number = self.modules.add(Loaded { module, kernels: Vec::new() })?;
         let loaded = kernels.iter().map(|k| self.function(module, k)).collect::<Result<Vec<_>>>();

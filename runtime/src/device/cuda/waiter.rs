@@ -10,6 +10,7 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -106,14 +107,27 @@ unsafe impl Send for Handles {}
 
 impl Waiter {
     /// Waits for things of a context and its stream, which live longer than this.
-    pub fn new(context: sys::CUcontext, stream: sys::CUstream) -> std::io::Result<Waiter> {
+    ///
+    /// # Errors
+    /// That of the system if it has no thread; within, that of the driver if the thread cannot use the context.
+    pub fn new(context: sys::CUcontext, stream: sys::CUstream) -> std::io::Result<Result<Waiter, Failure>> {
         let (wait, handles) = (Arc::<Wait>::default(), Handles(context, stream));
         let shared = Arc::clone(&wait);
+        let (tell, entered) = sync_channel(1);
         let thread = std::thread::Builder::new().name("cuda wait".into()).spawn(move || {
             let handles = handles;
-            work(&shared, handles.0, handles.1);
+            // SAFETY: the context is retained.
+            let answer = unsafe { driver::cuCtxSetCurrent(handles.0) };
+            let usable = answer.is_ok();
+            _ = tell.send(answer);
+            if usable {
+                work(&shared, handles.1);
+            }
         })?;
-        Ok(Waiter { wait, thread: Some(thread), hung: false })
+        let waiter = Waiter { wait, thread: Some(thread), hung: false };
+        // Without a context no wait would wait.
+        let unknown = Failure { call: "cuCtxSetCurrent", code: sys::CUresult::CUDA_ERROR_UNKNOWN };
+        Ok(entered.recv().unwrap_or(Err(unknown)).map(|()| waiter))
     }
 
     /// Waits for an event or, if that is null, for the stream; gives up after `patience` in which no kernel has begun.
@@ -177,11 +191,9 @@ impl Drop for Waiter {
     }
 }
 
-/// The thread's work.
-fn work(wait: &Wait, context: sys::CUcontext, stream: sys::CUstream) {
+/// The thread's work, in the stream's context.
+fn work(wait: &Wait, stream: sys::CUstream) {
     let mut done = 0;
-    // SAFETY: the context is retained; without it every wait fails and says so.
-    let entered = unsafe { driver::cuCtxSetCurrent(context) };
     loop {
         let asked = wait.asked.load(Ordering::Acquire);
         if asked == STOP {
@@ -193,9 +205,9 @@ fn work(wait: &Wait, context: sys::CUcontext, stream: sys::CUstream) {
         }
         let event: sys::CUevent = wait.event.load(Ordering::Relaxed).cast();
         // SAFETY: both are living: whoever asked for them waits.
-        let answer = entered.and_then(|()| unsafe {
+        let answer = unsafe {
             if event.is_null() { driver::cuStreamSynchronize(stream) } else { driver::cuEventSynchronize(event) }
-        });
+        };
         wait.answer.store(answer.map_or_else(|e| e.code as u32, |()| 0), Ordering::Relaxed);
         done = asked;
         wait.over.store(done, Ordering::Release);
