@@ -25,6 +25,7 @@ mod session;
 mod synth;
 mod temporary;
 mod text;
+mod tools;
 
 use clap::{Parser, Subcommand};
 use runtime::sys::signals;

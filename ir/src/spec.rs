@@ -174,7 +174,49 @@ pub fn parse(text: &str) -> Result<KernelSpec> {
     Ok(KernelSpec::new(kind, body.parse()?, tokens, Target::by_name(target)?))
 }
 
+/// The schedule of a [`text`].
+///
+/// # Errors
+/// [`Error::Malformed`] for what is no such text.
+pub fn schedule(text: &str) -> Result<Schedule> {
+    let line = text.trim_end().rsplit('\n').next().and_then(|line| line.strip_prefix("schedule "));
+    let wrong = || Error::malformed("the text of a kernel does not end with its schedule");
+    let line = line.ok_or_else(wrong)?;
+    let numbers = line.split(|c: char| !c.is_ascii_digit()).filter(|word| !word.is_empty());
+    let numbers: Vec<u32> = numbers.map(str::parse).collect::<std::result::Result<_, _>>().map_err(|_| wrong())?;
+    let prologue = [Prologue::PerWorker, Prologue::Shared].into_iter().find(|p| line.starts_with(&format!("{p:?},")));
+    let schedule = match (prologue, &numbers[..]) {
+        (Some(prologue), &[unit_tiles, query_tokens, split]) => {
+            Schedule::Cpu(CpuSchedule { prologue, unit_tiles, query_tokens, split })
+        }
+        (None, &[ctas, warps, streams, chunk, depth]) => {
+            Schedule::Gpu(GpuSchedule { ctas, warps, streams, chunk, depth })
+        }
+        _ => return Err(wrong()),
+    };
+    // Other words between the numbers are another text.
+    if schedule.to_string().strip_prefix("schedule ") == Some(line) { Ok(schedule) } else { Err(wrong()) }
+}
+
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules_as_text() {
+        let cpu = CpuSchedule { prologue: Prologue::Shared, unit_tiles: 4, query_tokens: 8, split: 512 };
+        let gpu = GpuSchedule { ctas: 170, warps: 8, streams: 3, chunk: 512, depth: 2 };
+        for of in [Schedule::Cpu(cpu), Schedule::Gpu(gpu)] {
+            assert_eq!(schedule(&format!("spec\nbody\n{of}\n")).unwrap(), of);
+        }
+        for text in ["", "schedule", "schedule 1 CTAs", "schedule 1 CTA of 2 warps, 3, 4, 5", "schedule Shared, unit 1"]
+        {
+            assert!(schedule(text).is_err(), "{text}");
+        }
+    }
 }
