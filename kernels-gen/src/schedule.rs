@@ -267,6 +267,10 @@ const RESIDENT: u32 = 2;
 /// Shared memory that a GPU takes for itself of that of each CTA, bytes.
 const RESERVED: u32 = 1024;
 
+/// Seconds that a load takes while memory is busy, so that the bytes of as many have to be in flight to keep it so: 329 ns
+/// without load (Chips and Cheese on GB202); about 700 ns to 1 us at full bandwidth (estimated).
+const LOADED_LATENCY: f64 = 0.8e-6;
+
 /// Bytes of weights that a worker takes at once when few tokens are computed and tiles are small: short, as a worker waits
 /// half of the time of one on average where workers meet, but long against what it takes to draw it.
 const UNIT_BYTES: usize = 16 << 10;
@@ -283,8 +287,9 @@ const QUERY_TOKENS: usize = 8;
 const QUERY_FLOATS: usize = 32 << 10;
 
 /// The schedule of a spec, which is for `target`, and its kernel: of a row of `own` or of the tuned table if there is
-/// one; else the first candidate of which two CTAs fit on a multiprocessor, or else one. A ring of which only one fits
-/// still comes before none: it fills while the CTA prepares its input row.
+/// one; else the first candidate that has enough in flight and of which two CTAs fit on a multiprocessor, or else one;
+/// else, where none has enough, the first of which two fit, or else one. A ring of which only one fits still comes before
+/// none: it fills while the CTA prepares its input row.
 ///
 /// # Errors
 /// [`Error::Schedule`] for a row that the kernel cannot run with; [`Error::Unsupported`] if it cannot be generated.
@@ -297,30 +302,48 @@ pub fn choose(spec: &KernelSpec, target: &Target, own: &[Row]) -> Result<(Schedu
     }
     let Machine::Gpu(gpu) = &target.machine else { return generate(cpu_rule(spec)) };
     let (one, several) = (gpu.card.shared_bytes, gpu.card.sm_shared_bytes / RESIDENT - RESERVED);
-    let mut fitting = None;
+    let enough = f64::from(gpu.card.bandwidth) * 1e9 * LOADED_LATENCY / f64::from(gpu.card.sms);
+    // The first that fits of each kind, best first, and the last of those that do not fit.
+    let mut fitting: [Option<(Schedule, Generated)>; 3] = [None, None, None];
     let mut smallest = None;
     for schedule in candidates(spec, gpu) {
-        if schedule.depth == 0 && fitting.is_some() {
+        if schedule.depth == 0 && fitting.iter().any(Option::is_some) {
             break;
         }
         let made = generate(whole_chunks(spec, Schedule::Gpu(schedule)))?;
         let bytes = made.1.kernel.scratch_bytes;
-        if bytes <= u64::from(several) {
-            return Ok(made);
-        }
-        if bytes <= u64::from(one) {
-            fitting.get_or_insert(made);
-        } else {
+        if bytes > u64::from(one) {
             smallest = Some(made);
+            continue;
         }
+        match (bytes <= u64::from(several), in_flight(spec, made.0) as f64 >= enough || schedule.depth == 0) {
+            (true, true) => return Ok(made),
+            (false, true) => fitting[0].get_or_insert(made),
+            (true, false) => fitting[1].get_or_insert(made),
+            (false, false) => fitting[2].get_or_insert(made),
+        };
     }
-    fitting.or(smallest).ok_or_else(|| Error::verify("schedule", format!("no candidates for {}", spec.kind)))
+    let chosen = fitting.into_iter().flatten().next().or(smallest);
+    chosen.ok_or_else(|| Error::verify("schedule", format!("no candidates for {}", spec.kind)))
+}
+
+/// Bytes of weights that the rings of a CTA have room for.
+fn in_flight(spec: &KernelSpec, schedule: Schedule) -> u64 {
+    let Schedule::Gpu(GpuSchedule { streams, chunk, depth, .. }) = schedule else { return 0 };
+    let bytes: u64 = matrices(spec).filter_map(|(ty, _)| ty.weight_bytes()).sum();
+    let chunks = tile_columns(spec).div_ceil(chunk as usize) as u64;
+    u64::from(streams * depth) * bytes / chunks.max(1)
+}
+
+/// Columns of all tiles of the products.
+fn tile_columns(spec: &KernelSpec) -> usize {
+    matrices(spec).map(|(ty, _)| ty.rows().div_ceil(WARP_ROWS) * ty.columns()).sum()
 }
 
 /// What a GPU kernel of a spec may run with, best first: a CTA on every multiprocessor, with rings where there are
 /// products and bulk copies.
 fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Vec<GpuSchedule> {
-    let tiles: usize = matrices(spec).map(|(ty, _)| ty.rows().div_ceil(WARP_ROWS) * ty.columns()).sum();
+    let tiles = tile_columns(spec);
     let enough = |chunk: u32| chunk == CHUNK || tiles / chunk as usize >= CHUNKS * gpu.card.sms as usize;
     let rings = RINGS.iter().filter(|(.., chunk)| gpu.bulk_copies() && tiles > 0 && enough(*chunk));
     let schedule = |&(warps, streams, depth, chunk)| GpuSchedule { ctas: gpu.card.sms, warps, streams, chunk, depth };
@@ -414,6 +437,20 @@ mod tests {
         let (schedule, made) = choose(&spec, target, &[]).unwrap();
         let (Schedule::Gpu(schedule), Some(gpu)) = (schedule, target.gpu()) else { panic!("{schedule}") };
         (schedule, u64::from(gpu.card.sm_shared_bytes) / (made.kernel.scratch_bytes + u64::from(RESERVED)))
+    }
+
+    #[test]
+    fn enough_is_in_flight() {
+        // Formats of few bits, in long rows: one CTA with enough comes before two without.
+        for format in ["iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs", "q4_k"] {
+            for (target, least) in [("sm_120", 8400), ("sm_90", 20_000)] {
+                let columns = 28_672;
+                let (s, _) = chosen(target, format, columns);
+                let block = Format::by_name(format).unwrap();
+                let bytes = block.bytes_of(s.chunk.into()) * 32 * u64::from(s.streams * s.depth);
+                assert!(bytes >= least, "{target} {format}: {bytes} bytes in flight, {s:?}");
+            }
+        }
     }
 
     #[test]
