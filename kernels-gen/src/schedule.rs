@@ -42,6 +42,16 @@ pub struct Row {
     place: String,
 }
 
+/// The fields of a row beside its schedule, and what each is.
+pub const KEYS: [(&str, &str); 6] = [
+    ("op", "name of the fused op"),
+    ("tokens", "capacities of the entry points, first to last: 1 is decode, N is batch@N or prefill@N"),
+    ("columns", "columns of the first weight matrix, first to last; (0, 0) where there is none"),
+    ("rows", "its rows, first to last; may be left out"),
+    ("format", "the formats of all matrices, joined by + where they differ; may be left out"),
+    ("card", "name of the card; may be left out"),
+];
+
 /// The rows of the table `text`, which is that of `file`. `format: "q4_k"` may stand for `format: Some("q4_k")`.
 ///
 /// # Errors
@@ -109,6 +119,67 @@ pub fn row(spec: &KernelSpec, schedule: &Schedule, target: &Target) -> Result<St
     Ok(format!("({}{card}, schedule: {schedule})", Key::of(spec)))
 }
 
+/// A table that gives kernels the schedules that they have; those with the same row share it. Each may have a comment.
+///
+/// # Errors
+/// [`Error::Verify`] if a schedule cannot be written.
+pub fn table<'a>(
+    kernels: impl IntoIterator<Item = (&'a KernelSpec, &'a Schedule, Option<String>)>,
+    target: &Target,
+) -> Result<String> {
+    let mut rows: Vec<(String, Vec<String>)> = Vec::new();
+    for (spec, schedule, comment) in kernels {
+        let row = row(spec, schedule, target)?;
+        match rows.iter_mut().find(|(known, _)| *known == row) {
+            Some((_, comments)) => comments.extend(comment),
+            None => rows.push((row, comment.into_iter().collect())),
+        }
+    }
+    let mut text = String::from("[\n");
+    for (row, comments) in rows {
+        comments.iter().for_each(|comment| text.push_str(&format!("    // {comment}\n")));
+        text.push_str(&format!("    {row},\n"));
+    }
+    Ok(text + "]")
+}
+
+/// What the figures of a kernel's schedule may be instead, beside what holds for all: the columns of its chunks and, with
+/// the warps and streams that it has, the deepest ring of which one CTA fits, and of which two do. Empty where it has no
+/// such choice.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a kernel that cannot be generated.
+pub fn choices(spec: &KernelSpec, schedule: &Schedule, target: &Target) -> Result<String> {
+    let (Schedule::Gpu(s), Some(gpu)) = (*schedule, target.gpu()) else { return Ok(String::new()) };
+    if matrices(spec).next().is_none() {
+        return Ok(String::new());
+    }
+    let rooms = [gpu.card.shared_bytes, gpu.card.sm_shared_bytes / RESIDENT - RESERVED];
+    let mut list = Vec::new();
+    for chunk in (0..=12).map(|power| 1 << power) {
+        let of = |depth| Schedule::Gpu(GpuSchedule { chunk, depth, ..s });
+        if whole_chunks(spec, of(0)) != of(0) {
+            continue;
+        }
+        let mut deepest = [None, None];
+        for depth in [0, 1, 2, 4, 8, 16, 32].into_iter().filter(|&depth| depth == 0 || gpu.bulk_copies()) {
+            let bytes = crate::generate(spec, &of(depth), target)?.kernel.scratch_bytes;
+            for (deepest, _) in deepest.iter_mut().zip(rooms).filter(|(_, room)| bytes <= u64::from(*room)) {
+                *deepest = Some(depth);
+            }
+            if bytes > u64::from(rooms[0]) {
+                break;
+            }
+        }
+        list.push(match deepest {
+            [None, _] => format!("{chunk} (fits with fewer streams only)"),
+            [Some(one), None] => format!("{chunk} (depth up to {one})"),
+            [Some(one), Some(two)] => format!("{chunk} (depth up to {one}; two CTAs up to {two})"),
+        });
+    }
+    Ok(format!("with {} streams, chunk {}", s.streams, list.join(", ")))
+}
+
 /// Checks that a kernel of the target uses each of the rows, but for those of other cards.
 ///
 /// # Errors
@@ -127,7 +198,7 @@ pub fn check_used(rows: &[Row], specs: &[&KernelSpec], target: &Target) -> Resul
             [] => format!("this model has no kernel {} for {}", row.op, target.name),
             [key, rest @ ..] => {
                 let more = if rest.is_empty() { String::new() } else { format!(" and {} others", rest.len()) };
-                format!("no kernel of this model matches it; there is ({key}){more}, see --emit schedule")
+                format!("no kernel of this model matches it; there is ({key}){more}, see rigc schedules")
             }
         };
         return Err(row.refusal(what));

@@ -248,6 +248,46 @@ fn sass(kernel: &str) -> String {
     )
 }
 
+/// Stages of one kernel, and machine code.
+#[test]
+fn stages_of_a_kernel() {
+    let dir = shared();
+    let emit = |more: &[&str], [ptxas, nvdisasm]: [&str; 2]| {
+        let mut command = command(dir, &[&["compile", "m.gguf", "--target", "sm_120", "--emit"], more].concat());
+        wait(command.env("RIGC_PTXAS", ptxas).env("RIGC_NVDISASM", nvdisasm).spawn().unwrap())
+    };
+    let none = ["/nowhere/ptxas", "/nowhere/nvdisasm"];
+    let all = emit(&["ptx"], none);
+    let name = all.text().lines().filter_map(|l| l.strip_prefix("== ptx ")).find(|n| n.starts_with("qkv")).unwrap();
+    let o = emit(&["schedule,kernel,ptx", "--kernel", name], none);
+    let heads: Vec<&str> = o.text().lines().filter(|l| l.starts_with("== ")).collect();
+    assert_eq!(heads, ["== schedule sm_120", &format!("== kernel {name}"), &format!("== ptx {name}")], "{}", o.err);
+    assert_eq!(o.text().matches("(op: ").count(), 1, "{}", o.text());
+    assert!(o.text().contains(&format!(".visible .entry {name}(")) && o.text().matches(".visible .entry").count() == 1);
+
+    let tools = tempfile::tempdir().unwrap();
+    let [ptxas, nvdisasm] =
+        [("ptxas", String::new()), ("nvdisasm", sass(name))].map(|(n, s)| fake(tools.path(), n, &s));
+    let o = emit(&["sass", "--kernel", name], [&ptxas, &nvdisasm]);
+    let expected = sass(name).lines().skip(2).take(6).fold(format!("== sass {name}\n"), |all, l| all + l + "\n");
+    assert_eq!((o.text(), o.code), (&*expected, Some(0)), "{}", o.err);
+    for (tools, words) in [
+        (none, ["--emit sass: /nowhere/ptxas", "RIGC_PTXAS"]),
+        ([&*ptxas, none[1]], ["/nowhere/nvdisasm", "RIGC_NVDISASM"]),
+    ] {
+        let o = emit(&["sass"], tools);
+        assert!(o.code == Some(2) && words.iter().all(|word| o.err.contains(word)), "{}", o.err);
+    }
+    check_refused(dir, &["compile", "m.gguf", "--emit", "sass"], &["no stage 'sass'", "the stages are"]);
+    check_refused(dir, &["compile", "m.gguf", "--emit", "plan", "--kernel", name], &["plan is of whole steps"]);
+    check_refused(
+        dir,
+        &["compile", "m.gguf", "--emit", "kernel", "--kernel", "x"],
+        &["no kernel 'x'", "the kernels are"],
+    );
+    check_refused(dir, &["compile", "m.gguf", "--kernel", "x"], &["--emit"]);
+}
+
 #[test]
 fn models_that_fit_no_card() {
     let dir = tempfile::tempdir().unwrap();
