@@ -42,7 +42,7 @@ struct Memory {
     card_bytes: Option<u64>,
 }
 
-/// A kernel; what is not known or makes no sense is `null`.
+/// A kernel; what is not known or makes no sense is `null`, and without a prediction its figures are left out.
 #[derive(Serialize)]
 struct Row {
     name: String,
