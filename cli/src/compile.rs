@@ -4,8 +4,10 @@ use crate::failure::{INTERRUPTED, usage};
 use crate::interrupt::Interrupt;
 use crate::model::{self, CompileArgs};
 use crate::output::{self, note};
-use crate::{places, progress};
+use crate::schedules::known_kernel;
+use crate::{places, progress, tools};
 use anyhow::Result;
+use codegen::{Compiled, schedule};
 use ir::artifact::Artifact;
 use ir::quote;
 use ir::target::Target;
@@ -30,19 +32,31 @@ pub struct Args {
     #[arg(short, long, value_name = "NAME.rig")]
     output: Option<PathBuf>,
     /// Print stages instead of writing the artifact: graph,fused,schedule,kernel,plan for every target, clif,asm for CPUs,
-    /// ptx for GPUs
+    /// ptx,sass for GPUs; sass is by ptxas and nvdisasm (RIGC_PTXAS, RIGC_NVDISASM or on the PATH)
     #[arg(long, value_name = "STAGES", value_delimiter = ',', conflicts_with = "output")]
     emit: Vec<String>,
+    /// With --emit, this kernel only, as inspect --kernels names it
+    #[arg(long, value_name = "NAME", requires = "emit")]
+    kernel: Option<String>,
 }
+
+/// The stage that NVIDIA's tools make.
+const SASS: &str = "sass";
+/// Stages that are of whole steps, not of kernels.
+const OF_STEPS: [&str; 3] = ["graph", "fused", "plan"];
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<ExitCode> {
     let stages: Vec<&str> = args.emit.iter().map(String::as_str).collect();
     let target = model::target(&args.compile)?;
-    let has = codegen::stages(&target);
+    let mut has = codegen::stages(&target);
+    has.extend(target.gpu().map(|_| SASS));
     if let Some(unknown) = stages.iter().find(|s| !has.contains(s)) {
         let (name, has) = (target.name, has.join(", "));
         return Err(usage(format!("--emit knows no stage {} of {name}; the stages are {has}", quote::quoted(unknown))));
+    }
+    if let Some(stage) = stages.iter().find(|s| args.kernel.is_some() && OF_STEPS.contains(s)) {
+        return Err(usage(format!("--emit {stage} is of whole steps; --kernel is for the other stages")));
     }
     if model::is_artifact(&args.model) {
         let path = args.model.display();
@@ -55,11 +69,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let compiled = model::compile(&file, &args.compile, &stages)?;
     file.check_unchanged()?;
     if !stages.is_empty() {
-        let mut text = String::new();
-        for l in &compiled.listings {
-            text.push_str(&format!("== {} {}\n{}\n", l.stage, l.name, l.text.trim_end()));
-        }
-        output::print(&text)?;
+        output::print(&listings(&compiled, &target, &stages, args.kernel.as_deref())?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let path = match args.output {
@@ -103,6 +113,63 @@ pub fn run(args: Args) -> Result<ExitCode> {
         assemble(&compiled.artifact, &card).unwrap_or_else(|e| note!("warning: {e}; it is made when it is loaded"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The text of stages, of one kernel if it is named.
+fn listings(compiled: &Compiled, target: &Target, stages: &[&str], kernel: Option<&str>) -> Result<String> {
+    let manifest = &compiled.artifact.manifest;
+    if let Some(name) = kernel {
+        known_kernel(name, manifest.kernels.iter().map(|k| &*k.name))?;
+    }
+    let named = |name: &str| kernel.is_none_or(|kernel| kernel == name);
+    let mut text = String::new();
+    let mut add = |stage: &str, name: &str, of: &str| text.push_str(&format!("== {stage} {name}\n{}\n", of.trim_end()));
+    for l in &compiled.listings {
+        if l.stage == "schedule" {
+            let own = compiled.table.kernels.iter().filter(|k| named(&k.kernel.name));
+            let rows = schedule::table(own.map(|k| (&k.spec, &k.schedule, None)), target)?;
+            add(l.stage, &l.name, &rows);
+        } else if kernel.is_none() || named(&l.name) {
+            add(l.stage, &l.name, &l.text);
+        }
+    }
+    if stages.contains(&SASS) {
+        for (name, code) in sass(compiled, target, &named)? {
+            add(SASS, &name, &code);
+        }
+    }
+    Ok(text)
+}
+
+/// The machine code of kernels by NVIDIA's tools, by name.
+fn sass(compiled: &Compiled, target: &Target, named: &dyn Fn(&str) -> bool) -> Result<Vec<(String, String)>> {
+    let (kernels, module) = (&compiled.artifact.manifest.kernels, &compiled.artifact.modules[0]);
+    // What comes before the first kernel, and the kernels that are wanted.
+    let first = kernels.iter().map(|k| k.offset as usize).min().unwrap_or(0);
+    let mut code = module[..first].to_vec();
+    for k in kernels.iter().filter(|k| named(&k.name)) {
+        code.extend_from_slice(&module[k.offset as usize..][..k.bytes as usize]);
+    }
+    let dir = tempfile::tempdir()?;
+    let made = tools::assemble(&code, target.name, dir.path()).and_then(|(_, cubin)| tools::disassemble(&cubin));
+    let text = made.map_err(|why| usage(format!("--emit sass: {why}")))?;
+    let mut found: Vec<(String, String)> = Vec::new();
+    let mut within = false;
+    for line in text.lines() {
+        let label = line.trim().strip_prefix(".text.").and_then(|l| l.strip_suffix(':'));
+        if let Some(name) = label {
+            found.push((name.to_owned(), String::new()));
+            within = true;
+        } else if line.trim_start().starts_with(".section") {
+            within = false;
+        } else if let (true, Some((_, code))) = (within, found.last_mut()) {
+            code.push_str(line);
+            code.push('\n');
+        }
+    }
+    // In the order of the kernels, which the tools do not keep.
+    found.sort_by_key(|(name, _)| kernels.iter().position(|k| k.name == *name));
+    Ok(found)
 }
 
 /// The card that machine code is made for now, and whether it was asked for.

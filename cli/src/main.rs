@@ -21,10 +21,12 @@ mod places;
 mod progress;
 mod run;
 mod sampling;
+mod schedules;
 mod session;
 mod synth;
 mod temporary;
 mod text;
+mod tools;
 
 use clap::{Parser, Subcommand};
 use runtime::sys::signals;
@@ -44,6 +46,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Compile a model's kernels into an artifact
     Compile(compile::Args),
+    /// Print the schedules of a model's kernels as a table to edit, and what may stand in it
+    Schedules(schedules::Args),
     /// Print a model's or an artifact's shapes, formats, bytes and kernels
     Inspect(inspect::Args),
     /// Measure speed, and compare it with the machine's bounds and with llama.cpp
@@ -94,6 +98,7 @@ fn command(cli: Cli) -> anyhow::Result<ExitCode> {
         None => output::print(GUIDE).map(|()| ExitCode::SUCCESS),
         Some(Command::Run(args)) => run::run(*args),
         Some(Command::Compile(args)) => compile::run(args),
+        Some(Command::Schedules(args)) => schedules::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),
         Some(Command::Bench(args)) => bench::run(args),
         Some(Command::Perplexity(args)) => perplexity::run(args),

@@ -36,30 +36,9 @@ pub struct CompileArgs {
     /// Format of the KV cache: f16 or q8_0 [default: f16]
     #[arg(long)]
     pub kv: Option<String>,
-    /// RON table of schedules, which come before rigc's own
-    ///
-    /// FILE.ron has a list of rows, as `--emit schedule` prints those of a model:
-    ///
-    ///   [
-    ///     (op: "linear", tokens: (1, 1), columns: (4096, 4096), rows: (4096, 4096),
-    ///      format: "q4_k", card: "rtx5090",
-    ///      schedule: Gpu((ctas: 170, warps: 8, streams: 8, chunk: 512, depth: 2))),
-    ///     (op: "attention", tokens: (1, 16), columns: (0, 0),
-    ///      schedule: Cpu((prologue: Shared, unit_tiles: 1, query_tokens: 1, split: 512))),
-    ///   ]
-    ///
-    /// A row is for the kernels of its op whose tokens and whose columns of the first weight matrix (0 where there is none)
-    /// lie between its two numbers; its rows, format (of all matrices, q4_k+q6_k where they differ) and card may be left
-    /// out. The first row that matches counts. Each row is used, but for those of other cards.
-    ///
-    /// Gpu: ctas at most so many thread blocks, 1 to 65535; warps of each, 1 to 32; streams, those that multiply weights, 1 to
-    /// warps; chunk, the columns that one takes at once, a power of two up to 4096 that divides the rows; depth, the chunks
-    /// of its ring in shared memory, a power of two up to 32, or 0 for none, as on sm_80 and sm_89.
-    ///
-    /// Cpu: prologue PerWorker (one token only) or Shared; unit_tiles, tiles of 16 rows that a worker takes at once, 1 to
-    /// 1024; query_tokens, tokens that share the loads of an attention, 1 to 128; split, positions that a worker attends to,
-    /// a multiple of 64, or 0 for all.
-    #[arg(long, value_name = "FILE.ron", verbatim_doc_comment)]
+    /// RON table of schedules, which come before rigc's own: rigc schedules MODEL prints one, rigc help schedules tells what
+    /// stands in it
+    #[arg(long, value_name = "FILE.ron")]
     pub schedules: Option<PathBuf>,
     /// The target where none is given; else the best that this CPU runs.
     #[arg(skip)]

@@ -2,12 +2,22 @@
 //!
 //! Text in, figures out; whoever runs the tools has the text. Instructions that are counted are those of one lane.
 
+use std::collections::HashMap;
+
 /// Four products of one instruction, in PTX and in machine code.
 const DOTS: [&str; 2] = ["dp4a.", "IDP.4A"];
 /// Matrix products of bytes, of a warp, in both.
 const MATRICES: [&str; 2] = ["mma.sync", "IMMA."];
 /// One product of one instruction.
 const PRODUCTS: [&str; 2] = ["fma.rn.f32", "FFMA"];
+/// Products of matrices, in PTX and in machine code.
+const MATRICES: [&str; 4] = ["mma.sync", "HMMA", "IMMA", "QMMA"];
+/// Loads of a lane from global memory, and copies of 16 bytes from there, in PTX.
+const LOADS: [&str; 2] = ["ld.global", "cp.async.c"];
+/// What waits for the launch before, in PTX.
+const WAIT: [&str; 1] = ["griddepcontrol.wait"];
+/// What counts a CTA in, in PTX.
+const ARRIVAL: [&str; 1] = ["atom."];
 /// Weights that costs are given for.
 const WEIGHTS: f64 = 32.0;
 
@@ -34,6 +44,23 @@ impl<'a> Line<'a> {
         let text = self.instruction()?;
         let (_, rest) = text.split_once("bra").or_else(|| text.split_once("BRA"))?;
         Some(rest.rsplit([' ', '\t', '(']).next()?.trim_end_matches(')'))
+    }
+
+    /// Bytes that a lane loads from global memory, in PTX.
+    fn loaded(&self) -> usize {
+        let Some(text) = self.instruction().filter(|_| self.has(&LOADS)) else { return 0 };
+        if text.contains("cp.async.") {
+            return 16;
+        }
+        let word = text.split_whitespace().find(|word| word.contains("ld.global")).unwrap_or_default();
+        let parts = word.split('.').skip(2);
+        parts.fold(1, |bytes, part| match part.strip_prefix('v').map(str::parse::<usize>) {
+            Some(Ok(elements)) => bytes * elements,
+            _ => {
+                bytes
+                    * part.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<usize>().map_or(1, |bits| bits / 8)
+            }
+        })
     }
 
     fn has(&self, names: &[&str]) -> bool {
@@ -94,25 +121,152 @@ impl Code<'_> {
         jumps.iter().copied().filter(|jump| !into(jump)).collect()
     }
 
-    /// The loops with instructions of these names, and how many of them; but for those around another.
-    fn innermost(&self, names: &[&str]) -> Vec<(&[Line<'_>], usize)> {
-        let count = |&(s, e): &(usize, usize)| self.lines[s..=e].iter().filter(|l| l.has(names)).count();
-        let loops: Vec<(usize, usize)> = self.loops().into_iter().filter(|l| count(l) > 0).collect();
+    /// How many instructions of these names are in a range.
+    fn count(&self, (start, end): (usize, usize), names: &[&str]) -> usize {
+        self.lines[start..=end].iter().filter(|l| l.has(names)).count()
+    }
+
+    /// The loops with instructions of these names; but for those around another.
+    fn innermost(&self, names: &[&str]) -> Vec<(usize, usize)> {
+        let loops: Vec<(usize, usize)> = self.loops().into_iter().filter(|l| self.count(*l, names) > 0).collect();
         let around = |&(s, e): &(usize, usize)| loops.iter().any(|&(a, b)| (a, b) != (s, e) && s <= a && b <= e);
-        loops.iter().filter(|l| !around(l)).map(|l| (&self.lines[l.0..=l.1], count(l))).collect()
+        loops.iter().copied().filter(|l| !around(l)).collect()
+    }
+
+    /// The innermost loops that multiply weights, and the weights that each multiplies: those of integers, else the one of
+    /// floats with the most.
+    fn products(&self) -> Vec<((usize, usize), usize)> {
+        let dots: Vec<_> = self.innermost(&DOTS).into_iter().map(|l| (l, 4 * self.count(l, &DOTS))).collect();
+        if !dots.is_empty() {
+            return dots;
+        }
+        let floats = self.innermost(&PRODUCTS).into_iter().map(|l| (l, self.count(l, &PRODUCTS)));
+        floats.max_by_key(|&(_, n)| n).into_iter().collect()
+    }
+
+    /// The instructions of a range.
+    fn instructions(&self, (start, end): (usize, usize)) -> usize {
+        self.lines[start..=end].iter().filter_map(Line::instruction).count()
     }
 
     /// Instructions for 32 weights in the innermost loop that multiplies, with what it waits for: where several multiply
     /// integers, in the costliest of them; where none does, in the one with the most products.
     pub fn per_32_weights(&self) -> Option<f64> {
-        let cost = |body: &[Line], weights: usize| {
-            body.iter().filter_map(Line::instruction).count() as f64 * WEIGHTS / weights as f64
+        self.each_per_32_weights().into_iter().reduce(f64::max)
+    }
+
+    /// The same for each loop that multiplies, in the order of the code.
+    pub fn each_per_32_weights(&self) -> Vec<f64> {
+        let cost = |(body, weights): ((usize, usize), usize)| self.instructions(body) as f64 * WEIGHTS / weights as f64;
+        self.products().into_iter().map(cost).collect()
+    }
+
+    /// How many instructions it has.
+    pub fn len(&self) -> usize {
+        self.lines.iter().filter_map(Line::instruction).count()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The parts of a kernel in PTX; `streams`: its work is to go through a cache that it loads, not through weights.
+    pub fn parts(&self, streams: bool) -> Parts {
+        let weights: HashMap<_, _> = self.products().into_iter().collect();
+        let body = |l: (usize, usize)| Loop {
+            instructions: self.instructions(l) as f64,
+            weights: weights.get(&l).copied().unwrap_or(0),
+            loaded: self.lines[l.0..=l.1].iter().map(Line::loaded).sum(),
+            wide: self.lines[l.0..=l.1].iter().filter(|l| l.loaded() == 16).count(),
         };
-        let dots = self.innermost(&DOTS).into_iter().map(|(body, n)| cost(body, 4 * n));
-        dots.reduce(f64::max).or_else(|| {
-            let products = self.innermost(&PRODUCTS).into_iter().max_by_key(|&(_, n)| n);
-            products.map(|(body, n)| cost(body, n))
-        })
+        let inner: Vec<(usize, usize)> = if streams {
+            // What comes after a CTA has counted itself in combines what others have left.
+            let end = self.lines.iter().position(|l| l.has(&ARRIVAL)).unwrap_or(self.lines.len());
+            let works = |&l: &(usize, usize)| l.1 < end && self.count(l, &PRODUCTS) + self.count(l, &MATRICES) > 0;
+            self.innermost(&LOADS).into_iter().filter(works).collect()
+        } else {
+            self.products().into_iter().map(|(l, _)| l).collect()
+        };
+        let loops = self.loops();
+        let outer = |&(s, e): &(usize, usize)| {
+            let around = loops.iter().filter(|&&(a, b)| a <= s && e <= b);
+            around.copied().min_by_key(|&(a, _)| a).unwrap_or((s, e))
+        };
+        let mut outers: Vec<(usize, usize)> = inner.iter().map(outer).collect();
+        outers.dedup();
+        let wait = self.lines.iter().position(|l| l.has(&WAIT)).unwrap_or(0);
+        let start = outers.first().map_or(self.lines.len(), |&(start, _)| start);
+        let row = |l: &&(usize, usize)| wait <= l.0 && l.1 < start && body(**l).loaded > 0;
+        let rows: Vec<(usize, usize)> = loops.iter().filter(row).copied().collect();
+        let sum = |list: &[(usize, usize)]| list.iter().map(|&l| self.instructions(l)).sum::<usize>() as f64;
+        let before = self.lines[wait.min(start)..start].iter().filter_map(Line::instruction).count() as f64;
+        let all = self.lines[wait.min(start)..].iter().filter_map(Line::instruction).count() as f64;
+        Parts {
+            before: before - sum(&rows),
+            around: sum(&outers) - sum(&inner),
+            after: all - before - sum(&outers),
+            rows: rows.into_iter().map(body).collect(),
+            work: inner.into_iter().map(body).collect(),
+        }
+    }
+}
+
+/// A loop: what a lane does in a turn.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Loop {
+    /// Instructions.
+    pub instructions: f64,
+    /// Weights that it multiplies.
+    pub weights: usize,
+    /// Bytes that it loads from global memory.
+    pub loaded: usize,
+    /// How many of these loads are of 16 bytes.
+    pub wide: usize,
+}
+
+/// Where a kernel's instructions are, each counted once for a lane.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Parts {
+    /// Between the wait for the launch before and the loops that do the work, outside of [`Parts::rows`].
+    pub before: f64,
+    /// The loops there that load.
+    pub rows: Vec<Loop>,
+    /// The innermost loops that do the work, in the order of the code.
+    pub work: Vec<Loop>,
+    /// In the loops around those.
+    pub around: f64,
+    /// After them.
+    pub after: f64,
+}
+
+impl Loop {
+    /// Instructions for 32 weights.
+    pub fn per_32_weights(&self) -> Option<f64> {
+        (self.weights > 0).then(|| self.instructions * WEIGHTS / self.weights as f64)
+    }
+}
+
+impl Parts {
+    /// Instructions for 32 weights in the costliest loop.
+    pub fn per_32_weights(&self) -> Option<f64> {
+        self.work.iter().filter_map(Loop::per_32_weights).reduce(f64::max)
+    }
+
+    /// The same with the instructions of a kernel's machine code: as many more or fewer in all, and in loops that multiply
+    /// weights as many as there.
+    pub fn in_machine_code(mut self, ptx: &Code<'_>, sass: &Code<'_>) -> Parts {
+        let by = sass.len() as f64 / ptx.len().max(1) as f64;
+        [&mut self.before, &mut self.around, &mut self.after].into_iter().for_each(|n| *n *= by);
+        self.rows.iter_mut().chain(&mut self.work).for_each(|l| l.instructions *= by);
+        let costs = sass.each_per_32_weights();
+        let most = costs.iter().copied().reduce(f64::max);
+        let all = self.work.len();
+        for (i, l) in self.work.iter_mut().enumerate().filter(|(_, l)| l.weights > 0) {
+            let own = if costs.len() == all { Some(costs[i]) } else { most };
+            l.instructions = own.map_or(l.instructions, |own| own * l.weights as f64 / WEIGHTS);
+        }
+        self
     }
 
     /// Instructions for 32 weights in the costliest of the innermost loops with matrix products, each of which takes a chunk of
@@ -195,6 +349,76 @@ mod tests {
         assert_eq!(kernels[0].per_32_weights(), Some(28.0));
         assert_eq!(kernels[1].per_32_weights(), None);
         assert_eq!(kernels[1].lines, [Line::Instruction("ret")]);
+    }
+
+    #[test]
+    fn parts_of_a_product() {
+        let text = "
+            .visible .entry k(
+            )
+            {
+                mov.b32 %r0, 0;
+                griddepcontrol.wait;
+                mov.b32 %r1, 0;
+            $L1:
+                @%p0 bra $L2;
+                ld.global.v4.f32 {%f0, %f1, %f2, %f3}, [%d0+0];
+                bra $L1;
+            $L2:
+            $L3:
+                @%p1 bra $L4;
+                mov.b32 %r2, 0;
+            $L5:
+                @%p2 bra $L6;
+                dp4a.s32.s32 %r3, %r4, %r5, %r3;
+                bra $L5;
+            $L6:
+                bra $L3;
+            $L4:
+                ret;
+            }";
+        let [code] = &ptx(text)[..] else { panic!("one kernel") };
+        let work = Loop { instructions: 3.0, weights: 4, loaded: 0, wide: 0 };
+        let rows = vec![Loop { instructions: 3.0, weights: 0, loaded: 16, wide: 1 }];
+        let expected = Parts { before: 2.0, rows, work: vec![work], around: 3.0, after: 1.0 };
+        let parts = code.parts(false);
+        assert_eq!(parts, expected);
+        // Machine code has half of the instructions, but as many in the loop.
+        let sass = ".text.k:\n/*0*/ MOV R1, R2 ;\n.L_1:\n/*1*/ IDP.4A R1, R2, R3 ;\n/*2*/ NOP ;\n/*3*/ BRA `(.L_1) ;\n/*4*/ EXIT ;\n\
+                    /*5*/ NOP ;\n";
+        let parts = parts.in_machine_code(code, &super::sass(sass)[0]);
+        assert_eq!((code.len(), parts.before, parts.work[0]), (13, 12.0 / 13.0, work));
+    }
+
+    #[test]
+    fn parts_of_a_pass_over_a_cache() {
+        let text = "
+            .visible .entry k(
+            )
+            {
+            $L1:
+                @%p0 bra $L2;
+            $L3:
+                ld.global.nc.v4.b32 {%r1, %r2, %r3, %r4}, [%d0+0];
+                fma.rn.f32 %f0, %f1, %f2, %f0;
+                @%p1 bra $L3;
+            $L5:
+                ld.global.u16 %r5, [%d1+0];
+                ld.global.b32 %r6, [%d1+4];
+                fma.rn.f32 %f0, %f1, %f2, %f0;
+                @%p2 bra $L5;
+                bra $L1;
+            $L2:
+                atom.acq_rel.gpu.global.add.u32 %r7, [%d2+0], 1;
+            $L7:
+                ld.global.f32 %f1, [%d3+0];
+                fma.rn.f32 %f0, %f1, %f2, %f0;
+                @%p3 bra $L7;
+                ret;
+            }";
+        let parts = ptx(text)[0].parts(true);
+        assert_eq!(parts.work.iter().map(|l| (l.instructions, l.loaded)).collect::<Vec<_>>(), [(3.0, 16), (4.0, 6)]);
+        assert_eq!((parts.before, parts.around, parts.after), (0.0, 2.0, 5.0));
     }
 
     #[test]

@@ -13,7 +13,6 @@ use ir::target::Target;
 use ir::{Error, Result};
 use kernels_gen::schedule::{self, Row};
 use sha2::{Digest, Sha256};
-use std::collections::HashSet;
 
 /// Capacities of the verification entry points.
 const BATCHES: [usize; 4] = [2, 4, 8, 16];
@@ -131,11 +130,10 @@ pub fn compile(model: Model<'_>, options: Options<'_>, stages: &[&str]) -> Resul
     table.add_repacks(target)?;
     let specs: Vec<&KernelSpec> = table.kernels.iter().map(|k| &k.spec).collect();
     schedule::check_used(options.schedules, &specs, target)?;
-    let mut rows =
-        table.kernels.iter().map(|k| schedule::row(&k.spec, &k.schedule, target)).collect::<Result<Vec<_>>>()?;
-    let mut seen = HashSet::new();
-    rows.retain(|row| seen.insert(row.clone()));
-    list("schedule", target.name, &|| format!("[\n    {},\n]", rows.join(",\n    ")));
+    if stages.contains(&"schedule") {
+        let rows = schedule::table(table.kernels.iter().map(|k| (&k.spec, &k.schedule, None)), target)?;
+        list("schedule", target.name, &|| rows.clone());
+    }
     let mut module = backend.prefix(target)?;
     let mut kernels = Vec::new();
     let want_code = stages.iter().any(|s| ["clif", "asm", "ptx"].contains(s));

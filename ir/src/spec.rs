@@ -8,7 +8,6 @@ use crate::target::{Machine, Target};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::ops::RangeInclusive;
 
 /// What a kernel computes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -94,39 +93,113 @@ impl Schedule {
     /// # Errors
     /// A clause that names the figure and what is allowed.
     pub fn check(&self, tokens: usize, target: &Target) -> std::result::Result<(), String> {
-        let within = |what: &str, n: u32, range: RangeInclusive<u32>| match range.contains(&n) {
-            true => Ok(()),
-            false => Err(format!("{what} is {n}, {} to {} are allowed", range.start(), range.end())),
-        };
-        let power = |what: &str, n: u32| match n.is_power_of_two() {
-            true => Ok(()),
-            false => Err(format!("{what} is {n}, which is no power of two")),
-        };
         match (self, &target.machine) {
             (Schedule::Cpu(s), Machine::Cpu(_)) => {
-                within("unit_tiles", s.unit_tiles, 1..=1024)?;
-                within("query_tokens", s.query_tokens, 1..=128)?;
-                if !(s.split as usize).is_multiple_of(KV_BLOCK) || s.split > MOST_SPLIT {
-                    let rule = format!("0 and multiples of {KV_BLOCK} up to {MOST_SPLIT} are allowed");
-                    return Err(format!("split is {}, {rule}", s.split));
-                }
+                let [_, unit_tiles, query_tokens, split] = &CPU_FIELDS;
+                unit_tiles.check(s.unit_tiles, unit_tiles.last)?;
+                query_tokens.check(s.query_tokens, query_tokens.last)?;
+                split.check(s.split, split.last)?;
                 if s.prologue == Prologue::PerWorker && tokens > 1 {
                     return Err(format!("prologue is PerWorker, which is for one token, not for {tokens}"));
                 }
                 Ok(())
             }
             (Schedule::Gpu(s), Machine::Gpu(gpu)) => {
-                within("ctas", s.ctas, 1..=65_535)?;
-                within("warps", s.warps, 1..=32)?;
-                within("streams", s.streams, 1..=s.warps)?;
-                within("chunk", s.chunk, 1..=4096)?;
-                power("chunk", s.chunk)?;
-                // The lanes of a warp prepare the mbarriers of its ring, one each.
-                within("depth", s.depth, 0..=if gpu.bulk_copies() { 32 } else { 0 })?;
-                if s.depth > 0 { power("depth", s.depth) } else { Ok(()) }
+                let [ctas, warps, streams, chunk, depth] = &GPU_FIELDS;
+                ctas.check(s.ctas, ctas.last)?;
+                warps.check(s.warps, warps.last)?;
+                streams.check(s.streams, s.warps)?;
+                chunk.check(s.chunk, chunk.last)?;
+                depth.check(s.depth, if gpu.bulk_copies() { depth.last } else { 0 })
             }
             (Schedule::Cpu(_), Machine::Gpu(_)) => Err(format!("a Cpu schedule is not for {}", target.name)),
             (Schedule::Gpu(_), Machine::Cpu(_)) => Err(format!("a Gpu schedule is not for {}", target.name)),
+        }
+    }
+}
+
+/// Which numbers of a range a figure may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Numbers {
+    /// A word, not a number.
+    Word(&'static str),
+    All,
+    /// Powers of two, and 0 if the range begins with it.
+    Powers,
+    Multiples(u32),
+}
+
+/// A figure of a schedule, for checks and for people.
+#[derive(Debug, Clone, Copy)]
+pub struct Field {
+    /// Its name.
+    pub name: &'static str,
+    first: u32,
+    last: u32,
+    numbers: Numbers,
+    /// What it is.
+    pub meaning: &'static str,
+}
+
+const fn field(name: &'static str, (first, last): (u32, u32), numbers: Numbers, meaning: &'static str) -> Field {
+    Field { name, first, last, numbers, meaning }
+}
+
+/// The fields of [`CpuSchedule`].
+pub const CPU_FIELDS: [Field; 4] = [
+    field(
+        "prologue",
+        (0, 0),
+        Numbers::Word("PerWorker (one token only) or Shared"),
+        "who prepares the input rows of a product",
+    ),
+    field("unit_tiles", (1, 1024), Numbers::All, "tiles of 16 rows that a worker takes at once"),
+    field("query_tokens", (1, 128), Numbers::All, "tokens whose queries share the loads of an attention"),
+    field(
+        "split",
+        (0, MOST_SPLIT),
+        Numbers::Multiples(KV_BLOCK as u32),
+        "positions that a worker attends to before results are combined; 0: all",
+    ),
+];
+/// The fields of [`GpuSchedule`]; the lanes of a warp prepare the mbarriers of its ring, one each.
+pub const GPU_FIELDS: [Field; 5] = [
+    field("ctas", (1, 65_535), Numbers::All, "most thread blocks; fewer run where there is less work"),
+    field("warps", (1, 32), Numbers::All, "warps of each; all prepare the input row"),
+    field("streams", (1, 32), Numbers::All, "those of them that multiply weights, no more than warps"),
+    field("chunk", (1, 4096), Numbers::Powers, "columns that one takes at once; they divide the rows of the matrices"),
+    field(
+        "depth",
+        (0, 32),
+        Numbers::Powers,
+        "chunks of its ring in shared memory; 0: none, as before sm_90, where there are no bulk copies",
+    ),
+];
+
+impl Field {
+    /// Checks a number; `last` may be below the last that any schedule may have.
+    fn check(&self, n: u32, last: u32) -> std::result::Result<(), String> {
+        let Field { name, first, numbers, .. } = *self;
+        let out = !(first..=last).contains(&n);
+        match numbers {
+            Numbers::Multiples(of) if out || !n.is_multiple_of(of) => {
+                Err(format!("{name} is {n}, {first} and multiples of {of} up to {last} are allowed"))
+            }
+            _ if out => Err(format!("{name} is {n}, {first} to {last} are allowed")),
+            Numbers::Powers if n > 0 && !n.is_power_of_two() => Err(format!("{name} is {n}, which is no power of two")),
+            _ => Ok(()),
+        }
+    }
+
+    /// What it may be.
+    pub fn allowed(&self) -> String {
+        let Field { first, last, .. } = self;
+        match self.numbers {
+            Numbers::Word(words) => words.into(),
+            Numbers::All => format!("{first} to {last}"),
+            Numbers::Powers if *first == 0 => format!("0 and powers of two up to {last}"),
+            Numbers::Powers => format!("powers of two, {first} to {last}"),
+            Numbers::Multiples(of) => format!("{first} and multiples of {of} up to {last}"),
         }
     }
 }
@@ -175,7 +248,49 @@ pub fn parse(text: &str) -> Result<KernelSpec> {
     Ok(KernelSpec::new(kind, body.parse()?, tokens, Target::by_name(target)?))
 }
 
+/// The schedule of a [`text`].
+///
+/// # Errors
+/// [`Error::Malformed`] for what is no such text.
+pub fn schedule(text: &str) -> Result<Schedule> {
+    let line = text.trim_end().rsplit('\n').next().and_then(|line| line.strip_prefix("schedule "));
+    let wrong = || Error::malformed("the text of a kernel does not end with its schedule");
+    let line = line.ok_or_else(wrong)?;
+    let numbers = line.split(|c: char| !c.is_ascii_digit()).filter(|word| !word.is_empty());
+    let numbers: Vec<u32> = numbers.map(str::parse).collect::<std::result::Result<_, _>>().map_err(|_| wrong())?;
+    let prologue = [Prologue::PerWorker, Prologue::Shared].into_iter().find(|p| line.starts_with(&format!("{p:?},")));
+    let schedule = match (prologue, &numbers[..]) {
+        (Some(prologue), &[unit_tiles, query_tokens, split]) => {
+            Schedule::Cpu(CpuSchedule { prologue, unit_tiles, query_tokens, split })
+        }
+        (None, &[ctas, warps, streams, chunk, depth]) => {
+            Schedule::Gpu(GpuSchedule { ctas, warps, streams, chunk, depth })
+        }
+        _ => return Err(wrong()),
+    };
+    // Other words between the numbers are another text.
+    if schedule.to_string().strip_prefix("schedule ") == Some(line) { Ok(schedule) } else { Err(wrong()) }
+}
+
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules_as_text() {
+        let cpu = CpuSchedule { prologue: Prologue::Shared, unit_tiles: 4, query_tokens: 8, split: 512 };
+        let gpu = GpuSchedule { ctas: 170, warps: 8, streams: 3, chunk: 512, depth: 2 };
+        for of in [Schedule::Cpu(cpu), Schedule::Gpu(gpu)] {
+            assert_eq!(schedule(&format!("spec\nbody\n{of}\n")).unwrap(), of);
+        }
+        for text in ["", "schedule", "schedule 1 CTAs", "schedule 1 CTA of 2 warps, 3, 4, 5", "schedule Shared, unit 1"]
+        {
+            assert!(schedule(text).is_err(), "{text}");
+        }
+    }
 }

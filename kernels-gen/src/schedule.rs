@@ -42,6 +42,16 @@ pub struct Row {
     place: String,
 }
 
+/// The fields of a row beside its schedule, and what each is.
+pub const KEYS: [(&str, &str); 6] = [
+    ("op", "name of the fused op"),
+    ("tokens", "capacities of the entry points, first to last: 1 is decode, N is batch@N or prefill@N"),
+    ("columns", "columns of the first weight matrix, first to last; (0, 0) where there is none"),
+    ("rows", "its rows, first to last; may be left out"),
+    ("format", "the formats of all matrices, joined by + where they differ; may be left out"),
+    ("card", "name of the card; may be left out"),
+];
+
 /// The rows of the table `text`, which is that of `file`. `format: "q4_k"` may stand for `format: Some("q4_k")`.
 ///
 /// # Errors
@@ -109,6 +119,67 @@ pub fn row(spec: &KernelSpec, schedule: &Schedule, target: &Target) -> Result<St
     Ok(format!("({}{card}, schedule: {schedule})", Key::of(spec)))
 }
 
+/// A table that gives kernels the schedules that they have; those with the same row share it. Each may have a comment.
+///
+/// # Errors
+/// [`Error::Verify`] if a schedule cannot be written.
+pub fn table<'a>(
+    kernels: impl IntoIterator<Item = (&'a KernelSpec, &'a Schedule, Option<String>)>,
+    target: &Target,
+) -> Result<String> {
+    let mut rows: Vec<(String, Vec<String>)> = Vec::new();
+    for (spec, schedule, comment) in kernels {
+        let row = row(spec, schedule, target)?;
+        match rows.iter_mut().find(|(known, _)| *known == row) {
+            Some((_, comments)) => comments.extend(comment),
+            None => rows.push((row, comment.into_iter().collect())),
+        }
+    }
+    let mut text = String::from("[\n");
+    for (row, comments) in rows {
+        comments.iter().for_each(|comment| text.push_str(&format!("    // {comment}\n")));
+        text.push_str(&format!("    {row},\n"));
+    }
+    Ok(text + "]")
+}
+
+/// What the figures of a kernel's schedule may be instead, beside what holds for all: the columns of its chunks and, with
+/// the warps and streams that it has, the deepest ring of which one CTA fits, and of which two do. Empty where it has no
+/// such choice.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a kernel that cannot be generated.
+pub fn choices(spec: &KernelSpec, schedule: &Schedule, target: &Target) -> Result<String> {
+    let (Schedule::Gpu(s), Some(gpu)) = (*schedule, target.gpu()) else { return Ok(String::new()) };
+    if matrices(spec).next().is_none() {
+        return Ok(String::new());
+    }
+    let rooms = [gpu.card.shared_bytes, gpu.card.sm_shared_bytes / RESIDENT - RESERVED];
+    let mut list = Vec::new();
+    for chunk in (0..=12).map(|power| 1 << power) {
+        let of = |depth| Schedule::Gpu(GpuSchedule { chunk, depth, ..s });
+        if whole_chunks(spec, of(0)) != of(0) {
+            continue;
+        }
+        let mut deepest = [None, None];
+        for depth in [0, 1, 2, 4, 8, 16, 32].into_iter().filter(|&depth| depth == 0 || gpu.bulk_copies()) {
+            let bytes = crate::generate(spec, &of(depth), target)?.kernel.scratch_bytes;
+            for (deepest, _) in deepest.iter_mut().zip(rooms).filter(|(_, room)| bytes <= u64::from(*room)) {
+                *deepest = Some(depth);
+            }
+            if bytes > u64::from(rooms[0]) {
+                break;
+            }
+        }
+        list.push(match deepest {
+            [None, _] => format!("{chunk} (fits with fewer streams only)"),
+            [Some(one), None] => format!("{chunk} (depth up to {one})"),
+            [Some(one), Some(two)] => format!("{chunk} (depth up to {one}; two CTAs up to {two})"),
+        });
+    }
+    Ok(format!("with {} streams, chunk {}", s.streams, list.join(", ")))
+}
+
 /// Checks that a kernel of the target uses each of the rows, but for those of other cards.
 ///
 /// # Errors
@@ -127,7 +198,7 @@ pub fn check_used(rows: &[Row], specs: &[&KernelSpec], target: &Target) -> Resul
             [] => format!("this model has no kernel {} for {}", row.op, target.name),
             [key, rest @ ..] => {
                 let more = if rest.is_empty() { String::new() } else { format!(" and {} others", rest.len()) };
-                format!("no kernel of this model matches it; there is ({key}){more}, see --emit schedule")
+                format!("no kernel of this model matches it; there is ({key}){more}, see rigc schedules")
             }
         };
         return Err(row.refusal(what));
@@ -267,6 +338,10 @@ const RESIDENT: u32 = 2;
 /// Shared memory that a GPU takes for itself of that of each CTA, bytes.
 const RESERVED: u32 = 1024;
 
+/// Seconds that a load takes while memory is busy, so that the bytes of as many have to be in flight to keep it so: 329 ns
+/// without load (Chips and Cheese on GB202); about 700 ns to 1 us at full bandwidth (estimated).
+const LOADED_LATENCY: f64 = 0.8e-6;
+
 /// Bytes of weights that a worker takes at once when few tokens are computed and tiles are small: short, as a worker waits
 /// half of the time of one on average where workers meet, but long against what it takes to draw it.
 const UNIT_BYTES: usize = 16 << 10;
@@ -283,8 +358,9 @@ const QUERY_TOKENS: usize = 8;
 const QUERY_FLOATS: usize = 32 << 10;
 
 /// The schedule of a spec, which is for `target`, and its kernel: of a row of `own` or of the tuned table if there is
-/// one; else the first candidate of which two CTAs fit on a multiprocessor, or else one. A ring of which only one fits
-/// still comes before none: it fills while the CTA prepares its input row.
+/// one; else the first candidate that has enough in flight and of which two CTAs fit on a multiprocessor, or else one;
+/// else, where none has enough, the first of which two fit, or else one. A ring of which only one fits still comes before
+/// none: it fills while the CTA prepares its input row.
 ///
 /// # Errors
 /// [`Error::Schedule`] for a row that the kernel cannot run with; [`Error::Unsupported`] if it cannot be generated.
@@ -297,30 +373,48 @@ pub fn choose(spec: &KernelSpec, target: &Target, own: &[Row]) -> Result<(Schedu
     }
     let Machine::Gpu(gpu) = &target.machine else { return generate(cpu_rule(spec)) };
     let (one, several) = (gpu.card.shared_bytes, gpu.card.sm_shared_bytes / RESIDENT - RESERVED);
-    let mut fitting = None;
+    let enough = f64::from(gpu.card.bandwidth) * 1e9 * LOADED_LATENCY / f64::from(gpu.card.sms);
+    // The first that fits of each kind, best first, and the last of those that do not fit.
+    let mut fitting: [Option<(Schedule, Generated)>; 3] = [None, None, None];
     let mut smallest = None;
     for schedule in candidates(spec, gpu) {
-        if schedule.depth == 0 && fitting.is_some() {
+        if schedule.depth == 0 && fitting.iter().any(Option::is_some) {
             break;
         }
         let made = generate(whole_chunks(spec, Schedule::Gpu(schedule)))?;
         let bytes = made.1.kernel.scratch_bytes;
-        if bytes <= u64::from(several) {
-            return Ok(made);
-        }
-        if bytes <= u64::from(one) {
-            fitting.get_or_insert(made);
-        } else {
+        if bytes > u64::from(one) {
             smallest = Some(made);
+            continue;
         }
+        match (bytes <= u64::from(several), in_flight(spec, made.0) as f64 >= enough || schedule.depth == 0) {
+            (true, true) => return Ok(made),
+            (false, true) => fitting[0].get_or_insert(made),
+            (true, false) => fitting[1].get_or_insert(made),
+            (false, false) => fitting[2].get_or_insert(made),
+        };
     }
-    fitting.or(smallest).ok_or_else(|| Error::verify("schedule", format!("no candidates for {}", spec.kind)))
+    let chosen = fitting.into_iter().flatten().next().or(smallest);
+    chosen.ok_or_else(|| Error::verify("schedule", format!("no candidates for {}", spec.kind)))
+}
+
+/// Bytes of weights that the rings of a CTA have room for.
+fn in_flight(spec: &KernelSpec, schedule: Schedule) -> u64 {
+    let Schedule::Gpu(GpuSchedule { streams, chunk, depth, .. }) = schedule else { return 0 };
+    let bytes: u64 = matrices(spec).filter_map(|(ty, _)| ty.weight_bytes()).sum();
+    let chunks = tile_columns(spec).div_ceil(chunk as usize) as u64;
+    u64::from(streams * depth) * bytes / chunks.max(1)
+}
+
+/// Columns of all tiles of the products.
+fn tile_columns(spec: &KernelSpec) -> usize {
+    matrices(spec).map(|(ty, _)| ty.rows().div_ceil(WARP_ROWS) * ty.columns()).sum()
 }
 
 /// What a GPU kernel of a spec may run with, best first: a CTA on every multiprocessor, with rings where there are
 /// products and bulk copies.
 fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Vec<GpuSchedule> {
-    let tiles: usize = matrices(spec).map(|(ty, _)| ty.rows().div_ceil(WARP_ROWS) * ty.columns()).sum();
+    let tiles = tile_columns(spec);
     let enough = |chunk: u32| chunk == CHUNK || tiles / chunk as usize >= CHUNKS * gpu.card.sms as usize;
     let rings = RINGS.iter().filter(|(.., chunk)| gpu.bulk_copies() && tiles > 0 && enough(*chunk));
     let schedule = |&(warps, streams, depth, chunk)| GpuSchedule { ctas: gpu.card.sms, warps, streams, chunk, depth };
@@ -413,6 +507,20 @@ mod tests {
         let (schedule, made) = choose(&spec, target, &[]).unwrap();
         let (Schedule::Gpu(schedule), Some(gpu)) = (schedule, target.gpu()) else { panic!("{schedule}") };
         (schedule, u64::from(gpu.card.sm_shared_bytes) / (made.kernel.scratch_bytes + u64::from(RESERVED)))
+    }
+
+    #[test]
+    fn enough_is_in_flight() {
+        // Formats of few bits, in long rows: one CTA with enough comes before two without.
+        for format in ["iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs", "q4_k"] {
+            for (target, least) in [("sm_120", 8400), ("sm_90", 20_000)] {
+                let columns = 28_672;
+                let (s, _) = chosen(target, format, columns);
+                let block = Format::by_name(format).unwrap();
+                let bytes = block.bytes_of(s.chunk.into()) * 32 * u64::from(s.streams * s.depth);
+                assert!(bytes >= least, "{target} {format}: {bytes} bytes in flight, {s:?}");
+            }
+        }
     }
 
     #[test]

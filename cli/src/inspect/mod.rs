@@ -1,13 +1,14 @@
 //! `rigc inspect`: what is in a model or an artifact (`summary`); with `--kernels`, what its kernels cost (`kernels`).
 
 mod kernels;
+pub mod names;
 mod parameters;
 mod summary;
-mod tools;
 
 use crate::failure::usage;
 use crate::{model, output, progress};
 use anyhow::Result;
+use codegen::predict::{CONSTANTS, Source};
 use ir::artifact::{Manifest, State};
 use ir::front::{self, EntryShape, Figures, Tensors};
 use ir::graph::Op;
@@ -22,34 +23,61 @@ use std::process::ExitCode;
 
 /// Print shapes, quantisation mix, bytes and kernels of a model or an artifact
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "--kernels predicts what a launch takes on a card: the longer of bytes / bandwidth and instructions /\n\
-(multiprocessors with a CTA x 128 x boost clock), and 1.5 us beside it (3.5 us before sm_90, where launches do not overlap).\n\
-Bytes are weights, activations, and the KV cache up to the position. Instructions are those of the inner loops of products, in\n\
-machine code (SASS) if ptxas and nvdisasm are there (RIGC_PTXAS, RIGC_NVDISASM or on the PATH), else in PTX; /32w: for each 32\n\
-weights. The roofline is bytes / bandwidth."
-)]
+#[command(after_help = help())]
 pub struct Args {
     /// GGUF file or artifact (.rig); without it, the built-in demo model
     model: Option<PathBuf>,
     /// Hash every byte of the model, and check an artifact against its model
     #[arg(long)]
     verify: bool,
-    /// Print what each kernel of an artifact's decode step costs, and what a step is predicted to take
+    /// Print what each kernel of a step of an artifact is predicted to take, and what of
     #[arg(long, conflicts_with = "verify")]
     kernels: bool,
     /// With --kernels, the card to predict for [default: the artifact's]
     #[arg(long, value_name = "NAME", requires = "kernels")]
     card: Option<String>,
-    /// With --kernels, the position of the step [default: the context's last]
+    /// With --kernels, the position of the step's first token, such as 0, 8191 or 32767 [default: the last that there is
+    /// room for]
     #[arg(long, value_name = "N", requires = "kernels")]
     position: Option<u32>,
+    /// With --kernels, the tokens of the step: the smallest entry point that takes them is shown
+    #[arg(long, value_name = "N", requires = "kernels", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    tokens: u32,
     /// List every tensor
     #[arg(long, conflicts_with = "kernels")]
     tensors: bool,
     /// Print one JSON object, with every tensor
     #[arg(long)]
     json: bool,
+}
+
+/// How times are predicted, with every constant.
+fn help() -> String {
+    let mut s = String::from(
+        "--kernels predicts what each kernel of a step takes on a card, the most first, and what most of that goes to (bound):\n  \
+         start      the launch, the input row, which every CTA prepares, and the end of the kernel\n  \
+         bandwidth  bytes / the bandwidth that as many multiprocessors draw\n  \
+         in flight  items of a warp x (latency + clocks of its instructions) / depth of its ring: what it has asked for\n  \
+         issue      instructions of the loops / what the warps there are, or the schedulers, issue\n  \
+         tail       what the slowest warp has more than the mean: a chunk of a product, a block of 32 positions\n\
+         The three in the middle hold at once; near each other they make each other longer. An item is a chunk of a product or\n\
+         32 positions of a KV cache, which a kernel reads as often as it has loops over it; spilled words make its loops wait.\n\
+         role: the weights that it multiplies. schedule: CTAs x warps and, of products, s: warps that multiply, c: columns of a\n\
+         chunk, d: depth of the ring. per SM: CTAs that a multiprocessor holds, of overlapping launches too, and what limits\n\
+         them. KB/SM: what a multiprocessor waits for at once. gain: of the step's time, if the kernel's bytes came at the\n\
+         bandwidth that can be reached. The roofline is bytes / bandwidth. Weights are taken to come from memory, not from a\n\
+         cache. Instructions are those of machine code (SASS) if ptxas and nvdisasm are there (RIGC_PTXAS, RIGC_NVDISASM or on\n\
+         the PATH), else of PTX; registers limit CTAs only where ptxas is there.\n\nConstants:\n",
+    );
+    for c in CONSTANTS {
+        let (kind, source) = match c.source {
+            Source::Cited(source) => ("cited", source),
+            Source::Estimated(source) => ("estimated", source),
+        };
+        let value = if c.unit.is_empty() { c.value.to_string() } else { format!("{} {}", c.value, c.unit) };
+        s.push_str(&format!("  {}: {value} ({kind}: {source})\n", c.name));
+    }
+    s
 }
 
 #[derive(Serialize)]
@@ -137,7 +165,7 @@ fn run_kernels(args: &Args) -> Result<ExitCode> {
     };
     let artifact = runtime::artifact::read(path)?;
     let name = path.display().to_string();
-    let report = kernels::Report::new(&artifact, name, args.card.as_deref(), args.position)?;
+    let report = kernels::Report::new(&artifact, name, args.card.as_deref(), (args.tokens, args.position))?;
     let text = if args.json { serde_json::to_string(&report)? + "\n" } else { report.table()? };
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)

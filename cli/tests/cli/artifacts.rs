@@ -139,7 +139,7 @@ fn commented_ptx() {
 }
 
 /// A tool that prints a text.
-fn fake(dir: &Path, name: &str, text: &str) -> String {
+pub fn fake(dir: &Path, name: &str, text: &str) -> String {
     let path = dir.join(name);
     std::fs::write(dir.join(format!("{name}.txt")), text).unwrap();
     std::fs::write(&path, "#!/bin/sh\ncat \"$0.txt\"\n").unwrap();
@@ -164,11 +164,14 @@ fn costs_of_kernels_without_tools() {
     let o = kernels(&[], ["/nowhere/ptxas", "/nowhere/nvdisasm"]);
     assert_eq!((o.code, o.err.lines().count()), (Some(0), 1), "{}", o.err);
     assert!(o.err.contains("/nowhere/ptxas") && o.err.contains("RIGC_PTXAS"), "{}", o.err);
-    for word in ["sm_120 (rtx5090), decode at position 39", "PTX/32w", "qkv_1_", "tok/s"] {
+    for word in
+        ["sm_120 (rtx5090), decode at position 39", "by PTX", "qkv_1_", "attn_q+k+v", "f32", " c64 d1", "tok/s", "gain"]
+    {
         assert!(o.text().contains(word), "'{word}' is not in {}", o.text());
     }
     let lines: Vec<&str> = o.text().lines().skip(2).take_while(|l| !l.is_empty()).collect();
     assert!(lines.len() > 5 && lines.iter().all(|l| l.len() == lines[0].len()), "not aligned: {}", o.text());
+    assert!(lines[0].len() <= 120, "{}", lines[0]);
 
     let report = |args: &[&str]| kernels(&[args, &["--json"]].concat(), ["/nowhere", "/nowhere"]).json();
     let json = report(&[]);
@@ -196,41 +199,93 @@ fn costs_of_kernels_without_tools() {
         "{memory:?} {}",
         o.text()
     );
-    // The KV cache grows with the position, and a card with less bandwidth takes longer.
+    // The KV cache grows with the position, and a card with half of the bandwidth takes twice the time for bytes.
     let first = report(&["--position", "0"]);
     assert!(first["step"]["bytes"].as_u64() < json["step"]["bytes"].as_u64());
     let slow = report(&["--card", "rtx5070ti"]);
     assert_eq!(slow["card"], "rtx5070ti");
-    assert!(slow["step"]["tokens_per_second"].as_f64() < json["step"]["tokens_per_second"].as_f64());
+    let roofline = |report: &serde_json::Value| {
+        report["step"]["microseconds"].as_f64().unwrap() * report["step"]["share_of_roofline"].as_f64().unwrap()
+    };
+    assert!((roofline(&slow) / roofline(&json) - 2.0).abs() < 1e-9, "{slow}");
 }
 
 #[test]
 fn costs_of_kernels_with_tools() {
     let dir = tempfile::tempdir().unwrap();
     let json = kernels(&["--json"], ["/nowhere", "/nowhere"]).json();
-    let name = json["kernels"][2]["name"].as_str().unwrap().to_owned();
+    let find = |json: &serde_json::Value, role: &str| {
+        json["kernels"].as_array().unwrap().iter().find(|k| k["role"] == role).unwrap().clone()
+    };
+    let name = find(&json, "ffn_down")["name"].as_str().unwrap().to_owned();
     let said = format!(
         "ptxas info    : Compiling entry function '{name}' for 'sm_120'\n    16 bytes stack frame, 8 bytes spill stores, \
          4 bytes spill loads\nptxas info    : Used 77 registers, used 1 barriers\n"
     );
-    let code = "FFMA R1, R2, R3, R1 ;\n".repeat(4);
-    let code: String = code.lines().map(|l| format!("        /*0010*/  {l}\n")).collect();
-    let sass = format!(".text.{name}:\n.L_x_1:\n{code}        /*0020*/  @P0 BRA `(.L_x_1) ;\n");
-    let tools = [fake(dir.path(), "ptxas", &said), fake(dir.path(), "nvdisasm", &sass)];
+    let tools = [fake(dir.path(), "ptxas", &said), fake(dir.path(), "nvdisasm", &sass(&name))];
     // Of a list of assemblers the last, the newest, is taken.
     let list = format!("/nowhere:{}", tools[0]);
     let o = kernels(&["--json"], [&list, &tools[1]]);
     assert_eq!(o.err, "");
-    let (json, row) = (o.json(), o.json()["kernels"][2].clone());
+    let (json, row) = (o.json(), find(&o.json(), "ffn_down"));
     assert_eq!((&json["instructions"], &row["name"]), (&"sass".into(), &name.as_str().into()));
     assert_eq!((&row["registers"], &row["spill_bytes"]), (&77.into(), &12.into()));
     assert_eq!(row["instructions_per_32_weights"], 40.0);
-    assert!(json["kernels"][0]["registers"].is_null());
+    assert!(find(&json, "attn_output")["registers"].is_null());
     let o = kernels(&[], [&tools[0], "/nowhere"]);
     assert!(o.err.lines().count() == 1 && o.err.contains("RIGC_NVDISASM"), "{}", o.err);
-    assert!(o.text().contains(" 77 ") && o.text().contains("PTX/32w"), "{}", o.text());
+    let spills = format!("\n{name} spills 12 bytes");
+    assert!(o.text().contains(&spills) && o.text().contains("by PTX"), "{}", o.text());
     let o = kernels(&[], ["/bin/false", "/nowhere"]);
     assert!(o.code == Some(0) && o.err.contains("/bin/false fails"), "{}", o.err);
+}
+
+/// What a disassembler says of a kernel whose loop has five instructions for four weights.
+fn sass(kernel: &str) -> String {
+    let code = "        /*0010*/  FFMA R1, R2, R3, R1 ;\n".repeat(4);
+    format!(
+        "\t.section .text.{kernel}\n.text.{kernel}:\n.L_x_1:\n{code}        /*0020*/  @P0 BRA `(.L_x_1) ;\n\t.section x\n"
+    )
+}
+
+/// Stages of one kernel, and machine code.
+#[test]
+fn stages_of_a_kernel() {
+    let dir = shared();
+    let emit = |more: &[&str], [ptxas, nvdisasm]: [&str; 2]| {
+        let mut command = command(dir, &[&["compile", "m.gguf", "--target", "sm_120", "--emit"], more].concat());
+        wait(command.env("RIGC_PTXAS", ptxas).env("RIGC_NVDISASM", nvdisasm).spawn().unwrap())
+    };
+    let none = ["/nowhere/ptxas", "/nowhere/nvdisasm"];
+    let all = emit(&["ptx"], none);
+    let name = all.text().lines().filter_map(|l| l.strip_prefix("== ptx ")).find(|n| n.starts_with("qkv")).unwrap();
+    let o = emit(&["schedule,kernel,ptx", "--kernel", name], none);
+    let heads: Vec<&str> = o.text().lines().filter(|l| l.starts_with("== ")).collect();
+    assert_eq!(heads, ["== schedule sm_120", &format!("== kernel {name}"), &format!("== ptx {name}")], "{}", o.err);
+    assert_eq!(o.text().matches("(op: ").count(), 1, "{}", o.text());
+    assert!(o.text().contains(&format!(".visible .entry {name}(")) && o.text().matches(".visible .entry").count() == 1);
+
+    let tools = tempfile::tempdir().unwrap();
+    let [ptxas, nvdisasm] =
+        [("ptxas", String::new()), ("nvdisasm", sass(name))].map(|(n, s)| fake(tools.path(), n, &s));
+    let o = emit(&["sass", "--kernel", name], [&ptxas, &nvdisasm]);
+    let expected = sass(name).lines().skip(2).take(6).fold(format!("== sass {name}\n"), |all, l| all + l + "\n");
+    assert_eq!((o.text(), o.code), (&*expected, Some(0)), "{}", o.err);
+    for (tools, words) in [
+        (none, ["--emit sass: /nowhere/ptxas", "RIGC_PTXAS"]),
+        ([&*ptxas, none[1]], ["/nowhere/nvdisasm", "RIGC_NVDISASM"]),
+    ] {
+        let o = emit(&["sass"], tools);
+        assert!(o.code == Some(2) && words.iter().all(|word| o.err.contains(word)), "{}", o.err);
+    }
+    check_refused(dir, &["compile", "m.gguf", "--emit", "sass"], &["no stage 'sass'", "the stages are"]);
+    check_refused(dir, &["compile", "m.gguf", "--emit", "plan", "--kernel", name], &["plan is of whole steps"]);
+    check_refused(
+        dir,
+        &["compile", "m.gguf", "--emit", "kernel", "--kernel", "x"],
+        &["no kernel 'x'", "the kernels are"],
+    );
+    check_refused(dir, &["compile", "m.gguf", "--kernel", "x"], &["--emit"]);
 }
 
 #[test]
@@ -251,10 +306,26 @@ fn costs_of_kernels_of_cpus() {
     let o = rigc(shared(), &["inspect", "demo.rig", "--kernels"]);
     assert_eq!((o.code, o.err.as_str()), (Some(0), ""));
     assert!(o.text().contains("decode at position 511") && !o.text().contains("tok/s"), "{}", o.text());
-    let table = o.text().lines().skip(2).take_while(|l| !l.is_empty());
-    for line in table {
-        assert_eq!(line.split_whitespace().count(), 3, "name, launches and bytes: {line}");
-    }
+    let mut table = o.text().lines().skip(2).take_while(|l| !l.is_empty());
+    let head: Vec<&str> = table.next().unwrap().split_whitespace().collect();
+    assert_eq!(head, ["n", "kernel", "role", "format", "schedule", "bytes"]);
+    assert!(table.clone().any(|l| l.contains(" ffn_gate+up ") && l.contains(" q4_k ")), "{}", o.text());
+    let bytes: Vec<u64> = table
+        .map(|l| {
+            let [n, .., bytes] = l.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{l}") };
+            n.parse::<u64>().unwrap() * bytes.parse::<u64>().unwrap()
+        })
+        .collect();
+    assert!(bytes.is_sorted_by(|a, b| a >= b), "{}", o.text());
+    // Steps of several tokens have kernels of their own.
+    let o = rigc(shared(), &["inspect", "demo.rig", "--kernels", "--tokens", "5"]);
+    assert!(o.text().contains("batch@8 at position 504\n") && o.text().contains("_8_"), "{}", o.text());
+    check_refused(shared(), &["inspect", "demo.rig", "--kernels", "--tokens", "500"], &["steps of up to 128 tokens"]);
+    check_refused(
+        shared(),
+        &["inspect", "demo.rig", "--kernels", "--tokens", "2", "--position", "511"],
+        &["up to 510"],
+    );
     let json = rigc(shared(), &["inspect", "demo.rig", "--kernels", "--json"]).json();
     assert!(json["step"]["bytes"].as_u64() > Some(4_000_000) && json["step"]["tokens_per_second"].is_null(), "{json}");
 }

@@ -12,6 +12,7 @@ mod harness;
 mod mistakes;
 mod mutations;
 mod perplexity;
+mod predict;
 mod refusals;
 mod run;
 mod schedules;

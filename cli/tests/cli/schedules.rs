@@ -38,7 +38,7 @@ fn bad_rows_are_named() {
         (
             "sm_120",
             row("columns: (64, 64)", "columns: (1, 63)"),
-            &["row 1 of t.ron", "no kernel", "op: \"linear\", tokens: (1, 1), columns: (64, 64)", "--emit schedule"],
+            &["row 1 of t.ron", "no kernel", "op: \"linear\", tokens: (1, 1), columns: (64, 64)", "rigc schedules"],
         ),
         ("sm_120", row("f32", "q4_k"), &["row 1 of t.ron", "no kernel of this model matches"]),
         ("sm_120", row("f32", "f32+q4_k"), &["row 1 of t.ron", "no kernel of this model matches"]),
@@ -121,10 +121,64 @@ fn printed_rows_are_a_table() {
 
 #[test]
 fn help_has_the_format() {
-    let o = rigc(shared(), &["help", "compile"]);
-    for words in
-        ["(op: \"linear\", tokens: (1, 1)", "card: \"rtx5090\"", "Gpu((ctas: 170", "Cpu((prologue:", "1 to 65535"]
-    {
-        assert!(o.text().contains(words), "{words}");
+    let o = rigc(shared(), &["help", "schedules"]);
+    for words in [
+        "(op: \"linear\", tokens: (1, 1)",
+        "card: \"rtx5090\"",
+        "Gpu((ctas: 170",
+        "Cpu((prologue:",
+        "ctas         most thread blocks; fewer run where there is less work: 1 to 65535\n",
+        "powers of two, 1 to 4096\n",
+        "0 and powers of two up to 32\n",
+        "0 and multiples of 64 up to 16777216\n",
+        "PerWorker (one token only) or Shared\n",
+    ] {
+        assert!(o.text().contains(words), "{words} is not in {}", o.text());
     }
+}
+
+/// `rigc schedules` prints a table that gives the same kernels, with what may stand there instead.
+#[test]
+fn schedules_of_a_model() {
+    let dir = shared();
+    for target in ["x86-64-v3", "sm_80", "sm_120"] {
+        for model in ["m.gguf", "demo.gguf"] {
+            let o = rigc(dir, &["schedules", model, "--target", target]);
+            assert_eq!((o.code, &*o.err), (Some(0), ""), "{model} {target}");
+            fs::write(dir.join("printed.ron"), o.text()).unwrap();
+            let compile = |more: &[&str]| {
+                let args = [&["compile", model, "--target", target, "--emit", "kernel"], more].concat();
+                rigc(dir, &args).text().to_owned()
+            };
+            let (own, given) = (compile(&[]), compile(&["--schedules", "printed.ron"]));
+            assert!(!own.is_empty() && own == given, "{model} {target}");
+        }
+    }
+    let o = rigc(dir, &["schedules", "demo.gguf", "--card", "rtx5070ti"]);
+    assert!(o.text().starts_with("// demo.gguf for sm_120 (rtx5070ti);"), "{}", o.text());
+    let rows: Vec<&str> = o.text().lines().filter(|l| l.trim_start().starts_with('(')).collect();
+    assert!(rows.iter().all(|row| row.contains("card: \"rtx5070ti\"")), "{}", o.text());
+    // What is said of a product holds: the deepest ring is taken, a deeper one and another chunk are not.
+    let comment = o.text().lines().find(|l| l.contains("ffn_gate+up")).unwrap();
+    let (name, rest) = comment.trim().trim_start_matches("// ").split_once(", ").unwrap();
+    let (_, chunks) = rest.split_once("chunk ").unwrap();
+    let (chunk, rest) = chunks.split_once(" (depth up to ").unwrap();
+    let deepest: u32 = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+    let o = rigc(dir, &["schedules", "demo.gguf", "--card", "rtx5070ti", "--kernel", name]);
+    let row = o.text().lines().find(|l| l.trim_start().starts_with('(')).unwrap();
+    assert_eq!(o.text().lines().filter(|l| l.trim_start().starts_with('(')).count(), 1, "{}", o.text());
+    let with = |chunk: &str, depth: u32| {
+        let (head, rest) = row.split_once("chunk:").unwrap();
+        let end = rest.split_once(')').unwrap().1;
+        fs::write(dir.join("deep.ron"), format!("[{head}chunk:{chunk},depth:{depth}){end}]")).unwrap();
+        let args = ["compile", "demo.gguf", "--card", "rtx5070ti", "--schedules", "deep.ron", "--emit", "schedule"];
+        rigc(dir, &args)
+    };
+    assert_eq!(with(chunk, deepest).code, Some(0), "{}", with(chunk, deepest).err);
+    if deepest < 32 {
+        assert!(with(chunk, 2 * deepest).err.contains("bytes of shared memory"), "{}", with(chunk, 2 * deepest).err);
+    }
+    assert!(with("4096", 0).err.contains("write that"), "{}", with("4096", 0).err);
+    check_refused(dir, &["schedules", "demo.gguf", "--kernel", "nothing"], &["no kernel 'nothing'", "the kernels are"]);
+    check_refused(dir, &["schedules", "demo.rig"], &["demo.rig is an artifact", "GGUF"]);
 }

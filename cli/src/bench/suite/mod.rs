@@ -15,14 +15,14 @@ use crate::progress;
 use crate::synth::tables::{Mix, Shape, table};
 use crate::temporary::Temporary;
 use anyhow::{Context, Result};
-use codegen::assembly;
-use codegen::predict::Cost;
+use codegen::assembly::Parts;
+use codegen::predict;
 use codegen::schedule::{self, Row};
 use indicatif::ProgressBar;
-use ir::artifact::Artifact;
+use ir::artifact::{Artifact, KernelEntry};
 use ir::plan::Step;
 use ir::quant::{self, Format};
-use ir::target::Target;
+use ir::target::{Gpu, Target};
 use made::Made;
 use report::{Conformance, Decode, Phase, Product, Report};
 use runtime::device::{self, Card, Kind, Options, Shared};
@@ -302,7 +302,7 @@ impl<'a> Suite<'a> {
             let microseconds = Spread::of(&samples);
             let bytes = k.work.bytes(0);
             let gb_per_second = bytes as f64 / 1e3 / microseconds.median;
-            let cost = Cost::of(k, 0, costs.get(&k.name).copied());
+            let predicted = predicted(k, &costs, &gpu, 0)?;
             self.report.products.push(Product {
                 shape: model.into(),
                 format: format.to_string(),
@@ -313,7 +313,7 @@ impl<'a> Suite<'a> {
                 microseconds,
                 gb_per_second,
                 share_of_copies: self.share(gb_per_second),
-                predicted_microseconds: cost.map_or(f64::NAN, |cost| cost.seconds(&gpu) * 1e6),
+                predicted_microseconds: predicted * 1e6,
             });
             known.measured.insert((kernel, found));
         }
@@ -387,8 +387,7 @@ impl<'a> Suite<'a> {
                 for (number, launches) in launches(&manifest) {
                     let k = &manifest.kernels[number as usize];
                     bytes += k.work.bytes(position as u64) * launches as u64;
-                    let cost = Cost::of(k, position as u64, costs.get(&k.name).copied());
-                    predicted += cost.map_or(f64::NAN, |cost| cost.seconds(&gpu)) * launches as f64;
+                    predicted += self::predicted(k, &costs, &gpu, position as u64)? * launches as f64;
                 }
                 let gb_per_second = bytes as f64 / 1e3 / step.median;
                 let milliseconds = Spread { median: step.median / 1e3, min: step.min / 1e3, max: step.max / 1e3 };
@@ -475,11 +474,16 @@ fn rows(ops: &BTreeSet<String>, ctas: u32, depth: u32) -> Result<Vec<Row>> {
     Ok(schedule::rows(&format!("[{}]", rows.join(", ")), "the suite")?)
 }
 
-/// Instructions for 32 weights of each kernel, in PTX.
-fn costs(artifact: &Artifact) -> HashMap<String, f64> {
+/// The parts of the kernels of an artifact, by its PTX.
+fn costs(artifact: &Artifact) -> HashMap<String, Parts> {
     let text = artifact.modules.first().map(|module| String::from_utf8_lossy(module).into_owned()).unwrap_or_default();
-    let found = assembly::ptx(&text);
-    found.iter().filter_map(|k| Some((k.kernel.to_owned(), k.per_32_weights()?))).collect()
+    predict::parts(&text, None, &artifact.manifest.kernels)
+}
+
+/// Predicted seconds of a launch at a position.
+fn predicted(kernel: &KernelEntry, costs: &HashMap<String, Parts>, gpu: &Gpu, position: u64) -> Result<f64> {
+    let Some(parts) = costs.get(&kernel.name) else { return Ok(f64::NAN) };
+    Ok(predict::predict(kernel, parts, None, gpu, position)?.map_or(f64::NAN, |p| p.seconds))
 }
 
 /// The kernels of a step of one token, and how often each is launched.
