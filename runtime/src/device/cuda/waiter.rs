@@ -20,6 +20,8 @@ const LOOKS: u32 = 1 << 10;
 const SPIN: Duration = Duration::from_millis(50);
 /// How long it sleeps between two looks afterwards.
 const NAP: Duration = Duration::from_millis(1);
+/// The most that counts as patience from one look to the next: a process that was stopped meanwhile has not waited.
+const MOST_OF_A_LOOK: Duration = Duration::from_secs(1);
 
 /// The number of the launch that began last, as kernels write it to pinned memory.
 pub(super) struct Progress {
@@ -142,7 +144,7 @@ impl Waiter {
             thread.thread().unpark();
         }
         let start = Instant::now();
-        let (mut since, mut last) = (start, progress.last());
+        let (mut waited, mut looked, mut last) = (Duration::ZERO, start, progress.last());
         let mut looks = 0u32;
         while self.wait.over.load(Ordering::Acquire) != number {
             looks += 1;
@@ -156,11 +158,14 @@ impl Waiter {
             } else {
                 std::thread::sleep(NAP);
             }
+            let now = Instant::now();
+            waited += (now - looked).min(MOST_OF_A_LOOK);
+            looked = now;
             if progress.last() != last {
-                (since, last) = (Instant::now(), progress.last());
-            } else if since.elapsed() > patience {
+                (waited, last) = (Duration::ZERO, progress.last());
+            } else if waited > patience {
                 self.hung = true;
-                return Ended::Hung(since.elapsed());
+                return Ended::Hung(waited);
             }
         }
         let call = if event.is_null() { "cuStreamSynchronize" } else { "cuEventSynchronize" };
