@@ -6,8 +6,6 @@ use std::collections::HashMap;
 
 /// Four products of one instruction, in PTX and in machine code.
 const DOTS: [&str; 2] = ["dp4a.", "IDP.4A"];
-/// Matrix products of bytes, of a warp, in both.
-const MATRICES: [&str; 2] = ["mma.sync", "IMMA."];
 /// One product of one instruction.
 const PRODUCTS: [&str; 2] = ["fma.rn.f32", "FFMA"];
 /// Products of matrices, in PTX and in machine code.
@@ -161,6 +159,13 @@ impl Code<'_> {
         self.products().into_iter().map(cost).collect()
     }
 
+    /// Instructions for 32 weights in the costliest of the innermost loops with matrix products, each of which takes a chunk of
+    /// so many columns of 32 rows.
+    pub fn per_32_weights_of_chunks(&self, columns: usize) -> Option<f64> {
+        let costs = self.innermost(&MATRICES).into_iter().map(|l| self.instructions(l) as f64);
+        costs.reduce(f64::max).map(|cost| cost * WEIGHTS / columns as f64)
+    }
+
     /// How many instructions it has.
     pub fn len(&self) -> usize {
         self.lines.iter().filter_map(Line::instruction).count()
@@ -267,14 +272,6 @@ impl Parts {
             l.instructions = own.map_or(l.instructions, |own| own * l.weights as f64 / WEIGHTS);
         }
         self
-    }
-
-    /// Instructions for 32 weights in the costliest of the innermost loops with matrix products, each of which takes a chunk of
-    /// so many columns of 32 rows.
-    pub fn per_32_weights_of_chunks(&self, columns: usize) -> Option<f64> {
-        let instructions = |body: &[Line]| body.iter().filter_map(Line::instruction).count();
-        let costs = self.innermost(&MATRICES).into_iter().map(|(body, _)| instructions(body) as f64);
-        costs.reduce(f64::max).map(|cost| cost * WEIGHTS / columns as f64)
     }
 }
 

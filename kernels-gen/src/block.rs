@@ -32,6 +32,7 @@ pub(crate) struct Block {
     wides: Vec<Value>,
     quads: Vec<Four>,
     loaded: HashMap<(usize, u32, Mem), Value>,
+    /// Sixteen bytes of a field, or a lane's word of them.
     vectors: HashMap<(usize, u32), Value>,
     as_they_are: bool,
     word: Option<Word>,
@@ -286,6 +287,9 @@ impl BlockView<'_> {
 impl Unpack for BlockView<'_> {
     fn words(&mut self, field: usize, byte: u32) -> Wide {
         let one_unit = self.unit(field) == LANE_BYTES;
+        if let (Some(_), Some(&v)) = (self.at.word, self.at.vectors.get(&(field, byte))) {
+            return self.push(v);
+        }
         let v = match self.at.word {
             Some(word) if one_unit => {
                 let (first, within) = (self.address(field, byte), self.b.imul_const(word.number, 4));
@@ -303,6 +307,9 @@ impl Unpack for BlockView<'_> {
             }
             None => self.vector_at(field, byte),
         };
+        if self.at.word.is_some() {
+            self.at.vectors.insert((field, byte), v);
+        }
         self.push(v)
     }
 

@@ -276,6 +276,7 @@ pub fn zoo() -> Vec<(String, Synthetic)> {
     zoo.extend([
         ("llama-head-128".to_string(), Synthetic { head: 128, ffn: 1000, ..wide_heads.clone() }),
         ("llama-head-256".into(), Synthetic { head: 256, heads: 3, ffn: 172, context: 40, ..wide_heads.clone() }),
+        ("llama-cuts".into(), Synthetic { width: 768, format: format("q8_0"), vocab: 40, ..wide_heads.clone() }),
         ("llama-context-1".into(), Synthetic { context: 1, head: 24, heads: 6, kv_heads: 3, ..wide_heads }),
     ]);
     for f in quant::ALL {

@@ -2,6 +2,7 @@
 //! what it is, and never the kernel without it.
 
 use codegen::TableKernel;
+use ir::graph::Op;
 use ir::quant;
 use ir::spec::{GpuSchedule, Schedule};
 use ir::target::Target;
@@ -53,6 +54,9 @@ const fn mistake(
 
 use Edit::{Becomes, Drop, Further, Last, Swap};
 
+/// Tokens of the kernels of a step of several, whose names end in `@3`.
+const STEP: usize = 3;
+
 /// For [`Edit::Becomes`] that needs no other line: any.
 const HERE: (&str, usize) = (".reg", 0);
 
@@ -83,14 +87,8 @@ const MISTAKES: &[Mistake] = &[
     mistake("linear", ("bar.warp.sync", 1), Drop(1), "race_shared", "a slot is filled while others read it"),
     mistake("linear", ("elect.sync", 1), Drop(2), "mbarrier_arrival", "every lane starts the copy"),
     mistake("linear", ("bar.sync", 0), Drop(1), "race_shared", "codes are read before all are written"),
-    mistake(
-        "linear",
-        ("bar.warp.sync", 2),
-        Drop(1),
-        "race_global",
-        "a stream arrives before its lanes' sums are there",
-    ),
-    mistake("linear", ("bar.warp.sync", 3), Drop(1), "race_global", "lanes read sums that only the first knows of"),
+    mistake("qkv", ("bar.warp.sync", 2), Drop(1), "race_global", "a stream arrives before its lanes' sums are there"),
+    mistake("linear", ("bar.warp.sync", 2), Drop(1), "race_global", "lanes read sums that only the first knows of"),
     mistake("linear", ("atom.", 0), Swap(".acq_rel", ".relaxed"), "race_global", "an arrival without order"),
     mistake("linear", ("atom.", 0), Swap(", 1;", ", 2;"), "counter", "an arrival counts twice"),
     mistake("linear", ("st.global.b32", 0), Drop(1), "counter", "a counter is not set back"),
@@ -116,11 +114,23 @@ const MISTAKES: &[Mistake] = &[
     mistake("attention", ("bar.sync", 1), Drop(1), "race_shared", "warps are combined before they end"),
     mistake("attention", ("bar.sync", 2), Drop(1), "race_global", "a CTA arrives before its results are there"),
     mistake("attention", ("atom.", 0), Swap(".acq_rel", ".relaxed"), "race_global", "a CTA arrives without order"),
-    mistake("attention", ("setp.lt.u32", 1), Swap(".lt", ".le"), "wrong", "a position too many"),
-    mistake("masked", ("min.u32", 0), Last("101"), "wrong", "a window begins a position too early"),
-    mistake("masked", ("min.u32", 0), Last("99"), "wrong", "a window begins a position too late"),
-    mistake("masked", ("add.s32", 8), Becomes("mov.b32 {0}, {2};", HERE), "wrong", "keys are not those of the window"),
-    mistake("masked", ("add.s32", 16), Becomes("mov.b32 {0}, {2};", HERE), "wrong", "nor are values"),
+    mistake("attention", ("add.s32", 0), Swap(", 1;", ", 2;"), "wrong", "a position too many"),
+    mistake("masked", ("min.u32", 0), Last("301"), "wrong", "a window begins a position too early"),
+    mistake("masked", ("min.u32", 0), Last("299"), "wrong", "a window begins a position too late"),
+    mistake(
+        "masked",
+        ("add.s32", 11),
+        Becomes("mov.b32 {0}, {1};", HERE),
+        "wrong",
+        "all lanes take one key of a block",
+    ),
+    mistake(
+        "masked",
+        ("add.s32", 18),
+        Becomes("mov.b32 {0}, {1};", HERE),
+        "wrong",
+        "values are those of its first position",
+    ),
     mistake(
         "masked",
         ("0f3FC00000", 0),
@@ -154,7 +164,7 @@ const MISTAKES: &[Mistake] = &[
     mistake(
         "masked",
         ("4, %d9;", 1),
-        Becomes("mad.wide.u32 {0}, <0>, {2}, {3};", ("mul.lo.s32", 3)),
+        Becomes("mad.wide.u32 {0}, <0>, {2}, {3};", ("mul.lo.s32", 21)),
         "wrong",
         "a sink is that of the first head that shares the keys",
     ),
@@ -174,16 +184,49 @@ const MISTAKES: &[Mistake] = &[
         "of two elements the smaller is kept",
     ),
     mistake("top_k", ("sub.s32", 2), Swap("sub", "add"), "_shared", "blocks are not mirrored"),
+    mistake("linear@3", ("ld.shared.b32", 0), Further(4), "wrong", "a lane has the codes of the next"),
+    mistake("linear@3", ("ld.shared.u16", 0), Further(2), "wrong", "a scale is that of the next row"),
+    mistake("linear@3", ("ld.global.v4.f32", 0), Further(16), "NaN", "scales are those of the next tokens"),
+    mistake("linear@3", ("ld.global.v4.b32", 0), Further(16), "wrong", "sums of codes are those of the next tokens"),
+    mistake("linear@3", ("ld.global.v4.f32", 1), Further(64), "oob_global", "biases are those of the next blocks"),
+    mistake("linear@3", ("ld.global.v4.b32", 1), Further(16), "wrong", "codes are those of the next lane"),
+    mistake("linear@3", ("ld.global.v4.b32", 1), Further(8), "misaligned", "codes are loaded from between two blocks"),
+    mistake("linear@3", (", -8;", 0), Last("-7"), "wrong", "an offset is too small"),
+    mistake("linear@3", ("mma.sync", 1), Swap(".u8.s8", ".u8.u8"), "wrong", "codes of activations have no sign"),
+    mistake(
+        "linear@3",
+        ("bar.warp.sync", 3),
+        Drop(1),
+        "race_global",
+        "lanes read sums of others before they are there",
+    ),
+    mistake("linear@3", ("st.global.f32", 0), Drop(1), "NaN", "sums of a cut are not left"),
+    mistake("linear@3", ("st.global.f32", 1), Further(4), "race_global", "sums of a cut are left at the next row"),
+    mistake("linear@3", ("atom.", 0), Swap(".acq_rel", ".relaxed"), "race_global", "cuts arrive without order"),
+    mistake("linear@3", ("+4];", 0), Further(-4), "oob_global", "the position is taken for the number of tokens"),
+    mistake("quantise@3", (", 4, 31", 2), Swap(", 4, 31", ", 8, 31"), "wrong", "lanes of two blocks share a scale"),
+    mistake("quantise@3", (", 2, 31", 3), Swap(", 2, 31", ", 4, 31"), "numbers of block", "a sum has other lanes"),
+    mistake("quantise@3", ("st.global.b32", 0), Further(4), "race_global", "codes lie a word too far"),
+    mistake("quantise@3", ("st.global.b32", 1), Drop(1), "orders of codes", "codes in turn are not written"),
+    mistake("quantise@3", ("st.global.f32", 1), Drop(1), "numbers of block", "biases are not written"),
+    mistake(
+        "quantise@3",
+        ("mul.lo.s32", 0),
+        Becomes("mov.b32 {0}, 0;", HERE),
+        "wrong",
+        "all tokens have the first row",
+    ),
+    mistake("embed@3", ("ld.global", 1), Further(4), "oob_global", "ids are those of the next tokens"),
     mistake("repack", ("st.global", 0), Further(16), "race_global", "a unit is a lane too far"),
     mistake("repack", ("ld.global", 0), Further(2), "bytes", "codes are those of the next"),
 ];
 
 /// An attention with a window, a cap and sinks, whose KV heads are split over two CTAs.
 fn masked() -> TableKernel {
-    let (window, cap) = (Some(100), Some(1.5));
-    let row = Row { heads: 4, kv_heads: 2, head: 16, value: 16, context: 300, window, cap, sinks: true };
-    let spec = row.spec(1, quant::F16, false, target());
-    let schedule = Schedule::Gpu(GpuSchedule { ctas: 6, warps: 2, streams: 2, chunk: 64, depth: 0 });
+    let (window, cap) = (Some(300), Some(1.5));
+    let row = Row { heads: 4, kv_heads: 2, head: 16, value: 16, context: 600, window, cap, sinks: true };
+    let spec = row.spec(1, quant::F16, (false, None), target());
+    let schedule = Schedule::Gpu(GpuSchedule { ctas: 6, warps: 8, streams: 2, chunk: 64, depth: 0 });
     let made = kernels_gen::generate(&spec, &schedule, target()).unwrap();
     TableKernel::new(spec, (schedule, made), 0).unwrap()
 }
@@ -192,12 +235,12 @@ fn masked() -> TableKernel {
 fn table() -> Vec<(String, TableKernel)> {
     let target = target();
     let shape = Synthetic {
-        width: 256,
+        width: 512,
         heads: 4,
         kv_heads: 2,
         head: 80,
-        ffn: 512,
-        context: 256,
+        ffn: 1024,
+        context: 600,
         layers: 1,
         vocab: 2500,
         architecture: "qwen3",
@@ -205,15 +248,19 @@ fn table() -> Vec<(String, TableKernel)> {
         format: format("q4_0"),
         ..Synthetic::default()
     };
-    let kernels = kernels::table(&shape.model(), target, &[1], quant::Q8_0).kernels;
+    let kernels = kernels::table(&shape.model(), target, &[1, STEP], quant::Q8_0).kernels;
     let again = |k: TableKernel| {
-        // Of two warps a thread of `top_k` often exchanges the same elements again.
-        let warps = if k.spec.kind == "top_k" { 8 } else { 2 };
+        let multiplies = k.spec.body.nodes().iter().any(|n| n.op == Op::MatMul);
+        let warps = if multiplies { 2 } else { 8 };
         let schedule = Schedule::Gpu(GpuSchedule { ctas: 3, warps, streams: 2, chunk: 64, depth: 2 });
         let made = kernels_gen::generate(&k.spec, &schedule, target).unwrap();
         TableKernel::new(k.spec, (schedule, made), 0).unwrap()
     };
-    let named = kernels.into_iter().map(|k| (k.spec.kind.clone(), again(k)));
+    let name = |k: &TableKernel| match k.spec.tokens {
+        1 => k.spec.kind.clone(),
+        tokens => format!("{}@{tokens}", k.spec.kind),
+    };
+    let named = kernels.into_iter().map(|k| (name(&k), again(k)));
     named.chain([("masked".into(), masked())]).collect()
 }
 
@@ -259,7 +306,7 @@ fn edited(code: &str, m: &Mistake) -> String {
 /// What is reported of a kernel with its code edited, in the first of all schedules that shows anything.
 fn report(kernel: &TableKernel, edit: impl Fn(&str) -> String) -> Option<String> {
     (0..SCHEDULES).find_map(|workers| {
-        let trial = Trial { position: 200, tokens: 1, workers, seed: 5, draw: Draw::Usual };
+        let trial = Trial { position: 500, tokens: kernel.spec.tokens, workers, seed: 5, draw: Draw::Usual };
         let edit = |code: &Vec<u8>| edit(std::str::from_utf8(code).unwrap()).into_bytes();
         match kernels::attempt(kernel, target(), trial, edit) {
             Err(e) => Some(e),
@@ -288,14 +335,14 @@ fn every_planted_mistake_is_reported() {
 
 /// Ops whose kernels read nothing that a launch before writes. They wait for it for the sake of the launches after, which the
 /// verifier of kernels checks: run twice, they write the same bytes twice.
-const WAITING_FOR_OTHERS: &[&str] = &["embed", "rope_angles", "repack"];
+const WAITING_FOR_OTHERS: &[&str] = &["embed", "rope_angles", "quantise", "repack"];
 
 /// No wait is there in vain: without any one of them a kernel is wrong. (`qkv` waits for what some heads do not need.)
 #[test]
 fn every_wait_is_needed() {
     let mut idle = Vec::new();
     let waits = ["bar.warp.sync", "bar.sync", "try_wait", "fence.", "griddepcontrol.wait"];
-    for (_, kernel) in table().into_iter().filter(|(name, _)| name != "qkv") {
+    for (_, kernel) in table().into_iter().filter(|(name, _)| !name.starts_with("qkv")) {
         let back = codegen::back::for_target(target()).unwrap();
         let code = String::from_utf8(back.emit(&kernel.kernel, target(), false).unwrap().code).unwrap();
         for find in waits {

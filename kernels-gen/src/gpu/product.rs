@@ -58,8 +58,9 @@ impl Segment {
     }
 }
 
-/// The sums of a unit for a token, from this element on: 32 for each tile, in the order of its rows. All lanes may read them.
-/// Those of the next unit may come to the same place, so an epilogue that reads other lanes' ends with a wait of the warp.
+/// The sums of a unit for a token, from this element on: 32 for each tile, in the order of its rows. A lane may read those of its
+/// own rows; those of other lanes after a wait of the warp. The sums of the next unit may come to the same place, so an
+/// epilogue that reads other lanes' ends with a wait of the warp too.
 pub(crate) type Sums = (Buf, Value);
 
 /// What an epilogue finishes, in one warp.
@@ -378,12 +379,12 @@ impl Stream<'_> {
         let run = g.b.get(run);
         let run = g.b.compare(Compare::IEq, run, one);
         g.if_(run, |g| {
-            // Lanes read what others have stored.
-            g.b.sync(Scope::Warp);
             let finish = |token, sums| Finish { at: *self.at, segment, unit: number, token, sums };
             if let Some(sums) = shared.alone {
                 return epilogue(g, finish(zero, sums));
             }
+            // Matrix instructions leave a row's sums to several lanes.
+            g.b.sync(Scope::Warp);
             let (first, tokens) = (self.whole_at(&mut g.b, unit), g.b.tokens());
             g.for_(zero, tokens, 1, |g, token| {
                 let of_token = g.b.imul_const(token, span.tiles * LANES);
@@ -592,8 +593,10 @@ impl Stream<'_> {
         let (zero, one) = (b.int(0), b.int(1));
         let counter = b.iadd_const(unit.number, span.first_unit);
         let before = b.var(zero);
-        // The sums of all lanes are there before it counts, and others' after.
-        b.sync(Scope::Warp);
+        // The sums of all lanes are there before it counts, and others' after. A ring's warp has met since it left cuts.
+        if span.tiles > 1 || self.ring.is_none() {
+            b.sync(Scope::Warp);
+        }
         if_below(b, self.at.lane, 1, |b| {
             let arrived = b.atomic_add(shared.counters, counter, one);
             b.set(before, arrived);

@@ -23,6 +23,7 @@ pub(super) fn generate(g: &mut Generator<'_>, branches: &[Branch]) -> Result<()>
         let b = &mut g.b;
         let first = b.imul_const(unit, heads);
         let (zero, heads, all) = (b.int(0), b.size(heads), b.size(branch.heads));
+        b.sync(Scope::Warp);
         let warp = Warp { at };
         g.for_(zero, heads, 1, |g, i| {
             let b = &mut g.b;
