@@ -10,12 +10,14 @@ const DOTS: [&str; 2] = ["dp4a.", "IDP.4A"];
 const PRODUCTS: [&str; 2] = ["fma.rn.f32", "FFMA"];
 /// Products of matrices, in PTX and in machine code.
 const MATRICES: [&str; 4] = ["mma.sync", "HMMA", "IMMA", "QMMA"];
-/// Loads of a lane from global memory, and copies of 16 bytes from there, in PTX.
-const LOADS: [&str; 2] = ["ld.global", "cp.async.c"];
+/// Loads of a lane from global memory, and copies of 16 bytes from there, in PTX and in machine code.
+const LOADS: [&str; 4] = ["ld.global", "cp.async.c", "LDG.E", "LDGSTS.E"];
+/// Words of registers that are stored to memory and loaded again, in machine code.
+const SPILLS: [&str; 2] = ["LDL", "STL"];
 /// What waits for the launch before, in PTX.
 const WAIT: [&str; 1] = ["griddepcontrol.wait"];
-/// What counts a CTA in, in PTX.
-const ARRIVAL: [&str; 1] = ["atom."];
+/// What counts a CTA in, in PTX and in machine code.
+const ARRIVAL: [&str; 2] = ["atom.", "ATOMG."];
 /// Weights that costs are given for.
 const WEIGHTS: f64 = 32.0;
 
@@ -44,21 +46,21 @@ impl<'a> Line<'a> {
         Some(rest.rsplit([' ', '\t', '(']).next()?.trim_end_matches(')'))
     }
 
-    /// Bytes that a lane loads from global memory, in PTX.
+    /// Bytes that a lane loads from global memory.
     fn loaded(&self) -> usize {
         let Some(text) = self.instruction().filter(|_| self.has(&LOADS)) else { return 0 };
-        if text.contains("cp.async.") {
+        let name = text.split_whitespace().find(|word| !word.starts_with('@')).unwrap_or_default();
+        if name.starts_with("cp.async.") || name.starts_with("LDGSTS") {
             return 16;
         }
-        let word = text.split_whitespace().find(|word| word.contains("ld.global")).unwrap_or_default();
-        let parts = word.split('.').skip(2);
-        parts.fold(1, |bytes, part| match part.strip_prefix('v').map(str::parse::<usize>) {
-            Some(Ok(elements)) => bytes * elements,
-            _ => {
-                bytes
-                    * part.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<usize>().map_or(1, |bits| bits / 8)
-            }
-        })
+        let machine = name.starts_with("LDG");
+        let bits = |part: &str| part.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<usize>().ok();
+        let bytes =
+            name.split('.').skip(2).fold(None, |bytes, part| match part.strip_prefix('v').map(str::parse::<usize>) {
+                Some(Ok(elements)) => Some(bytes.unwrap_or(1) * elements),
+                _ => bits(part).map(|bits| bytes.unwrap_or(1) * bits / 8).or(bytes),
+            });
+        bytes.unwrap_or(if machine { 4 } else { 1 })
     }
 
     fn has(&self, names: &[&str]) -> bool {
@@ -150,13 +152,8 @@ impl Code<'_> {
     /// Instructions for 32 weights in the innermost loop that multiplies, with what it waits for: where several multiply
     /// integers, in the costliest of them; where none does, in the one with the most products.
     pub fn per_32_weights(&self) -> Option<f64> {
-        self.each_per_32_weights().into_iter().reduce(f64::max)
-    }
-
-    /// The same for each loop that multiplies, in the order of the code.
-    pub fn each_per_32_weights(&self) -> Vec<f64> {
         let cost = |(body, weights): ((usize, usize), usize)| self.instructions(body) as f64 * WEIGHTS / weights as f64;
-        self.products().into_iter().map(cost).collect()
+        self.products().into_iter().map(cost).reduce(f64::max)
     }
 
     /// Instructions for 32 weights in the costliest of the innermost loops with matrix products, each of which takes a chunk of
@@ -176,7 +173,7 @@ impl Code<'_> {
         self.len() == 0
     }
 
-    /// The parts of a kernel in PTX; `streams`: its work is to go through a cache that it loads, not through weights.
+    /// The parts of a kernel; `streams`: its work is to go through a cache that it loads, not through weights.
     pub fn parts(&self, streams: bool) -> Parts {
         let weights: HashMap<_, _> = self.products().into_iter().collect();
         let body = |l: (usize, usize)| Loop {
@@ -184,6 +181,7 @@ impl Code<'_> {
             weights: weights.get(&l).copied().unwrap_or(0),
             loaded: self.lines[l.0..=l.1].iter().map(Line::loaded).sum(),
             wide: self.lines[l.0..=l.1].iter().filter(|l| l.loaded() == 16).count(),
+            spilled: self.count(l, &SPILLS) as f64,
         };
         let inner: Vec<(usize, usize)> = if streams {
             // What comes after a CTA has counted itself in combines what others have left.
@@ -211,6 +209,7 @@ impl Code<'_> {
             before: before - sum(&rows),
             around: sum(&outers) - sum(&inner),
             after: all - before - sum(&outers),
+            machine: false,
             rows: rows.into_iter().map(body).collect(),
             work: inner.into_iter().map(body).collect(),
         }
@@ -228,6 +227,8 @@ pub struct Loop {
     pub loaded: usize,
     /// How many of these loads are of 16 bytes.
     pub wide: usize,
+    /// Words of registers that it stores and loads, as far as is known.
+    pub spilled: f64,
 }
 
 /// Where a kernel's instructions are, each counted once for a lane.
@@ -243,6 +244,8 @@ pub struct Parts {
     pub around: f64,
     /// After them.
     pub after: f64,
+    /// Whether the loops that work are those of machine code.
+    pub machine: bool,
 }
 
 impl Loop {
@@ -258,18 +261,20 @@ impl Parts {
         self.work.iter().filter_map(Loop::per_32_weights).reduce(f64::max)
     }
 
-    /// The same with the instructions of a kernel's machine code: as many more or fewer in all, and in loops that multiply
-    /// weights as many as there.
+    /// The same with the instructions of a kernel's machine code: as many more or fewer in all, and in the loops that work
+    /// those that are there, if each of the loops is. Machine code alone does not tell the parts apart as well.
     pub fn in_machine_code(mut self, ptx: &Code<'_>, sass: &Code<'_>) -> Parts {
         let by = sass.len() as f64 / ptx.len().max(1) as f64;
         [&mut self.before, &mut self.around, &mut self.after].into_iter().for_each(|n| *n *= by);
         self.rows.iter_mut().chain(&mut self.work).for_each(|l| l.instructions *= by);
-        let costs = sass.each_per_32_weights();
-        let most = costs.iter().copied().reduce(f64::max);
-        let all = self.work.len();
-        for (i, l) in self.work.iter_mut().enumerate().filter(|(_, l)| l.weights > 0) {
-            let own = if costs.len() == all { Some(costs[i]) } else { most };
-            l.instructions = own.map_or(l.instructions, |own| own * l.weights as f64 / WEIGHTS);
+        let streams = self.work.iter().all(|l| l.weights == 0);
+        let found = sass.parts(streams).work;
+        if found.len() == self.work.len() {
+            (self.work, self.machine) = (found, true);
+        } else if let Some(most) = sass.per_32_weights() {
+            for l in &mut self.work {
+                l.instructions = most * l.weights as f64 / WEIGHTS;
+            }
         }
         self
     }
@@ -375,9 +380,9 @@ mod tests {
                 ret;
             }";
         let [code] = &ptx(text)[..] else { panic!("one kernel") };
-        let work = Loop { instructions: 3.0, weights: 4, loaded: 0, wide: 0 };
-        let rows = vec![Loop { instructions: 3.0, weights: 0, loaded: 16, wide: 1 }];
-        let expected = Parts { before: 2.0, rows, work: vec![work], around: 3.0, after: 1.0 };
+        let work = Loop { instructions: 3.0, weights: 4, ..Loop::default() };
+        let rows = vec![Loop { instructions: 3.0, loaded: 16, wide: 1, ..Loop::default() }];
+        let expected = Parts { before: 2.0, rows, work: vec![work], around: 3.0, after: 1.0, machine: false };
         let parts = code.parts(false);
         assert_eq!(parts, expected);
         // Machine code has half of the instructions, but as many in the loop.
@@ -416,6 +421,14 @@ mod tests {
         let parts = ptx(text)[0].parts(true);
         assert_eq!(parts.work.iter().map(|l| (l.instructions, l.loaded)).collect::<Vec<_>>(), [(3.0, 16), (4.0, 6)]);
         assert_eq!((parts.before, parts.around, parts.after), (0.0, 2.0, 5.0));
+        // In machine code the first loop is unrolled twice, and the second spills.
+        let sass = ".text.k:\n.L_1:\n/*0*/ LDG.E.128 R1, desc[UR1][R2.64] ;\n/*1*/ @P0 LDG.E.128.CONSTANT R3, [R4] ;\n\
+                    /*2*/ FFMA R1, R2, R3, R1 ;\n/*3*/ BRA.U UP1, `(.L_1) ;\n.L_2:\n/*4*/ LDG.E.U16 R1, desc[UR1][R2.64] ;\n\
+                    /*5*/ LDG.E R1, desc[UR1][R2.64] ;\n/*6*/ LDL.LU R1, [R1+0x4] ;\n/*7*/ FFMA R1, R2, R3, R1 ;\n\
+                    /*8*/ @P0 BRA `(.L_2) ;\n/*9*/ ATOMG.E.ADD R1, [R2] ;\n";
+        let parts = parts.in_machine_code(&ptx(text)[0], &super::sass(sass)[0]);
+        let found = parts.work.iter().map(|l| (l.instructions, l.loaded, l.spilled)).collect::<Vec<_>>();
+        assert_eq!((found, parts.machine), (vec![(4.0, 32, 0.0), (5.0, 6, 1.0)], true));
     }
 
     #[test]

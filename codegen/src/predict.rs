@@ -322,9 +322,11 @@ impl Launch<'_> {
         self.of_role(Role::Matrix)
     }
 
-    /// Clocks that a turn of a loop waits for what was spilled, which is taken to be in all of them alike.
-    fn stalls(&self) -> f64 {
-        self.spilled * SPILL.value / self.parts.work.len().max(1) as f64
+    /// Clocks that a turn of a loop waits for what was spilled; where machine code does not tell, all of it is taken to be
+    /// in the loops, in each alike.
+    fn stalls(&self, l: &Loop) -> f64 {
+        let words = if self.parts.machine { l.spilled } else { self.spilled / self.parts.work.len().max(1) as f64 };
+        words * SPILL.value
     }
 
     /// The stream of a product: an item is a chunk of a tile.
@@ -364,7 +366,7 @@ impl Launch<'_> {
             bytes,
             wait: 1e-9 * wait,
             instructions: per_32_weights * chunk as f64 / 32.0 + tile * tiles as f64 / most as f64,
-            stalls: self.stalls(),
+            stalls: work.iter().map(|l| self.stalls(l)).sum::<f64>() / work.len() as f64,
         }))
     }
 
@@ -386,12 +388,13 @@ impl Launch<'_> {
         let block = (self.kernel.work.attended_bytes / heads as u64 * in_block) as f64;
         // Loops alternate between keys and values; a single one has both.
         let kinds = caches.len().min(loops.len());
-        let (mut turns, mut wait, mut instructions) = (0.0, 0.0, 0.0);
+        let (mut turns, mut wait, mut instructions, mut stalls) = (0.0, 0.0, 0.0, 0.0);
         for (i, l) in loops.iter().enumerate() {
             let own = block / kinds as f64 / (WARP_ROWS * l.loaded) as f64;
             turns += own;
             wait += own * 1e-9 * if i < kinds { MEMORY.value } else { CACHE.value };
             instructions += own * l.instructions;
+            stalls += own * self.stalls(l);
         }
         instructions += self.parts.around * kinds as f64 / loops.len() as f64;
         let passes = (loops.len() / kinds) as f64;
@@ -405,7 +408,7 @@ impl Launch<'_> {
             bytes: passes * block / turns,
             wait,
             instructions,
-            stalls: turns * self.stalls(),
+            stalls,
         }))
     }
 }
