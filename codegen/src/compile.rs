@@ -9,17 +9,15 @@ use ir::gguf::{Metadata, ModelIdentity};
 use ir::plan::DeviceId;
 use ir::quant::Format;
 use ir::spec::{KernelSpec, hex};
-use ir::target::Target;
+use ir::target::{Gpu, Target};
 use ir::{Error, Result};
 use kernels_gen::schedule::{self, Row};
 use sha2::{Digest, Sha256};
 
 /// Capacities of the verification entry points.
 const BATCHES: [usize; 4] = [2, 4, 8, 16];
-/// Capacity of the prefill entry point of CPUs: long enough to amortise unpacking, short enough for its rows to stay in cache.
+/// Capacity of the prefill entry point of CPUs, where GPUs take the most that they can: long enough to amortise unpacking, short enough for its rows to stay in cache.
 const CHUNK: usize = 128;
-/// The same of GPUs, whose products read the weights once for as many tokens.
-const GPU_CHUNK: usize = 16;
 
 /// The stages that have a text form, in order.
 pub const STAGES: &[&str] = &["graph", "fused", "schedule", "kernel", "plan", "clif", "asm", "ptx"];
@@ -86,8 +84,8 @@ pub struct Compiled {
 /// Name and capacity of each entry point for a context.
 fn entries(target: &Target, context: usize) -> Vec<(String, usize)> {
     let mut list = vec![("decode".to_owned(), 1)];
-    list.extend(BATCHES.iter().filter(|&&n| n <= context).map(|&n| (format!("batch@{n}"), n)));
-    let chunk = if target.gpu().is_some() { GPU_CHUNK } else { CHUNK }.min(context);
+    let chunk = target.gpu().map_or(CHUNK, Gpu::most_tokens).min(context);
+    list.extend(BATCHES.iter().filter(|&&n| n <= chunk).map(|&n| (format!("batch@{n}"), n)));
     if list.iter().all(|&(_, n)| n < chunk) {
         list.push((format!("prefill@{chunk}"), chunk));
     }

@@ -130,6 +130,12 @@ impl Gpu {
         self.sm >= 90
     }
 
+    /// Most tokens of a step: whose sums the lanes of a product have registers for. Without bulk copies weights on their way take
+    /// some too.
+    pub fn most_tokens(&self) -> usize {
+        if self.bulk_copies() { 16 } else { 8 }
+    }
+
     /// Whether it copies bytes in bulk to shared memory, for an mbarrier.
     pub fn bulk_copies(&self) -> bool {
         self.sm >= 90

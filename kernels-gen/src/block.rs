@@ -321,6 +321,35 @@ impl Unpack for BlockView<'_> {
         self.push(v)
     }
 
+    fn points(&mut self, table: &'static [u32], indices: [Value; 4]) -> Wide {
+        match self.at.word {
+            Some(word) => {
+                let index = word.of(self.b, indices);
+                let v = self.table(table, index);
+                self.push(v)
+            }
+            None => {
+                let words = indices.map(|index| self.table(table, index));
+                self.wide(words)
+            }
+        }
+    }
+
+    fn spread(&mut self, a: Value, to: u32) -> Wide {
+        match self.at.word {
+            Some(word) => {
+                let fours = [0, 4, 8, 12].map(|from| self.ishr(a, from));
+                let own = word.of(self.b, fours);
+                let v = self.spread_four(own, 0, to);
+                self.push(v)
+            }
+            None => {
+                let words = [0, 4, 8, 12].map(|from| self.spread_four(a, from, to));
+                self.wide(words)
+            }
+        }
+    }
+
     fn byte(&mut self, field: usize, byte: u32) -> Value {
         self.load(field, byte, Mem::U8)
     }

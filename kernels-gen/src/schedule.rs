@@ -329,6 +329,9 @@ const RINGS: [(u32, u32, u32, u32); 11] = [
 ];
 /// Without rings: with 4 KiB in flight for each warp, several times what hides the latency of memory.
 const NO_RING: (u32, u32, u32, u32) = (8, 8, 0, 256);
+/// Warps of a CTA whose products are of several tokens: a lane has sums of four rows and of some tokens, for which it has twice
+/// the registers with half as many warps.
+const STEP_WARPS: u32 = 4;
 /// Columns of a chunk in every product; larger ones are for products that give each CTA enough of them.
 const CHUNK: u32 = 256;
 /// Chunks of a CTA that balance a grid well enough: one more or less is 6 % of its time.
@@ -417,7 +420,11 @@ fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Vec<GpuSchedule> {
     let tiles = tile_columns(spec);
     let enough = |chunk: u32| chunk == CHUNK || tiles / chunk as usize >= CHUNKS * gpu.card.sms as usize;
     let rings = RINGS.iter().filter(|(.., chunk)| gpu.bulk_copies() && tiles > 0 && enough(*chunk));
-    let schedule = |&(warps, streams, depth, chunk)| GpuSchedule { ctas: gpu.card.sms, warps, streams, chunk, depth };
+    let most = if spec.tokens > 1 && tiles > 0 { STEP_WARPS } else { u32::MAX };
+    let schedule = |&(warps, streams, depth, chunk): &(u32, u32, u32, u32)| {
+        let (warps, streams) = (warps.min(most), streams.min(most));
+        GpuSchedule { ctas: gpu.card.sms, warps, streams, chunk, depth }
+    };
     rings.chain([&NO_RING]).map(schedule).collect()
 }
 

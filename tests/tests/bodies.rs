@@ -55,8 +55,35 @@ impl Body<'_> {
             (None, false) => Layout::Rows,
         };
         let w = self.leaf(TensorType { layout, ..TensorType::new(Elem::Ggml(format), [rows, columns]) });
-        let x = if format.dot.wants_int8() { self.op(Op::Quantize, &[x]) } else { x };
+        let quantise = format.dot.wants_int8() && self.graph.ty(x).elem != Elem::Q8;
+        let x = if quantise { self.op(Op::Quantize, &[x]) } else { x };
         self.op(Op::MatMul, &[w, x])
+    }
+
+    /// Rows that products take, normalised or not, and those of `formats` that they may have: where a target prepares the rows
+    /// of steps apart, codes or floats, and of normalised rows codes only.
+    fn source(&mut self, columns: usize, norms: bool, formats: &[&str]) -> (Ref, Vec<Format>) {
+        let apart = self.target.prepares_steps();
+        let last = norms && self.rng.below(3) == 0;
+        let normed = norms && self.rng.below(2) == 0;
+        let step = apart && self.tokens > 1 && !last;
+        let codes = step && self.rng.below(2) == 0;
+        let mut x = match codes {
+            true => self.leaf(TensorType::new(Elem::Q8, [self.tokens, columns])),
+            false => self.floats(&[self.tokens, columns]),
+        };
+        if last {
+            x = self.op(Op::LastToken, &[x]);
+        }
+        if normed && !step {
+            let w = self.floats(&[columns]);
+            x = self.op(Op::RmsNorm { eps: F32(1e-5) }, &[x, w]);
+        }
+        let fits = |f: &Format| match f.dot.wants_int8() {
+            true => codes || !step,
+            false => !codes && (step || !(apart && normed)),
+        };
+        (x, formats.iter().map(|name| format(name)).filter(fits).collect())
     }
 
     /// The products of heads `x`, each with a matrix of its own.
@@ -145,15 +172,7 @@ type Build = fn(&mut Body<'_>) -> Vec<Ref>;
 
 fn tail(b: &mut Body<'_>) -> Vec<Ref> {
     let (columns, rows) = (32 * (1 + b.rng.below(9)), 1 + b.rng.below(150));
-    let mut x = b.floats(&[b.tokens, columns]);
-    if b.rng.below(3) == 0 {
-        x = b.op(Op::LastToken, &[x]);
-    }
-    if b.rng.below(2) == 0 {
-        let w = b.floats(&[columns]);
-        x = b.op(Op::RmsNorm { eps: F32(1e-5) }, &[x, w]);
-    }
-    let formats = ["f32", "f16", "bf16", "q8_0", "q4_0", "q5_1", "iq4_nl"].map(format);
+    let (x, formats) = b.source(columns, true, &["f32", "f16", "bf16", "q8_0", "q4_0", "q5_1", "iq4_nl"]);
     let product = |b: &mut Body<'_>| {
         let format = b.choice(&formats);
         b.product(x, rows, format)
@@ -173,10 +192,10 @@ fn tail(b: &mut Body<'_>) -> Vec<Ref> {
 
 fn qkv(b: &mut Body<'_>) -> Vec<Ref> {
     let (columns, head) = (32 * (1 + b.rng.below(5)), 4 * (1 + b.rng.below(33)));
-    let x = b.floats(&[b.tokens, columns]);
+    let (x, formats) = b.source(columns, false, &["f32", "f16", "q8_0", "q4_0"]);
     let branch = |b: &mut Body<'_>| {
         let heads = 1 + b.rng.below(5);
-        let format = b.choice(&["f32", "f16", "q8_0", "q4_0"].map(format));
+        let format = b.choice(&formats);
         let mut v = b.product(x, heads * head, format);
         if b.rng.below(2) == 0 {
             v = b.elementwise(v);
@@ -260,7 +279,7 @@ fn check_on(op: &str, build: Build, wanted: fn(&Target) -> bool) {
         }
         for seed in 0..BODIES {
             let mut rng = Rng::new(seed * 977 + u64::from(target.name.as_bytes()[target.name.len() - 1]));
-            let tokens = if target.gpu().is_some() { 1 } else { [1, 2, 5, 16][rng.below(4)] };
+            let tokens = if target.gpu().is_some() { [1, 3][rng.below(2)] } else { [1, 2, 5, 16][rng.below(4)] };
             let mut body = Body { graph: Graph::new(), params: 0, tokens, rng: &mut rng, target };
             let results = build(&mut body);
             let mut graph = body.graph;

@@ -54,7 +54,7 @@ fn identity(kernel: &TableKernel, target: &Target) -> String {
 fn new_kernels(shape: &Synthetic, target: &Target, seen: &mut Seen) -> Vec<TableKernel> {
     let model = shape.model();
     // On GPUs places for tokens come in eights.
-    let capacities: &[usize] = if target.gpu().is_some() { &[1, 4, 16] } else { &[1, 2, 4, 8, 16, 40] };
+    let capacities: &[usize] = if target.gpu().is_some() { &[1, 8, 16] } else { &[1, 2, 4, 8, 16, 40] };
     let tables = [quant::F16, quant::Q8_0].map(|kv| kernels::table(&model, target, capacities, kv).kernels);
     tables.into_iter().flatten().filter(|k| seen.insert(identity(k, target))).collect()
 }

@@ -204,13 +204,13 @@ const MISTAKES: &[Mistake] = &[
     mistake("linear@3", ("st.global.f32", 1), Further(4), "race_global", "sums of a cut are left at the next row"),
     mistake("linear@3", ("atom.", 0), Swap(".acq_rel", ".relaxed"), "race_global", "cuts arrive without order"),
     mistake("linear@3", ("+4];", 0), Further(-4), "oob_global", "the position is taken for the number of tokens"),
-    mistake("quantise@3", (", 4, 31", 2), Swap(", 4, 31", ", 8, 31"), "wrong", "lanes of two blocks share a scale"),
-    mistake("quantise@3", (", 2, 31", 3), Swap(", 2, 31", ", 4, 31"), "numbers of block", "a sum has other lanes"),
-    mistake("quantise@3", ("st.global.b32", 0), Further(4), "race_global", "codes lie a word too far"),
-    mistake("quantise@3", ("st.global.b32", 1), Drop(1), "orders of codes", "codes in turn are not written"),
-    mistake("quantise@3", ("st.global.f32", 1), Drop(1), "numbers of block", "biases are not written"),
+    mistake("step_codes@3", (", 4, 31", 2), Swap(", 4, 31", ", 8, 31"), "wrong", "lanes of two blocks share a scale"),
+    mistake("step_codes@3", (", 2, 31", 3), Swap(", 2, 31", ", 4, 31"), "numbers of block", "a sum has other lanes"),
+    mistake("step_codes@3", ("st.global.b32", 0), Further(4), "race_global", "codes lie a word too far"),
+    mistake("step_codes@3", ("st.global.b32", 1), Drop(1), "orders of codes", "codes in turn are not written"),
+    mistake("step_codes@3", ("st.global.f32", 1), Drop(1), "numbers of block", "biases are not written"),
     mistake(
-        "quantise@3",
+        "step_codes@3",
         ("mul.lo.s32", 0),
         Becomes("mov.b32 {0}, 0;", HERE),
         "wrong",
@@ -335,7 +335,7 @@ fn every_planted_mistake_is_reported() {
 
 /// Ops whose kernels read nothing that a launch before writes. They wait for it for the sake of the launches after, which the
 /// verifier of kernels checks: run twice, they write the same bytes twice.
-const WAITING_FOR_OTHERS: &[&str] = &["embed", "rope_angles", "quantise", "repack"];
+const WAITING_FOR_OTHERS: &[&str] = &["embed", "rope_angles", "step_codes", "repack"];
 
 /// No wait is there in vain: without any one of them a kernel is wrong. (`qkv` waits for what some heads do not need.)
 #[test]

@@ -74,6 +74,8 @@ fn check(
         .iter()
         .filter(|n| !n.op.is_leaf())
         .map(|n| if let Op::Fusion(f) = &n.op { f.kind.as_str() } else { panic!("{name}: {:?} is not fused", n.op) })
+        // Where rows of products are prepared apart, kernels for them stand between the others.
+        .filter(|kind| !(target.prepares_steps() && ["rows", "step_codes"].contains(kind)))
         .collect();
     let gpu = target.gpu().map(|_| "top_k");
     let ffn = |layer: usize| match spec.mixture.filter(|m| layer >= m.dense) {

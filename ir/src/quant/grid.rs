@@ -47,15 +47,9 @@ pub(super) fn two_points(u: &mut dyn Unpack, table: &'static [u32], points: [Val
     let [a, b] = points.map(|point| {
         let first = u.ishl(point, 1);
         let second = u.iadd(first, 1);
-        [first, second].map(|i| u.table(table, i))
+        [first, second]
     });
-    u.wide([a[0], a[1], b[0], b[1]])
-}
-
-/// Four points of four elements.
-pub(super) fn four_points(u: &mut dyn Unpack, table: &'static [u32], points: [Value; 4]) -> Wide {
-    let words = points.map(|point| u.table(table, point));
-    u.wide(words)
+    u.points(table, [a[0], a[1], b[0], b[1]])
 }
 
 /// An index whose low byte is `low` and whose bits from 8 on are `width` bits of `high` from bit `from` on.

@@ -2,7 +2,7 @@
 //! bits of eight in a byte of `qh`; each eight have a byte of signs.
 use super::{
     DotForm, Field, QuantFormat, Scale, Unpack, Unpacked,
-    grid::{element, four_points, index, odd_scale, points, signed},
+    grid::{element, index, odd_scale, points, signed},
 };
 
 /// IQ3_S.
@@ -40,7 +40,7 @@ fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
         let low = u.byte(1, e / 4 + i);
         index(u, low, (qh, e / 4 % 8 + i, 1))
     });
-    let codes = four_points(u, &POINTS, points);
+    let codes = u.points(&POINTS, points);
     let signs = [0, 1].map(|i| u.byte(3, e / 8 + i));
     let signs = u.masks(signs);
     let (d, s) = (u.half(0, 0), u.byte(4, e / 64));

@@ -2,7 +2,7 @@
 //! times seven sign bits (the eighth makes their number even) and a 4-bit scale on top.
 use super::{
     DotForm, Field, QuantFormat, Scale, Unpack, Unpacked,
-    grid::{element, even, four_points, odd_scale, points, signed, unpack_even},
+    grid::{element, even, odd_scale, points, signed, unpack_even},
 };
 
 /// IQ3_XXS.
@@ -35,7 +35,7 @@ pub static FORMAT: QuantFormat = QuantFormat {
 
 fn unpack(u: &mut dyn Unpack, e: u32) -> Unpacked {
     let points = [0, 1, 2, 3].map(|i| u.byte(1, e / 4 + i));
-    let codes = four_points(u, &POINTS, points);
+    let codes = u.points(&POINTS, points);
     let word = u.word(2, e / 32 * 4);
     let signs = [0, 1].map(|i| {
         let seven = u.bits(word, (e % 32 / 8 + i) * 7, 7);

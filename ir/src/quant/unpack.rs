@@ -146,15 +146,22 @@ pub trait Unpack {
         let a = self.ishr(a, from);
         if from + width == 32 { a } else { self.iand(a, (1 << width) - 1) }
     }
+    /// Four words of a table, by their indices.
+    fn points(&mut self, table: &'static [u32], indices: [Value; 4]) -> Wide {
+        let words = indices.map(|index| self.table(table, index));
+        self.wide(words)
+    }
     /// The low 16 bits of `a`, each as bit `to` of a byte; the others are 0.
     fn spread(&mut self, a: Value, to: u32) -> Wide {
-        let words = [0, 4, 8, 12].map(|from| {
-            let four = self.bits(a, from, 4);
-            // Bit i goes to bit 8 i; the other products of the factors' bits fall between.
-            let spread = self.imul(four, 0x0020_4081 << to);
-            self.iand(spread, 0x0101_0101 << to)
-        });
+        let words = [0, 4, 8, 12].map(|from| self.spread_four(a, from, to));
         self.wide(words)
+    }
+    /// Four bits of `a` from bit `from` on, each as bit `to` of a byte; the others are 0.
+    fn spread_four(&mut self, a: Value, from: u32, to: u32) -> Value {
+        let four = self.bits(a, from, 4);
+        // Bit i goes to bit 8 i; the other products of the factors' bits fall between.
+        let spread = self.imul(four, 0x0020_4081 << to);
+        self.iand(spread, 0x0101_0101 << to)
     }
     /// All ones in the bytes whose bit is set in the low 8 of each of `a`.
     fn masks(&mut self, a: [Value; 2]) -> Wide {

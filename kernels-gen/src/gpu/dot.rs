@@ -9,7 +9,7 @@ use super::{LANES, Thread};
 use crate::block::{Block, RowAt, UnpackFn, Word};
 use crate::body::Matrix;
 use ir::abi::{LANE_BYTES, Q8_BLOCK, STEP_TOKENS, WARP_ROWS};
-use ir::kernel::{Buf, Builder, MMA_ROWS, Mem, Mma, Unary, Value};
+use ir::kernel::{Buf, Builder, MMA_ROWS, Mem, Mma, Unary, Value, Var};
 use ir::quant::{DotForm, FloatKind, Scaling, Unpacked};
 use ir::{Error, Result};
 use std::collections::HashMap;
@@ -154,35 +154,64 @@ fn float(
     let rows: Vec<Value> = part.tokens.iter().map(|token| row(b, token)).collect();
     let none = b.float(0.0);
     let mut sums: Vec<[Value; 2]> = acc.into_iter().map(|acc| [acc, none]).collect();
-    for c in (at.first..at.first + at.count).step_by(unit) {
-        let at = b.iadd_const(weights, c / unit * LANE_BYTES * WARP_ROWS);
-        let values: Vec<Value> = if kind == FloatKind::F32 {
-            let v = b.load4(w, at, Mem::F32);
-            (0..4).map(|l| b.lane(v, l)).collect()
-        } else {
-            let v = b.load4(w, at, Mem::I32);
-            let halves = (0..4).flat_map(|l| {
-                let word = b.lane(v, l);
-                let (mask, shift) = (b.int(0xffff), b.int(16));
-                [b.and(word, mask), b.shr_u(word, shift)]
-            });
-            let halves: Vec<Value> = halves.collect();
-            let op = if kind == FloatKind::F16 { Unary::FromHalf } else { Unary::FromBf16 };
-            halves.into_iter().map(|h| b.unary(op, h)).collect()
-        };
-        for (&row, sums) in rows.iter().zip(&mut sums) {
-            for (j, four) in values.chunks_exact(4).enumerate() {
-                let at = b.iadd_const(row, c + 4 * j);
-                let x = b.load4(x.buf, at, Mem::F32);
-                for (l, &v) in four.iter().enumerate() {
-                    let x = b.lane(x, l as u8);
-                    let sum = &mut sums[j % 2];
-                    *sum = b.fma(v, x, *sum);
-                }
+    let weights = (w, weights, kind);
+    if part.tokens.len() == 1 {
+        for c in (at.first..at.first + at.count).step_by(unit) {
+            let column = b.size(c);
+            add_unit(b, weights, (x.buf, &rows), column, &mut sums);
+        }
+    } else {
+        // A loop, so that an assembler does not load what many units want at once.
+        let vars: Vec<[Var; 2]> = sums.iter().map(|two| two.map(|v| b.var(v))).collect();
+        let (first, end) = (b.size(at.first), b.size(at.first + at.count));
+        b.for_(first, end, unit as u32, |b, column| {
+            let mut sums: Vec<[Value; 2]> = vars.iter().map(|two| two.map(|var| b.get(var))).collect();
+            add_unit(b, weights, (x.buf, &rows), column, &mut sums);
+            vars.iter().flatten().zip(sums.iter().flatten()).for_each(|(&var, &sum)| b.set(var, sum));
+        });
+        sums = vars.iter().map(|two| two.map(|var| b.get(var))).collect();
+    }
+    sums.into_iter().map(|[even, odd]| b.fadd(even, odd)).collect()
+}
+
+/// Adds the products of a unit of a lane's weights, from a column on, with rows that begin at these elements of `x`, to the sums
+/// of each row: fours of columns in turn to one of two.
+fn add_unit(
+    b: &mut Builder,
+    (w, weights, kind): (Buf, Value, FloatKind),
+    (x, rows): (Buf, &[Value]),
+    column: Value,
+    sums: &mut [[Value; 2]],
+) {
+    let bytes = if kind == FloatKind::F32 { 4 } else { 2 };
+    let before = b.imul_const(column, bytes * WARP_ROWS);
+    let at = b.iadd(weights, before);
+    let values: Vec<Value> = if kind == FloatKind::F32 {
+        let v = b.load4(w, at, Mem::F32);
+        (0..4).map(|l| b.lane(v, l)).collect()
+    } else {
+        let v = b.load4(w, at, Mem::I32);
+        let halves = (0..4).flat_map(|l| {
+            let word = b.lane(v, l);
+            let (mask, shift) = (b.int(0xffff), b.int(16));
+            [b.and(word, mask), b.shr_u(word, shift)]
+        });
+        let halves: Vec<Value> = halves.collect();
+        let op = if kind == FloatKind::F16 { Unary::FromHalf } else { Unary::FromBf16 };
+        halves.into_iter().map(|h| b.unary(op, h)).collect()
+    };
+    for (&row, sums) in rows.iter().zip(sums) {
+        let row = b.iadd(row, column);
+        for (j, four) in values.chunks_exact(4).enumerate() {
+            let at = b.iadd_const(row, 4 * j);
+            let x = b.load4(x, at, Mem::F32);
+            for (l, &v) in four.iter().enumerate() {
+                let x = b.lane(x, l as u8);
+                let sum = &mut sums[j % 2];
+                *sum = b.fma(v, x, *sum);
             }
         }
     }
-    sums.into_iter().map(|[even, odd]| b.fadd(even, odd)).collect()
 }
 
 /// Products of int8 codes.

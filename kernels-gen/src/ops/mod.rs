@@ -32,8 +32,8 @@ macro_rules! ops {
 }
 
 ops! {
-    embed, rope_angles, position_scale, quantise, qkv, attention, linear, rows, route, experts, expert_sum, top_k, repack, short_conv,
-    delta_rule, head_products,
+    embed, rope_angles, position_scale, step_codes, qkv, attention, linear, rows, route, experts, expert_sum, top_k, repack,
+    short_conv, delta_rule, head_products,
 }
 
 impl FusedOp {

@@ -9,7 +9,7 @@ use ir::artifact::{KernelEntry, Param};
 use ir::kernel::{Kernel, interp};
 use ir::plan::DeviceId;
 use ir::quant::Format;
-use ir::target::Target;
+use ir::target::{Gpu, Target};
 use ir::tensor::TensorType;
 use ir::work::Work;
 use runtime::conform::{self, Buffer, Case, Subject};
@@ -17,13 +17,14 @@ pub use runtime::conform::{Difference, Draw};
 use runtime::device::{CpuDevice, Device, EmuDevice, Shared};
 use std::ops::Range;
 
-/// The kernels of a model for a target: entry points of these capacities, as far as the context has them.
+/// The kernels of a model for a target: entry points of these capacities, as far as context and target have them.
 ///
 /// # Panics
 /// If one cannot be compiled.
 pub fn table(model: &Model, target: &Target, capacities: &[usize], kv: Format) -> KernelTable {
     let mut table = KernelTable::default();
-    for &tokens in capacities.iter().filter(|&&t| t <= model.figures.context) {
+    let most = target.gpu().map_or(usize::MAX, Gpu::most_tokens).min(model.figures.context);
+    for &tokens in capacities.iter().filter(|&&t| t <= most) {
         let graph = model.graph(tokens, kv, tokens <= 16);
         passes::run(graph, &PassContext { target }, |_, _| {})
             .and_then(|fused| lower(&fused, tokens, target, &mut table))

@@ -184,7 +184,9 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
     }
     let (splits, capacity, y) = (Splits::new(context, rule.window), g.spec.tokens, g.result(0)?);
     let per_lane = value.div_ceil(LANES);
-    let at_once = (SUMS / per_lane).clamp(1, per_kv);
+    // Where lanes have no equal shares, the places of their elements take as many registers as a sum.
+    let registers = per_lane + usize::from(!value.is_multiple_of(LANES));
+    let at_once = (SUMS / registers).clamp(1, per_kv);
     // The weighted sum, the maximum and the sum of the weights.
     let stride = value + 2;
     let queries = g.b.scratch("queries", Mem::F32, (per_kv * head * 4) as u64);

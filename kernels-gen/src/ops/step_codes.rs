@@ -1,5 +1,5 @@
-//! `quantise`: rows of a step as int8 codes, normalised before if the body says so, for the products of several kernels. On GPUs
-//! only: on CPUs, and of one row, products prepare them themselves.
+//! `step_codes`: rows of a step as int8 codes, normalised before if the body says so, for the products of several kernels.
+//! On GPUs only: on CPUs, and of one row, products prepare them themselves.
 
 use super::{FusedOp, only_output, reading};
 use crate::body::{self, Source};
@@ -7,7 +7,7 @@ use crate::gpu::rows;
 use ir::graph::{Graph, Op};
 
 pub(super) const OP: FusedOp = FusedOp {
-    name: "quantise",
+    name: "step_codes",
     covers: |body| read(body).is_some(),
     cpu: None,
     gpu: Some(|g| {
