@@ -22,21 +22,21 @@ pub const MMA_COLUMNS: usize = 8;
 pub const MMA_DEPTH: usize = 32;
 
 /// Lanes that share a row of A or a column of B.
-const SHARING: usize = 4;
+pub const MMA_SHARING: usize = 4;
 
 /// Row of A, and its first column, of the four bytes of word `n` of a lane.
 fn of_a(lane: usize, n: usize) -> (usize, usize) {
-    (lane / SHARING + n % 2 * MMA_ROWS / 2, lane % SHARING * 4 + n / 2 * MMA_DEPTH / 2)
+    (lane / MMA_SHARING + n % 2 * MMA_ROWS / 2, lane % MMA_SHARING * 4 + n / 2 * MMA_DEPTH / 2)
 }
 
 /// First row of B, and column, of the four bytes of word `n` of a lane.
 fn of_b(lane: usize, n: usize) -> (usize, usize) {
-    (lane % SHARING * 4 + n * MMA_DEPTH / 2, lane / SHARING)
+    (lane % MMA_SHARING * 4 + n * MMA_DEPTH / 2, lane / MMA_SHARING)
 }
 
 /// Row and column of element `n` of C of a lane.
 fn of_c(lane: usize, n: usize) -> (usize, usize) {
-    (lane / SHARING + n / 2 * MMA_ROWS / 2, lane % SHARING * 2 + n % 2)
+    (lane / MMA_SHARING + n / 2 * MMA_ROWS / 2, lane % MMA_SHARING * 2 + n % 2)
 }
 
 impl Mma {

@@ -18,7 +18,7 @@ mod verify;
 
 pub use crate::value::Value;
 pub use builder::Builder;
-pub use mma::{MMA_COLUMNS, MMA_DEPTH, MMA_ROWS, Mma};
+pub use mma::{MMA_COLUMNS, MMA_DEPTH, MMA_ROWS, MMA_SHARING, Mma};
 
 use crate::abi::Atom;
 use serde::{Deserialize, Serialize};

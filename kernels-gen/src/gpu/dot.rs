@@ -5,7 +5,7 @@
 //! same bits in each of them, as integer sums are exact and floats are added block by block in one order.
 
 use super::rows::{Activations, BIAS, Codes, Floats, Meta, Step};
-use super::{LANES, Thread};
+use super::{LANES, Thread, group_of};
 use crate::block::{Block, RowAt, UnpackFn, Word};
 use crate::body::Matrix;
 use ir::abi::{LANE_BYTES, Q8_BLOCK, STEP_TOKENS, WARP_ROWS};
@@ -20,8 +20,6 @@ const CUT: usize = 256;
 const MOST_CUTS: usize = 32;
 /// Columns of a float matrix that are multiplied without a loop.
 const FLOAT_CHUNK: usize = 64;
-/// Lanes that share a row or a token in a matrix instruction.
-const SHARING: usize = 4;
 
 /// Columns of a cut, a matter of the matrix alone. The sum of a row is that of its cuts in their order, however they are
 /// spread over warps.
@@ -67,8 +65,7 @@ impl Part {
             let tokens = (0..tokens).map(|t| b.size(t)).collect();
             return Part { rows: vec![at.lane], tokens, word: None };
         }
-        let sharing = b.size(SHARING);
-        let (group, own) = (b.udiv(at.lane, sharing), b.urem(at.lane, sharing));
+        let (group, own) = group_of(b, at.lane);
         let rows = (0..LANES).step_by(MMA_ROWS / 2).map(|first| b.iadd_const(group, first)).collect();
         let pair = b.imul_const(own, 2);
         let tokens = (0..tokens).step_by(STEP_TOKENS).flat_map(|first| [first, first + 1]);

@@ -11,9 +11,9 @@ mod ring;
 pub(crate) mod rows;
 
 use crate::generator::Generator;
-use ir::Result;
 use ir::abi::WARP_ROWS;
-use ir::kernel::{Buf, Builder, Compare, Grid, Mem, Scope, Special, Value};
+use ir::kernel::{Buf, Builder, Compare, Grid, MMA_SHARING, Mem, Scope, Special, Value};
+use ir::{Error, Result};
 
 /// Lanes of a warp.
 pub(crate) const LANES: usize = WARP_ROWS;
@@ -54,30 +54,51 @@ pub(crate) fn begin(g: &mut Generator<'_>, ctas: usize) -> Result<Thread> {
     Ok(Thread { cta, thread, warp, lane, warps: warps as usize })
 }
 
-/// A kernel that works on the tokens of a step apart: on `ctas` CTAs each, after the launch before. `f` is given where a thread
-/// stands among the CTAs of its token, and the token; both are given back, for what is done where the step has no such token.
+/// A kernel that works on `rows` rows apart, those of the tokens of a step or a single one: on `ctas` CTAs each, after the launch
+/// before. `f` is given where a thread stands among the CTAs of its row, and the row; both are given back, for what is done
+/// where the step has no such token.
 ///
 /// # Errors
 /// Those of `f` and [`begin`].
-pub(crate) fn for_tokens(
+pub(crate) fn for_rows(
     g: &mut Generator<'_>,
-    ctas: usize,
+    (rows, ctas): (usize, usize),
     f: impl FnOnce(&mut Generator<'_>, Thread, Value) -> Result<()>,
 ) -> Result<(Thread, Value)> {
-    let at = begin(g, ctas * g.spec.tokens)?;
+    let at = begin(g, ctas * rows)?;
     g.b.await_previous();
-    if g.spec.tokens == 1 {
-        let token = g.b.int(0);
-        f(g, at, token)?;
-        return Ok((at, token));
+    if rows == 1 {
+        let row = g.b.int(0);
+        f(g, at, row)?;
+        return Ok((at, row));
     }
     let each = g.b.size(ctas);
-    let (token, cta) = (g.b.udiv(at.cta, each), g.b.urem(at.cta, each));
+    let (row, cta) = (g.b.udiv(at.cta, each), g.b.urem(at.cta, each));
     let tokens = g.b.tokens();
-    let there = g.b.compare(Compare::ULt, token, tokens);
+    let there = g.b.compare(Compare::ULt, row, tokens);
     let at = Thread { cta, ..at };
-    g.if_(there, |g| f(g, at, token))?;
-    Ok((at, token))
+    g.if_(there, |g| f(g, at, row))?;
+    Ok((at, row))
+}
+
+/// Warps of a CTA whose threads add up floats: which ones come together is no matter of a schedule.
+pub(crate) const FIXED_WARPS: usize = 8;
+
+/// Checks that the schedule has them.
+///
+/// # Errors
+/// If it does not.
+pub(crate) fn check_warps(g: &Generator<'_>) -> Result<()> {
+    match g.gpu()?.warps as usize {
+        FIXED_WARPS => Ok(()),
+        _ => Err(Error::verify("schedule", format!("{} takes {FIXED_WARPS} warps", g.spec.kind))),
+    }
+}
+
+/// Where a lane stands in matrix instructions: its group, which shares a row or a column, and its number there.
+pub(crate) fn group_of(b: &mut Builder, lane: Value) -> (Value, Value) {
+    let sharing = b.size(MMA_SHARING);
+    (b.udiv(lane, sharing), b.urem(lane, sharing))
 }
 
 /// `if a < limit`.

@@ -6,7 +6,7 @@
 //! before ([`prepare_step`]). Invariant: codes and their numbers are the same bits either way, whatever
 //! the number of warps.
 
-use super::{LANES, Thread, if_below, lanes_isum, lanes_max, lanes_sum, maybe};
+use super::{LANES, Thread, group_of, if_below, lanes_isum, lanes_max, lanes_sum, maybe};
 use crate::body::{Linear, Source};
 use crate::generator::Generator;
 use ir::Result;
@@ -145,13 +145,24 @@ impl Step {
 
     /// Two words of one block.
     pub fn words_of(&self, b: &mut Builder, dot: DotForm, block: Value, eight: usize) -> [Value; 2] {
+        self.of_block(b, block, Mem::I32, |b, pair| self.words_at(b, dot, pair, eight))
+    }
+
+    /// The two numbers or words of a block, of the four of its pair, which are where `at` says.
+    fn of_block(
+        &self,
+        b: &mut Builder,
+        block: Value,
+        mem: Mem,
+        at: impl FnOnce(&mut Builder, Value) -> Value,
+    ) -> [Value; 2] {
         let two = b.size(2);
         let (pair, second) = (b.udiv(block, two), b.urem(block, two));
-        let (first, within) = (self.words_at(b, dot, pair, eight), b.imul_const(second, 8));
+        let (first, within) = (at(b, pair), b.imul_const(second, 8));
         let at = b.iadd(first, within);
         [0, 4].map(|word| {
             let at = b.iadd_const(at, word);
-            b.load(self.buf, at, Mem::I32)
+            b.load(self.buf, at, mem)
         })
     }
 
@@ -171,14 +182,7 @@ impl Step {
 
     /// The same of one block.
     pub fn numbers_of(&self, b: &mut Builder, meta: Meta, block: Value, eight: usize) -> [Value; 2] {
-        let two = b.size(2);
-        let (pair, second) = (b.udiv(block, two), b.urem(block, two));
-        let (first, within) = (self.numbers_at(b, meta, pair, eight), b.imul_const(second, 8));
-        let at = b.iadd(first, within);
-        [0, 4].map(|token| {
-            let at = b.iadd_const(at, token);
-            b.load(self.buf, at, meta.mem())
-        })
+        self.of_block(b, block, meta.mem(), |b, pair| self.numbers_at(b, meta, pair, eight))
     }
 }
 
@@ -191,13 +195,6 @@ enum Sink {
 }
 
 impl Sink {
-    fn wants(&self, meta: Meta) -> bool {
-        match self {
-            Sink::Row(row) => row.planes[meta as usize].is_some(),
-            Sink::Step(..) => true,
-        }
-    }
-
     fn wants_order(&self, in_turn: bool) -> bool {
         match self {
             Sink::Row(row) => if in_turn { row.in_pairs } else { row.in_order }.is_some(),
@@ -205,7 +202,7 @@ impl Sink {
         }
     }
 
-    /// Stores word `word` of eight of a block.
+    /// Stores word `word` of eight of a block, if the order is wanted.
     fn word(&self, b: &mut Builder, in_turn: bool, (block, word): (Value, Value), codes: Value) {
         match *self {
             Sink::Row(row) => {
@@ -218,7 +215,7 @@ impl Sink {
                 let halves = b.size(if in_turn { 2 } else { 4 });
                 let (high, low) = (b.udiv(word, halves), b.urem(word, halves));
                 let (lane, second) = if in_turn { (high, low) } else { (low, high) };
-                let row = of_pair(b, (block, of.tokens), token, Q8Step::PAIR_BYTES, 8);
+                let row = of_pair(b, (block, of.tokens), token, Q8Step::PAIR_BYTES);
                 let (lane, second) = (b.imul_const(lane, 16), b.imul_const(second, 4));
                 let at = b.iadd(row, lane);
                 let at = b.iadd(at, second);
@@ -228,7 +225,7 @@ impl Sink {
         }
     }
 
-    /// Stores a number of a block.
+    /// Stores a number of a block, if it is wanted.
     fn number(&self, b: &mut Builder, meta: Meta, block: Value, v: Value) {
         match *self {
             Sink::Row(row) => {
@@ -239,7 +236,7 @@ impl Sink {
             Sink::Step(buf, of, token) => {
                 let two = b.size(2);
                 let (pair, second) = (b.udiv(token, two), b.urem(token, two));
-                let at = of_pair(b, (block, of.tokens / 2), pair, Q8Step::PLANE_BYTES, 8);
+                let at = of_pair(b, (block, of.tokens / 2), pair, Q8Step::PLANE_BYTES);
                 let second = b.imul_const(second, 4);
                 let at = b.iadd(at, second);
                 let at = b.iadd_const(at, of.number_at(meta as usize, 0, 0));
@@ -250,12 +247,12 @@ impl Sink {
 }
 
 /// Byte of a block in the entries of its pair, of which `each` follow one another: of entry `number`, of `bytes` bytes.
-fn of_pair(b: &mut Builder, (block, each): (Value, usize), number: Value, bytes: usize, of_block: usize) -> Value {
+fn of_pair(b: &mut Builder, (block, each): (Value, usize), number: Value, bytes: usize) -> Value {
     let two = b.size(2);
     let (pair, second) = (b.udiv(block, two), b.urem(block, two));
     let entry = b.imul_const(pair, each);
     let entry = b.iadd(entry, number);
-    let (at, within) = (b.imul_const(entry, bytes), b.imul_const(second, of_block));
+    let (at, within) = (b.imul_const(entry, bytes), b.imul_const(second, 8));
     b.iadd(at, within)
 }
 
@@ -367,9 +364,7 @@ pub(crate) fn prepare(g: &mut Generator<'_>, at: &Thread, products: &[Linear]) -
     let source = products[0].source;
     let x = g.param(source.x);
     if source.is_quantised {
-        let b = &mut g.b;
-        let sharing = b.size(4);
-        let (column, own) = (b.udiv(at.lane, sharing), b.urem(at.lane, sharing));
+        let (column, own) = group_of(&mut g.b, at.lane);
         let step = Step { buf: x, of: Q8Step::new(source.columns, g.spec.tokens), column, own };
         return Ok(Activations { codes: Some(Codes::Step(step)), float: None });
     }
@@ -473,9 +468,7 @@ fn quantise(b: &mut Builder, at: &Thread, sink: Sink, four: &Four) {
         }
         if_below(b, number, 1, |b| {
             for (meta, value) in Meta::ALL.into_iter().zip([scale, all, half, other, bias]) {
-                if sink.wants(meta) {
-                    sink.number(b, meta, block, value);
-                }
+                sink.number(b, meta, block, value);
             }
         });
     });

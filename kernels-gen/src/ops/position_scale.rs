@@ -48,7 +48,7 @@ fn cpu(g: &mut Generator<'_>) -> Result<()> {
 
 fn on_gpu(g: &mut Generator<'_>) -> Result<()> {
     let (figures, y) = (reading(g, read)?, g.result(0)?);
-    gpu::for_tokens(g, 1, |g, at, token| {
+    gpu::for_rows(g, (g.spec.tokens, 1), |g, at, token| {
         gpu::if_below(&mut g.b, at.thread, 1, |b| store(b, token, figures, y));
         Ok(())
     })?;

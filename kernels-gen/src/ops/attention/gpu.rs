@@ -7,12 +7,12 @@
 use super::{Attention, NEVER, Scores, Shape, attention, beyond, last_factor};
 use crate::cache::Cache;
 use crate::generator::Generator;
-use crate::gpu::{self, LANES, Thread, for_threads, if_below};
+use crate::gpu::{self, FIXED_WARPS, LANES, Thread, for_threads, if_below};
 use crate::math;
+use ir::Result;
 use ir::abi::{KvEncoding, Q8_BLOCK, f32_row_bytes};
 use ir::graph::{F32, Function};
 use ir::kernel::{Buf, Builder, Compare, Mem, Scope, Value, Var};
-use ir::{Error, Result};
 
 /// Most elements that a lane reads of a key at once.
 const PIECE: usize = 8;
@@ -98,10 +98,8 @@ struct Running {
     acc: Vec<Var>,
 }
 
-/// Warps of a CTA: which blocks are added up together is no matter of a schedule.
-const WARPS: usize = 8;
 /// Positions of the first splits.
-const SHORTEST: usize = WARPS * LANES;
+const SHORTEST: usize = FIXED_WARPS * LANES;
 /// Splits of each length, before the next ones are twice as long.
 const OF_A_LENGTH: usize = 16;
 
@@ -179,9 +177,7 @@ struct Range {
 pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
     let Attention { shape, kv_heads, context, q, keys, values, rule } = attention(g)?;
     let Shape { heads, head, value, per_kv } = shape;
-    if g.gpu()?.warps as usize != WARPS {
-        return Err(Error::verify("schedule", format!("attention takes {WARPS} warps")));
-    }
+    gpu::check_warps(g)?;
     let (splits, capacity, y) = (Splits::new(context, rule.window), g.spec.tokens, g.result(0)?);
     let per_lane = value.div_ceil(LANES);
     // Where lanes have no equal shares, the places of their elements take as many registers as a sum.
@@ -190,13 +186,13 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
     // The weighted sum, the maximum and the sum of the weights.
     let stride = value + 2;
     let queries = g.b.scratch("queries", Mem::F32, (per_kv * head * 4) as u64);
-    let parts = g.b.scratch("parts", Mem::F32, (WARPS * at_once * stride * 4) as u64);
+    let parts = g.b.scratch("parts", Mem::F32, (FIXED_WARPS * at_once * stride * 4) as u64);
     let flag = g.b.scratch("last", Mem::I32, 4);
     let partials = g.workspace("partials", Mem::F32, capacity * kv_heads * splits.most * per_kv * stride * 4);
     let counters = g.counters("arrived", capacity * kv_heads);
     let [of_queries, of_results] = [head, value].map(|size| f32_row_bytes(heads * size) / 4);
 
-    gpu::for_tokens(g, kv_heads * splits.most, |g, at, token| {
+    gpu::for_rows(g, (capacity, kv_heads * splits.most), |g, at, token| {
         let b = &mut g.b;
         let (zero, one, all) = (b.int(0), b.int(1), b.size(splits.most));
         let (h, number) = (b.udiv(at.cta, all), b.urem(at.cta, all));
@@ -240,7 +236,7 @@ pub(super) fn generate(g: &mut Generator<'_>) -> Result<()> {
                 let running = attend(b, &at, caches, (queries, first_query, count), range, rule.cap);
                 leave(b, &at, value, running, (parts, at_once * stride));
                 b.sync(Scope::Cta);
-                let warps = b.size(WARPS);
+                let warps = b.size(FIXED_WARPS);
                 for_threads(b, &at, count * value, |b, i| {
                     let per_head = b.size(value);
                     let (j, d) = (b.udiv(i, per_head), b.urem(i, per_head));
@@ -335,15 +331,15 @@ fn attend(
     let mut first = b.iadd(range.first, at.warp);
     if let Some(seen) = range.seen {
         // Rounds of the warps that are before the window as a whole.
-        let (lanes, warps) = (b.size(LANES), b.size(WARPS));
+        let (lanes, warps) = (b.size(LANES), b.size(FIXED_WARPS));
         let block = b.udiv(seen, lanes);
         let passed = beyond(b, block, first);
-        let passed = b.iadd_const(passed, WARPS - 1);
+        let passed = b.iadd_const(passed, FIXED_WARPS - 1);
         let rounds = b.udiv(passed, warps);
-        let passed = b.imul_const(rounds, WARPS);
+        let passed = b.imul_const(rounds, FIXED_WARPS);
         first = b.iadd(first, passed);
     }
-    b.for_(first, range.last, WARPS as u32, |b, block| {
+    b.for_(first, range.last, FIXED_WARPS as u32, |b, block| {
         let (first, zero) = (b.imul_const(block, LANES), b.int(0));
         let (left, lanes, one) = (b.isub(range.end, first), b.size(LANES), b.int(1));
         let n = b.umin(left, lanes);

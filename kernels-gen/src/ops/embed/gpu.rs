@@ -11,7 +11,7 @@ use ir::kernel::Mem;
 pub(super) fn generate(g: &mut Generator<'_>, lookup: &Lookup) -> Result<()> {
     let m = lookup.table;
     let (table, ids, y) = (g.param(m.param), g.param(lookup.ids), g.result(0)?);
-    gpu::for_tokens(g, 1, |g, at, token| {
+    gpu::for_rows(g, (g.spec.tokens, 1), |g, at, token| {
         let id = g.b.load(ids, token, Mem::I32);
         let row = row_at(&mut g.b, &m, id);
         let to = g.b.imul_const(token, f32_row_bytes(m.columns) / 4);

@@ -54,7 +54,7 @@ pub(super) fn generate(g: &mut Generator<'_>, angles: &Angles) -> Result<()> {
     if !g.target.fuses_fma() {
         return Err(g.unsupported("products without their exact errors"));
     }
-    gpu::for_tokens(g, 1, |g, at, token| {
+    gpu::for_rows(g, (g.spec.tokens, 1), |g, at, token| {
         let b = &mut g.b;
         let position = b.position();
         let position = b.iadd(position, token);

@@ -4,28 +4,18 @@ use super::Output;
 use crate::elements::{self, At, Elements, Head, Team, row_stride};
 use crate::generator::Generator;
 use crate::gpu::heads::{Cta, Warp, append};
-use crate::gpu::{self, Thread};
+use crate::gpu::{self, FIXED_WARPS, Thread};
+use ir::Result;
 use ir::kernel::{Buf, Builder, Mem, Scope, Value};
-use ir::{Error, Result};
-
-/// Warps of a CTA: which elements are added up together is no matter of a schedule.
-const WARPS: u32 = 8;
 
 pub(super) fn generate(g: &mut Generator<'_>, outputs: &[Output]) -> Result<()> {
-    if g.gpu()?.warps != WARPS {
-        return Err(Error::verify("schedule", format!("rows take {WARPS} warps")));
-    }
+    gpu::check_warps(g)?;
     let largest = outputs.iter().filter_map(|o| o.heads).map(|(_, head)| head).max().unwrap_or(0);
-    let scratch = g.b.scratch("heads", Mem::F32, (WARPS as usize * largest * 4) as u64);
-    let sums = g.b.scratch("sums", Mem::F32, u64::from(WARPS) * 4);
+    let scratch = g.b.scratch("heads", Mem::F32, (FIXED_WARPS * largest * 4) as u64);
+    let sums = g.b.scratch("sums", Mem::F32, FIXED_WARPS as u64 * 4);
     let one_row = outputs.iter().all(|o| g.body().ty(o.stored.value).shape[0] == 1);
-    if one_row {
-        let at = gpu::begin(g, 1)?;
-        g.b.await_previous();
-        let token = g.b.int(0);
-        return row(g, outputs, (at, token), (scratch, largest), sums);
-    }
-    gpu::for_tokens(g, 1, |g, at, token| row(g, outputs, (at, token), (scratch, largest), sums))?;
+    let rows = if one_row { 1 } else { g.spec.tokens };
+    gpu::for_rows(g, (rows, 1), |g, at, token| row(g, outputs, (at, token), (scratch, largest), sums))?;
     Ok(())
 }
 
