@@ -12,7 +12,7 @@ use ir::abi::WARP_ROWS;
 use ir::artifact::KernelEntry;
 use ir::role::Role;
 use ir::spec::{self, GpuSchedule, KernelSpec, Schedule};
-use ir::target::Gpu;
+use ir::target::{CTA_RESERVED, Gpu};
 use ir::tensor::TensorType;
 use std::collections::HashMap;
 
@@ -96,18 +96,6 @@ pub const CONSTANTS: [Constant; 12] =
 const SCHEDULERS: f64 = 4.0;
 /// Registers of a multiprocessor, and those of a warp are whole multiples of so many.
 const REGISTERS: (u32, u32) = (65_536, 256);
-/// Shared memory that each CTA takes beside its own, bytes.
-const RESERVED: u64 = 1024;
-
-/// Most threads and CTAs of a multiprocessor of a compute capability: CUDA C++ Programming Guide, table of technical
-/// specifications; for 12.0 what the assembler takes.
-fn limits(sm: u32) -> (u32, u32) {
-    match sm {
-        80 | 90 => (2048, 32),
-        _ => (1536, 24),
-    }
-}
-
 /// What keeps more CTAs from a multiprocessor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
@@ -222,9 +210,9 @@ pub fn predict(
 
 /// CTAs that a multiprocessor holds at once, of this launch and of those that overlap with it, and what keeps more away.
 fn resident(threads: u32, shared: u64, resources: Option<Resources>, gpu: &Gpu) -> (u32, Limit) {
-    let (most_threads, most_ctas) = limits(gpu.sm);
+    let (most_threads, most_ctas) = gpu.most_resident();
     let warps = threads.div_ceil(WARP_ROWS as u32).max(1);
-    let shared = u64::from(gpu.card.sm_shared_bytes) / (shared + RESERVED);
+    let shared = u64::from(gpu.card.sm_shared_bytes) / (shared + u64::from(CTA_RESERVED));
     let (registers, step) = REGISTERS;
     let of_warp = resources.map_or(0, |r| (r.registers * WARP_ROWS as u32).next_multiple_of(step));
     let bounds = [

@@ -17,6 +17,9 @@ pub enum Isa {
     X86_64V4Vnni,
 }
 
+/// Shared memory that a GPU takes for itself beside that of each CTA, bytes.
+pub const CTA_RESERVED: u32 = 1024;
+
 /// A graphics card: what work is split over, and what predictions of times are made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Card {
@@ -26,7 +29,7 @@ pub struct Card {
     pub sms: u32,
     /// Shared memory that a CTA may ask for, bytes.
     pub shared_bytes: u32,
-    /// Shared memory of a multiprocessor, bytes, of which each CTA takes 1 KiB more than it asks for.
+    /// Shared memory of a multiprocessor, bytes, of which each CTA takes [`CTA_RESERVED`] more than it asks for.
     pub sm_shared_bytes: u32,
     /// Memory bandwidth, GB/s.
     pub bandwidth: u32,
@@ -134,6 +137,15 @@ impl Gpu {
     /// some too.
     pub fn most_tokens(&self) -> usize {
         if self.bulk_copies() { 16 } else { 8 }
+    }
+
+    /// Most threads and CTAs of a multiprocessor: CUDA C++ Programming Guide, table of technical specifications; for 12.0 what the
+    /// assembler takes.
+    pub fn most_resident(&self) -> (u32, u32) {
+        match self.sm {
+            80 | 90 => (2048, 32),
+            _ => (1536, 24),
+        }
     }
 
     /// Whether it copies bytes in bulk to shared memory, for an mbarrier.

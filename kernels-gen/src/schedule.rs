@@ -11,7 +11,7 @@ use ir::abi::{KV_BLOCK, TILE_ROWS, WARP_ROWS};
 use ir::graph::Op;
 use ir::quant::Format;
 use ir::spec::{CpuSchedule, GpuSchedule, KernelSpec, Prologue, Schedule};
-use ir::target::{Gpu, Machine, Target};
+use ir::target::{CTA_RESERVED, Gpu, Machine, Target};
 use ir::tensor::{Elem, KvShape, TensorType, kv_shape};
 use ir::{Error, Result};
 use serde::Deserialize;
@@ -154,7 +154,7 @@ pub fn choices(spec: &KernelSpec, schedule: &Schedule, target: &Target) -> Resul
     if matrices(spec).next().is_none() {
         return Ok(String::new());
     }
-    let rooms = [gpu.card.shared_bytes, gpu.card.sm_shared_bytes / RESIDENT - RESERVED];
+    let rooms = [gpu.card.shared_bytes, gpu.card.sm_shared_bytes / RESIDENT - CTA_RESERVED];
     let mut list = Vec::new();
     for chunk in (0..=12).map(|power| 1 << power) {
         let of = |depth| Schedule::Gpu(GpuSchedule { chunk, depth, ..s });
@@ -338,8 +338,6 @@ const CHUNK: u32 = 256;
 const CHUNKS: usize = 16;
 /// CTAs of overlapping launches that a multiprocessor is to hold at once: one computes, one waits with full rings.
 const RESIDENT: u32 = 2;
-/// Shared memory that a GPU takes for itself of that of each CTA, bytes.
-const RESERVED: u32 = 1024;
 
 /// Seconds that a load takes while memory is busy, so that the bytes of as many have to be in flight to keep it so: 329 ns
 /// without load (Chips and Cheese on GB202); about 700 ns to 1 us at full bandwidth (estimated).
@@ -375,7 +373,7 @@ pub fn choose(spec: &KernelSpec, target: &Target, own: &[Row]) -> Result<(Schedu
         return row.generate(spec, target);
     }
     let Machine::Gpu(gpu) = &target.machine else { return generate(cpu_rule(spec)) };
-    let (one, several) = (gpu.card.shared_bytes, gpu.card.sm_shared_bytes / RESIDENT - RESERVED);
+    let (one, several) = (gpu.card.shared_bytes, gpu.card.sm_shared_bytes / RESIDENT - CTA_RESERVED);
     let enough = f64::from(gpu.card.bandwidth) * 1e9 * LOADED_LATENCY / f64::from(gpu.card.sms);
     // The first that fits of each kind, best first, and the last of those that do not fit.
     let mut fitting: [Option<(Schedule, Generated)>; 3] = [None, None, None];
@@ -513,7 +511,7 @@ mod tests {
         let spec = KernelSpec::new("linear", body.parse().unwrap(), 1, target);
         let (schedule, made) = choose(&spec, target, &[]).unwrap();
         let (Schedule::Gpu(schedule), Some(gpu)) = (schedule, target.gpu()) else { panic!("{schedule}") };
-        (schedule, u64::from(gpu.card.sm_shared_bytes) / (made.kernel.scratch_bytes + u64::from(RESERVED)))
+        (schedule, u64::from(gpu.card.sm_shared_bytes) / (made.kernel.scratch_bytes + u64::from(CTA_RESERVED)))
     }
 
     #[test]
